@@ -1,0 +1,199 @@
+"""Every setting of the project, typed and validated once; read from ``MONAI_AWS_…`` variables and ``.env``.
+
+Here belong values a user may choose, the names that follow from them, and the text that explains a wrong one. Credentials are
+never settings: they come from the AWS SDK's default chain. docs/settings.md lists all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PACKAGE_ROOT = Path(__file__).resolve().parent
+PROJECT_ROOT = PACKAGE_ROOT.parent
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong. The message lists all of them: name, value, what is expected."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What everything of one deployment is called. ``infra/bootstrap.yaml`` uses the same names."""
+
+    deployment: str
+
+    def _of(self, part: str) -> str:
+        return f"monai-aws-{self.deployment}-{part}"
+
+    @property
+    def operator_role(self) -> str:
+        return self._of("operator")
+
+    @property
+    def build_profile(self) -> str:
+        """Instance profile (and role) of ``ami-bake`` and ``map-build`` machines."""
+        return self._of("build-host")
+
+    @property
+    def inference_profile(self) -> str:
+        """Instance profile (and role) of inference hosts."""
+        return self._of("inference-host")
+
+    @property
+    def wake_role(self) -> str:
+        return self._of("wake")
+
+    @property
+    def scheduler_role(self) -> str:
+        return self._of("scheduler")
+
+    @property
+    def wake_function(self) -> str:
+        return self._of("wake")
+
+    @property
+    def wake_schedule(self) -> str:
+        return self._of("wake")
+
+    @property
+    def uploads_queue(self) -> str:
+        return self._of("uploads")
+
+    @property
+    def uploads_dead_letters(self) -> str:
+        return self._of("uploads-dead-letters")
+
+    @property
+    def jobs_queue(self) -> str:
+        return self._of("jobs")
+
+    @property
+    def jobs_dead_letters(self) -> str:
+        return self._of("jobs-dead-letters")
+
+    @property
+    def study_key_secret(self) -> str:
+        return f"monai-aws/{self.deployment}/study-key"
+
+    @property
+    def live_map_parameter(self) -> str:
+        return f"/monai-aws/{self.deployment}/live-map"
+
+    def machine(self, role: str) -> str:
+        """The ``Name`` tag of a machine, image, key pair or security group of a role."""
+        return self._of(role)
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults. Build one with ``load_settings()``, which reports every wrong value at once."""
+
+    model_config = SettingsConfigDict(env_prefix="MONAI_AWS_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    deployment: str = Field("dev", description="short name that tags and prefixes everything", pattern=r"^[a-z][a-z0-9-]{0,18}[a-z0-9]$")
+    region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="AWS region")
+    owner: str = Field("unknown", pattern=r"^[\w .@+=/-]{1,64}$", description="who answers for the costs; a tag on everything")
+    bucket: str = Field("", pattern=r"^$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="bucket of studies and results")
+    ecr_repository: str = Field("monai-aws/map", pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", description="ECR repository of the MAP")
+
+    instance_types: Annotated[tuple[str, ...], NoDecode] = Field(("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge"), description="in order of preference")
+    ami_mode: Literal["bake", "stock"] = Field("bake", description="bake an image once, or provision the stock image at host creation")
+    base_ami: str = Field(
+        "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
+        pattern=r"^(ssm:/[\w./-]+|ami-[0-9a-f]{8,17})$",
+        description="the image to start from: ssm:/public/parameter or ami-…",
+    )
+    root_volume_gib: int = Field(60, ge=8, le=1024, description="root disk of every machine in GiB")
+    ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
+    ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
+    ssh_from: str = Field("auto", pattern=r"^auto$|^[0-9a-fA-F.:]+/\d{1,3}$", description="address range that may reach SSH; auto: this machine's public address")
+
+    app_source: str = Field("examples/brain_mri", min_length=1, description="git URL or path of the MAP application")
+    app_ref: str = Field("HEAD", pattern=r"^[\w./@^~{}-]{1,200}$", description="git ref to build")
+    app_dir: str = Field(".", min_length=1, description="folder of the application inside its source")
+    model_uri: str = Field("", description="path, file:, https: or s3: address of the model")
+    model_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the model file")
+    packager: Literal["layered", "monai-deploy"] = Field("layered", description="how the MAP is built")
+    base_image: str = Field("nvidia/cuda:13.0.0-runtime-ubuntu24.04", min_length=1, description="base image of the MAP")
+    wheelhouse: Literal["none", "collect"] = Field("none", description="collect: gather the wheels here and build without internet on the build host")
+    build_ttl_minutes: int = Field(120, ge=10, le=1440, description="a build machine ends itself after this many minutes")
+
+    gpus: str = Field("all", pattern=r"^$|^all$|^\d+$", description="value of docker run --gpus; empty on machines without a GPU")
+    map_network: Literal["none", "host", "bridge"] = Field("none", description="network of the MAP container")
+    map_timeout_s: int = Field(1800, ge=10, le=86400, description="longest run of one study in seconds")
+    map_memory_mib: int = Field(12288, ge=256, le=1048576, description="memory limit of the MAP container in MiB")
+    idle_stop_minutes: float = Field(5.0, gt=0, le=1440, description="an idle host stops after this many minutes")
+    host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
+
+    phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field("allow", description="what to do with identified studies")
+    study_key_secret_arn: str = Field("", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="secret of the study pseudonyms; empty: the one made by bootstrap")
+    datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore")
+    monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
+
+    wake_every_minutes: int = Field(5, ge=1, le=60, description="the wake function also runs on this schedule")
+    rebuild_cron: str = Field("0 3 * * 1", description="cron of scheduled_map_rebuild, UTC")
+    ami_refresh_cron: str = Field("0 2 1 * *", description="cron of scheduled_ami_refresh, UTC")
+    sweep_cron: str = Field("17 * * * *", description="cron of scheduled_orphan_sweep, UTC")
+    results_interval_s: int = Field(30, ge=2, le=3600, description="how often the sensor looks for results")
+    cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
+
+    @field_validator("instance_types", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("instance_types")
+    @classmethod
+    def _types_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [name for name in value if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", name)]
+        if wrong or not value:
+            raise ValueError(f"expected names such as g4dn.xlarge, separated by commas; not a type: {', '.join(wrong) or '(empty)'}")
+        return value
+
+    @field_validator("rebuild_cron", "ami_refresh_cron", "sweep_cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        from dagster._utils.schedules import is_valid_cron_schedule  # only where settings are loaded, never on a host
+
+        if not is_valid_cron_schedule(value):
+            raise ValueError("expected five cron fields such as '0 3 * * 1'")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.model_uri and not self.model_sha256:
+            raise ValueError("model_sha256 is missing: give the SHA-256 of the file at model_uri, so that an altered model is noticed")
+        return self
+
+    @cached_property
+    def names(self) -> Names:
+        """Names of everything in this deployment."""
+        return Names(self.deployment)
+
+    def require_bucket(self) -> str:
+        """The bucket, or SettingsError where it is needed and not given."""
+        if not self.bucket:
+            raise SettingsError("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
+        return self.bucket
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read environment and ``.env``. Raises SettingsError listing every wrong setting by name, value and remedy."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as wrong:
+        lines = ["These settings are wrong:"]
+        for error in wrong.errors(include_url=False):
+            name = str(error["loc"][0]) if error["loc"] else ""
+            known = Settings.model_fields.get(name)
+            label = f"MONAI_AWS_{name.upper()}" if name else "together"
+            value = f" = {error['input']!r}" if name else ""
+            meant = f" ({known.description})" if known and known.description else ""
+            lines.append(f"  {label}{value}{meant}: {error['msg']}")
+        raise SettingsError("\n".join(lines)) from None
