@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     ami_refresh_cron: str = Field("0 2 1 * *", description="cron of scheduled_ami_refresh, UTC")
     sweep_cron: str = Field("17 * * * *", description="cron of scheduled_orphan_sweep, UTC")
     results_interval_s: int = Field(30, ge=2, le=3600, description="how often the sensor looks for results")
+    host_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the base image (Ubuntu 24.04 has 3.12)")
+    map_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the MAP base image")
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("instance_types", mode="before")

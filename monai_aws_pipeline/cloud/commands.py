@@ -1,0 +1,97 @@
+"""SSM: commands on hosts without any open port, and the parameter that names the live MAP.
+
+A command is sent only to a host whose agent is online; the three ways this can fail (permission, agent, network) are told apart.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.cloud.errors import CommandError, code_of, refused
+
+if TYPE_CHECKING:
+    from mypy_boto3_ssm import SSMClient
+
+_RUNNING = frozenset({"Pending", "InProgress", "Delayed"})
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended on the host. AWS keeps the first 24,000 characters of each stream."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """SSM Run Command and Parameter Store."""
+
+    def __init__(self, ssm: SSMClient) -> None:
+        self._ssm = ssm
+
+    def wait_online(self, machine_id: str, seconds: float = 300) -> None:
+        """Wait until the machine's SSM agent has registered. Raises CommandError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                nodes = self._ssm.describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [machine_id]}])
+            except ClientError as error:
+                raise refused(error, "asking which hosts are online in SSM") or error from error
+            if any(node.get("PingStatus") == "Online" for node in nodes["InstanceInformationList"]):
+                return
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"The SSM agent of {machine_id} did not come online within {seconds:.0f} s.",
+                    "Check that the machine has its instance profile and reaches the SSM endpoints (security group, route, VPC endpoint).",
+                )
+            time.sleep(1.0)
+
+    def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "") -> CommandResult:
+        """Run shell lines on an online host and wait for their end. Raises CommandError when they could not run."""
+        try:
+            sent = self._ssm.send_command(
+                InstanceIds=[machine_id],
+                DocumentName="AWS-RunShellScript",
+                Comment=comment[:100],
+                Parameters={"commands": script.splitlines(), "executionTimeout": [str(seconds)]},
+            )
+        except ClientError as error:
+            raise refused(error, f"sending a command to {machine_id}") or CommandError(
+                f"SSM did not take a command for {machine_id} ({code_of(error)}).",
+                "InvalidInstanceId means that the machine is not running or its agent is not online yet; materialise again.",
+            ) from error
+        command = sent["Command"].get("CommandId", "")
+        deadline = time.monotonic() + seconds + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            try:
+                seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
+            except ClientError as error:
+                if code_of(error) == "InvocationDoesNotExist":  # not yet visible after SendCommand, says AWS's documentation
+                    continue
+                raise refused(error, "reading a command's result") or error from error
+            if seen.get("Status") in _RUNNING:
+                continue
+            return CommandResult(seen.get("ResponseCode", -1), seen.get("StandardOutputContent", ""), seen.get("StandardErrorContent", ""))
+        raise CommandError(f"A command on {machine_id} did not end within {seconds} s.", "Look at it in SSM Run Command.")
+
+    def parameter(self, name: str) -> str:
+        """A parameter's value, empty where it does not exist."""
+        try:
+            return self._ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
+        except ClientError as error:
+            if code_of(error) == "ParameterNotFound":
+                return ""
+            raise refused(error, f"reading the parameter {name}") or error from error
+
+    def set_parameter(self, name: str, value: str, description: str) -> None:
+        """Write a parameter; its history stays in SSM."""
+        try:
+            self._ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description=description)
+        except ClientError as error:
+            raise refused(error, f"writing the parameter {name}") or error from error

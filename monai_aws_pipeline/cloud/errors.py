@@ -1,0 +1,63 @@
+"""Named errors of AWS-facing work: what happened, why, what to do. Everything a user may see from ``cloud`` is one of these."""
+
+from __future__ import annotations
+
+from botocore.exceptions import ClientError
+
+
+class CloudError(Exception):
+    """Base of all. ``remedy`` tells the user what to do next."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what} {remedy}")
+        self.remedy = remedy
+
+
+class CapacityError(CloudError):
+    """No zone and no type of the preference list had a machine to give."""
+
+
+class QuotaError(CloudError):
+    """The account may not run that much."""
+
+
+class MachineError(CloudError):
+    """A machine did not get into the state that was waited for."""
+
+
+class ImageError(CloudError):
+    """A machine image is missing or did not become available."""
+
+
+class RegistryError(CloudError):
+    """The registry does not hold what it should."""
+
+
+class CommandError(CloudError):
+    """A command on a host could not be sent or failed there."""
+
+
+class TriggerError(CloudError):
+    """Part of the S3 trigger could not be set up."""
+
+
+class AccessError(CloudError):
+    """AWS refused a call for lack of permission."""
+
+
+def code_of(error: ClientError) -> str:
+    """The AWS error code of a boto3 error, for example ``InsufficientInstanceCapacity``."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "Client.UnauthorizedOperation"})
+
+
+def refused(error: ClientError, doing: str) -> AccessError | None:
+    """The permission error for a boto3 error, or None where it is another kind."""
+    if code_of(error) not in DENIED:
+        return None
+    return AccessError(
+        f"AWS refused {doing} ({code_of(error)}).",
+        "Run with the operator role that infra/bootstrap.yaml creates, or let the administrator update that stack.",
+    )

@@ -1,0 +1,311 @@
+"""EC2 machines: launch over zones and types, wait, stop, terminate, and the short-lived means to reach one by SSH.
+
+One class owns one thing's whole life. Everything is tagged in the call that creates it, so that whatever is left by a lost
+process is found by its tags. What should run, and from which image, is decided in ``deployment``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.cloud.errors import CapacityError, CloudError, MachineError, QuotaError, code_of, refused
+from monai_aws_pipeline.cloud.tags import Tags, tag_filters, tags_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import InstanceTypeDef
+
+Report = Callable[[str], None]
+
+NO_CAPACITY = frozenset({"InsufficientInstanceCapacity", "InsufficientHostCapacity", "Unsupported", "SpotMaxPriceTooLow"})
+NO_QUOTA = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})
+GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound"})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One EC2 instance as last seen."""
+
+    id: str
+    state: str
+    type: str
+    image: str
+    address: str
+    tags: dict[str, str]
+    launched: str
+    profile: str = ""
+
+    @classmethod
+    def of(cls, instance: InstanceTypeDef) -> Machine:
+        """From AWS's description. ``address`` is the public one where there is one."""
+        return cls(
+            id=instance.get("InstanceId", ""),
+            state=str(instance.get("State", {}).get("Name", "")),
+            type=str(instance.get("InstanceType", "")),
+            image=instance.get("ImageId", ""),
+            address=instance.get("PublicIpAddress") or instance.get("PrivateIpAddress") or "",
+            tags=tags_of(instance.get("Tags", [])),
+            launched=instance["LaunchTime"].isoformat() if "LaunchTime" in instance else "",
+            profile=str(instance.get("IamInstanceProfile", {}).get("Arn", "")).rpartition("/")[2],
+        )
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What to launch. ``end_on_shutdown``: the machine's own shutdown terminates it (build machines) instead of stopping it."""
+
+    image: str
+    types: tuple[str, ...]
+    profile: str
+    tags: Tags
+    user_data: str
+    volume_gib: int
+    security_group: str
+    key_name: str = ""
+    end_on_shutdown: bool = True
+
+
+def cloud_config(*, host_key: tuple[str, str] | None = None, files: Sequence[dict[str, str]] = (), commands: Sequence[str] = ()) -> str:
+    """cloud-init user data: the SSH host key to answer with (private, public), files to write and commands of the first boot.
+
+    JSON is YAML, so no template can be broken by a value. Source: cloud-init's modules ``ssh``, ``write_files`` and ``runcmd``.
+    """
+    config: dict[str, Any] = {"write_files": list(files), "runcmd": list(commands)}
+    if host_key:
+        config |= {"ssh_deletekeys": True, "ssh_keys": {"ed25519_private": host_key[0], "ed25519_public": host_key[1]}}
+    return "#cloud-config\n" + json.dumps(config)
+
+
+def launch_attempts(types: Sequence[str], offered: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """(type, zone) in the order to try: every zone of the preferred type first, then the next type."""
+    return itertools.chain.from_iterable(((kind, zone) for zone in sorted(offered.get(kind, []))) for kind in types)
+
+
+class Machines:
+    """The EC2 machines of one deployment."""
+
+    def __init__(self, ec2: EC2Client, deployment: str) -> None:
+        self._ec2 = ec2
+        self._deployment = deployment
+
+    def find(self, role: str = "", states: str = "pending,running,stopping,stopped") -> list[Machine]:
+        """Machines of this deployment, oldest first."""
+        pages = self._ec2.get_paginator("describe_instances").paginate(
+            Filters=tag_filters(self._deployment, role, instance_state_name=states),
+        )
+        found = [Machine.of(i) for page in pages for group in page["Reservations"] for i in group.get("Instances", [])]
+        return sorted(found, key=lambda machine: machine.launched)
+
+    def look(self, machine_id: str) -> Machine | None:
+        """One machine as it is now, or None when AWS no longer knows it."""
+        try:
+            answer = self._ec2.describe_instances(InstanceIds=[machine_id])
+        except ClientError as error:
+            if code_of(error) in GONE:
+                return None
+            raise
+        return next((Machine.of(i) for group in answer["Reservations"] for i in group.get("Instances", [])), None)
+
+    def launch(self, spec: LaunchSpec, report: Report) -> Machine:
+        """Launch one machine, over all zones of the preferred type, then the next type.
+
+        Raises CapacityError, QuotaError or AccessError; nothing exists then.
+        """
+        offered = self._offered(spec.types)
+        tried: list[str] = []
+        for kind, zone in launch_attempts(spec.types, offered):
+            try:
+                machine = self._run(spec, kind, zone)
+            except ClientError as error:
+                code = code_of(error)
+                if code in NO_CAPACITY:
+                    tried.append(f"{kind} in {zone}")
+                    report(f"no capacity for {kind} in {zone} ({code}); trying the next")
+                    continue
+                if code in NO_QUOTA:
+                    raise QuotaError(
+                        f"The account's quota does not allow another {kind} ({code}).",
+                        "Ask for more 'Running On-Demand G and VT instances' vCPUs (quota L-DB2E81BA) in Service Quotas, or end other machines.",
+                    ) from error
+                raise refused(error, f"launching a {spec.tags.role} machine") or error from error
+            report(f"machine {machine.id} ({kind}, {zone}) launched as {spec.tags.role}")
+            return machine
+        if not tried:
+            raise CapacityError(
+                f"None of the types {', '.join(spec.types)} is offered in this region's default subnets.",
+                "Set MONAI_AWS_INSTANCE_TYPES to types that the region has, or create the default VPC (aws ec2 create-default-vpc).",
+            )
+        raise CapacityError(
+            f"AWS has no machine to give now; tried {', '.join(tried)}.", "Try again later, or add types to MONAI_AWS_INSTANCE_TYPES."
+        )
+
+    def _offered(self, types: Sequence[str]) -> dict[str, list[str]]:
+        pages = self._ec2.get_paginator("describe_instance_type_offerings").paginate(
+            LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": list(types)}]
+        )
+        offered: dict[str, list[str]] = {}
+        for page in pages:
+            for offer in page["InstanceTypeOfferings"]:
+                offered.setdefault(str(offer.get("InstanceType")), []).append(str(offer.get("Location")))
+        return offered
+
+    def _run(self, spec: LaunchSpec, kind: str, zone: str) -> Machine:
+        root = self._ec2.describe_images(ImageIds=[spec.image])["Images"][0].get("RootDeviceName", "/dev/sda1")
+        request: dict[str, Any] = {
+            "ImageId": spec.image,
+            "InstanceType": kind,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "Placement": {"AvailabilityZone": zone},
+            "IamInstanceProfile": {"Name": spec.profile},
+            "SecurityGroupIds": [spec.security_group],
+            "UserData": spec.user_data,
+            "InstanceInitiatedShutdownBehavior": "terminate" if spec.end_on_shutdown else "stop",
+            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
+            "BlockDeviceMappings": [
+                {"DeviceName": root, "Ebs": {"VolumeSize": spec.volume_gib, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}}
+            ],
+            "TagSpecifications": [{"ResourceType": kind_of, "Tags": spec.tags.as_list()} for kind_of in ("instance", "volume")],
+        }
+        if spec.key_name:
+            request["KeyName"] = spec.key_name
+        return Machine.of(self._ec2.run_instances(**request)["Instances"][0])
+
+    def start(self, machine_id: str) -> None:
+        """Start a stopped machine; a running one stays as it is."""
+        try:
+            self._ec2.start_instances(InstanceIds=[machine_id])
+        except ClientError as error:
+            if code_of(error) in NO_CAPACITY:
+                raise CapacityError(f"AWS has no capacity to start {machine_id} now.", "Try again later.") from error
+            raise refused(error, f"starting {machine_id}") or error from error
+
+    def stop(self, machine_id: str) -> None:
+        """Stop a machine; its disk stays."""
+        self._ec2.stop_instances(InstanceIds=[machine_id])
+
+    def terminate(self, machine_id: str) -> None:
+        """End a machine for good; one that is gone already is fine."""
+        try:
+            self._ec2.terminate_instances(InstanceIds=[machine_id])
+        except ClientError as error:
+            if code_of(error) not in GONE:
+                raise
+
+    def tag(self, machine_id: str, tags: dict[str, str]) -> None:
+        """Add or replace tags of one machine."""
+        self._ec2.create_tags(Resources=[machine_id], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+
+    def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
+        """Wait until a machine is in a state. Raises MachineError when it ends elsewhere or time is up."""
+        deadline = time.monotonic() + seconds
+        pause = 0.3
+        while True:
+            machine = self.look(machine_id)
+            state = machine.state if machine else "terminated"
+            if state == wanted:
+                return machine or Machine(machine_id, "terminated", "", "", "", {}, "")
+            if state == "terminated" or (wanted == "running" and state in ("stopping", "stopped", "shutting-down")):
+                raise MachineError(f"Machine {machine_id} became {state} instead of {wanted}.", "Look at its state transition reason in EC2.")
+            if time.monotonic() > deadline:
+                raise MachineError(f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2.")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 5.0)
+
+    # ------------------------------------------------------------------------------------------------ network and key
+
+    def security_group(self, tags: Tags, description: str, ingress_from: str = "", port: int = 22) -> str:
+        """Create a group without any way in, or with one port open to one address range. Returns its id."""
+        vpcs = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+        if not vpcs:
+            raise MachineError("The region has no default VPC.", "Create one with: aws ec2 create-default-vpc")
+        group = self._ec2.create_security_group(
+            GroupName=f"{tags.name}-{tags.run_id[:8]}-{time.time_ns():x}",
+            Description=description,
+            VpcId=vpcs[0].get("VpcId", ""),
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tags.as_list()}],
+        )["GroupId"]
+        if ingress_from:
+            range_key, ranges = ("Ipv6Ranges", "CidrIpv6") if ":" in ingress_from else ("IpRanges", "CidrIp")
+            permission: Any = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, range_key: [{ranges: ingress_from, "Description": "build"}]}
+            self._ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+        return group
+
+    def find_security_group(self, role: str) -> str | None:
+        """A group of this deployment and role that is meant to stay."""
+        groups = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment, role))["SecurityGroups"]
+        return groups[0].get("GroupId") if groups else None
+
+    def delete_security_group(self, group: str, seconds: float = 60) -> None:
+        """Delete a group, waiting while a machine that is ending still holds it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._ec2.delete_security_group(GroupId=group)
+            except ClientError as error:
+                if code_of(error) in GONE:
+                    return
+                if code_of(error) != "DependencyViolation" or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+            else:
+                return
+
+    def import_key(self, tags: Tags, public_key: str) -> str:
+        """Import a public key under a fresh name. Returns the name."""
+        name = f"{tags.name}-{tags.run_id[:8]}-{time.time_ns():x}"
+        self._ec2.import_key_pair(
+            KeyName=name, PublicKeyMaterial=public_key.encode(), TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags.as_list()}]
+        )
+        return name
+
+    def delete_key(self, name: str) -> None:
+        """Delete a key pair; one that is gone already is fine."""
+        try:
+            self._ec2.delete_key_pair(KeyName=name)
+        except ClientError as error:
+            if code_of(error) not in GONE:
+                raise
+
+
+@contextmanager
+def short_lived(machines: Machines, spec: LaunchSpec, *, public_key: str, ssh_from: str, ssh_port: int, report: Report) -> Iterator[Machine]:
+    """A machine with its key pair and security group, all three gone when the block ends, however it ends.
+
+    A cancelled Dagster run raises inside the block and is cleaned up here too. A killed process is not: then the machine's own timer
+    ends it, and the sweep removes key and group by their ``expires-at`` tag.
+    """
+    group = key = ""
+    machine: Machine | None = None
+    try:
+        group = machines.security_group(spec.tags, "SSH for the time of one build", ssh_from, ssh_port)
+        key = machines.import_key(spec.tags, public_key)
+        machine = machines.launch(LaunchSpec(**{**spec.__dict__, "security_group": group, "key_name": key}), report)
+        yield machines.wait(machine.id, "running", 300)
+    finally:
+        problems: list[str] = []
+        steps: list[tuple[str, Callable[[], object]]] = []
+        if machine is not None:
+            gone = machine.id
+            steps += [(f"terminate {gone}", lambda: machines.terminate(gone)), (f"wait for {gone}", lambda: machines.wait(gone, "terminated", 300))]
+        if key:
+            steps.append((f"delete key pair {key}", lambda: machines.delete_key(key)))
+        if group:
+            steps.append((f"delete security group {group}", lambda: machines.delete_security_group(group)))
+        for name, step in steps:
+            try:
+                step()
+            except (ClientError, CloudError) as error:  # one failing step must not keep the next from running
+                problems.append(f"{name}: {error}")
+        if machine is not None and not problems:
+            report(f"machine {machine.id} terminated, its key pair and security group deleted")
+        for problem in problems:
+            report(f"left to the sweep: {problem}")

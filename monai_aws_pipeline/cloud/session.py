@@ -1,0 +1,89 @@
+"""The one place where boto3 clients are made: region, retries, time limits and our name in the user agent.
+
+Credentials and endpoint come from the SDK's default chain (environment, profile, instance role), so that the same code talks to
+any account. Nothing here touches the network before the first call.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from monai_aws_pipeline import __version__
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_ssm import SSMClient
+    from mypy_boto3_sts import STSClient
+
+
+class Clients:
+    """boto3 clients of one region, each made when it is first used and shared from then on (clients are thread-safe)."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self._session = boto3.Session(region_name=region)
+        self._config = Config(
+            retries={"mode": "standard", "total_max_attempts": 6},  # throttling backs off; other errors surface quickly
+            connect_timeout=10,
+            read_timeout=70,
+            user_agent_extra=f"monai-aws-pipeline/{__version__}",
+        )
+
+    @cached_property
+    def ec2(self) -> EC2Client:
+        """Machines, images, key pairs, security groups."""
+        return self._session.client("ec2", config=self._config)
+
+    @cached_property
+    def ecr(self) -> ECRClient:
+        """The registry's control plane."""
+        return self._session.client("ecr", config=self._config)
+
+    @cached_property
+    def iam(self) -> IAMClient:
+        """Roles, read only."""
+        return self._session.client("iam", config=self._config)
+
+    @cached_property
+    def functions(self) -> LambdaClient:
+        """The wake function and its event source."""
+        return self._session.client("lambda", config=self._config)
+
+    @cached_property
+    def s3(self) -> S3Client:
+        """Studies and results."""
+        return self._session.client("s3", config=self._config)
+
+    @cached_property
+    def scheduler(self) -> EventBridgeSchedulerClient:
+        """The scheduled wake."""
+        return self._session.client("scheduler", config=self._config)
+
+    @cached_property
+    def sqs(self) -> SQSClient:
+        """Uploads, jobs and their dead letters."""
+        return self._session.client("sqs", config=self._config)
+
+    @cached_property
+    def ssm(self) -> SSMClient:
+        """Parameters and Run Command."""
+        return self._session.client("ssm", config=self._config)
+
+    @cached_property
+    def sts(self) -> STSClient:
+        """Who we are."""
+        return self._session.client("sts", config=self._config)
+
+    def account(self) -> str:
+        """The account's twelve digits."""
+        return self.sts.get_caller_identity()["Account"]

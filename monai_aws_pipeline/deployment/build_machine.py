@@ -1,0 +1,96 @@
+"""A machine for the time of one piece of work: launched, reached by SSH with a pinned host key, provisioned, and gone afterwards.
+
+Used by gpu_ami and map_image alike. Four things end such a machine: this block's end, whatever it is; the run_cleanup sensor after
+a killed worker; the sweep by the expires-at tag; and the machine's own timer, which needs nobody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from monai_aws_pipeline.cloud.errors import MachineError
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config, short_lived
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.remote import KeyPair, Redactor, Remote, connect
+from monai_aws_pipeline.settings import Settings
+
+Report = Callable[[str], None]
+
+PROVISION_FOLDER = "/tmp/monai-aws-provision"  # noqa: S108  # on a machine that is ours alone
+
+
+@dataclass(frozen=True)
+class BuildMachine:
+    """The machine and the connection to it."""
+
+    machine: Machine
+    remote: Remote
+
+
+def caller_range(ssh_from: str) -> str:
+    """The address range that may reach SSH: the setting, or this machine's own public address as AWS sees it."""
+    if ssh_from != "auto":
+        return str(ipaddress.ip_network(ssh_from, strict=False))
+    try:
+        with urllib.request.urlopen("https://checkip.amazonaws.com", timeout=10) as answer:
+            return str(ipaddress.ip_network(answer.read(64).decode().strip()))
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        raise MachineError(
+            f"This machine's public address could not be found out ({error}).", "Set MONAI_AWS_SSH_FROM, for example to 203.0.113.7/32."
+        ) from error
+
+
+def expiring_tags(settings: Settings, role: str, run_id: str, now: datetime, **extra: str) -> Tags:
+    """Tags of something that must not outlive ``build_ttl_minutes``."""
+    expires = now + timedelta(minutes=settings.build_ttl_minutes)
+    return Tags(settings.deployment, role, settings.owner, run_id, settings.names.machine(role), expires, extra)
+
+
+@contextmanager
+def build_machine(clients: Clients, settings: Settings, *, role: str, image: str, run_id: str, report: Report) -> Iterator[BuildMachine]:
+    """Launch a machine of a role from an image and connect to it; terminate it when the block ends."""
+    user_key, host_key = KeyPair.fresh(), KeyPair.fresh()
+    # The timer starts with the first boot and ends the machine (shutdown terminates it) although everyone else may be gone.
+    ttl = f"systemd-run --unit=monai-aws-ttl --on-active={settings.build_ttl_minutes}min systemctl poweroff"
+    spec = LaunchSpec(
+        image=image,
+        types=settings.instance_types,
+        profile=settings.names.build_profile,
+        tags=expiring_tags(settings, role, run_id, datetime.now(UTC)),
+        user_data=cloud_config(host_key=(host_key.private, host_key.public), commands=[ttl]),
+        volume_gib=settings.root_volume_gib,
+        security_group="",
+    )
+    machines = Machines(clients.ec2, settings.deployment)
+    ssh_from = caller_range(settings.ssh_from)
+    with (
+        short_lived(machines, spec, public_key=user_key.public, ssh_from=ssh_from, ssh_port=settings.ssh_port, report=report) as machine,
+        connect(
+            machine.address,
+            port=settings.ssh_port,
+            user=settings.ssh_user,
+            key=user_key,
+            host_key=host_key.public,
+            redact=Redactor([user_key.private, host_key.private]),
+            on_line=report,
+        ) as remote,
+    ):
+        remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
+        yield BuildMachine(machine, remote)
+
+
+def provision(remote: Remote, bundle: Path, min_driver: str, report: Report) -> None:
+    """Send the host bundle and run its provisioning script as root; each of its lines is reported."""
+    report(f"sending the host bundle ({sum(p.stat().st_size for p in bundle.rglob('*') if p.is_file()) / 1e6:.0f} MB)")
+    remote.send_folder(bundle, PROVISION_FOLDER, report, what="Sending the host bundle")
+    remote.run(
+        f"sudo env MIN_DRIVER={min_driver} bash {PROVISION_FOLDER}/provision.sh", report, what="Provisioning (infra/host/provision.sh)", seconds=1800
+    )

@@ -1,0 +1,30 @@
+"""What is sent to a machine to make it a host of ours: the provisioning script, the agent's sources, its unit and its wheels.
+
+Collected on the control plane with the user's own pip configuration, so that a host needs no package index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from monai_aws_pipeline.host_agent.bundle import write_bundle
+from monai_aws_pipeline.maps.wheelhouse import collect
+from monai_aws_pipeline.settings import PROJECT_ROOT, Settings
+
+HOST_REQUIREMENTS = PROJECT_ROOT / "infra" / "host" / "requirements.txt"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder to send and the hash of all that is in it."""
+
+    path: Path
+    content: str
+
+
+def make_bundle(settings: Settings, target: Path, report: Callable[[str], None]) -> Bundle:
+    """Write the bundle into an empty folder."""
+    wheels = collect(HOST_REQUIREMENTS, settings.cache_dir, settings.host_python, report)
+    return Bundle(target, write_bundle(target, wheels))

@@ -1,0 +1,180 @@
+"""inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
+
+A host is replaced when what it was made from changed (image, settings of the agent); a new MAP is pulled onto the host there is.
+``live-map`` in Parameter Store is written after a host holds that MAP, so that no study meets a MAP that is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
+
+from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.errors import CommandError
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
+from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
+from monai_aws_pipeline.cloud.registry import PushedImage, Registry
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
+from monai_aws_pipeline.deployment.lineage import materialized_version
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings
+
+TAG_PREPARED = "monai-aws:prepared-map"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What to do with the hosts there are: keep these, end those, make so many new ones."""
+
+    keep: tuple[Machine, ...]
+    retire: tuple[Machine, ...]
+    create: int
+
+
+def plan_hosts(existing: Sequence[Machine], content: str, count: int) -> HostPlan:
+    """Keep the oldest ``count`` hosts made from the same inputs, retire every other one."""
+    same = [machine for machine in existing if machine.tags.get(TAG_CONTENT) == content]
+    keep = tuple(same[:count])
+    retire = tuple(machine for machine in existing if machine not in keep)
+    return HostPlan(keep, retire, count - len(keep))
+
+
+def agent_settings(settings: Settings, instance_type: str) -> dict[str, Any]:
+    """The content of /etc/monai-aws/agent.json. No secret is in it: the agent reads those with its role."""
+    names = settings.names
+    return {
+        "deployment": settings.deployment,
+        "region": settings.region,
+        "bucket": settings.require_bucket(),
+        "jobs_queue": names.jobs_queue,
+        "live_map_parameter": names.live_map_parameter,
+        "study_key_secret": settings.study_key_secret_arn or names.study_key_secret,
+        "gpus": settings.gpus,
+        "map_network": settings.map_network,
+        "map_timeout_s": settings.map_timeout_s,
+        "map_memory_mib": settings.map_memory_mib,
+        "idle_stop_minutes": settings.idle_stop_minutes,
+        "usd_per_hour": usd_per_hour(instance_type),
+        "price_basis": basis(instance_type, settings.region),
+    }
+
+
+def host_content(image: str, agent: dict[str, Any]) -> str:
+    """16 hex digits over everything a host is made from."""
+    return hashlib.sha256(json.dumps([image, agent], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@asset(
+    deps=[AssetKey("gpu_ami"), AssetKey("map_image")],
+    group_name="platform",
+    kinds={"ec2"},
+    description="The inference hosts: made from gpu_ami, holding the live MAP, stopped until a study comes.",
+)
+def inference_host(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
+    """Bring the hosts to the wanted image, settings and MAP, and leave them stopped."""
+    chosen, clients, report = settings.load(), cloud.clients(), context.log.info
+    started = time.monotonic()
+    machines = Machines(clients.ec2, chosen.deployment)
+    image = materialized_version(context, "gpu_ami")
+    pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context, "map_image"))
+    agent = agent_settings(chosen, chosen.instance_types[0])
+    content = host_content(image, agent)
+
+    plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
+    report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
+    hosts = [*plan.keep, *(_create(clients, machines, chosen, image, agent, content, context.run_id, report) for _ in range(plan.create))]
+    commands = Commands(clients.ssm)
+    pulls = [_prepare(machines, commands, chosen, host, pushed, report) for host in hosts]
+    if commands.parameter(chosen.names.live_map_parameter) != pushed.reference:
+        commands.set_parameter(chosen.names.live_map_parameter, pushed.reference, "the MAP that answers studies")
+        report(f"live MAP is now {pushed.digest}")
+    for machine in plan.retire:
+        machines.terminate(machine.id)
+        report(f"retired {machine.id}, which was made from other inputs")
+    ids = sorted(host.id for host in hosts)
+    return MaterializeResult(
+        data_version=DataVersion(f"{content}:{','.join(ids)}"),
+        metadata={
+            "instances": MetadataValue.json(ids),
+            "instance_type": hosts[0].type,
+            "image_id": image,
+            "map_digest": pushed.digest,
+            "usd_per_hour_while_running": agent["usd_per_hour"],
+            "idle_stop_minutes": chosen.idle_stop_minutes,
+            "pull_seconds": MetadataValue.json(pulls),
+            "reused": MetadataValue.bool(plan.create == 0),
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
+
+
+def _create(
+    clients: Clients, machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str, report: Report
+) -> Machine:
+    tags = Tags(
+        settings.deployment, ROLE_INFERENCE, settings.owner, run_id, settings.names.machine(ROLE_INFERENCE), extra={TAG_CONTENT: content}
+    )
+    # A host has no way in: commands come through SSM, studies through the queue.
+    group = machines.find_security_group(ROLE_INFERENCE) or machines.security_group(tags, "inference host: no way in")
+    files = [{"path": "/etc/monai-aws/agent.json", "permissions": "0644", "content": json.dumps(agent, indent=2)}]
+    spec = LaunchSpec(
+        image=image,
+        types=settings.instance_types,
+        profile=settings.names.inference_profile,
+        tags=tags,
+        user_data=cloud_config(files=files, commands=[f"systemctl start --no-block {AGENT_UNIT}"]),
+        volume_gib=settings.root_volume_gib,
+        security_group=group,
+        end_on_shutdown=False,
+    )
+    machine = machines.launch(spec, report)
+    return machines.wait(machine.id, "running", 300)
+
+
+def _prepare(machines: Machines, commands: Commands, settings: Settings, host: Machine, pushed: PushedImage, report: Report) -> float:
+    """Have a host pull the MAP by digest, once. A host that was stopped is stopped again. Returns the pull's seconds."""
+    now = machines.look(host.id) or host
+    if now.tags.get(TAG_PREPARED) == pushed.digest:
+        report(f"{host.id} holds {pushed.digest} already")
+        if now.state == "running" and not host.tags.get(TAG_PREPARED):
+            machines.stop(host.id)
+        return 0.0
+    if now.state == "stopping":
+        machines.wait(host.id, "stopped", 300)
+    if now.state in ("stopping", "stopped"):
+        machines.start(host.id)
+        machines.wait(host.id, "running", 300)
+    report(f"waiting for the SSM agent of {host.id}")
+    commands.wait_online(host.id)
+    report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
+    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}", seconds=1800, comment="pull the MAP")
+    if ended.exit_code != 0:
+        raise CommandError(
+            f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",
+            "Check that its role may read the repository and that its disk has room; then materialise inference_host again.",
+        )
+    facts = _last_json(ended.stdout)
+    machines.tag(host.id, {TAG_PREPARED: pushed.digest})
+    machines.stop(host.id)
+    machines.wait(host.id, "stopped", 300)
+    report(f"{host.id} holds {pushed.digest} and is stopped: it costs nothing until a study comes")
+    return float(facts.get("seconds", 0.0))
+
+
+def _last_json(text: str) -> dict[str, Any]:
+    """The JSON object on the last line, empty where there is none: what a host prints is parsed with care."""
+    try:
+        found = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,87 @@
+"""s3_trigger: every study uploaded to the bucket becomes a job, and a host is woken for it. S3 → SQS → Lambda → SQS.
+
+The function never waits for a machine; a schedule wakes the same function, so that a lost wake only delays a study.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
+
+from lambda_fn.package import build_zip
+from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
+from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+
+RUNTIME = "python3.13"
+HANDLER = "lambda_fn.wake.handler"
+RECEIPTS = 3
+UPLOADS_VISIBILITY_S = 360  # six times the function's time limit, as AWS advises for an event source
+JOBS_VISIBILITY_S = 120  # the agent extends it while a job runs; a dead host's job is taken again after this
+RETENTION_S = 14 * 24 * 3600
+
+
+@asset(
+    deps=[AssetKey("inference_host")],
+    group_name="platform",
+    kinds={"lambda", "sqs"},
+    description="Bucket notification, queues with dead letters, wake function and its schedule.",
+)
+def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
+    """Bring queues, function, event source, schedule and notification to what is wanted."""
+    chosen, clients, report = settings.load(), cloud.clients(), context.log.info
+    started = time.monotonic()
+    names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
+    trigger = Trigger(clients, {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner})
+    kept = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
+
+    uploads_dead = trigger.ensure_queue(names.uploads_dead_letters, kept)
+    jobs_dead = trigger.ensure_queue(names.jobs_dead_letters, kept)
+    jobs = trigger.ensure_queue(
+        names.jobs_queue, kept | {"VisibilityTimeout": str(JOBS_VISIBILITY_S), "RedrivePolicy": redrive(jobs_dead, RECEIPTS)}
+    )
+    uploads = trigger.ensure_queue(
+        names.uploads_queue, kept | {"VisibilityTimeout": str(UPLOADS_VISIBILITY_S), "RedrivePolicy": redrive(uploads_dead, RECEIPTS)}
+    )
+    # Set last: the policy names the queue's own ARN, which exists only now.
+    trigger.ensure_queue(names.uploads_queue, {"Policy": queue_policy(uploads.arn, bucket, account)})
+    report(f"queues {names.uploads_queue} and {names.jobs_queue} with their dead letters are there")
+
+    with TemporaryDirectory(prefix="monai-aws-lambda-") as folder:
+        archive = Path(folder) / "wake.zip"
+        build_zip(archive)
+        code = archive.read_bytes()
+    digest = hashlib.sha256(code).digest()
+    function = trigger.ensure_function(
+        FunctionSpec(
+            name=names.wake_function,
+            role=f"arn:aws:iam::{account}:role/{names.wake_role}",
+            runtime=RUNTIME,
+            handler=HANDLER,
+            code=code,
+            sha256=base64.b64encode(digest).decode(),
+            environment={"MONAI_AWS_DEPLOYMENT": chosen.deployment, "JOBS_QUEUE_URL": jobs.url, "POWERTOOLS_SERVICE_NAME": "monai-aws-wake"},
+        )
+    )
+    trigger.ensure_event_source(names.wake_function, uploads)
+    trigger.ensure_schedule(names.wake_schedule, function, f"arn:aws:iam::{account}:role/{names.scheduler_role}", chosen.wake_every_minutes)
+    changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
+    report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
+    return MaterializeResult(
+        data_version=DataVersion(digest.hex()[:16]),
+        metadata={
+            "bucket": f"s3://{bucket}/{INPUT_PREFIX}",
+            "function": function,
+            "function_bytes": len(code),
+            "function_sha256": digest.hex(),
+            "uploads_queue": uploads.url,
+            "jobs_queue": jobs.url,
+            "wake_every_minutes": chosen.wake_every_minutes,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )

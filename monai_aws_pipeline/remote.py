@@ -1,0 +1,269 @@
+"""SSH to our own machines: fresh keys, strict verification of the host key, streamed and redacted output, folders sent as a tar.
+
+Here belongs the connection and what runs over it; which machine and which commands is the caller's. No Dagster, no boto3.
+Secrets are handed to commands on standard input only: neither argv nor logs ever hold one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import socket
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+OnLine = Callable[[str], None]
+
+_MAX_LINE = 4000
+_CHUNK = 1 << 18
+
+
+class RemoteError(Exception):
+    """Base of what can go wrong on the way to a machine or on it."""
+
+
+class HostKeyMismatchError(RemoteError):
+    """The machine that answered is not the one we made."""
+
+
+class ConnectError(RemoteError):
+    """No SSH within the time given."""
+
+
+class RemoteCommandError(RemoteError):
+    """A command ended with another exit code than 0. ``tail`` holds its last lines, redacted."""
+
+    def __init__(self, what: str, exit_code: int, tail: Iterable[str]) -> None:
+        self.exit_code = exit_code
+        self.tail = tuple(tail)
+        last = "\n".join(self.tail)
+        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An ed25519 key pair in OpenSSH's forms; made fresh for each machine, kept in memory only."""
+
+    private: str
+    public: str
+
+    @classmethod
+    def fresh(cls) -> KeyPair:
+        """A new pair."""
+        key = Ed25519PrivateKey.generate()
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return cls(private.decode(), public.decode())
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.public})"
+
+
+class Redactor:
+    """Takes secrets out of text: those it was told, and everything that looks like a credential."""
+
+    _PATTERNS = (
+        re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+        re.compile(r"(?i)\b(aws_secret_access_key|aws_session_token|secret|password|passwd|token|authorization)(\s*[=:]\s*)(?:(?:bearer|basic)\s+)?[^\s\"',;]{6,}"),
+        re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b"),
+        re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    )
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        for pattern in self._PATTERNS:
+            text = pattern.sub(lambda found: f"{found[1]}{found[2]}[redacted]" if found.re.groups else "[redacted]", text)
+        return text
+
+
+class _Pinned(paramiko.MissingHostKeyPolicy):
+    """Refuses every host key that was not pinned beforehand."""
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        raise HostKeyMismatchError(
+            f"{hostname} answered with a {key.get_name()} host key that we did not make. "
+            "Another machine may have its address, or someone is in between; nothing was sent to it."
+        )
+
+
+class Remote:
+    """One SSH connection. Use ``connect``."""
+
+    def __init__(self, client: paramiko.SSHClient, redact: Redactor) -> None:
+        self._client = client
+        self._redact = redact
+
+    def run(self, command: str, on_line: OnLine, *, what: str, stdin: bytes | None = None, seconds: float = 3600) -> list[str]:
+        """Run one command, hand over each line of its output while it runs, and return the last 200 lines.
+
+        Standard error is merged into the output. Raises RemoteCommandError on a non-zero exit code and RemoteError when time is up.
+        """
+        channel = self._open()
+        channel.set_combine_stderr(True)
+        channel.exec_command(command)
+        if stdin is not None:
+            channel.sendall(stdin)
+            channel.shutdown_write()
+        tail: list[str] = []
+        try:
+            for line in self._lines(channel, time.monotonic() + seconds, what):
+                tail = [*tail[-199:], line]
+                on_line(line)
+            exit_code = channel.recv_exit_status()
+        finally:
+            channel.close()
+        if exit_code != 0:
+            raise RemoteCommandError(what, exit_code, tail[-20:])
+        return tail
+
+    def _open(self) -> paramiko.Channel:
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise RemoteError("The SSH connection is gone; the machine may have been stopped.")
+        return transport.open_session(timeout=30)
+
+    def _lines(self, channel: paramiko.Channel, deadline: float, what: str) -> Iterator[str]:
+        channel.settimeout(1.0)
+        rest = b""
+        while True:
+            try:
+                chunk = channel.recv(_CHUNK)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise RemoteError(f"{what} did not end in the time it was given; it was stopped.") from None
+                continue
+            if not chunk:
+                break
+            # A progress bar rewrites its line with carriage returns; each state is a line of its own here.
+            *whole, rest = re.split(rb"\r\n|\n|\r", rest + chunk)
+            yield from (self._clean(line) for line in whole if line.strip())
+            if len(rest) > _MAX_LINE:
+                yield self._clean(rest)
+                rest = b""
+        if rest.strip():
+            yield self._clean(rest)
+
+    def _clean(self, line: bytes) -> str:
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.decode("utf-8", "replace"))
+        return self._redact("".join(char if char.isprintable() or char == "\t" else "?" for char in text))[:_MAX_LINE]
+
+    def send_folder(self, local: Path, remote: str, on_line: OnLine, *, what: str) -> int:
+        """Send a folder's content as one tar stream into an empty remote folder. Returns the bytes of its files."""
+        channel = self._open()
+        quoted = "'" + remote.replace("'", "'\\''") + "'"
+        channel.set_combine_stderr(True)
+        channel.exec_command(f"rm -rf {quoted} && mkdir -p {quoted} && tar -x -f - -C {quoted}")
+        sent = _Sent(channel)
+        answers: list[str] = []
+        reader = threading.Thread(target=lambda: answers.extend(self._lines(channel, time.monotonic() + 3600, what)), daemon=True)
+        reader.start()
+        total = 0
+        try:
+            with tarfile.open(fileobj=sent, mode="w|", bufsize=_CHUNK, format=tarfile.PAX_FORMAT) as archive:
+                for path in sorted(local.rglob("*")):
+                    archive.add(path, path.relative_to(local).as_posix(), recursive=False)
+                    total += path.stat().st_size if path.is_file() else 0
+                    sent.report(on_line, what)
+            channel.shutdown_write()
+            exit_code = channel.recv_exit_status()
+        except OSError as error:
+            raise RemoteError(f"{what} broke off after {sent.bytes / 1e6:.0f} MB: {error}. The machine may have been stopped.") from error
+        finally:
+            channel.close()
+            reader.join(5)
+        if exit_code != 0:
+            raise RemoteCommandError(what, exit_code, answers[-20:])
+        return total
+
+
+class _Sent(io.RawIOBase):
+    """A channel as a file to write to, with a line of progress every 50 MB."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self._next = 50_000_000
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: object, /) -> int:
+        """Send all of it."""
+        block = bytes(data)  # type: ignore[call-overload]
+        self._channel.sendall(block)
+        self.bytes += len(block)
+        return len(block)
+
+    def report(self, on_line: OnLine, what: str) -> None:
+        """One line whenever another 50 MB went through."""
+        if self.bytes >= self._next:
+            on_line(f"{what}: {self.bytes / 1e6:.0f} MB sent")
+            self._next = self.bytes + 50_000_000
+
+
+@contextmanager
+def connect(
+    address: str,
+    *,
+    port: int,
+    user: str,
+    key: KeyPair,
+    host_key: str,
+    redact: Redactor | None = None,
+    seconds: float = 180,
+    on_line: OnLine = lambda _: None,
+) -> Iterator[Remote]:
+    """Connect to a machine that is still booting, and accept the pinned host key alone.
+
+    Raises ConnectError when it does not answer in time, HostKeyMismatchError at once when it is another machine.
+    """
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(_Pinned())
+    kind, blob = host_key.split()[:2]
+    pinned = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+    name = address if port == 22 else f"[{address}]:{port}"
+    client.get_host_keys().add(name, kind, pinned)
+    private = paramiko.Ed25519Key.from_private_key(io.StringIO(key.private))
+    deadline = time.monotonic() + seconds
+    reason = "no answer"
+    try:
+        while True:
+            try:
+                client.connect(
+                    address, port=port, username=user, pkey=private, allow_agent=False, look_for_keys=False, timeout=10, banner_timeout=15, auth_timeout=15
+                )
+                break
+            except paramiko.BadHostKeyException as error:
+                raise HostKeyMismatchError(f"{address} answered with another host key than the one we gave it; nothing was sent to it.") from error
+            except (paramiko.AuthenticationException, paramiko.SSHException, socket.error, EOFError) as error:
+                # Refused or unauthenticated while cloud-init is not done; the same error at the deadline is the reason we report.
+                reason = f"{type(error).__name__}: {error}"
+            if time.monotonic() > deadline:
+                raise ConnectError(
+                    f"No SSH to {address}:{port} within {seconds:.0f} s ({reason}). "
+                    "Check MONAI_AWS_SSH_FROM (the address range that may connect), the machine's console output and its route to the internet."
+                )
+            time.sleep(0.5)
+        transport = client.get_transport()
+        if transport is not None:
+            transport.set_keepalive(15)
+        on_line(f"connected to {address} as {user}; its host key is the one we made")
+        yield Remote(client, redact or Redactor())
+    finally:
+        client.close()
+
