@@ -153,7 +153,9 @@ class JobMessage:
     schema: str = JOB_SCHEMA
 
     @classmethod
-    def for_object(cls, *, bucket: str, key: str, version: str, etag: str, size: int, request: str = "", now: datetime | None = None) -> JobMessage:
+    def for_object(
+        cls, *, bucket: str, key: str, version: str, etag: str, size: int, request: str = "", now: datetime | None = None
+    ) -> JobMessage:
         """The message for one object; its job id follows from the object alone."""
         job = job_id(bucket, key, version or etag, request)
         return cls(job, bucket, key, version, etag.strip('"'), size, utc_text(now or datetime.now(UTC)), request)

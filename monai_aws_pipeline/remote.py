@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import socket
 import tarfile
 import threading
 import time
@@ -74,7 +73,9 @@ class Redactor:
 
     _PATTERNS = (
         re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-        re.compile(r"(?i)\b(aws_secret_access_key|aws_session_token|secret|password|passwd|token|authorization)(\s*[=:]\s*)(?:(?:bearer|basic)\s+)?[^\s\"',;]{6,}"),
+        re.compile(
+            r"(?i)\b(aws_secret_access_key|aws_session_token|secret|password|passwd|token|authorization)(\s*[=:]\s*)(?:(?:bearer|basic)\s+)?[^\s\"',;]{6,}"
+        ),
         re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b"),
         re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     )
@@ -94,6 +95,7 @@ class _Pinned(paramiko.MissingHostKeyPolicy):
     """Refuses every host key that was not pinned beforehand."""
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        """Always."""
         raise HostKeyMismatchError(
             f"{hostname} answered with a {key.get_name()} host key that we did not make. "
             "Another machine may have its address, or someone is in between; nothing was sent to it."
@@ -245,12 +247,22 @@ def connect(
         while True:
             try:
                 client.connect(
-                    address, port=port, username=user, pkey=private, allow_agent=False, look_for_keys=False, timeout=10, banner_timeout=15, auth_timeout=15
+                    address,
+                    port=port,
+                    username=user,
+                    pkey=private,
+                    allow_agent=False,
+                    look_for_keys=False,
+                    timeout=10,
+                    banner_timeout=15,
+                    auth_timeout=15,
                 )
                 break
             except paramiko.BadHostKeyException as error:
-                raise HostKeyMismatchError(f"{address} answered with another host key than the one we gave it; nothing was sent to it.") from error
-            except (paramiko.AuthenticationException, paramiko.SSHException, socket.error, EOFError) as error:
+                raise HostKeyMismatchError(
+                    f"{address} answered with another host key than the one we gave it; nothing was sent to it."
+                ) from error
+            except (OSError, paramiko.AuthenticationException, paramiko.SSHException, EOFError) as error:
                 # Refused or unauthenticated while cloud-init is not done; the same error at the deadline is the reason we report.
                 reason = f"{type(error).__name__}: {error}"
             if time.monotonic() > deadline:
@@ -266,4 +278,3 @@ def connect(
         yield Remote(client, redact or Redactor())
     finally:
         client.close()
-

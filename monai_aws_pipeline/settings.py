@@ -34,6 +34,7 @@ class Names:
 
     @property
     def operator_role(self) -> str:
+        """Role that Dagster runs as."""
         return self._of("operator")
 
     @property
@@ -48,42 +49,52 @@ class Names:
 
     @property
     def wake_role(self) -> str:
+        """Role of the wake function."""
         return self._of("wake")
 
     @property
     def scheduler_role(self) -> str:
+        """Role that the schedule invokes the function with."""
         return self._of("scheduler")
 
     @property
     def wake_function(self) -> str:
+        """The Lambda function that turns uploads into jobs."""
         return self._of("wake")
 
     @property
     def wake_schedule(self) -> str:
+        """The schedule of the same function."""
         return self._of("wake")
 
     @property
     def uploads_queue(self) -> str:
+        """Where the bucket announces new objects."""
         return self._of("uploads")
 
     @property
     def uploads_dead_letters(self) -> str:
+        """Announcements the function failed on three times."""
         return self._of("uploads-dead-letters")
 
     @property
     def jobs_queue(self) -> str:
+        """Where hosts take their work."""
         return self._of("jobs")
 
     @property
     def jobs_dead_letters(self) -> str:
+        """Jobs that were received three times without an end."""
         return self._of("jobs-dead-letters")
 
     @property
     def study_key_secret(self) -> str:
+        """Secret that study pseudonyms are made with."""
         return f"monai-aws/{self.deployment}/study-key"
 
     @property
     def live_map_parameter(self) -> str:
+        """Parameter that names the MAP which answers studies."""
         return f"/monai-aws/{self.deployment}/live-map"
 
     def machine(self, role: str) -> str:
@@ -102,7 +113,9 @@ class Settings(BaseSettings):
     bucket: str = Field("", pattern=r"^$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="bucket of studies and results")
     ecr_repository: str = Field("monai-aws/map", pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", description="ECR repository of the MAP")
 
-    instance_types: Annotated[tuple[str, ...], NoDecode] = Field(("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge"), description="in order of preference")
+    instance_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge"), description="in order of preference"
+    )
     ami_mode: Literal["bake", "stock"] = Field("bake", description="bake an image once, or provision the stock image at host creation")
     base_ami: str = Field(
         "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
@@ -112,7 +125,11 @@ class Settings(BaseSettings):
     root_volume_gib: int = Field(60, ge=8, le=1024, description="root disk of every machine in GiB")
     ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
     ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
-    ssh_from: str = Field("auto", pattern=r"^auto$|^[0-9a-fA-F.:]+/\d{1,3}$", description="address range that may reach SSH; auto: this machine's public address")
+    ssh_from: str = Field(
+        "auto",
+        pattern=r"^auto$|^[0-9a-fA-F.:]+/\d{1,3}$",
+        description="address range that may reach SSH; auto: this machine's public address",
+    )
 
     app_source: str = Field("examples/brain_mri", min_length=1, description="git URL or path of the MAP application")
     app_ref: str = Field("HEAD", pattern=r"^[\w./@^~{}-]{1,200}$", description="git ref to build")
@@ -121,7 +138,9 @@ class Settings(BaseSettings):
     model_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the model file")
     packager: Literal["layered", "monai-deploy"] = Field("layered", description="how the MAP is built")
     base_image: str = Field("nvidia/cuda:13.0.0-runtime-ubuntu24.04", min_length=1, description="base image of the MAP")
-    wheelhouse: Literal["none", "collect"] = Field("none", description="collect: gather the wheels here and build without internet on the build host")
+    wheelhouse: Literal["none", "collect"] = Field(
+        "none", description="collect: gather the wheels here and build without internet on the build host"
+    )
     build_ttl_minutes: int = Field(120, ge=10, le=1440, description="a build machine ends itself after this many minutes")
 
     gpus: str = Field("all", pattern=r"^$|^all$|^\d+$", description="value of docker run --gpus; empty on machines without a GPU")
@@ -132,7 +151,9 @@ class Settings(BaseSettings):
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
 
     phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field("allow", description="what to do with identified studies")
-    study_key_secret_arn: str = Field("", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="secret of the study pseudonyms; empty: the one made by bootstrap")
+    study_key_secret_arn: str = Field(
+        "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="secret of the study pseudonyms; empty: the one made by bootstrap"
+    )
     datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore")
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
 

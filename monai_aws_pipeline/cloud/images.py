@@ -102,7 +102,9 @@ class Images:
                 return image
             if (image and image.state == "failed") or time.monotonic() > deadline:
                 self.remove(image_id)
-                raise ImageError(f"The image {image_id} of machine {machine_id} did not become available.", "Run gpu_ami again; nothing was kept.")
+                raise ImageError(
+                    f"The image {image_id} of machine {machine_id} did not become available.", "Run gpu_ami again; nothing was kept."
+                )
             time.sleep(1.0)
 
     def remove(self, image_id: str) -> None:

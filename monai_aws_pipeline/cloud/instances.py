@@ -171,7 +171,10 @@ class Machines:
             "InstanceInitiatedShutdownBehavior": "terminate" if spec.end_on_shutdown else "stop",
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
             "BlockDeviceMappings": [
-                {"DeviceName": root, "Ebs": {"VolumeSize": spec.volume_gib, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}}
+                {
+                    "DeviceName": root,
+                    "Ebs": {"VolumeSize": spec.volume_gib, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True},
+                }
             ],
             "TagSpecifications": [{"ResourceType": kind_of, "Tags": spec.tags.as_list()} for kind_of in ("instance", "volume")],
         }
@@ -214,9 +217,13 @@ class Machines:
             if state == wanted:
                 return machine or Machine(machine_id, "terminated", "", "", "", {}, "")
             if state == "terminated" or (wanted == "running" and state in ("stopping", "stopped", "shutting-down")):
-                raise MachineError(f"Machine {machine_id} became {state} instead of {wanted}.", "Look at its state transition reason in EC2.")
+                raise MachineError(
+                    f"Machine {machine_id} became {state} instead of {wanted}.", "Look at its state transition reason in EC2."
+                )
             if time.monotonic() > deadline:
-                raise MachineError(f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2.")
+                raise MachineError(
+                    f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
+                )
             time.sleep(pause)
             pause = min(pause * 1.5, 5.0)
 
@@ -235,7 +242,12 @@ class Machines:
         )["GroupId"]
         if ingress_from:
             range_key, ranges = ("Ipv6Ranges", "CidrIpv6") if ":" in ingress_from else ("IpRanges", "CidrIp")
-            permission: Any = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, range_key: [{ranges: ingress_from, "Description": "build"}]}
+            permission: Any = {
+                "IpProtocol": "tcp",
+                "FromPort": port,
+                "ToPort": port,
+                range_key: [{ranges: ingress_from, "Description": "build"}],
+            }
             self._ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
         return group
 
@@ -277,7 +289,9 @@ class Machines:
 
 
 @contextmanager
-def short_lived(machines: Machines, spec: LaunchSpec, *, public_key: str, ssh_from: str, ssh_port: int, report: Report) -> Iterator[Machine]:
+def short_lived(
+    machines: Machines, spec: LaunchSpec, *, public_key: str, ssh_from: str, ssh_port: int, report: Report
+) -> Iterator[Machine]:
     """A machine with its key pair and security group, all three gone when the block ends, however it ends.
 
     A cancelled Dagster run raises inside the block and is cleaned up here too. A killed process is not: then the machine's own timer
@@ -295,7 +309,10 @@ def short_lived(machines: Machines, spec: LaunchSpec, *, public_key: str, ssh_fr
         steps: list[tuple[str, Callable[[], object]]] = []
         if machine is not None:
             gone = machine.id
-            steps += [(f"terminate {gone}", lambda: machines.terminate(gone)), (f"wait for {gone}", lambda: machines.wait(gone, "terminated", 300))]
+            steps += [
+                (f"terminate {gone}", lambda: machines.terminate(gone)),
+                (f"wait for {gone}", lambda: machines.wait(gone, "terminated", 300)),
+            ]
         if key:
             steps.append((f"delete key pair {key}", lambda: machines.delete_key(key)))
         if group:

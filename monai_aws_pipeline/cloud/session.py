@@ -15,6 +15,7 @@ from botocore.config import Config
 from monai_aws_pipeline import __version__
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_iam import IAMClient
@@ -53,6 +54,11 @@ class Clients:
     def iam(self) -> IAMClient:
         """Roles, read only."""
         return self._session.client("iam", config=self._config)
+
+    @cached_property
+    def cloudformation(self) -> CloudFormationClient:
+        """The administrator's stack."""
+        return self._session.client("cloudformation", config=self._config)
 
     @cached_property
     def functions(self) -> LambdaClient:

@@ -168,7 +168,9 @@ class Trigger:
             if now.get("State", "Active") == "Active" and now.get("LastUpdateStatus", "Successful") == "Successful":
                 return
             if now.get("State") == "Failed" or now.get("LastUpdateStatus") == "Failed" or time.monotonic() > deadline:
-                raise TriggerError(f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda.")
+                raise TriggerError(
+                    f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda."
+                )
             time.sleep(0.5)
 
     def ensure_event_source(self, function: str, queue: Queue) -> str:
@@ -185,7 +187,9 @@ class Trigger:
             functions.update_event_source_mapping(UUID=uuid, Enabled=True, **wanted)
             return uuid
         try:
-            return functions.create_event_source_mapping(FunctionName=function, EventSourceArn=queue.arn, Enabled=True, **wanted).get("UUID", "")
+            return functions.create_event_source_mapping(FunctionName=function, EventSourceArn=queue.arn, Enabled=True, **wanted).get(
+                "UUID", ""
+            )
         except ClientError as error:
             raise refused(error, "joining the queue to the wake function") or error from error
 

@@ -84,7 +84,12 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
             built.remote.run(SEAL, context.log.info, what="Sealing the image", seconds=120)
             context.log.info("capturing the machine's disk as an image")
             tags = Tags(
-                chosen.deployment, ROLE_AMI_BAKE, chosen.owner, context.run_id, chosen.names.machine("gpu"), extra={TAG_CONTENT: inputs.content}
+                chosen.deployment,
+                ROLE_AMI_BAKE,
+                chosen.owner,
+                context.run_id,
+                chosen.names.machine("gpu"),
+                extra={TAG_CONTENT: inputs.content},
             )
             image = images.capture(built.machine.id, tags, f"monai_aws_pipeline GPU host, from {base.id}")
     return _record(image, base, inputs.content, reused=False, seconds=time.monotonic() - started)

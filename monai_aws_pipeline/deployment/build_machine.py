@@ -92,5 +92,8 @@ def provision(remote: Remote, bundle: Path, min_driver: str, report: Report) -> 
     report(f"sending the host bundle ({sum(p.stat().st_size for p in bundle.rglob('*') if p.is_file()) / 1e6:.0f} MB)")
     remote.send_folder(bundle, PROVISION_FOLDER, report, what="Sending the host bundle")
     remote.run(
-        f"sudo env MIN_DRIVER={min_driver} bash {PROVISION_FOLDER}/provision.sh", report, what="Provisioning (infra/host/provision.sh)", seconds=1800
+        f"sudo env MIN_DRIVER={min_driver} bash {PROVISION_FOLDER}/provision.sh",
+        report,
+        what="Provisioning (infra/host/provision.sh)",
+        seconds=1800,
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ from monai_aws_pipeline.cloud.errors import CommandError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
 from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
-from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
 from monai_aws_pipeline.deployment.lineage import materialized_version
@@ -92,9 +92,12 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
 
     plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
-    hosts = [*plan.keep, *(_create(clients, machines, chosen, image, agent, content, context.run_id, report) for _ in range(plan.create))]
     commands = Commands(clients.ssm)
-    pulls = [_prepare(machines, commands, chosen, host, pushed, report) for host in hosts]
+    with discarded_on_failure(machines, report) as created:
+        for _ in range(plan.create):
+            created.append(_create(machines, chosen, image, agent, content, context.run_id, report))
+        hosts = [*plan.keep, *created]
+        pulls = [_prepare(machines, commands, host, pushed, report) for host in hosts]
     if commands.parameter(chosen.names.live_map_parameter) != pushed.reference:
         commands.set_parameter(chosen.names.live_map_parameter, pushed.reference, "the MAP that answers studies")
         report(f"live MAP is now {pushed.digest}")
@@ -118,8 +121,21 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     )
 
 
+@contextmanager
+def discarded_on_failure(machines: Machines, report: Report) -> Iterator[list[Machine]]:
+    """A list for new machines; those in it are terminated when the block does not end well, so that no half-made host stays."""
+    created: list[Machine] = []
+    try:
+        yield created
+    except BaseException:  # a cancelled run raises KeyboardInterrupt's kin; the machines must go then too
+        for machine in created:
+            machines.terminate(machine.id)
+            report(f"terminated {machine.id}: it was not made completely")
+        raise
+
+
 def _create(
-    clients: Clients, machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str, report: Report
+    machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str, report: Report
 ) -> Machine:
     tags = Tags(
         settings.deployment, ROLE_INFERENCE, settings.owner, run_id, settings.names.machine(ROLE_INFERENCE), extra={TAG_CONTENT: content}
@@ -141,7 +157,7 @@ def _create(
     return machines.wait(machine.id, "running", 300)
 
 
-def _prepare(machines: Machines, commands: Commands, settings: Settings, host: Machine, pushed: PushedImage, report: Report) -> float:
+def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: PushedImage, report: Report) -> float:
     """Have a host pull the MAP by digest, once. A host that was stopped is stopped again. Returns the pull's seconds."""
     now = machines.look(host.id) or host
     if now.tags.get(TAG_PREPARED) == pushed.digest:
@@ -157,7 +173,9 @@ def _prepare(machines: Machines, commands: Commands, settings: Settings, host: M
     report(f"waiting for the SSM agent of {host.id}")
     commands.wait_online(host.id)
     report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
-    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}", seconds=1800, comment="pull the MAP")
+    ended = commands.run(
+        host.id, f"/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}", seconds=1800, comment="pull the MAP"
+    )
     if ended.exit_code != 0:
         raise CommandError(
             f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",

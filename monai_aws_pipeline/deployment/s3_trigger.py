@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
-
 from lambda_fn.package import build_zip
+
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -65,7 +65,11 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             handler=HANDLER,
             code=code,
             sha256=base64.b64encode(digest).decode(),
-            environment={"MONAI_AWS_DEPLOYMENT": chosen.deployment, "JOBS_QUEUE_URL": jobs.url, "POWERTOOLS_SERVICE_NAME": "monai-aws-wake"},
+            environment={
+                "MONAI_AWS_DEPLOYMENT": chosen.deployment,
+                "JOBS_QUEUE_URL": jobs.url,
+                "POWERTOOLS_SERVICE_NAME": "monai-aws-wake",
+            },
         )
     )
     trigger.ensure_event_source(names.wake_function, uploads)

@@ -1,0 +1,106 @@
+"""Jobs, schedules and the sensors that start runs. What an asset does is in its own module; here is only when and which.
+
+See https://docs.dagster.io/guides/automate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dagster import (
+    AssetSelection,
+    DefaultScheduleStatus,
+    DefaultSensorStatus,
+    OpExecutionContext,
+    ScheduleDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    define_asset_job,
+    in_process_executor,
+    job,
+    op,
+    sensor,
+)
+
+from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings
+
+PLATFORM: Sequence[str] = ("gpu_ami", "map_image", "inference_host", "s3_trigger")
+
+# One process a run: a process start costs seconds here, and a machine's life must not span processes.
+build_map = define_asset_job(
+    "build_map",
+    AssetSelection.assets("gpu_ami", "map_image"),
+    executor_def=in_process_executor,
+    description="Build and push the MAP; nothing is deployed.",
+)
+deploy_inference = define_asset_job(
+    "deploy_inference",
+    AssetSelection.assets("inference_host", "s3_trigger"),
+    executor_def=in_process_executor,
+    description="Bring hosts and trigger to the current image and MAP.",
+)
+deploy_all = define_asset_job(
+    "deploy_all", AssetSelection.assets(*PLATFORM), executor_def=in_process_executor, description="The whole platform, step by step."
+)
+rerun_studies = define_asset_job(
+    "rerun_studies",
+    AssetSelection.assets("inference_result"),
+    executor_def=in_process_executor,
+    description="Answer studies again with the live MAP.",
+)
+
+
+@op
+def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
+    """Remove every machine, key pair and security group of this deployment whose time is over."""
+    chosen = settings.load()
+    removed = sweep(cloud.clients(), chosen.deployment, run_ids=None, report=context.log.info)
+    context.log.info(f"{len(removed)} orphans removed" if removed else "nothing was left behind")
+    context.add_output_metadata({"removed": removed})
+
+
+@job(description="Remove what lost its owner: expired machines, key pairs and security groups.", executor_def=in_process_executor)
+def sweep_orphans() -> None:
+    """See ``cloud.sweep``."""
+    end_what_expired()
+
+
+@sensor(
+    job=sweep_orphans,
+    minimum_interval_seconds=60,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Removes what ended runs have left behind: cancelled, failed or killed.",
+)
+def run_cleanup(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SkipReason:
+    """Look at what is short-lived and remove it where its run has ended.
+
+    Level-triggered: it asks what is there and not what happened, so a missed event or a restart of the daemon loses nothing.
+    """
+    chosen, clients = settings.load(), cloud.clients()
+    ended = {run_id for run_id in short_lived_runs(clients, chosen.deployment) if _has_ended(context, run_id)}
+    if not ended:
+        return SkipReason("Nothing short-lived belongs to an ended run.")
+    removed = sweep(clients, chosen.deployment, run_ids=ended, report=context.log.info)
+    return SkipReason(f"Removed {', '.join(removed)} of ended runs." if removed else "What ended runs left is going already.")
+
+
+def _has_ended(context: SensorEvaluationContext, run_id: str) -> bool:
+    run = context.instance.get_run_by_id(run_id)
+    # A run that this Dagster does not know is another installation's: its timer and the sweep by time end it.
+    return run is not None and run.is_finished
+
+
+def schedules(settings: Settings) -> list[ScheduleDefinition]:
+    """The schedules, off until someone turns them on (the sweep is on: it costs nothing and saves money)."""
+    return [
+        ScheduleDefinition(name="scheduled_map_rebuild", job=build_map, cron_schedule=settings.rebuild_cron),
+        ScheduleDefinition(name="scheduled_ami_refresh", target=AssetSelection.assets("gpu_ami"), cron_schedule=settings.ami_refresh_cron),
+        ScheduleDefinition(
+            name="scheduled_orphan_sweep",
+            job=sweep_orphans,
+            cron_schedule=settings.sweep_cron,
+            default_status=DefaultScheduleStatus.RUNNING,
+        ),
+    ]

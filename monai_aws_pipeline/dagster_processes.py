@@ -1,0 +1,156 @@
+"""Dagster's webserver and daemon as processes of our own, for one machine: started, found again, ended by their ids.
+
+``dagster dev`` started from a script does not end when told, so the two are started here. They listen on loopback only and send no
+telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from monai_aws_pipeline.settings import PROJECT_ROOT
+
+HOST = "127.0.0.1"
+
+
+class DagsterProcessError(Exception):
+    """Webserver or daemon did not come up. The message names the log file."""
+
+
+def free_port(preferred: int) -> int:
+    """The preferred loopback port, or any free one where it is taken."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise DagsterProcessError("No free port on the loopback address.")
+
+
+class DagsterProcesses:
+    """The two processes of one DAGSTER_HOME. ``home`` also holds their logs and the file with their ids."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._file = home / "processes.json"
+
+    @property
+    def address(self) -> str:
+        """Where the UI answers, empty when it is not running."""
+        return str(self._running().get("address", ""))
+
+    def start(self, environment: Mapping[str, str], port: int, report: Callable[[str], None], seconds: float = 120) -> str:
+        """Start both unless they run, and wait until the UI answers. Returns its address."""
+        if self.address and self._answers(self.address):
+            report(f"the UI is running already at {self.address}")
+            return self.address
+        self.stop()
+        self.home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PROJECT_ROOT / "infra" / "dagster.yaml", self.home / "dagster.yaml")
+        chosen = free_port(port)
+        address = f"http://{HOST}:{chosen}"
+        env = {**os.environ, **environment, "DAGSTER_HOME": str(self.home)}
+        workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
+        programs = {
+            "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
+            "daemon": ["dagster-daemon", "run", *workspace],
+        }
+        started = {name: self._spawn(name, arguments, env) for name, arguments in programs.items()}
+        self._file.write_text(json.dumps({"address": address, "processes": {name: [pid, _birth(pid)] for name, pid in started.items()}}))
+        deadline = time.monotonic() + seconds
+        while not self._answers(address):
+            dead = [name for name, pid in started.items() if _birth(pid) is None]
+            if dead or time.monotonic() > deadline:
+                self.stop()
+                raise DagsterProcessError(f"Dagster's {' and '.join(dead) or 'webserver'} did not come up; see the logs in {self.home}.")
+            time.sleep(0.3)
+        return address
+
+    def _spawn(self, name: str, arguments: list[str], env: Mapping[str, str]) -> int:
+        program = str(Path(sys.executable).parent / arguments[0])
+        with (self.home / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [program, *arguments[1:]],
+                env=dict(env),
+                cwd=PROJECT_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return process.pid
+
+    @staticmethod
+    def _answers(address: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/server_info", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, TimeoutError, OSError):
+            return False
+
+    def _running(self) -> dict[str, object]:
+        try:
+            noted = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return {}
+        alive = all(_birth(pid) == birth for pid, birth in noted.get("processes", {}).values())
+        return noted if alive and isinstance(noted, dict) else {}
+
+    def stop(self, seconds: float = 20) -> None:
+        """End both and everything they started; processes that are gone already are fine."""
+        try:
+            noted = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return
+        # The birth time guards against ending a stranger who got the same id since.
+        alive = [pid for pid, birth in noted["processes"].values() if birth is not None and _birth(pid) == birth]
+        for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+            for pid in alive:
+                _signal_group(pid, sign)
+            deadline = time.monotonic() + patience
+            while alive and time.monotonic() < deadline:
+                alive = [pid for pid in alive if _group_lives(pid)]
+                time.sleep(0.1)
+        self._file.unlink(missing_ok=True)
+
+
+def _signal_group(pid: int, sign: int) -> None:
+    try:
+        os.killpg(pid, sign)
+    except ProcessLookupError:
+        return
+
+
+def _group_lives(pid: int) -> bool:
+    try:
+        while os.waitpid(pid, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _birth(pid: int) -> str | None:
+    """The process's start time in clock ticks since boot, None where it is gone or a zombie. Source: proc(5)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]

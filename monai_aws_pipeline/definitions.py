@@ -1,0 +1,44 @@
+"""The one place Dagster loads: assets, jobs, schedules, sensors and resources put together.
+
+``build_defs`` is used by production, tests and the demo alike; they differ in settings and in what they override.
+See https://docs.dagster.io/guides/build/projects-and-components
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import Definitions
+from dagster_aws.s3 import S3Resource
+
+from monai_aws_pipeline import automation
+from monai_aws_pipeline.deployment.ami import gpu_ami
+from monai_aws_pipeline.deployment.inference_host import inference_host
+from monai_aws_pipeline.deployment.map_image import map_image
+from monai_aws_pipeline.deployment.map_source import map_source
+from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies.inference_result import inference_result
+from monai_aws_pipeline.studies.sensor import study_results_sensor
+
+
+def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
+    """Assemble everything. Touches no network. Raises SettingsError when a setting is wrong."""
+    chosen = settings or load_settings()
+    resources: dict[str, Any] = {
+        "settings": SettingsResource(),
+        "cloud": CloudResource(region=chosen.region),
+        "s3": S3Resource(region_name=chosen.region),
+    }
+    return Definitions(
+        assets=[map_source, gpu_ami, map_image, inference_host, s3_trigger, inference_result],
+        jobs=[automation.build_map, automation.deploy_inference, automation.deploy_all, automation.rerun_studies, automation.sweep_orphans],
+        schedules=automation.schedules(chosen),
+        sensors=[study_results_sensor(chosen.results_interval_s), automation.run_cleanup],
+        resources=resources | dict(resource_overrides or {}),
+    )
+
+
+defs = build_defs()
