@@ -270,7 +270,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One output: its key, SHA-256, size in bytes and kind (``dicom-seg``, ``dicom``, ``mesh``, ``preview``, ``measurements``, ``log``, ``other``)."""
+    """One output: its key, SHA-256, size in bytes and kind.
+
+    Kinds: ``dicom-seg``, ``dicom``, ``mesh``, ``preview``, ``measurements``, ``log``, ``other``.
+    """
 
     key: str
     sha256: str

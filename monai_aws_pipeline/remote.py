@@ -84,6 +84,7 @@ class Redactor:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
+        """The text without them."""
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         for pattern in self._PATTERNS:
@@ -268,7 +269,7 @@ def connect(
             if time.monotonic() > deadline:
                 raise ConnectError(
                     f"No SSH to {address}:{port} within {seconds:.0f} s ({reason}). "
-                    "Check MONAI_AWS_SSH_FROM (the address range that may connect), the machine's console output and its route to the internet."
+                    "Check MONAI_AWS_SSH_FROM (the addresses that may connect), the machine's console output and its route to the internet."
                 )
             time.sleep(0.5)
         transport = client.get_transport()

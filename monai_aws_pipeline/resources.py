@@ -18,7 +18,7 @@ from monai_aws_pipeline.settings import Settings, load_settings
 class SettingsResource(ConfigurableResource):  # type: ignore[type-arg]
     """The project's settings, read once for each run. ``overrides`` replace single settings by name, as tests do."""
 
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}  # noqa: RUF012  # a pydantic field
     _loaded: Settings | None = PrivateAttr(default=None)
 
     def load(self) -> Settings:

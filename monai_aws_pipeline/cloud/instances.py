@@ -133,7 +133,7 @@ class Machines:
                 if code in NO_QUOTA:
                     raise QuotaError(
                         f"The account's quota does not allow another {kind} ({code}).",
-                        "Ask for more 'Running On-Demand G and VT instances' vCPUs (quota L-DB2E81BA) in Service Quotas, or end other machines.",
+                        "Ask for more 'Running On-Demand G and VT instances' (quota L-DB2E81BA) in Service Quotas, or end other machines.",
                     ) from error
                 raise refused(error, f"launching a {spec.tags.role} machine") or error from error
             report(f"machine {machine.id} ({kind}, {zone}) launched as {spec.tags.role}")

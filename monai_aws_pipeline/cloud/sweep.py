@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -64,20 +65,17 @@ def sweep(
 
     ending = [machine for machine in machines.find() if overdue(machine.tags, moment, run_ids)]
     for machine in ending:
-        attempt(machine.id, lambda gone=machine.id: machines.terminate(gone))  # type: ignore[misc]
+        attempt(machine.id, partial(machines.terminate, machine.id))
     for machine in ending:
         try:
             machines.wait(machine.id, "terminated", 120)
         except CloudError as error:
             report(str(error))
     filters = tag_filters(deployment)
-    for pair in clients.ec2.describe_key_pairs(Filters=filters)["KeyPairs"]:
-        if overdue(tags_of(pair.get("Tags", [])), moment, run_ids):
-            attempt(f"key pair {pair.get('KeyName', '')}", lambda name=pair.get("KeyName", ""): machines.delete_key(name))  # type: ignore[misc]
-    for group in clients.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]:
-        if overdue(tags_of(group.get("Tags", [])), moment, run_ids):
-            attempt(
-                f"security group {group.get('GroupId', '')}",
-                lambda group_id=group.get("GroupId", ""): machines.delete_security_group(group_id),  # type: ignore[misc]
-            )
+    pairs = clients.ec2.describe_key_pairs(Filters=filters)["KeyPairs"]
+    for name in [pair.get("KeyName", "") for pair in pairs if overdue(tags_of(pair.get("Tags", [])), moment, run_ids)]:
+        attempt(f"key pair {name}", partial(machines.delete_key, name))
+    groups = clients.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    for group in [group.get("GroupId", "") for group in groups if overdue(tags_of(group.get("Tags", [])), moment, run_ids)]:
+        attempt(f"security group {group}", partial(machines.delete_security_group, group))
     return removed

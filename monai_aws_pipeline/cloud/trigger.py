@@ -61,7 +61,7 @@ def merge_notification(existing: Mapping[str, Any], ours: Mapping[str, Any]) -> 
         prefix = _prefix(other)
         if (prefix.startswith(wanted) or wanted.startswith(prefix)) and not _suffix(other):
             raise TriggerError(
-                f"The bucket already notifies someone else about new objects under {prefix or 'every prefix'!r} (configuration {other.get('Id', '?')!r}).",
+                f"The bucket already tells someone else about new objects under {prefix or 'every prefix'!r} ({other.get('Id', '?')!r}).",
                 "S3 allows one receiver for overlapping prefixes: narrow that configuration or use another bucket.",
             )
     merged["QueueConfigurations"] = [*others, dict(ours)]
@@ -226,7 +226,7 @@ class Trigger:
             "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
         }
         try:
-            existing: Mapping[str, Any] = s3.get_bucket_notification_configuration(Bucket=bucket)  # type: ignore[assignment]
+            existing: Mapping[str, Any] = s3.get_bucket_notification_configuration(Bucket=bucket)
         except ClientError as error:
             raise refused(error, f"reading the notifications of {bucket}") or error from error
         merged = merge_notification(existing, ours)

@@ -85,8 +85,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
     machines = Machines(clients.ec2, chosen.deployment)
-    image = materialized_version(context, "gpu_ami")
-    pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context, "map_image"))
+    image = materialized_version(context.instance, "gpu_ami")
+    pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context.instance, "map_image"))
     agent = agent_settings(chosen, chosen.instance_types[0])
     content = host_content(image, agent)
 

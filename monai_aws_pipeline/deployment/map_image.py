@@ -7,9 +7,12 @@ owns it from launch to end can promise that it ends. How the image is put togeth
 
 from __future__ import annotations
 
+import re
+import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,30 +20,35 @@ from dagster import (
     AssetIn,
     Config,
     DataVersion,
+    Failure,
     In,
     MetadataValue,
     Nothing,
     OpExecutionContext,
     Out,
     Output,
+    RawMetadataValue,
     graph_asset,
     op,
 )
 
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.maps import build_context, source
+from monai_aws_pipeline.maps import build_context, model, source, wheelhouse
+from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
 # Login tokens of the registry live in memory only and never in an image: this folder is a tmpfs on every systemd machine.
 DOCKER_CONFIG = "/run/monai-aws-docker"
-LOGIN_TOKEN = (
+PRINT_LOGIN = (
     "import base64,boto3,sys;"
     "d=boto3.client('ecr',region_name=sys.argv[1]).get_authorization_token()['authorizationData'][0];"
     "sys.stdout.write(base64.b64decode(d['authorizationToken']).decode().partition(':')[2])"
@@ -64,7 +72,7 @@ class MapPlan:
     tag: str
     version: str
     commit: str
-    content: str
+    sdk_version: str
     model_sha256: str
     machine_image: str
     digest: str = ""
@@ -79,22 +87,59 @@ class BuiltMap:
     seconds: dict[str, float]
 
 
+@contextmanager
+def working_folder(settings: Settings) -> Iterator[Path]:
+    """A folder beside the cache, so that wheels and models are linked into a build context instead of copied."""
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=settings.cache_dir) as folder:
+        yield Path(folder)
+
+
+def prepare_context(settings: Settings, clients: Clients, folder: Path, report: Report) -> build_context.BuildContext:
+    """Everything the image is built from, in one folder: source, model, wheels, manifests. What is cached is not fetched again."""
+    checked_out = source.checkout(settings.app_source, settings.app_ref, settings.app_dir, folder / "source")
+    report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
+    model_file = None
+    if settings.model_uri:
+        model_file = model.fetch_model(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
+    wheels = None
+    if settings.wheelhouse == "collect":
+        requirements = checked_out.path / "requirements.txt"
+        wheels = wheelhouse.collect(requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{BUILD_LINE}{line}"))
+    return build_context.write_context(
+        checked_out,
+        folder / "context",
+        base_image=settings.base_image,
+        image_name=settings.ecr_repository,
+        model_file=model_file,
+        model_sha256=settings.model_sha256 if model_file else "",
+        wheels=wheels,
+        timeout_s=settings.map_timeout_s,
+    )
+
+
+def _from_s3(clients: Clients) -> Callable[[str, str, Path], None]:
+    def download(bucket: str, key: str, target: Path) -> None:
+        clients.s3.download_file(bucket, key, str(target))
+
+    return download
+
+
 @op(description="What would be built from the source as it is now, and is it in the registry already?", ins={"ready": In(Nothing)})
 def plan_map(context: OpExecutionContext, config: BuildMapConfig, settings: SettingsResource, cloud: CloudResource) -> MapPlan:
     """Observe source and registry; decide."""
     chosen, clients = settings.load(), cloud.clients()
     registry = Registry(clients.ecr, chosen.ecr_repository)
     registry.ensure(chosen.deployment, chosen.owner)
-    with tempfile.TemporaryDirectory(prefix="monai-aws-source-") as folder:
-        checked_out = source.checkout(chosen.app_source, chosen.app_ref, chosen.app_dir, Path(folder))
-        inputs = build_context.inputs(checked_out, chosen.base_image, chosen.model_sha256, chosen.packager, chosen.map_python)
+    with working_folder(chosen) as folder:
+        wanted = prepare_context(chosen, clients, folder, context.log.info)
     plan = MapPlan(
-        tag=inputs.tag,
-        version=inputs.version,
-        commit=inputs.commit,
-        content=inputs.content_hash,
-        model_sha256=chosen.model_sha256,
-        machine_image=materialized_version(context, "gpu_ami"),
+        tag=wanted.tag,
+        version=wanted.version,
+        commit=wanted.commit,
+        sdk_version=wanted.sdk_version,
+        model_sha256=wanted.model_sha256,
+        machine_image=materialized_version(context.instance, "gpu_ami"),
     )
     found = registry.find(tag=plan.tag)
     if found and not config.rebuild:
@@ -112,20 +157,23 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     repository = Registry(clients.ecr, chosen.ecr_repository).ensure(chosen.deployment, chosen.owner)
     clock = _Clock()
-    with tempfile.TemporaryDirectory(prefix="monai-aws-map-") as folder:
-        prepared = _prepare_context(chosen, plan, Path(folder), cloud, report)
+    with working_folder(chosen) as folder:
+        prepared = prepare_context(chosen, clients, folder, report)
+        if prepared.tag != plan.tag:
+            raise Failure(
+                f"The source changed while the build was planned ({plan.tag} became {prepared.tag}). Materialise map_image again."
+            )
         clock.lap("prepare")
         with build_machine(clients, chosen, role=ROLE_MAP_BUILD, image=plan.machine_image, run_id=context.run_id, report=report) as built:
             if chosen.ami_mode == "stock":
-                bundle = make_bundle(chosen, Path(folder) / "bundle", report)
-                provision(built.remote, bundle.path, min_driver(chosen), report)
+                provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
             clock.lap("machine")
-            sent = built.remote.send_folder(prepared, CONTEXT_FOLDER, report, what="Sending source, model and wheels")
+            sent = built.remote.send_folder(prepared.path, CONTEXT_FOLDER, report, what="Sending source, model and wheels")
             report(f"sent {sent / 1e6:.0f} MB")
             clock.lap("send")
             _login(built.remote, chosen.region, repository, report)
             reference = f"{repository}:{plan.tag}"
-            _build(built.remote, chosen, reference, report)
+            _build(built.remote, prepared.network, reference, chosen.build_ttl_minutes * 60, report)
             clock.lap("build")
             digest = _push(built.remote, reference, report)
             clock.lap("push")
@@ -134,20 +182,21 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
-def record_map(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource, built: BuiltMap) -> Output[None]:
+def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap) -> Output[None]:
     """The registry's word is recorded, not the build's."""
     chosen = settings.load()
     image: PushedImage = Registry(cloud.clients().ecr, chosen.ecr_repository).require(tag=built.plan.tag)
     if image.digest != built.plan.digest:
         raise RegistryError(
             f"{built.plan.tag} is {image.digest} in the registry, but {built.plan.digest} was pushed.",
-            "Someone else pushed the same tag; build again.",
+            "Someone else pushed that tag; build again.",
         )
-    metadata = {
+    metadata: dict[str, RawMetadataValue] = {
         "digest": image.digest,
         "image": image.reference,
         "tag": built.plan.tag,
         "app_version": built.plan.version,
+        "sdk_version": built.plan.sdk_version,
         "commit": built.plan.commit,
         "model_sha256": built.plan.model_sha256 or "no model file",
         "bytes_compressed": image.bytes,
@@ -188,7 +237,8 @@ def _login(remote: Remote, region: str, repository: str, report: Report) -> None
     """Log the machine's engine in with the machine's own role. The token goes through a pipe, never through argv or a disk."""
     registry = repository.partition("/")[0]
     remote.run(
-        f"sudo mkdir -p -m 700 {DOCKER_CONFIG} && sudo /opt/monai-aws/venv/bin/python -c {shlex.quote(LOGIN_TOKEN)} {shlex.quote(region)} | "
+        f"set -o pipefail; sudo mkdir -p -m 700 {DOCKER_CONFIG} && "
+        f"sudo /opt/monai-aws/venv/bin/python -c {shlex.quote(PRINT_LOGIN)} {shlex.quote(region)} | "
         f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker login --username AWS --password-stdin {shlex.quote(registry)}",
         report,
         what="Logging in to ECR",
@@ -196,15 +246,13 @@ def _login(remote: Remote, region: str, repository: str, report: Report) -> None
     )
 
 
-def _build(remote: Remote, settings: Settings, reference: str, report: Report) -> None:
-    # Without an index to ask, a build that tries to reach one is a mistake worth failing for.
-    network = "--network none" if settings.wheelhouse == "collect" else ""
+def _build(remote: Remote, network: str, reference: str, seconds: float, report: Report) -> None:
     remote.run(
         f"cd {CONTEXT_FOLDER} && sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={DOCKER_CONFIG} "
-        f"docker build --progress plain {network} --tag {shlex.quote(reference)} .",
+        f"docker build --progress plain --network {network} --tag {shlex.quote(reference)} .",
         lambda line: report(f"{BUILD_LINE}{line}"),
         what="Building the MAP",
-        seconds=settings.build_ttl_minutes * 60,
+        seconds=seconds,
     )
 
 
