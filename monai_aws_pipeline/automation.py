@@ -3,8 +3,6 @@
 See https://docs.dagster.io/guides/automate
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from dagster import (
@@ -16,7 +14,6 @@ from dagster import (
     SensorEvaluationContext,
     SkipReason,
     define_asset_job,
-    in_process_executor,
     job,
     op,
     sensor,
@@ -28,26 +25,20 @@ from monai_aws_pipeline.settings import Settings
 
 PLATFORM: Sequence[str] = ("gpu_ami", "map_image", "inference_host", "s3_trigger")
 
-# One process a run: a process start costs seconds here, and a machine's life must not span processes.
 build_map = define_asset_job(
     "build_map",
     AssetSelection.assets("gpu_ami", "map_image"),
-    executor_def=in_process_executor,
     description="Build and push the MAP; nothing is deployed.",
 )
 deploy_inference = define_asset_job(
     "deploy_inference",
     AssetSelection.assets("inference_host", "s3_trigger"),
-    executor_def=in_process_executor,
     description="Bring hosts and trigger to the current image and MAP.",
 )
-deploy_all = define_asset_job(
-    "deploy_all", AssetSelection.assets(*PLATFORM), executor_def=in_process_executor, description="The whole platform, step by step."
-)
+deploy_all = define_asset_job("deploy_all", AssetSelection.assets(*PLATFORM), description="The whole platform, step by step.")
 rerun_studies = define_asset_job(
     "rerun_studies",
     AssetSelection.assets("inference_result"),
-    executor_def=in_process_executor,
     description="Answer studies again with the live MAP.",
 )
 
@@ -61,7 +52,7 @@ def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cl
     context.add_output_metadata({"removed": removed})
 
 
-@job(description="Remove what lost its owner: expired machines, key pairs and security groups.", executor_def=in_process_executor)
+@job(description="Remove what lost its owner: expired machines, key pairs and security groups.")
 def sweep_orphans() -> None:
     """See ``cloud.sweep``."""
     end_what_expired()

@@ -6,6 +6,7 @@ telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from monai_aws_pipeline.settings import PROJECT_ROOT
+from monai_aws_pipeline.settings import PACKAGE_ROOT, PROJECT_ROOT
 
 HOST = "127.0.0.1"
 
@@ -53,8 +54,9 @@ class DagsterProcesses:
         return str(self._running().get("address", ""))
 
     def start(self, environment: Mapping[str, str], port: int, report: Callable[[str], None], seconds: float = 120) -> str:
-        """Start both unless they run, and wait until the UI answers. Returns its address."""
-        if self.address and self._answers(self.address):
+        """Start both unless they run with the same settings and code, and wait until the UI answers. Returns its address."""
+        loaded = _fingerprint(environment)
+        if self.address and self._running().get("loaded") == loaded and self._answers(self.address):
             report(f"the UI is running already at {self.address}")
             return self.address
         self.stop()
@@ -69,7 +71,9 @@ class DagsterProcesses:
             "daemon": ["dagster-daemon", "run", *workspace],
         }
         started = {name: self._spawn(name, arguments, env) for name, arguments in programs.items()}
-        self._file.write_text(json.dumps({"address": address, "processes": {name: [pid, _birth(pid)] for name, pid in started.items()}}))
+        self._file.write_text(
+            json.dumps({"address": address, "loaded": loaded, "processes": {name: [pid, _birth(pid)] for name, pid in started.items()}})
+        )
         deadline = time.monotonic() + seconds
         while not self._answers(address):
             dead = [name for name, pid in started.items() if _birth(pid) is None]
@@ -125,6 +129,12 @@ class DagsterProcesses:
                 alive = [pid for pid in alive if _group_lives(pid)]
                 time.sleep(0.1)
         self._file.unlink(missing_ok=True)
+
+
+def _fingerprint(environment: Mapping[str, str]) -> str:
+    """What the processes were started with: their environment and the state of the code they load."""
+    code = {str(path): path.stat().st_mtime_ns for path in sorted(PACKAGE_ROOT.rglob("*.py"))}
+    return hashlib.sha256(json.dumps([dict(environment), code], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _signal_group(pid: int, sign: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dagster import Definitions
+from dagster import Definitions, in_process_executor
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline import automation
@@ -37,6 +37,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         jobs=[automation.build_map, automation.deploy_inference, automation.deploy_all, automation.rerun_studies, automation.sweep_orphans],
         schedules=automation.schedules(chosen),
         sensors=[study_results_sensor(chosen.results_interval_s), automation.run_cleanup],
+        executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes
         resources=resources | dict(resource_overrides or {}),
     )
 

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
+from dagster_graphql import DagsterGraphQLClient
 from rich.console import Console
 from rich.table import Table
 
@@ -32,17 +34,13 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, Status, index_hour_prefix, job_id
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
+from monai_aws_pipeline.deployment.map_image import BUILD_LINE
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 
-if TYPE_CHECKING:
-    pass
-
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
-BUILD_LINE: Final = "│ "
-"""Output of a build starts so; on a terminal it is shown in one changing line instead of hundreds."""
 
 
 class DemoError(Exception):
@@ -59,14 +57,12 @@ class Progress:
     _last_build_line: float = 0.0
 
     def line(self, text: str) -> None:
-        """One line of detail. Build output is thinned out to one line every few seconds; Dagster has all of it."""
+        """One line of detail. A build's output is thinned out to a line every few seconds; the run's log in Dagster has all of it."""
         if text.startswith(BUILD_LINE):
             if time.monotonic() - self._last_build_line < 5:
                 return
             self._last_build_line = time.monotonic()
-        self.console.print(
-            f"[dim]{self._clock()}[/]   {text[:160]}", markup=True, soft_wrap=True
-        ) if "[" not in text else self.console.print(f"{self._clock()}   {text[:160]}", markup=False, soft_wrap=True)
+        self.console.print(f"{self._clock()}   {text[:160]}", markup=False, style="dim", soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, title: str) -> Iterator[None]:
@@ -156,9 +152,9 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
             files = fetch(load_settings().cache_dir, progress.line)
             study_zip = _study(files, progress.line)
         with progress.phase("local_cloud", "Starting the embedded AWS"):
-            base = _start_cloud(place, progress.line)
+            base = local_cloud.up(configure(place.state, place.port), progress.line).environment
         with progress.phase("bootstrap", "Creating roles and bucket as the administrator (infra/bootstrap.yaml)"):
-            environment = _bootstrap(place, base, files, progress.line)
+            environment = _settings_of_the_demo(place, become_operator(base, DEPLOYMENT, place.root / "aws-config", progress.line), files)
         os.environ.update(environment)
         settings = load_settings()
         clients = Clients(settings.region)
@@ -204,40 +200,52 @@ def _study(files: ExampleFiles, report: Callable[[str], None]) -> Path:
     return target
 
 
-def _start_cloud(place: Workplace, report: Callable[[str], None]) -> dict[str, str]:
-    local_cloud.up(configure(place.state, place.port), report)
-    lines = (place.state / "env").read_text().splitlines()
-    return {name: value for name, _, value in (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))}
+def become_operator(base: Mapping[str, str], deployment: str, config: Path, report: Callable[[str], None]) -> dict[str, str]:
+    """Deploy the administrator's stack with the administrator's profile; return an environment that acts as the operator role.
 
-
-def _bootstrap(place: Workplace, base: Mapping[str, str], files: ExampleFiles, report: Callable[[str], None]) -> dict[str, str]:
-    """Deploy the administrator's stack, and write the operator's profile and environment."""
-    os.environ.update(base)  # the administrator's profile
-    os.environ.pop("AWS_ACCESS_KEY_ID", None)  # a key in the environment would win over the profile
-    os.environ.pop("AWS_SECRET_ACCESS_KEY", None)
+    ``base`` is the environment that the embedded AWS wrote; ``config`` the AWS configuration file to write the operator's profile to.
+    Changes this process's environment to ``base``, so that boto3 reads it.
+    """
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        os.environ.pop(name, None)  # a key in the environment would win over the profile
+    os.environ.update(base)
     region = base["AWS_DEFAULT_REGION"]
-    bucket = f"monai-aws-{DEPLOYMENT}-{Clients(region).account()}"
+    administrator = Clients(region)
     outputs = deploy_stack(
-        Clients(region).cloudformation,
-        stack_name(DEPLOYMENT),
+        administrator.cloudformation,
+        stack_name(deployment),
         PROJECT_ROOT / "infra" / "bootstrap.yaml",
-        {"Deployment": DEPLOYMENT, "Owner": "demo", "BucketName": bucket},
+        {
+            "Deployment": deployment,
+            "Owner": deployment,
+            "BucketName": f"monai-aws-{deployment}-{administrator.account()}",
+            "EcrRepository": f"monai-aws/{deployment}",
+            "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
+        },
         report,
     )
-    config = Path(base["AWS_CONFIG_FILE"])
     profiles = configparser.ConfigParser()
-    profiles.read(config)
+    profiles.read(base["AWS_CONFIG_FILE"])
     profiles["profile operator"] = {"role_arn": outputs["OperatorRoleArn"], "source_profile": base["AWS_PROFILE"], "region": region}
     with config.open("w") as file:
         profiles.write(file)
-    environment = {
+    return {
         **base,
+        "AWS_CONFIG_FILE": str(config),
         "AWS_PROFILE": "operator",
-        "DAGSTER_HOME": str(place.home),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "MONAI_AWS_DEPLOYMENT": DEPLOYMENT,
-        "MONAI_AWS_OWNER": "demo",
+        "MONAI_AWS_DEPLOYMENT": deployment,
+        "MONAI_AWS_OWNER": deployment,
         "MONAI_AWS_BUCKET": outputs["Bucket"],
+        "MONAI_AWS_ECR_REPOSITORY": f"monai-aws/{deployment}",
+    }
+
+
+def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: ExampleFiles) -> dict[str, str]:
+    """The operator's environment with the example's settings, also written down for the user's shell."""
+    environment = {
+        **operator,
+        "DAGSTER_HOME": str(place.home),
         "MONAI_AWS_MODEL_URI": str(files.model),
         "MONAI_AWS_MODEL_SHA256": files.model_sha256,
         "MONAI_AWS_IDLE_STOP_MINUTES": "0.25",
@@ -245,18 +253,14 @@ def _bootstrap(place: Workplace, base: Mapping[str, str], files: ExampleFiles, r
         "MONAI_AWS_RESULTS_INTERVAL_S": "5",
         "MONAI_AWS_ROOT_VOLUME_GIB": "20",
     }
-    place.env_file.write_text(
-        "# To act as the demo's operator: set -a; . .demo/env; set +a\n" + "".join(f"{k}={v}\n" for k, v in environment.items())
-    )
+    lines = "".join(f"{name}={value}\n" for name, value in environment.items())
+    place.env_file.write_text(f"# To act as the demo's operator: set -a; . .demo/env; set +a\n{lines}")
     place.env_file.chmod(0o600)
     return environment
 
 
 def _deploy(address: str, progress: Progress) -> None:
     """Start deploy_all as a click in the UI does, and follow its log."""
-    from dagster import DagsterInstance, DagsterRunStatus
-    from dagster_graphql import DagsterGraphQLClient
-
     host, _, port = address.removeprefix("http://").partition(":")
     client = DagsterGraphQLClient(host, port_number=int(port))
     run_id = client.submit_job_execution("deploy_all")
@@ -278,11 +282,14 @@ def _deploy(address: str, progress: Progress) -> None:
 def _show(entry: Any, progress: Progress) -> None:
     event = entry.dagster_event
     if event is None:
-        progress.line(str(entry.user_message))
+        if not re.match(r"(Writing|Loading) file", entry.user_message):  # Dagster's own, about values between ops
+            progress.line(str(entry.user_message))
     elif event.event_type_value in ("STEP_START", "STEP_FAILURE", "RUN_FAILURE"):
         progress.line(f"{event.event_type_value.replace('_', ' ').lower()}: {event.step_key or event.job_name}")
-        if event.event_type_value == "STEP_FAILURE":
-            progress.line(str(event.step_failure_data.error_display_string)[-1500:])
+        error = event.step_failure_data.error if event.event_type_value == "STEP_FAILURE" else None
+        while error is not None:  # the cause at the end of the chain is what the user can do something about
+            progress.console.print(error.message.strip(), markup=False, style="red", soft_wrap=True)
+            error = error.cause
 
 
 def _answer(
@@ -339,8 +346,6 @@ def _record_at(clients: Clients, settings: Settings, key: str) -> ResultRecord |
 
 
 def _wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120) -> None:
-    from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
-
     wanted = AssetRecordsFilter(asset_key=AssetKey("inference_result"), asset_partitions=[study])
     deadline = time.monotonic() + seconds
     with DagsterInstance.get() as instance:

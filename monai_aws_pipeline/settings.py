@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         description="address range that may reach SSH; auto: this machine's public address",
     )
 
-    app_source: str = Field("examples/brain_mri", min_length=1, description="git URL or path of the MAP application")
+    app_source: str = Field("examples/brain_mri/app", min_length=1, description="git URL or path of the MAP application")
     app_ref: str = Field("HEAD", pattern=r"^[\w./@^~{}-]{1,200}$", description="git ref to build")
     app_dir: str = Field(".", min_length=1, description="folder of the application inside its source")
     model_uri: str = Field("", description="path, file:, https: or s3: address of the model")

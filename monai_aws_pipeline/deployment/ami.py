@@ -4,8 +4,6 @@
 The inputs are hashed into a tag, so that nothing is baked twice. Concept: docs/architecture.md, "The way of a model".
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

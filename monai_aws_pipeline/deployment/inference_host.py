@@ -4,8 +4,6 @@ A host is replaced when what it was made from changed (image, settings of the ag
 ``live-map`` in Parameter Store is written after a host holds that MAP, so that no study meets a MAP that is not there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -173,9 +171,9 @@ def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: Push
     report(f"waiting for the SSM agent of {host.id}")
     commands.wait_online(host.id)
     report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
-    ended = commands.run(
-        host.id, f"/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}", seconds=1800, comment="pull the MAP"
-    )
+    # The SSM agent may be up before the container engine is; starting the engine waits until it is.
+    script = f"systemctl start docker\n/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}"
+    ended = commands.run(host.id, script, seconds=1800, comment="pull the MAP")
     if ended.exit_code != 0:
         raise CommandError(
             f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",

@@ -5,8 +5,6 @@ model, build, push, terminate), record (read back from the registry). The machin
 owns it from launch to end can promise that it ends. How the image is put together is in ``maps``.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import tempfile
@@ -27,7 +25,6 @@ from dagster import (
     OpExecutionContext,
     Out,
     Output,
-    RawMetadataValue,
     graph_asset,
     op,
 )
@@ -191,7 +188,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
             f"{built.plan.tag} is {image.digest} in the registry, but {built.plan.digest} was pushed.",
             "Someone else pushed that tag; build again.",
         )
-    metadata: dict[str, RawMetadataValue] = {
+    metadata: dict[str, str | int | float | MetadataValue] = {
         "digest": image.digest,
         "image": image.reference,
         "tag": built.plan.tag,

@@ -1,7 +1,5 @@
 """map_source: the application's source, observed and never built here. Data version: its commit, or a hash of its content."""
 
-from __future__ import annotations
-
 from dagster import DataVersion, observable_source_asset
 
 from monai_aws_pipeline.maps.source import observe

@@ -3,8 +3,6 @@
 The function never waits for a machine; a schedule wakes the same function, so that a lost wake only delays a study.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import time
@@ -12,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
-from lambda_fn.package import build_zip
 
+from lambda_fn.package import build_zip
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.resources import CloudResource, SettingsResource

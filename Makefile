@@ -1,0 +1,48 @@
+# What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down ui test lint bench clean use dev
+
+PYTHON := .venv/bin/python
+BENCH ?=
+TESTS ?= tests
+
+help:
+	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"
+	@echo "make demo-down  stop everything the demo started"
+	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
+	@echo "make test       all tests (TESTS=path for some)"
+	@echo "make lint       style, types, and whether Dagster can load the project"
+	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
+	@echo "make clean      end the demo and remove everything that was made here"
+
+use:
+	@infra/setup/environment.sh use
+
+dev:
+	@infra/setup/environment.sh dev
+
+demo: use
+	@.venv/bin/monai-aws demo
+
+demo-down: use
+	@.venv/bin/monai-aws demo --down
+
+ui: use
+	@.venv/bin/monai-aws ui
+
+test: dev
+	@$(PYTHON) -m pytest $(TESTS)
+
+lint: dev
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/dg check defs
+
+bench: dev
+	@$(PYTHON) -m tests.bench $(BENCH)
+
+clean:
+	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi
+	rm -rf --one-file-system .demo .local-cloud .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""The example: brain extraction on a real T1-weighted head with a real model. ``python -m examples.brain_mri`` lists what it can do.
+
+``app/`` is the MAP application and is packaged as it is; everything beside it prepares and judges, and never enters an image:
+``fetch`` gets model and volume, ``study`` writes the DICOM study, ``evaluate`` compares a result with the reference mask.
+"""

@@ -1,0 +1,130 @@
+"""Waking inference hosts: which of them to start or kick is a pure decision, doing it is two calls that never wait.
+
+Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and left to the
+schedule: the job lies in its queue meanwhile, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_DEPLOYMENT, TAG_ROLE
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ssm import SSMClient
+
+JOBS_PER_HOST: Final = 20
+"""One more host is woken for each so many waiting jobs."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """An inference host: instance id and state as EC2 names it."""
+
+    id: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now: hosts to start and hosts whose agent to kick. ``later``: the hosts there are can only be woken by the schedule."""
+
+    start: tuple[str, ...] = ()
+    kick: tuple[str, ...] = ()
+    later: bool = False
+
+
+def plan(hosts: Iterable[Host], waiting: int) -> Plan:
+    """Kick every running host, and start stopped ones until there is one for each 20 waiting jobs, at least one."""
+    by_state: dict[str, list[str]] = {}
+    for host in sorted(hosts, key=lambda host: host.id):
+        by_state.setdefault(host.state, []).append(host.id)
+    running, pending, stopped = (by_state.get(state, []) for state in ("running", "pending", "stopped"))
+    wanted = max(1, -(-waiting // JOBS_PER_HOST))
+    start = stopped[: max(0, wanted - len(running) - len(pending))]
+    return Plan(tuple(start), tuple(running), later=not (start or running or pending))
+
+
+class Hosts:
+    """The inference hosts of one deployment."""
+
+    def __init__(self, deployment: str, logger: Logger):
+        self._deployment, self._log = deployment, logger
+
+    def wake(self, waiting: int) -> Plan:
+        """Start and kick what the plan says. Raises nothing that a retry of the event could mend: the schedule comes again anyway."""
+        try:
+            hosts = self._find()
+        except (ClientError, BotoCoreError) as wrong:
+            self._log.warning("hosts cannot be listed; left to the schedule", extra={"code": code_of(wrong)})
+            return Plan(later=True)
+        decided = plan(hosts, waiting)
+        if not hosts:
+            self._log.error("there is no inference host; materialise inference_host", extra={"code": "HostMissing", "waiting": waiting})
+        elif decided.later:
+            self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
+        for host in decided.start:
+            self._start(host)
+        for host in decided.kick:
+            self._kick(host)
+        return decided
+
+    def _find(self) -> list[Host]:
+        pages = (
+            ec2()
+            .get_paginator("describe_instances")
+            .paginate(
+                Filters=[
+                    {"Name": f"tag:{TAG_DEPLOYMENT}", "Values": [self._deployment]},
+                    {"Name": f"tag:{TAG_ROLE}", "Values": [ROLE_INFERENCE]},
+                    {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+                ]
+            )
+        )
+        return [
+            Host(instance["InstanceId"], instance["State"]["Name"])
+            for page in pages
+            for reservation in page["Reservations"]
+            for instance in reservation.get("Instances", [])
+        ]
+
+    def _start(self, host: str) -> None:
+        try:
+            ec2().start_instances(InstanceIds=[host])  # its agent starts with the machine
+            self._log.info("host started", extra={"host": host})
+        except (ClientError, BotoCoreError) as wrong:
+            self._log.warning("host cannot be started now; left to the schedule", extra={"host": host, "code": code_of(wrong)})
+
+    def _kick(self, host: str) -> None:
+        command = f"systemctl start --no-block {AGENT_UNIT}"  # a running agent is left alone
+        try:
+            ssm().send_command(InstanceIds=[host], DocumentName="AWS-RunShellScript", Parameters={"commands": [command]})
+            self._log.info("host kicked", extra={"host": host})
+        except (ClientError, BotoCoreError) as wrong:
+            # InvalidInstanceId: the machine is booting or its SSM agent is offline. At boot the agent starts by itself.
+            self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, "code": code_of(wrong)})
+
+
+def code_of(wrong: ClientError | BotoCoreError) -> str:
+    """The service's error code, or the kind of connection failure."""
+    return str(wrong.response.get("Error", {}).get("Code", "")) if isinstance(wrong, ClientError) else wrong.__class__.__name__
+
+
+@cache
+def ec2() -> EC2Client:
+    """The EC2 client, made once for each execution environment."""
+    return boto3.client("ec2")
+
+
+@cache
+def ssm() -> SSMClient:
+    """The SSM client, made once for each execution environment."""
+    return boto3.client("ssm")

@@ -1,0 +1,98 @@
+"""Lambda entry point: a batch of upload events becomes job messages, and a host is woken for them. Never waits for a machine.
+
+Here belong parsing events and sending messages. Which host to wake is decided in ``hosts.py``. Logs name jobs, never keys: a key may be a
+patient's name. Sources: AWS, "Event message structure" (S3), "Using Lambda with Amazon SQS" (partial batch responses).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+import boto3
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from lambda_fn.hosts import Hosts
+from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, ContractError, JobMessage
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+    from mypy_boto3_sqs import SQSClient
+
+logger = Logger(service="monai-aws-wake", utc=True)
+processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer a batch of the uploads queue, or any other event (the schedule's) by waking hosts for the jobs that wait."""
+    answer: dict[str, Any] = {}
+    sent = 0
+    if "Records" in event:
+        with processor(event["Records"], enqueue, context):
+            sent = sum(int(result[1]) for result in processor.process() if result[0] == "success")
+        answer = dict(processor.response())
+    waiting = max(sent, jobs_waiting())  # the count of a queue lags behind what was just sent to it
+    if waiting:
+        Hosts(os.environ["MONAI_AWS_DEPLOYMENT"], logger).wake(waiting)
+    return answer
+
+
+def enqueue(record: SQSRecord) -> int:
+    """Send a job for each study that one S3 event names; returns how many. After a ContractError this record alone comes again."""
+    jobs = list(jobs_of(record.body))
+    for job in jobs:
+        queue().send_message(QueueUrl=os.environ["JOBS_QUEUE_URL"], MessageBody=job.to_json())
+        logger.info("job enqueued", extra={"job": job.job, "bytes": job.size})
+    return len(jobs)
+
+
+def jobs_of(body: str) -> Iterator[JobMessage]:
+    """The jobs of one S3 event notification; none for a test event, a folder marker or anything that is no study."""
+    try:
+        event = json.loads(body)
+        records = event.get("Records", []) if event.get("Event") != "s3:TestEvent" else []
+        for record in records:
+            if str(record["eventName"]).startswith("ObjectCreated:"):
+                job = _job(record["s3"])
+                if is_study(job.key):
+                    yield job
+    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+        if isinstance(wrong, ContractError):
+            raise
+        raise ContractError(f"an upload event cannot be read ({wrong.__class__.__name__})") from None  # the cause's text may quote the key
+
+
+def is_study(key: str) -> bool:
+    """Whether a key can be an upload: a .zip below input/, or the marker that completes a folder."""
+    name = key.removeprefix(INPUT_PREFIX)
+    return name != key and (name.lower().endswith(".zip") or (name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}"))
+
+
+def jobs_waiting() -> int:
+    """About how many jobs wait in the jobs queue."""
+    found = queue().get_queue_attributes(QueueUrl=os.environ["JOBS_QUEUE_URL"], AttributeNames=["ApproximateNumberOfMessages"])
+    return int(found["Attributes"]["ApproximateNumberOfMessages"])
+
+
+@cache
+def queue() -> SQSClient:
+    """The SQS client, made once for each execution environment."""
+    return boto3.client("sqs")
+
+
+def _job(s3: dict[str, Any]) -> JobMessage:
+    thing = s3["object"]
+    return JobMessage.for_object(
+        bucket=str(s3["bucket"]["name"]),
+        # S3 writes keys as in a form: spaces as +, everything else as %XX of UTF-8.
+        key=unquote_plus(str(thing["key"]), errors="strict"),
+        version=str(thing.get("versionId") or ""),
+        etag=str(thing.get("eTag") or ""),
+        size=int(thing.get("size") or 0),
+    )

@@ -1,0 +1,132 @@
+"""The agent's command line on the host: ``run`` (the systemd unit) and ``prepare`` (pull the live MAP, one JSON line).
+
+Here belongs putting the pieces together and process matters: signals, logging, exit codes. Exit codes: 0 done, 2 wrong configuration,
+3 the MAP could not be made ready, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
+from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
+from monai_aws_pipeline.host_agent.engine import Engine
+from monai_aws_pipeline.host_agent.errors import JobError
+from monai_aws_pipeline.host_agent.job import Surroundings
+from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
+from monai_aws_pipeline.host_agent.live_map import LiveMap, is_image
+from monai_aws_pipeline.host_agent.metadata import read_host
+from monai_aws_pipeline.host_agent.store import Store
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+
+log = logging.getLogger("monai-aws-agent")
+
+_START_TRIES = 12
+_START_PAUSE_S = 5.0
+_CALLS = Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=60)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="monai-aws-agent", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="agent.json")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="answer jobs until idle, then stop the machine")
+    run.add_argument("--when-idle", choices=("poweroff", "exit"), default="poweroff", help="exit: end the agent only, for debugging")
+    prepare = commands.add_parser("prepare", help="pull a MAP and print one JSON line about it")
+    prepare.add_argument("--image", type=_image, help="registry/repository@sha256:…; without it, the live MAP")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.ERROR)
+    try:
+        config = load_config(chosen.config)
+        return _prepare(config, chosen.image) if chosen.command == "prepare" else _run(config, powering_off=chosen.when_idle == "poweroff")
+    except ConfigError as wrong:
+        log.critical("%s", wrong)
+        return 2
+    except JobError as wrong:
+        log.critical("%s %s", wrong, wrong.remedy)
+        return 3
+
+
+def _run(config: AgentConfig, *, powering_off: bool) -> int:
+    boot = BootOnce(RUNTIME_FOLDER)
+    stop = threading.Event()
+
+    def told_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told_to_stop)
+    signal.signal(signal.SIGINT, told_to_stop)
+    session = boto3.Session(region_name=config.region)
+    engine = Engine(RUNTIME_FOLDER / "docker")
+    around = Surroundings(
+        config=config,
+        store=Store(session.client("s3", config=_CALLS), config.bucket),
+        queue=JobsQueue(session.client("sqs", config=_CALLS), config.jobs_queue),
+        engine=engine,
+        live_map=_live_map(session, engine, config),
+        secret=_study_key(session, config),
+        host=read_host(),
+        work=WORK_FOLDER,
+        stop=stop,
+    )
+    Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+    return 0
+
+
+def _prepare(config: AgentConfig, image: str | None) -> int:
+    session = boto3.Session(region_name=config.region)
+    live_map = _live_map(session, Engine(RUNTIME_FOLDER / "docker-prepare"), config)
+    with Preparing(RUNTIME_FOLDER)():
+        ready = live_map.make_ready(image, threading.Event()) if image else live_map.ready("", threading.Event())
+    line = {"image": ready.image, "digest": ready.facts.digest, "bytes": ready.bytes, "seconds": round(ready.seconds, 3)}
+    sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
+    return 0
+
+
+def _image(text: str) -> str:
+    if not is_image(text):
+        raise argparse.ArgumentTypeError("expected registry/repository@sha256:digest")
+    return text
+
+
+def _live_map(session: Session, engine: Engine, config: AgentConfig) -> LiveMap:
+    return LiveMap(session.client("ssm", config=_CALLS), session.client("ecr", config=_CALLS), engine, config.live_map_parameter)
+
+
+def _study_key(session: Session, config: AgentConfig) -> bytes:
+    client = session.client("secretsmanager", config=_CALLS)
+    for left in range(_START_TRIES, -1, -1):
+        try:
+            secret = client.get_secret_value(SecretId=config.study_key_secret)
+            break
+        except (ClientError, BotoCoreError) as wrong:
+            # Right after a machine's birth its role may not be known everywhere yet: IAM is eventually consistent.
+            log.warning("the study key cannot be read (%s); %d more tries", wrong.__class__.__name__, left)
+            if not left:
+                raise
+            time.sleep(_START_PAUSE_S)
+    key = secret["SecretString"].encode() if secret.get("SecretString") else secret.get("SecretBinary", b"")
+    if len(key) < 16:
+        raise ConfigError("the study key secret is shorter than 16 characters; bootstrap generates one of 64")
+    return key
+
+
+if __name__ == "__main__":
+    sys.exit(main())

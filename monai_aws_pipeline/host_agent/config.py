@@ -1,0 +1,106 @@
+"""The host's settings, written by user data to ``/etc/monai-aws/agent.json``.
+
+Here belongs reading and checking them, all errors at once. The file is hostile until parsed: a wrong value must stop the agent with a
+sentence instead of failing the first study of the night.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from monai_aws_pipeline.maps.hosting import Limits
+
+DEFAULT_PATH: Final = Path("/etc/monai-aws/agent.json")
+
+
+class ConfigError(Exception):
+    """agent.json cannot be used. Lists every wrong field with what is expected."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """One host's settings. ``map_timeout_s`` in seconds, ``map_memory_mib`` in MiB, ``usd_per_hour`` in US dollars.
+
+    ``price_basis`` says in one line whose price it is, for example ``on-demand, us-east-1``.
+    """
+
+    deployment: str
+    region: str
+    bucket: str
+    jobs_queue: str
+    live_map_parameter: str
+    study_key_secret: str
+    gpus: str
+    map_network: str
+    map_timeout_s: int
+    map_memory_mib: int
+    idle_stop_minutes: float
+    usd_per_hour: float
+    price_basis: str
+
+    @property
+    def limits(self) -> Limits:
+        """What one run of the MAP may use."""
+        return Limits(timeout_s=self.map_timeout_s, memory_mib=self.map_memory_mib, gpus=self.gpus, network=self.map_network)
+
+
+_TEXTS: Final = {
+    "deployment": (r"[a-z][a-z0-9-]{0,18}[a-z0-9]", "a short name such as dev"),
+    "region": (r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as us-east-1"),
+    "bucket": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket name"),
+    "jobs_queue": (r"[A-Za-z0-9_-]{1,80}", "an SQS queue name"),
+    "live_map_parameter": (r"/[A-Za-z0-9_./-]{1,500}", "an SSM parameter name that starts with /"),
+    "study_key_secret": (r"[\w/+=.@:-]{1,600}", "a Secrets Manager name or ARN"),
+    "gpus": (r"|all|\d{1,2}", "empty, all or a number"),
+    "map_network": (r"none|host|bridge", "none, host or bridge"),
+    "price_basis": (r"[^\x00-\x1f]{0,200}", "one line of text"),
+}
+_NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
+    "map_timeout_s": (10, 86400, True),
+    "map_memory_mib": (64, 1048576, True),
+    "idle_stop_minutes": (0.01, 1440, False),
+    "usd_per_hour": (0, 1000, False),
+}
+
+
+def load_config(path: Path = DEFAULT_PATH) -> AgentConfig:
+    """Read and check the file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise ConfigError(f"{path} cannot be read ({wrong.__class__.__name__}); user data writes it when the host is created") from wrong
+    return parse_config(text)
+
+
+def parse_config(text: str) -> AgentConfig:
+    """Check the text of agent.json. Raises ConfigError listing everything that is wrong; unknown fields are ignored."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as wrong:
+        raise ConfigError("agent.json is not JSON") from wrong
+    if not isinstance(data, dict):
+        raise ConfigError("agent.json is not a JSON object")
+    problems = [problem for spec in fields(AgentConfig) if (problem := _problem(spec.name, data))]
+    if problems:
+        raise ConfigError("agent.json is wrong:\n  " + "\n  ".join(problems))
+    given: dict[str, Any] = {spec.name: data[spec.name] for spec in fields(AgentConfig)}
+    return AgentConfig(**{**given, "idle_stop_minutes": float(given["idle_stop_minutes"]), "usd_per_hour": float(given["usd_per_hour"])})
+
+
+def _problem(name: str, data: dict[str, Any]) -> str | None:
+    if name not in data:
+        return f"{name} is missing"
+    value = data[name]
+    if name in _TEXTS:
+        pattern, expected = _TEXTS[name]
+        return None if isinstance(value, str) and re.fullmatch(pattern, value) else f"{name}: expected {expected}"
+    low, high, whole = _NUMBERS[name]
+    number = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
+    if number and not isinstance(value, bool) and low <= value <= high:
+        return None
+    return f"{name}: expected a {'whole ' if whole else ''}number from {low} to {high}"

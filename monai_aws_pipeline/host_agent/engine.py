@@ -1,0 +1,316 @@
+"""The container engine of this host: log in, pull by digest, read a MAP's manifest, run it once with a time limit, measure it.
+
+One class owns a container from its start to its removal, whatever happens between. How a MAP is run is decided in ``maps.hosting``;
+here it is done, through the docker command. No AWS in here: a registry password comes in as an argument and leaves on standard input.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.maps.hosting import APP_MANIFEST_PATHS, CONTAINER_LABEL
+
+log = logging.getLogger(__name__)
+
+LOG_LINES: Final = 200
+_LINE_BYTES: Final = 4096
+_TICK_S: Final = 0.1
+_PULL_S: Final = 3600
+_CALL_S: Final = 120
+_NEVER: Final = "0001-01-01"
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image in the local store says about itself. ``bytes`` is its unpacked size."""
+
+    digest_reference: str
+    bytes: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    app_json: str = ""
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last 200 lines; ``seconds`` wall time of ``docker run``."""
+
+    exit_code: int
+    out_of_memory: bool
+    timed_out: bool
+    seconds: float
+    peak_bytes: int
+    peak_source: str
+    peak_gpu_bytes: int | None
+    log_tail: tuple[str, ...]
+
+
+class EngineError(Exception):
+    """A docker command failed. Holds the end of what it printed."""
+
+
+def find_docker() -> str:
+    """The docker command to use: the distribution's own first, because another one on PATH may be newer than the engine."""
+    for candidate in ("/usr/bin/docker", shutil.which("docker")):
+        if candidate and os.access(candidate, os.X_OK):
+            return candidate
+    raise FailedError(Code.ENGINE_FAILED, "There is no docker command on this host.")
+
+
+class Engine:
+    """The docker command with a credentials folder of its own (on tmpfs, see the unit's RuntimeDirectory)."""
+
+    def __init__(self, config_folder: Path, docker: str | None = None):
+        self._docker = docker or find_docker()
+        self._config = config_folder
+        self._environment = {**os.environ, "DOCKER_CONFIG": str(config_folder)}
+
+    # -- images ------------------------------------------------------------------------------------------------------------
+
+    def has(self, image: str) -> bool:
+        """Whether the image (by digest) is in the local store."""
+        return self._run(["image", "inspect", "--format", "{{.Id}}", image], check=False).returncode == 0
+
+    def pull(self, image: str, username: str, password: str, stop: threading.Event) -> None:
+        """Pull ``registry/repository@sha256:…`` with credentials that exist on tmpfs only while the pull lasts. Raises FailedError."""
+        registry = image.partition("/")[0]
+        self._config.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._run(["login", "--username", username, "--password-stdin", registry], text=password)
+            self._pull(image, stop)
+        except EngineError as wrong:
+            full = "no space left" in str(wrong).lower()
+            code = Code.DISK_FULL if full else Code.PULL_FAILED
+            raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(wrong))}.") from wrong
+        finally:
+            shutil.rmtree(self._config, ignore_errors=True)
+
+    def _pull(self, image: str, stop: threading.Event) -> None:
+        started = spoken = time.monotonic()
+        process = subprocess.Popen([self._docker, "pull", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment)
+        tail: deque[str] = deque(maxlen=20)
+        reader = _read_into(process.stdout, tail)
+        try:
+            while process.poll() is None:
+                if stop.wait(_TICK_S):
+                    raise InterruptedJobError("the host is stopping")
+                now = time.monotonic()
+                if now - started > _PULL_S:
+                    raise EngineError(f"no end after {_PULL_S} s")
+                if now - spoken > 5 and tail:
+                    spoken = now
+                    log.info("pulling the MAP, %.0f s: %s", now - started, tail[-1])
+        finally:
+            _end(process)
+            reader.join(5)
+        if process.returncode:
+            raise EngineError(tail[-1] if tail else "no message")
+
+    def facts(self, image: str) -> ImageFacts:
+        """Read size, labels and app.json of an image in the local store. Raises FailedError."""
+        try:
+            found = json.loads(self._run(["image", "inspect", image]).stdout)[0]
+            labels = (found.get("Config") or {}).get("Labels") or {}
+            return ImageFacts(image, int(found.get("Size", 0)), labels, self._read_manifest(image))
+        except (EngineError, ValueError, LookupError) as wrong:
+            raise FailedError(Code.ENGINE_FAILED, f"The MAP image cannot be inspected: {_one_line(str(wrong))}.") from wrong
+
+    def _read_manifest(self, image: str) -> str:
+        # Created and never started: works for an image without a shell, and runs nothing of it. "none": an image may name no command.
+        create = ["create", "--network", "none", "--label", f"{CONTAINER_LABEL}=manifest", image, "none"]
+        container = self._run(create).stdout.decode().strip()
+        try:
+            for path in APP_MANIFEST_PATHS:
+                copied = self._run(["cp", "--follow-link", f"{container}:{path}", "-"], check=False)
+                if copied.returncode == 0:
+                    with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
+                        member = next(item for item in archive if item.isfile() and item.size < 1 << 20)
+                        content = archive.extractfile(member)
+                        return content.read().decode("utf-8", "replace") if content else ""
+        except (tarfile.TarError, StopIteration) as wrong:
+            raise EngineError("app.json is not a file") from wrong
+        finally:
+            self._run(["rm", "--force", container], check=False)
+        raise FailedError(Code.MAP_MANIFEST, f"The image has no {APP_MANIFEST_PATHS[0]}, so it is not a MAP.")
+
+    # -- containers --------------------------------------------------------------------------------------------------------
+
+    def remove_leftovers(self) -> int:
+        """Remove containers that an agent before this one left behind; returns how many."""
+        names = self._run(["ps", "--all", "--quiet", "--filter", f"label={CONTAINER_LABEL}"]).stdout.decode().split()
+        if names:
+            self._run(["rm", "--force", *names])
+        return len(names)
+
+    def run(self, arguments: list[str], *, name: str, timeout_s: float, stop: threading.Event, gpu: bool = False) -> RunEnd:
+        """Run one container to its end. Raises FailedError(ENGINE_FAILED) when it never started, InterruptedJobError on ``stop``."""
+        started = time.monotonic()
+        tail: deque[str] = deque(maxlen=LOG_LINES)
+        meter = _Meter(lambda: self._inspect(name, "{{.State.Pid}}"), gpu)
+        process = subprocess.Popen([self._docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment)
+        reader = _read_into(process.stdout, tail)
+        timed_out = False
+        try:
+            while process.poll() is None:
+                if stop.wait(_TICK_S):
+                    raise InterruptedJobError("the host is stopping")
+                meter.sample()
+                if time.monotonic() - started > timeout_s:
+                    timed_out = True
+                    break
+            if timed_out:
+                self._run(["kill", name], check=False)
+                process.wait(_CALL_S)
+            seconds = time.monotonic() - started
+            reader.join(5)
+            return self._judge(name, process.returncode, meter, tuple(tail), timed_out=timed_out, seconds=seconds)
+        finally:
+            self._run(["rm", "--force", name], check=False)
+            _end(process)
+
+    def _judge(self, name: str, returned: int, meter: _Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
+        state = _as_object(self._inspect(name, "{{json .State}}"))
+        never_started = str(state.get("StartedAt", _NEVER)).startswith(_NEVER)
+        if never_started and returned not in (126, 127):  # 126 and 127: the image has no such command, which is the MAP's fault
+            raise FailedError(Code.ENGINE_FAILED, f"The container did not start: {_one_line(tail[-1] if tail else 'no message')}.")
+        return RunEnd(
+            exit_code=returned if never_started else int(state.get("ExitCode", returned)),
+            out_of_memory=bool(state.get("OOMKilled")),
+            timed_out=timed_out,
+            seconds=seconds,
+            peak_bytes=meter.peak,
+            peak_source=meter.source,
+            peak_gpu_bytes=meter.gpu_peak,
+            log_tail=tail,
+        )
+
+    def _inspect(self, name: str, template: str) -> str:
+        return self._run(["container", "inspect", "--format", template, name], check=False).stdout.decode().strip()
+
+    def _run(self, arguments: Iterable[str], *, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[bytes]:
+        try:
+            done = subprocess.run(
+                [self._docker, *arguments],
+                input=None if text is None else text.encode(),
+                stdin=subprocess.DEVNULL if text is None else None,
+                capture_output=True, timeout=_CALL_S, env=self._environment, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as wrong:
+            raise EngineError(f"docker did not answer ({wrong.__class__.__name__})") from wrong
+        if check and done.returncode:
+            raise EngineError(done.stderr.decode("utf-8", "replace").strip()[-400:])
+        return done
+
+
+class _Meter:
+    """Peak memory of a running container, read from its control group every tick.
+
+    cgroup v2 ``memory.peak`` and v1 ``memory.max_usage_in_bytes`` are the kernel's own high-water marks of what counts against the
+    limit (page cache included), so a reading just before the end is the truth up to the last tick. Where neither exists (v2 before Linux
+    5.19), ``VmHWM`` of the first process. GPU memory: the largest ``memory.used`` that nvidia-smi showed, of the whole GPU, once a second.
+    """
+
+    def __init__(self, pid_of: Callable[[], str], gpu: bool):
+        self.peak = 0
+        self.source = ""
+        self.gpu_peak: int | None = None
+        self._pid_of = pid_of
+        self._gpu = gpu and shutil.which("nvidia-smi") is not None
+        self._file: Path | None = None
+        self._gpu_at = 0.0
+
+    def sample(self) -> None:
+        if self._file is None:
+            pid = self._pid_of()
+            if not pid.isdigit() or pid == "0":
+                return
+            self._file, self.source = _memory_file(int(pid))
+        self.peak = max(self.peak, _read_peak(self._file))
+        if self._gpu and time.monotonic() - self._gpu_at >= 1:
+            self._gpu_at = time.monotonic()
+            self._sample_gpu()
+
+    def _sample_gpu(self) -> None:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        try:
+            shown = subprocess.run(command, capture_output=True, timeout=5, check=False).stdout.split()
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        self.gpu_peak = max([self.gpu_peak or 0, *(int(value) << 20 for value in shown if value.isdigit())])
+
+
+def _memory_file(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> tuple[Path, str]:
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            candidate, source = root / path.lstrip("/") / "memory.peak", "cgroup v2 memory.peak"
+        elif "memory" in controllers.split(","):
+            candidate, source = root / "memory" / path.lstrip("/") / "memory.max_usage_in_bytes", "cgroup v1 memory.max_usage_in_bytes"
+        else:
+            continue
+        if candidate.is_file():
+            return candidate, source
+    return proc / str(pid) / "status", "VmHWM of the first process"
+
+
+def _read_peak(path: Path) -> int:
+    try:
+        text = path.read_text()
+    except OSError:
+        return 0  # the container just ended
+    found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE) if path.name == "status" else None
+    if found:
+        return int(found[1]) * 1024
+    return int(text) if text.strip().isdigit() else 0
+
+
+def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
+    def read() -> None:
+        while stream is not None and (line := stream.readline(_LINE_BYTES)):  # bounded: a MAP may print without ever ending a line
+            tail.append(line.decode("utf-8", "replace").rstrip("\r\n"))
+
+    thread = threading.Thread(target=read, name="output", daemon=True)
+    thread.start()
+    return thread
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _as_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[-300:].rstrip(".")

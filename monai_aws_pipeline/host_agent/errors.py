@@ -1,0 +1,130 @@
+"""Why a job was not answered: one code for each reason, with its cause in the case at hand and the remedy for whoever reads it.
+
+Here belong codes and the exceptions that carry them. No text here or raised with these names a file, a key or a person: the causes
+are written into records, logs and the lineage.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Code(StrEnum):
+    """Every way a job can end without a result."""
+
+    # refused at first sight: the upload itself is wrong, and trying again cannot help
+    EMPTY_UPLOAD = "empty_upload"
+    UPLOAD_TOO_LARGE = "upload_too_large"
+    UPLOAD_REPLACED = "upload_replaced"
+    UPLOAD_MISSING = "upload_missing"
+    UPLOAD_TYPE = "upload_type"
+    BAD_REQUEST = "bad_request"
+    NOT_A_ZIP = "not_a_zip"
+    ZIP_TRUNCATED = "zip_truncated"
+    ZIP_DAMAGED = "zip_damaged"
+    ZIP_ENCRYPTED = "zip_encrypted"
+    ZIP_COMPRESSION = "zip_compression"
+    ZIP_UNSAFE_NAME = "zip_unsafe_name"
+    ZIP_LINK = "zip_link"
+    ZIP_TOO_MANY_FILES = "zip_too_many_files"
+    ZIP_TOO_LARGE = "zip_too_large"
+    ZIP_RATIO = "zip_ratio"
+    ZIP_NESTED = "zip_nested"
+    UNPACK_TIME = "unpack_time"
+    NO_DICOM = "no_dicom"
+    DICOM_DAMAGED = "dicom_damaged"
+    DICOM_INCOMPLETE = "dicom_incomplete"
+    INSTANCE_CONFLICT = "instance_conflict"
+    # the MAP did not answer
+    MAP_FAILED = "map_failed"
+    MAP_TIMEOUT = "map_timeout"
+    MAP_OUT_OF_MEMORY = "map_out_of_memory"
+    MAP_MANIFEST = "map_manifest"
+    NO_OUTPUT = "no_output"
+    OUTPUT_UNSAFE = "output_unsafe"
+    OUTPUT_NOT_DICOM = "output_not_dicom"
+    OUTPUT_OTHER_STUDY = "output_other_study"
+    # this host or its surroundings
+    NO_LIVE_MAP = "no_live_map"
+    PULL_FAILED = "pull_failed"
+    ENGINE_FAILED = "engine_failed"
+    STORAGE_FAILED = "storage_failed"
+    DISK_FULL = "disk_full"
+    INTERNAL = "internal"
+
+
+REMEDIES: Final[dict[Code, str]] = {
+    Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",
+    Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise the host's limit.",
+    Code.UPLOAD_REPLACED: "Nothing to do if the newer upload of the same name was meant; it has its own result.",
+    Code.UPLOAD_MISSING: "Upload the study again; it was removed before it could be read.",
+    Code.UPLOAD_TYPE: "Upload a .zip, or a folder followed by its _READY marker.",
+    Code.BAD_REQUEST: "Ask for the re-run again from the lineage; it names a study under processed/ and a MAP digest.",
+    Code.NOT_A_ZIP: "Zip the DICOM files of one study and upload the .zip.",
+    Code.ZIP_TRUNCATED: "Upload the file again; the end of the zip is missing.",
+    Code.ZIP_DAMAGED: "Create the zip again and check it with `unzip -t` before uploading.",
+    Code.ZIP_ENCRYPTED: "Create the zip without a password; the bucket encrypts it at rest.",
+    Code.ZIP_COMPRESSION: "Create the zip with the usual methods (stored, deflate, bzip2 or lzma).",
+    Code.ZIP_UNSAFE_NAME: "Create the zip with relative names inside one folder.",
+    Code.ZIP_LINK: "Create the zip from plain files, without links or devices (`zip -r` follows links by default).",
+    Code.ZIP_TOO_MANY_FILES: "Upload one study at a time, or raise the host's limit.",
+    Code.ZIP_TOO_LARGE: "Upload one study at a time, or raise the host's limit.",
+    Code.ZIP_RATIO: "Create the zip from the plain DICOM files; this one unpacks to far more than a study does.",
+    Code.ZIP_NESTED: "Put the DICOM files into one zip; at most one zip inside it is opened.",
+    Code.UNPACK_TIME: "Upload one study at a time.",
+    Code.NO_DICOM: "Upload DICOM files with the 128-byte preamble (PS3.10); pictures, texts and a DICOMDIR alone are no study.",
+    Code.DICOM_DAMAGED: "Export the study again; an incomplete study is not inferred, because its result could mislead.",
+    Code.DICOM_INCOMPLETE: "Export the study again with StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID in each file.",
+    Code.INSTANCE_CONFLICT: "Export the study again; two files claim one SOPInstanceUID with different content.",
+    Code.MAP_FAILED: "Read map.log beside this file; the application itself ended with an error.",
+    Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
+    Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",
+    Code.MAP_MANIFEST: "Rebuild the MAP; its app.json cannot be used to run it.",
+    Code.NO_OUTPUT: "Read map.log; often no series of the study matches the application's selection rules.",
+    Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
+    Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
+    Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
+    Code.NO_LIVE_MAP: "Materialise map_image; no MAP was published for this deployment yet.",
+    Code.PULL_FAILED: "Check that the host may read the repository and that the digest still exists; then replay.",
+    Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then replay.",
+    Code.STORAGE_FAILED: "Check the bucket and the host's role; then replay.",
+    Code.DISK_FULL: "Use a larger root volume (MONAI_AWS_ROOT_VOLUME_GIB); then replay.",
+    Code.INTERNAL: "Report this with the agent's log; then replay.",
+}
+
+
+class JobError(Exception):
+    """A job that ends without a result. ``cause`` says what was found, never in which file of whom.
+
+    ``run_seconds`` and ``run_peak_bytes`` are of the MAP's run, 0 where it never ran.
+    """
+
+    def __init__(self, code: Code, cause: str):
+        super().__init__(f"{code}: {cause}")
+        self.code = code
+        self.cause = cause
+        self.run_seconds = 0.0
+        self.run_peak_bytes = 0
+
+    @property
+    def remedy(self) -> str:
+        """What the reader can do about it."""
+        return REMEDIES[self.code]
+
+    @property
+    def message(self) -> str:
+        """Cause and remedy in one line, as the result record has it."""
+        return f"{self.cause} {self.remedy}"
+
+
+class RefusedError(JobError):
+    """The upload is wrong: refused at its first receipt, without retry."""
+
+
+class FailedError(JobError):
+    """Tried and did not work: given back to the queue until its last receipt."""
+
+
+class InterruptedJobError(Exception):
+    """The agent was told to stop while a job ran; the message goes back to the queue and no try is counted where that is possible."""

@@ -1,0 +1,122 @@
+"""Which MAP answers now: read from the deployment's SSM parameter before each job, pulled when it changed.
+
+Here belongs the way from the parameter (``registry/repository@sha256:…``) to an image that is ready to run, with what its labels say.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.contract import MapFacts
+from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_ssm import SSMClient
+
+log = logging.getLogger(__name__)
+
+_IMAGE: Final = re.compile(r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+LABEL_COMMIT: Final = "org.opencontainers.image.revision"
+LABEL_VERSION: Final = "org.opencontainers.image.version"
+LABEL_MODEL: Final = "monai-aws.model-sha256"
+
+
+@dataclass(frozen=True)
+class ReadyMap:
+    """A MAP in the local store. ``seconds`` went into the pull, ``bytes`` is the unpacked size."""
+
+    image: str
+    spec: RunSpec
+    facts: MapFacts
+    bytes: int
+    seconds: float
+
+
+class LiveMap:
+    """The deployment's live MAP, read anew for each job; the last one that was made ready is remembered."""
+
+    def __init__(self, ssm: SSMClient, ecr: ECRClient, engine: Engine, parameter: str):
+        self._ssm, self._ecr, self._engine, self._parameter = ssm, ecr, engine, parameter
+        self._known: dict[str, ReadyMap] = {}
+
+    def ready(self, request: str, stop: threading.Event) -> ReadyMap:
+        """The live MAP, or for a re-run that digest of the same repository, pulled if it is not here. Raises JobError."""
+        return self.make_ready(image_for(self._read_parameter(), request), stop)
+
+    def make_ready(self, image: str, stop: threading.Event) -> ReadyMap:
+        """That image by digest, pulled if it is not here. Raises JobError."""
+        present = self._engine.has(image)
+        if present and image in self._known:
+            return self._known[image]
+        started = time.monotonic()
+        if not present:
+            log.info("pulling the MAP %s", image.rpartition("@")[2][:19])
+            username, password = self._credentials()
+            self._engine.pull(image, username, password, stop)
+        seconds = time.monotonic() - started if not present else 0.0
+        found = describe(self._engine.facts(image), seconds)
+        self._known = {image: ReadyMap(found.image, found.spec, found.facts, found.bytes, 0.0)}
+        return found
+
+    def _read_parameter(self) -> str:
+        try:
+            return self._ssm.get_parameter(Name=self._parameter)["Parameter"]["Value"].strip()
+        except ClientError as wrong:
+            code = str(wrong.response.get("Error", {}).get("Code", ""))
+            raise FailedError(Code.NO_LIVE_MAP, f"The parameter that names the live MAP cannot be read ({code}).") from wrong
+        except BotoCoreError as wrong:
+            raise FailedError(Code.NO_LIVE_MAP, f"SSM could not be reached ({wrong.__class__.__name__}).") from wrong
+
+    def _credentials(self) -> tuple[str, str]:
+        try:
+            data = self._ecr.get_authorization_token()["authorizationData"][0]
+            username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+        except (ClientError, BotoCoreError, LookupError, ValueError) as wrong:
+            raise FailedError(Code.PULL_FAILED, f"The registry gave no authorization ({wrong.__class__.__name__}).") from wrong
+        return username, password
+
+
+def is_image(text: str) -> bool:
+    """Whether a text is ``registry/repository@sha256:digest``."""
+    return _IMAGE.fullmatch(text) is not None
+
+
+def image_for(live: str, request: str) -> str:
+    """The image to run: the live one, or for a re-run the requested digest of the same repository. Raises JobError."""
+    if not is_image(live):
+        raise FailedError(Code.NO_LIVE_MAP, "The parameter of the live MAP does not hold registry/repository@sha256:digest.")
+    if not request:
+        return live
+    if not _DIGEST.fullmatch(request):
+        raise RefusedError(Code.BAD_REQUEST, "The re-run names no MAP digest.")
+    return f"{live.partition('@')[0]}@{request}"
+
+
+def describe(found: ImageFacts, seconds: float) -> ReadyMap:
+    """Manifest and labels of an image as a record has them. Raises FailedError(MAP_MANIFEST)."""
+    try:
+        spec = parse_app_json(found.app_json)
+    except AppManifestError as wrong:
+        raise FailedError(Code.MAP_MANIFEST, f"The MAP's manifest cannot be used: {wrong}.") from wrong
+    facts = MapFacts(
+        image=found.digest_reference,
+        digest=found.digest_reference.partition("@")[2],
+        app_version=spec.version or found.labels.get(LABEL_VERSION, ""),
+        sdk_version=spec.sdk_version,
+        model_sha256=found.labels.get(LABEL_MODEL, ""),
+        commit=found.labels.get(LABEL_COMMIT, ""),
+    )
+    return ReadyMap(found.digest_reference, spec, facts, found.bytes, seconds)

@@ -1,0 +1,152 @@
+"""The upload itself: what kind of source a job names, bringing it to this host, and where the original goes afterwards.
+
+Here belongs the life of the original object or folder: fetched, kept under ``processed/`` or ``quarantine/``, and only then removed from
+``input/``. Removal comes last and only when the kept copy exists, so that no crash loses a study.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from monai_aws_pipeline.contract import (
+    INPUT_PREFIX,
+    PROCESSED_PREFIX,
+    READY_MARKER,
+    JobMessage,
+    ResultRecord,
+    Status,
+    job_done_key,
+    processed_key,
+    quarantine_key,
+)
+from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.intake import IntakeLimits, check_size, keep_dicom, unpack
+from monai_aws_pipeline.host_agent.store import Store, StoredObject
+
+_RERUN_KEY = re.compile(re.escape(PROCESSED_PREFIX) + r"([0-9a-f]{16})/[0-9a-f]{32}/upload\.zip")
+
+
+class Kind(StrEnum):
+    """What a job's key stands for."""
+
+    ZIP = "zip"
+    FOLDER = "folder"
+    RERUN = "rerun"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Kind of a job's source; ``only_study`` names the study to infer of an original that may hold several (re-runs)."""
+
+    kind: Kind
+    only_study: str = ""
+
+
+def source_of(message: JobMessage) -> Source:
+    """Decide by key and request alone. Raises RefusedError for a key that is no upload and no original."""
+    if message.request:
+        found = _RERUN_KEY.fullmatch(message.key)
+        if not found:
+            raise RefusedError(Code.BAD_REQUEST, "The re-run does not name an original under processed/.")
+        return Source(Kind.RERUN, found[1])
+    if not message.key.startswith(INPUT_PREFIX):
+        raise RefusedError(Code.UPLOAD_TYPE, "The object does not lie under input/.")
+    name = message.key.removeprefix(INPUT_PREFIX)
+    if name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}":
+        return Source(Kind.FOLDER)
+    if name.lower().endswith(".zip"):
+        return Source(Kind.ZIP)
+    raise RefusedError(Code.UPLOAD_TYPE, "The upload is neither a .zip nor a folder with its marker.")
+
+
+def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: IntakeLimits) -> tuple[list[Path], int]:
+    """Bring the source here and unpack it; returns its DICOM files and the bytes downloaded. Raises RefusedError or FailedError."""
+    files = folder / "unpacked"
+    files.mkdir()
+    if kind is Kind.FOLDER:
+        size = _fetch_folder(store, message, files, limits)
+    else:
+        check_size(message.size, limits)
+        archive = folder / "upload.zip"
+        size = store.download(message.key, message.version, message.etag, archive)
+        unpack(archive, files, limits)
+    return sorted(files.glob("*.dcm")), size
+
+
+def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> int:
+    parts = _parts_of(store, message)
+    size = sum(part.size for part in parts)
+    check_size(size, limits)
+    if len(parts) > limits.files:
+        raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The folder holds more than {limits.files} files.")
+    local = []
+    for number, part in enumerate(parts, start=1):
+        local.append(files / f"{number:06d}.dcm")
+        store.download(part.key, "", part.etag, local[-1])
+    _pack(local, files.parent / "upload.zip")
+    keep_dicom(local)
+    return size
+
+
+def keep(store: Store, message: JobMessage, kind: Kind, records: Iterable[ResultRecord], packed: Path) -> None:
+    """Copy the original to where its answers say: ``processed/STUDY/JOB/`` of each answered study, ``quarantine/JOB/`` for any other end.
+
+    The original of a re-run stays where it is. A folder is kept as the zip that was packed from it (``packed``), or, when it was refused
+    before that, file by file.
+    """
+    if kind is Kind.RERUN:
+        return
+    for target in sorted(kept_keys(message, kind, records)):
+        if kind is Kind.ZIP:
+            store.copy(message.key, message.version, target)
+        elif packed.is_file():
+            store.upload(packed, target, "application/zip")
+        else:
+            for number, part in enumerate(_parts_of(store, message), start=1):
+                store.copy(part.key, "", quarantine_key(message.job, f"upload/{number:06d}"))
+
+
+def kept_keys(message: JobMessage, kind: Kind, records: Iterable[ResultRecord]) -> set[str]:
+    """Where the original is kept, by how its studies ended."""
+    name = upload_name(message, kind)
+    return {
+        processed_key(record.study, record.job, "upload.zip") if record.status is Status.SUCCEEDED else quarantine_key(record.job, name)
+        for record in records
+    }
+
+
+def upload_name(message: JobMessage, kind: Kind) -> str:
+    """``upload`` and the extension of the uploader's name where that is a plain one; the name itself may be a patient's."""
+    suffix = ".zip" if kind is Kind.FOLDER else PurePosixPath(message.key).suffix.lower()
+    return f"upload{suffix}" if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "upload.bin"
+
+
+def remove(store: Store, message: JobMessage, kind: Kind) -> None:
+    """Remove what was answered from ``input/``; what arrived there after the job was done is left for its own job.
+
+    Both times compared are the bucket's own, so a host whose clock is wrong removes nothing too much.
+    """
+    if kind is Kind.ZIP:
+        store.delete(message.key, message.version, message.etag)
+    elif kind is Kind.FOLDER:
+        done = store.find(job_done_key(message.job))
+        folder = message.key.removesuffix(READY_MARKER)
+        for part in store.list(folder) if done else ():
+            if done and part.modified <= done.modified:
+                store.delete(part.key, "", part.etag)
+
+
+def _parts_of(store: Store, message: JobMessage) -> list[StoredObject]:
+    folder = message.key.removesuffix(READY_MARKER)
+    return [part for part in store.list(folder) if part.size and not part.key.endswith(("/", READY_MARKER))]
+
+
+def _pack(files: list[Path], target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in files:
+            archive.write(path, path.name)

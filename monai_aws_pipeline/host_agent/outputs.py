@@ -1,0 +1,110 @@
+"""What a MAP wrote: is it an answer to this study, and under which names of ours is it kept.
+
+Here belongs judging and naming the output folder. An application's own file names are not carried along: they may hold anything. Each
+name ends in eight digits of the content's SHA-256, so that two hosts that answer the same job can never overwrite each other's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydicom
+from pydicom.uid import SegmentationStorage
+
+from monai_aws_pipeline.host_agent.errors import Code, FailedError
+from monai_aws_pipeline.host_agent.intake import looks_like_dicom
+
+DICOM_SEG: Final = "dicom-seg"
+DICOM: Final = "dicom"
+MESH: Final = "mesh"
+OTHER: Final = "other"
+PREVIEW: Final = "preview"
+MEASUREMENTS: Final = "measurements"
+LOG: Final = "log"
+
+_MESHES: Final = (".stl", ".obj", ".ply", ".glb", ".gltf", ".vtk", ".vtp")
+_FOLDERS: Final = {DICOM_SEG: "dicom/seg", DICOM: "dicom/instance", MESH: "mesh/mesh", OTHER: "other/file"}
+_CONTENT_TYPES: Final = {
+    ".dcm": "application/dicom",
+    ".stl": "model/stl",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".log": "text/plain; charset=utf-8",
+}
+
+
+@dataclass(frozen=True)
+class Produced:
+    """One file to be kept: where it lies, its name under ``output/STUDY/JOB/``, kind, SHA-256 and size in bytes."""
+
+    path: Path
+    name: str
+    kind: str
+    sha256: str
+    bytes: int
+
+    @property
+    def content_type(self) -> str:
+        """The MIME type to store it with."""
+        return _CONTENT_TYPES.get(Path(self.name).suffix, "application/octet-stream")
+
+
+def collect(folder: Path, study_uid: str) -> tuple[Produced, ...]:
+    """Judge every file below ``folder``. Raises FailedError when there is none, or when one is no answer to the study.
+
+    Each DICOM output must parse and carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study does.
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise FailedError(Code.OUTPUT_UNSAFE, "The application wrote a link or a special file into its output.")
+        if path.is_file():
+            found.append((path, _kind(path, study_uid)))
+    if not found:
+        raise FailedError(Code.NO_OUTPUT, "The application ended well and wrote no output.")
+    numbers: Counter[str] = Counter()
+    produced = []
+    for path, kind in found:
+        numbers[kind] += 1
+        digest = sha256_of(path)
+        suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else _suffix(path)
+        produced.append(Produced(path, f"{_FOLDERS[kind]}-{numbers[kind]}-{digest[:8]}{suffix}", kind, digest, path.stat().st_size))
+    return tuple(produced)
+
+
+def made_here(path: Path, kind: str) -> Produced:
+    """A file of the agent's own (preview, measurements, log), kept under its plain name."""
+    return Produced(path, path.name, kind, sha256_of(path), path.stat().st_size)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _kind(path: Path, study_uid: str) -> str:
+    with path.open("rb") as stream:
+        is_dicom = looks_like_dicom(stream.read(132))
+    if not is_dicom:
+        if path.suffix.lower() in (".dcm", ".dicom"):
+            raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a .dcm file that is not DICOM.")
+        return MESH if path.suffix.lower() in _MESHES else OTHER
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        sop_class, study = str(data.SOPClassUID), str(data.get("StudyInstanceUID") or "").strip(" \0")
+        _ = data.SOPInstanceUID
+    except Exception as wrong:  # pydicom raises a dozen kinds on damaged bytes, and each means the same here
+        raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that cannot be read.") from wrong
+    if study != study_uid:
+        raise FailedError(Code.OUTPUT_OTHER_STUDY, "The application wrote a DICOM object that belongs to another study than its input.")
+    return DICOM_SEG if sop_class == SegmentationStorage else DICOM
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""

@@ -1,0 +1,162 @@
+"""The bucket, in the few words the agent needs: read this upload, write this once, move that.
+
+Here belongs S3 and the translation of its errors; nobody else in the agent sees a ClientError of S3. No decision about jobs in here.
+Source: AWS, "Add preconditions to S3 operations with conditional requests".
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_T = TypeVar("_T")
+
+_JSON: Final = "application/json"
+_MISSING: Final = ("404", "NoSuchKey", "NoSuchVersion", "NotFound")
+_CHANGED: Final = ("412", "PreconditionFailed")
+_CONFLICT: Final = ("409", "ConditionalRequestConflict")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object: key, ETag without quotes, size in bytes, when the bucket received it."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime
+
+
+class Store:
+    """One bucket. Every method raises FailedError(STORAGE_FAILED) with the service's error code when S3 does not do it."""
+
+    def __init__(self, client: S3Client, bucket: str):
+        self._s3 = client
+        self.bucket = bucket
+
+    def download(self, key: str, version: str, etag: str, target: Path) -> int:
+        """Fetch exactly that version (or, in a bucket without versions, that ETag); returns bytes.
+
+        Raises RefusedError(UPLOAD_MISSING or UPLOAD_REPLACED) when it is no longer there.
+        """
+        which: dict[str, Any] = {"VersionId": version} if version else {"IfMatch": etag} if etag else {}
+
+        def fetch() -> int:
+            answer = self._s3.get_object(Bucket=self.bucket, Key=key, **which)
+            with target.open("wb") as file:
+                for chunk in answer["Body"].iter_chunks(1 << 20):
+                    file.write(chunk)
+            return target.stat().st_size
+
+        try:
+            return self._try(fetch)
+        except _Missing as wrong:
+            raise RefusedError(Code.UPLOAD_MISSING, "The upload is no longer in the bucket.") from wrong
+        except _Changed as wrong:
+            raise RefusedError(Code.UPLOAD_REPLACED, "The upload was replaced by another one of the same name.") from wrong
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects under a prefix."""
+        pages = self._try(lambda: list(self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)))
+        for page in pages:
+            for item in page.get("Contents", []):
+                yield StoredObject(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+
+    def find(self, key: str) -> StoredObject | None:
+        """The object of a key, None where there is none."""
+        try:
+            answer = self._try(lambda: self._s3.head_object(Bucket=self.bucket, Key=key))
+        except _Missing:
+            return None
+        return StoredObject(key, answer["ETag"].strip('"'), answer["ContentLength"], answer["LastModified"])
+
+    def read(self, key: str) -> str | None:
+        """A small text object, None where there is none."""
+        try:
+            return self._try(lambda: self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read().decode("utf-8", "replace"))
+        except _Missing:
+            return None
+
+    def put_once(self, key: str, text: str) -> bool:
+        """Write a JSON object unless the key exists; whether it is ours.
+
+        A repeated request whose first answer was lost finds its own object: equal text counts as ours.
+        """
+        for _ in range(5):
+            try:
+                self._try(lambda: self._s3.put_object(IfNoneMatch="*", Bucket=self.bucket, Key=key, Body=text.encode(), ContentType=_JSON))
+            except _Conflict:
+                continue  # another conditional write was in flight; S3 asks to try again
+            except _Changed:
+                return self.read(key) == text
+            return True
+        raise FailedError(Code.STORAGE_FAILED, "The bucket answered ConditionalRequestConflict five times.")
+
+    def put(self, key: str, text: str) -> None:
+        """Write a small JSON object."""
+        self._try(lambda: self._s3.put_object(Bucket=self.bucket, Key=key, Body=text.encode(), ContentType=_JSON))
+
+    def upload(self, path: Path, key: str, content_type: str) -> None:
+        """Upload a file, in parts where it is large."""
+        self._try(lambda: self._s3.upload_file(str(path), self.bucket, key, ExtraArgs={"ContentType": content_type}))
+
+    def copy(self, source: str, version: str, target: str) -> bool:
+        """Copy within the bucket, in parts where it is large; False where the source is gone."""
+        where: dict[str, str] = {"Bucket": self.bucket, "Key": source} | ({"VersionId": version} if version else {})
+        try:
+            self._try(lambda: self._s3.copy(where, self.bucket, target))  # type: ignore[arg-type]  # a TypedDict of the same keys
+        except _Missing:
+            return False
+        return True
+
+    def delete(self, key: str, version: str = "", etag: str = "") -> None:
+        """Delete that version; in a bucket without versions, only while the key still holds that ETag. Gone already is fine."""
+        if not version and etag:
+            found = self.find(key)
+            if found is None or found.etag != etag:
+                return  # a newer upload of the same name is somebody else's job
+        which: dict[str, Any] = {"VersionId": version} if version else {}
+        try:
+            self._try(lambda: self._s3.delete_object(Bucket=self.bucket, Key=key, **which))
+        except _Missing:
+            return
+
+    def _try(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except ClientError as wrong:
+            code = str(wrong.response.get("Error", {}).get("Code", ""))
+            for codes, kind in ((_MISSING, _Missing), (_CHANGED, _Changed), (_CONFLICT, _Conflict)):
+                if code in codes:
+                    raise kind from wrong
+            raise FailedError(Code.STORAGE_FAILED, f"The bucket answered {code or 'an error without a code'}.") from wrong
+        except (BotoCoreError, Boto3Error) as wrong:
+            raise FailedError(Code.STORAGE_FAILED, f"The bucket could not be reached ({wrong.__class__.__name__}).") from wrong
+        except OSError as wrong:
+            if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise FailedError(Code.DISK_FULL, "The host's disk is full.") from wrong
+            raise FailedError(Code.STORAGE_FAILED, "A file could not be written or read.") from wrong
+
+
+class _Missing(Exception):  # noqa: N818
+    """The object or its version does not exist."""
+
+
+class _Changed(Exception):  # noqa: N818
+    """A precondition was not met."""
+
+
+class _Conflict(Exception):  # noqa: N818
+    """Another conditional write was in flight."""

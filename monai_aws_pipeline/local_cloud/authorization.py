@@ -1,0 +1,229 @@
+"""Which resources a call touches, so that IAM policies with resources and tag conditions mean here what they mean on AWS.
+
+ministack checks one resource a call and does not know EC2's; AWS checks all of them, and ``iam:PassRole`` for a role that is handed
+on. The first half of this file is pure; ``install`` puts it into ministack.
+Source: Service Authorization Reference, Amazon EC2, AWS Systems Manager, IAM.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ministack.core import iam_actions, iam_evaluator
+from ministack.services import tagging
+
+from .config import ACCOUNT
+
+Parameters = Mapping[str, list[str]]
+_KINDS: Final = {
+    "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
+    "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip",
+}  # fmt: skip
+_ON_INSTANCES: Final = frozenset(
+    ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
+     "ModifyInstanceMetadataOptions", "MonitorInstances", "GetConsoleOutput")
+)  # fmt: skip
+_PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
+
+
+def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]:  # noqa: PLR0911 - a table of cases
+    """ARNs that an EC2 call is authorised on; ``["*"]`` for calls without resource-level permissions (all Describe calls)."""
+
+    def arn(kind: str, name: str) -> str:
+        owner = "" if kind in ("image", "snapshot") else ACCOUNT
+        return f"arn:aws:ec2:{region}:{owner}:{kind}/{name}"
+
+    def many(field: str) -> list[str]:
+        return [value for name, values in sorted(parameters.items()) if re.fullmatch(rf"{field}(\.\d+)?", name) for value in values]
+
+    if action.startswith(("Describe", "Get")) and action != "GetConsoleOutput":
+        return ["*"]
+    if action == "RunInstances":
+        return [
+            arn("instance", "*"),
+            *(arn("image", name) for name in many("ImageId")),
+            *(arn("key-pair", name) for name in many("KeyName")),
+            *(arn("security-group", name) for name in many("SecurityGroupId")),
+            *(arn("subnet", name) for name in many("SubnetId") or ["*"]),
+            arn("network-interface", "*"),
+            arn("volume", "*"),
+        ]
+    if action in _ON_INSTANCES:
+        return [arn("instance", name) for name in many("InstanceId")] or ["*"]
+    if action in ("CreateTags", "DeleteTags"):
+        return [arn(_KINDS.get(name.partition("-")[0], "*"), name) for name in many("ResourceId")] or ["*"]
+    if action == "CreateImage":
+        return [*(arn("instance", name) for name in many("InstanceId")), arn("image", "*"), arn("snapshot", "*")]
+    if action == "CopyImage":
+        return [arn("image", "*"), arn("snapshot", "*")]
+    if action == "CreateSecurityGroup":
+        return [arn("security-group", "*"), *(arn("vpc", name) for name in many("VpcId"))]
+    for field, kind in (
+        ("GroupId", "security-group"),
+        ("ImageId", "image"),
+        ("KeyName", "key-pair"),
+        ("SnapshotId", "snapshot"),
+        ("VolumeId", "volume"),
+    ):
+        if names := many(field):
+            return [arn(kind, name) for name in names]
+    return ["*"]
+
+
+def tags_on_creation(parameters: Parameters) -> dict[str, dict[str, str]]:
+    """Tags that a call sets, by resource type (TagSpecification.N)."""
+    found: dict[str, dict[str, str]] = {}
+    for name, values in parameters.items():
+        if match := re.fullmatch(r"TagSpecification\.(\d+)\.ResourceType", name):
+            tags = {}
+            for place, keys in parameters.items():
+                if pair := re.fullmatch(rf"TagSpecification\.{match[1]}\.Tag\.(\d+)\.Key", place):
+                    tags[keys[0]] = parameters.get(f"TagSpecification.{match[1]}.Tag.{pair[1]}.Value", [""])[0]
+            found[values[0]] = tags
+    return found
+
+
+def ssm_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of a Systems Manager call where ministack's is not AWS's; None to keep ministack's."""
+    try:
+        data = json.loads(body or b"{}")
+    except ValueError:
+        return None
+    if action == "SendCommand":
+        name = str(data.get("DocumentName", ""))
+        return f"arn:aws:ssm:{region}:{'' if name.startswith('AWS-') else ACCOUNT}:document/{name}"
+    if action in ("GetParameter", "GetParameters") and str(data.get("Name", "")).startswith("/aws/"):
+        return f"arn:aws:ssm:{region}::parameter{data['Name']}"
+    return None
+
+
+def ecr_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of ``DescribeRepositories`` of one named repository, which ministack takes for all of them; None to keep ministack's."""
+    try:
+        names = json.loads(body or b"{}").get("repositoryNames") or []
+    except (ValueError, AttributeError):
+        return None
+    return f"arn:aws:ecr:{region}:{ACCOUNT}:repository/{names[0]}" if action == "DescribeRepositories" and len(names) == 1 else None
+
+
+def ssm_instances(action: str, body: bytes, region: str) -> list[str]:
+    """ARNs of the instances a command is sent to."""
+    if action != "SendCommand":
+        return []
+    try:
+        data = json.loads(body or b"{}")
+    except ValueError:
+        return []
+    names = list(data.get("InstanceIds") or [])
+    for target in data.get("Targets") or []:
+        if str(target.get("Key", "")).lower() == "instanceids":
+            names += target.get("Values") or []
+    return [f"arn:aws:ec2:{region}:{ACCOUNT}:instance/{name}" for name in names]
+
+
+def passed_roles(service: str, action: str, parameters: Parameters, body: bytes, roles_of_profile: Callable[[str], list[str]]) -> list[str]:
+    """ARNs of roles that a call hands to a service, which needs ``iam:PassRole`` on each."""
+    if service == "ec2" and action in ("RunInstances", "AssociateIamInstanceProfile"):
+        names = [parameters[field][0] for field in ("IamInstanceProfile.Name", "IamInstanceProfile.Arn") if field in parameters]
+        return [role for name in names for role in roles_of_profile(name)]
+    wanted = {"lambda": ("CreateFunction", "UpdateFunctionConfiguration"), "scheduler": ("CreateSchedule", "UpdateSchedule")}
+    if not action.startswith(wanted.get(service, ("-",))):
+        return []
+    try:
+        data = json.loads(body or b"{}")
+    except ValueError:
+        return []
+    role = data.get("Role") if service == "lambda" else (data.get("Target") or {}).get("RoleArn")
+    return [str(role)] if role else []
+
+
+class Authorizer:
+    """The checks that ministack does not make itself."""
+
+    def __init__(self, tags_of: Callable[[str], dict[str, str]], roles_of_profile: Callable[[str], list[str]]) -> None:
+        self._tags_of = tags_of
+        self._roles_of_profile = roles_of_profile
+
+    def install(self) -> None:
+        """Give ministack's own check EC2's and Systems Manager's resources and EC2's tags."""
+        original_request_tags = iam_actions.request_tag_context
+        original_resource, original_enforce, original_tags = iam_actions.extract_resource_arn, iam_evaluator.enforce, tagging.resource_tags
+
+        def extract_resource_arn(
+            service: str, method: str, path: str, headers: dict[str, str], body: bytes, params: Parameters, region: str, account: str
+        ) -> str:
+            action = (iam_actions.extract_iam_action(service, method, path, headers, body, params) or ":").partition(":")[2]
+            if service == "ec2":
+                return ec2_resources(action, params, region)[0]
+            named = {"ssm": ssm_resource, "ecr": ecr_resource}.get(service)
+            special = named(action, body, region) if named else None
+            return special or str(original_resource(service, method, path, headers, body, params, region, account))
+
+        def enforce(
+            access_key: str, action: str, service: str, region: str, resource_arn: str = "*", service_context: dict[str, Any] | None = None
+        ) -> Any:
+            context = dict(service_context or {})
+            for name, value in self._tags(resource_arn).items():
+                context.setdefault(f"ec2:ResourceTag/{name}", value)
+                context.setdefault(f"ssm:resourceTag/{name}", value)
+            return original_enforce(access_key, action, service, region, resource_arn=resource_arn, service_context=context)
+
+        def resource_tags(arn: str) -> dict[str, str] | None:
+            return self._tags(arn) or original_tags(arn)
+
+        def request_tag_context(service: str, iam_action: str, body: bytes, params: Parameters) -> dict[str, Any]:
+            if service != "ec2":
+                return dict(original_request_tags(service, iam_action, body, params))
+            # EC2 sets tags by resource type (TagSpecification.N), which ministack does not read.
+            action = iam_action.partition(":")[2]
+            kind = ec2_resources(action, params, "")[0].rpartition(":")[2].partition("/")[0]
+            return _request_tags(tags_on_creation(params).get(kind, {}))
+
+        compile_pattern = iam_evaluator._fnmatch_compile
+
+        def compile_across_lines(pattern: str, ignore_case: bool) -> re.Pattern[str]:
+            compiled: re.Pattern[str] = compile_pattern(pattern, ignore_case)
+            # "*" covers every character in IAM; ministack's stops at a line break, and an S3 key may hold one.
+            return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
+
+        iam_evaluator._fnmatch_compile = compile_across_lines
+        iam_actions.extract_resource_arn = extract_resource_arn
+        iam_actions.request_tag_context = request_tag_context
+        iam_evaluator.enforce = enforce
+        tagging.resource_tags = resource_tags
+
+    def _tags(self, arn: str) -> dict[str, str]:
+        return self._tags_of(arn.rpartition("/")[2]) if arn.startswith("arn:aws:ec2:") else {}
+
+    def check_rest(self, service: str, action: str, body: bytes, parameters: Parameters, access_key: str, region: str) -> Any:
+        """Check what ministack left out. Returns (denied, action, resource), or None where all is allowed."""
+        checks: list[tuple[str, str, dict[str, Any]]] = []
+        if service == "ec2":
+            created = tags_on_creation(parameters)
+            for arn in ec2_resources(action, parameters, region)[1:]:
+                kind = arn.rpartition(":")[2].partition("/")[0]
+                checks.append((f"ec2:{action}", arn, _request_tags(created.get(kind, {}))))
+            for kind, tags in created.items():
+                owner = "" if kind in ("image", "snapshot") else ACCOUNT
+                checks.append(
+                    ("ec2:CreateTags", f"arn:aws:ec2:{region}:{owner}:{kind}/*", {**_request_tags(tags), "ec2:CreateAction": action})
+                )
+        if service == "ssm":
+            checks += [(f"ssm:{action}", arn, {}) for arn in ssm_instances(action, body, region)]
+        for role in passed_roles(service, action, parameters, body, self._roles_of_profile):
+            checks.append(("iam:PassRole", role, {"iam:PassedToService": _PASSED_TO[service]}))
+        for needed, arn, context in checks:
+            denied = iam_evaluator.enforce(access_key, needed, service, region, resource_arn=arn, service_context=context)
+            if denied:
+                return denied, needed, arn
+        return None
+
+
+def _request_tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    context: dict[str, Any] = {f"aws:RequestTag/{name}": value for name, value in tags.items()}
+    if tags:
+        context["aws:TagKeys"] = list(tags)
+    return context

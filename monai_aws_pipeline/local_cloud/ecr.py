@@ -1,0 +1,309 @@
+"""ECR's control plane over the real registry: login tokens that remember their principal, and images as they are stored.
+
+Repositories, policies and tags are ministack's; everything about images and logins is answered here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ministack.core import iam_evaluator, responses, router
+from ministack.services import ecr as ministack_ecr
+
+from .base_image import MapBase
+from .config import ACCOUNT, BASE_REPOSITORY, CloudConfig
+from .registry import Refusal, RegistryRequest, drop_repository, garbage_mark, registry_socket
+
+_TOKEN_S: Final = 12 * 3600
+_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+Json = dict[str, Any]
+
+
+class ImageRegistry:
+    """Images and logins of one cloud. ``tokens`` (hash of the password -> login) is part of the persisted state."""
+
+    def __init__(self, config: CloudConfig, on_push: Callable[[], None]) -> None:
+        self._config = config
+        self._on_push = on_push
+        self.tokens: dict[str, Json] = {}
+        self._actions: dict[str, Callable[[Json], Any]] = {
+            "DescribeImages": self._describe,
+            "ListImages": self._list,
+            "BatchGetImage": self._get,
+            "BatchDeleteImage": self._delete,
+            "PutImage": self._put,
+        }
+
+    def install(self) -> None:
+        """Let repositories name the front door."""
+        ministack_ecr._repo_uri = lambda name: f"{self._config.registry_host}/{name}"
+
+    async def handle(self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
+        """Answer an ECR call: ours, or ministack's."""
+        action = headers.get("x-amz-target", "").rpartition(".")[2]
+        data: Json = json.loads(body or b"{}")
+        if action == "GetAuthorizationToken":
+            return self._give_token(router.extract_access_key_id(headers, query))
+        if action in self._actions:
+            if data.get("repositoryName") not in ministack_ecr._repositories:
+                return _no_repository(str(data.get("repositoryName", "")))
+            return self._actions[action](data)
+        answer = await ministack_ecr.handle_request(method, path, headers, body, query)
+        if action == "DeleteRepository" and answer[0] == 200:
+            drop_repository(self._config, data["repositoryName"])
+        return answer
+
+    # -------------------------------------------------------------------------------------------------------------------- logins
+
+    def _give_token(self, access_key: str) -> Any:
+        password = secrets.token_urlsafe(48)
+        now = time.time()
+        self.tokens = {name: login for name, login in self.tokens.items() if login["expires"] > now}
+        self.tokens[_hash(password)] = {"key": access_key, "region": responses.get_region(), "expires": now + _TOKEN_S}
+        given = {
+            "authorizationToken": base64.b64encode(f"AWS:{password}".encode()).decode(),
+            "expiresAt": now + _TOKEN_S,
+            "proxyEndpoint": self._config.endpoint,
+        }
+        return responses.json_response({"authorizationData": [given]})
+
+    def _enter(self, password: str | None) -> Json | None:
+        """The login of a password, with the emulated account and region set for what follows; None for an unknown one."""
+        login = self.tokens.get(_hash(password)) if password else None
+        if login is None or login["expires"] < time.time():
+            return None
+        responses.set_request_account_id(ACCOUNT)
+        responses.set_request_region(login["region"])
+        return login
+
+    def authorise(self, password: str | None, wanted: RegistryRequest | None) -> Refusal | None:
+        """Why a registry request is refused, or None: no login, no such repository, or no permission of the login's principal."""
+        login = self._enter(password)
+        if login is None:
+            return Refusal(401, "UNAUTHORIZED", "no basic auth credentials, or they have expired: log in with ecr get-login-password")
+        if wanted is None:
+            return None
+        arn = f"arn:aws:ecr:{login['region']}:{ACCOUNT}:repository/{wanted.name}"
+        iam_evaluator._signed_request.set(None)
+        iam_evaluator._anonymous.set(False)
+        denied = iam_evaluator.enforce(login["key"], f"ecr:{wanted.action}", "ecr", login["region"], resource_arn=arn)
+        if denied:
+            who = getattr(denied, "principal_arn", "") or "the login's principal"
+            return Refusal(403, "DENIED", f"User: {who} is not authorized to perform: ecr:{wanted.action} on resource: {arn}")
+        if wanted.name not in ministack_ecr._repositories:
+            return Refusal(
+                404, "NAME_UNKNOWN", f"The repository with name '{wanted.name}' does not exist in the registry with id '{ACCOUNT}'"
+            )
+        by_tag = wanted.kind == "manifests" and wanted.action == "BatchGetImage" and not wanted.reference.startswith("sha256:")
+        if by_tag and self._holder(wanted.name, wanted.reference) is None:
+            return Refusal(404, "MANIFEST_UNKNOWN", f"Requested image not found: {wanted.name}:{wanted.reference}")
+        return None
+
+    # -------------------------------------------------------------------------------------------------------------------- pushes
+
+    def accept_manifest(self, password: str | None, wanted: RegistryRequest, body: bytes) -> Refusal | None:
+        """Refuse to move a tag of a repository whose tags are immutable."""
+        self._enter(password)
+        if wanted.reference.startswith("sha256:") or ministack_ecr._repositories[wanted.name].get("imageTagMutability") != "IMMUTABLE":
+            return None
+        holder = self._holder(wanted.name, wanted.reference)
+        if holder and holder["imageDigest"] != f"sha256:{hashlib.sha256(body).hexdigest()}":
+            return Refusal(
+                400,
+                "TAG_INVALID",
+                f"The image tag '{wanted.reference}' already exists in the '{wanted.name}' repository and cannot be overwritten",
+            )
+        return None
+
+    def stored(self, password: str | None, wanted: RegistryRequest, body: bytes, media_type: str) -> None:
+        """Record an image that the registry has just taken."""
+        self._enter(password)
+        self._record(wanted.name, wanted.reference, body, media_type)
+        self._on_push()
+
+    def _record(self, name: str, reference: str, body: bytes, media_type: str) -> Json:
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        images: list[Json] = ministack_ecr._images.setdefault(name, [])
+        image = next((image for image in images if image["imageDigest"] == digest), None)
+        if image is None:
+            image = {
+                "imageDigest": digest,
+                "imageTags": [],
+                "imageManifest": body.decode(),
+                "imageManifestMediaType": media_type or _MANIFEST,
+                "imagePushedAt": time.time(),
+                "imageSizeInBytes": _size(body),
+            }
+            images.append(image)
+        if not reference.startswith("sha256:"):
+            for other in images:
+                if reference in other["imageTags"]:
+                    other["imageTags"].remove(reference)
+            image["imageTags"].append(reference)
+        return image
+
+    def seed(self, base: MapBase) -> None:
+        """Show the MAP base that was linked into the registry as repository ``monai-aws/base``."""
+        responses.set_request_account_id(ACCOUNT)
+        responses.set_request_region(self._config.region)
+        if BASE_REPOSITORY not in ministack_ecr._repositories:
+            ministack_ecr._create_repository(
+                {"repositoryName": BASE_REPOSITORY, "tags": [{"Key": "monai-aws:owner", "Value": "local-cloud"}]}
+            )
+        blob = base.folder / "docker/registry/v2/blobs/sha256" / base.digest[7:9] / base.digest[7:] / "data"
+        if self._holder(BASE_REPOSITORY, base.tag) is None:
+            self._record(BASE_REPOSITORY, base.tag, blob.read_bytes(), _MANIFEST)
+
+    # ------------------------------------------------------------------------------------------------------------------- questions
+
+    @staticmethod
+    def _holder(name: str, tag: str) -> Json | None:
+        return next((image for image in ministack_ecr._images.get(name) or [] if tag in image["imageTags"]), None)
+
+    def _match(self, name: str, wanted: Json) -> Json | None:
+        for image in ministack_ecr._images.get(name) or []:
+            digest_fits = wanted.get("imageDigest") in (None, image["imageDigest"])
+            tag_fits = "imageTag" not in wanted or wanted["imageTag"] in image["imageTags"]
+            if digest_fits and tag_fits and wanted:
+                return dict(image)
+        return None
+
+    def _describe(self, data: Json) -> Any:
+        name = data["repositoryName"]
+        images = [dict(image) for image in ministack_ecr._images.get(name) or []]
+        if data.get("imageIds"):
+            found = [(wanted, self._match(name, wanted)) for wanted in data["imageIds"]]
+            missing = [wanted for wanted, image in found if image is None]
+            if missing:
+                where = f"within the repository with name '{name}' in the registry with id '{ACCOUNT}'"
+                message = f"The image with imageId {json.dumps(missing[0])} does not exist {where}"
+                return responses.error_response_json("ImageNotFoundException", message, 400)
+            images = list({image["imageDigest"]: image for _, image in found if image}.values())
+        status = (data.get("filter") or {}).get("tagStatus", "ANY")
+        details = [
+            {
+                "registryId": ACCOUNT,
+                "repositoryName": name,
+                "imageDigest": image["imageDigest"],
+                **({"imageTags": image["imageTags"]} if image["imageTags"] else {}),
+                "imageSizeInBytes": image["imageSizeInBytes"],
+                "imagePushedAt": image["imagePushedAt"],
+                "imageManifestMediaType": image["imageManifestMediaType"],
+                "artifactMediaType": "application/vnd.docker.container.image.v1+json",
+            }
+            for image in images
+            if status == "ANY" or (status == "TAGGED") == bool(image["imageTags"])
+        ]
+        return responses.json_response({"imageDetails": details})
+
+    def _list(self, data: Json) -> Any:
+        status = (data.get("filter") or {}).get("tagStatus", "ANY")
+        ids: list[Json] = []
+        for image in ministack_ecr._images.get(data["repositoryName"]) or []:
+            if image["imageTags"] and status != "UNTAGGED":
+                ids += [{"imageDigest": image["imageDigest"], "imageTag": tag} for tag in image["imageTags"]]
+            if not image["imageTags"] and status != "TAGGED":
+                ids.append({"imageDigest": image["imageDigest"]})
+        return responses.json_response({"imageIds": ids})
+
+    def _get(self, data: Json) -> Any:
+        name = data["repositoryName"]
+        images, failures = [], []
+        for wanted in data.get("imageIds", []):
+            image = self._match(name, wanted)
+            if image is None:
+                failures.append(_not_found(wanted))
+                continue
+            images.append(_shape(name, {**wanted, "imageDigest": image["imageDigest"]}, image))
+        return responses.json_response({"images": images, "failures": failures})
+
+    def _put(self, data: Json) -> Any:
+        """Put a manifest whose blobs are already there: how a tag is added without pushing."""
+        name, manifest = data["repositoryName"], str(data.get("imageManifest", ""))
+        media = data.get("imageManifestMediaType") or json.loads(manifest or "{}").get("mediaType") or _MANIFEST
+        digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
+        reference = data.get("imageTag") or digest
+        holder = self._holder(name, reference)
+        if holder and holder["imageDigest"] == digest:
+            return responses.error_response_json(
+                "ImageAlreadyExistsException", f"Image with digest '{digest}' and tag '{reference}' already exists", 400
+            )
+        if holder and ministack_ecr._repositories[name].get("imageTagMutability") == "IMMUTABLE":
+            return responses.error_response_json("ImageTagAlreadyExistsException", f"The image tag '{reference}' already exists", 400)
+        status = self._ask_registry("PUT", f"/v2/{name}/manifests/{reference}", manifest.encode(), {"Content-Type": media})
+        if status != 201:
+            return responses.error_response_json("LayersNotFoundException", "The manifest names layers that were not pushed", 400)
+        image = self._record(name, reference, manifest.encode(), media)
+        wanted = {"imageDigest": digest, **({"imageTag": data["imageTag"]} if data.get("imageTag") else {})}
+        return responses.json_response({"image": _shape(name, wanted, image)})
+
+    def _delete(self, data: Json) -> Any:
+        """Delete by digest the image with all its tags, by tag that tag, and the image with its last one (as ECR does)."""
+        name = data["repositoryName"]
+        deleted, failures = [], []
+        for wanted in data.get("imageIds", []):
+            images = ministack_ecr._images.get(name) or []
+            image = next(
+                (image for image in images if (match := self._match(name, wanted)) and match["imageDigest"] == image["imageDigest"]), None
+            )
+            if image is None:
+                failures.append(_not_found(wanted))
+                continue
+            gone = [wanted["imageTag"]] if "imageTag" in wanted else list(image["imageTags"])
+            deleted += [{"imageDigest": image["imageDigest"], "imageTag": tag} for tag in gone] or [{"imageDigest": image["imageDigest"]}]
+            image["imageTags"] = [tag for tag in image["imageTags"] if tag not in gone]
+            if not image["imageTags"]:
+                images.remove(image)
+                self._ask_registry("DELETE", f"/v2/{name}/manifests/{image['imageDigest']}")
+                garbage_mark(self._config).touch()
+        return responses.json_response({"imageIds": deleted, "failures": failures})
+
+    def _ask_registry(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> int:
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(registry_socket(self._config)))
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        finally:
+            connection.close()
+
+
+def _hash(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _size(manifest: bytes) -> int:
+    """Compressed size of an image in bytes: its layers and its configuration."""
+    data = json.loads(manifest)
+    parts = [*data.get("layers", []), *([data["config"]] if "config" in data else []), *data.get("manifests", [])]
+    return sum(int(part.get("size", 0)) for part in parts)
+
+
+def _shape(name: str, wanted: Json, image: Json) -> Json:
+    return {
+        "registryId": ACCOUNT,
+        "repositoryName": name,
+        "imageId": wanted,
+        "imageManifest": image["imageManifest"],
+        "imageManifestMediaType": image["imageManifestMediaType"],
+    }
+
+
+def _not_found(wanted: Json) -> Json:
+    return {"imageId": wanted, "failureCode": "ImageNotFound", "failureReason": "Requested image not found"}
+
+
+def _no_repository(name: str) -> Any:
+    message = f"The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'"
+    return responses.error_response_json("RepositoryNotFoundException", message, 400)

@@ -1,0 +1,52 @@
+"""What can go wrong with the embedded AWS itself, each error with its cause and what the user can do about it.
+
+Here belong the exceptions that ``monai-aws local …`` shows. Errors of the emulated services are answered as AWS answers them and
+have no class here.
+"""
+
+from __future__ import annotations
+
+
+class LocalCloudError(Exception):
+    """The embedded AWS cannot do what was asked. ``cause`` and ``remedy`` are sentences for the user."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause} {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
+class NotLinuxError(LocalCloudError):
+    """Machines of the embedded AWS are Linux containers, so it runs on Linux only."""
+
+
+class NotRootError(LocalCloudError):
+    """Starting a container engine and machines needs root."""
+
+
+class PortTakenError(LocalCloudError):
+    """Another program listens on the port of the front door."""
+
+
+class DiskShortError(LocalCloudError):
+    """Too little room for the base images and the machines."""
+
+
+class PackagesError(LocalCloudError):
+    """A program that the embedded AWS needs is missing and could not be installed."""
+
+
+class EngineError(LocalCloudError):
+    """The container engine did not start or refused to do its work."""
+
+
+class BaseImageError(LocalCloudError):
+    """A base root could not be built."""
+
+
+class StartError(LocalCloudError):
+    """A part of the embedded AWS did not start in time."""
+
+
+class BusyError(LocalCloudError):
+    """Another command is starting or stopping the same embedded AWS."""

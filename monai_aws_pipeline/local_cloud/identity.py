@@ -1,0 +1,140 @@
+"""Who may call: the administrator's keys, role sessions of machines, and the end of ministack's universal keys.
+
+ministack treats ``test``, any twelve digits and an empty key as the account's root without looking at a signature. Here nothing of
+that is accepted: the administrator is an IAM user with generated keys whose signature is verified like everybody's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ministack.core import iam_evaluator, responses
+from ministack.services import iam, sts
+
+from .config import ACCOUNT
+from .metadata import RoleCredentials
+
+ADMIN_USER: Final = "local-admin"
+_ADMINISTRATOR: Final = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+ROLE_SESSION_S: Final = 6 * 3600
+
+
+@dataclass(frozen=True)
+class AdminKeys:
+    """Access key of the account's administrator."""
+
+    access_key: str
+    secret_key: str
+
+
+def load_admin_keys(state_dir: Path) -> AdminKeys:
+    """The administrator's keys of this cloud, generated once and readable by root only."""
+    place = state_dir / "admin-keys.json"
+    if not place.exists():
+        keys = AdminKeys("AKIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(30))
+        with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            json.dump(asdict(keys), out)
+    return AdminKeys(**json.loads(place.read_text()))
+
+
+def install_admin(keys: AdminKeys) -> None:
+    """Make the administrator an IAM user of the emulated account."""
+    arn = f"arn:aws:iam::{ACCOUNT}:user/{ADMIN_USER}"
+    user = {"UserName": ADMIN_USER, "Arn": arn, "UserId": "AIDALOCALADMINISTRATO", "CreateDate": iam._now(), "Path": "/"}
+    iam._users.set_scoped(ACCOUNT, None, ADMIN_USER, {**user, "AttachedPolicies": [], "Tags": []})
+    iam._user_inline_policies.set_scoped(ACCOUNT, None, ADMIN_USER, {"administrator": json.dumps(_ADMINISTRATOR)})
+    key = {
+        "UserName": ADMIN_USER,
+        "AccessKeyId": keys.access_key,
+        "SecretAccessKey": keys.secret_key,
+        "Status": "Active",
+        "CreateDate": iam._now(),
+    }
+    iam._access_keys.set_scoped(ACCOUNT, None, keys.access_key, key)
+
+
+def seal_root_keys() -> None:
+    """Let no access key pass as root. ``AWS_ACCESS_KEY_ID`` of this process is random and never told to anybody."""
+
+    def is_root_access_key(access_key_id: str) -> bool:
+        return bool(access_key_id) and access_key_id == os.environ.get("AWS_ACCESS_KEY_ID")
+
+    iam_evaluator.is_root_access_key = is_root_access_key
+    sts.is_root_access_key = is_root_access_key
+
+
+def refusal(access_key: str, *, anonymous: bool) -> str | None:
+    """Why a request is refused before any service sees it, or None."""
+    if anonymous:
+        return "Request is missing Authentication Token"
+    if access_key == os.environ.get("AWS_ACCESS_KEY_ID") or access_key.isdigit():
+        return "The security token included in the request is invalid."
+    return None
+
+
+def role_credentials(role_name: str, session_name: str) -> RoleCredentials | None:
+    """A new session of a role for a machine, or None when the role is gone or does not trust EC2."""
+    role: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, role_name)
+    if role is None or not _trusts_ec2(role.get("AssumeRolePolicyDocument", "")):
+        return None
+    given = RoleCredentials(
+        "ASIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(30), secrets.token_urlsafe(120), time.time() + ROLE_SESSION_S
+    )
+    sts.register_session(
+        given.access_key,
+        {
+            "Arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_name}/{session_name}",
+            "UserId": f"{role.get('RoleId', role_name)}:{session_name}",
+            "AccountId": ACCOUNT,
+            "SecretAccessKey": given.secret_key,
+            "SessionToken": given.session_token,
+            "Expiration": given.expires_at,
+        },
+    )
+    return given
+
+
+def _trusts_ec2(document: str | dict[str, Any]) -> bool:
+    parsed = json.loads(document) if isinstance(document, str) and document else document
+    statements = parsed.get("Statement", []) if isinstance(parsed, dict) else []
+    for statement in [statements] if isinstance(statements, dict) else statements:
+        principal = statement.get("Principal", {})
+        services = principal.get("Service", []) if isinstance(principal, dict) else []
+        if statement.get("Effect") == "Allow" and "ec2.amazonaws.com" in ([services] if isinstance(services, str) else services):
+            return True
+    return False
+
+
+def role_arn(name: str) -> str:
+    """ARN of a role of the emulated account, also when the role is gone."""
+    role: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, name)
+    return str(role["Arn"]) if role else f"arn:aws:iam::{ACCOUNT}:role/{name}"
+
+
+def instance_profile(name_or_arn: str) -> dict[str, Any] | None:
+    """An instance profile of the emulated IAM by name or ARN: InstanceProfileName, InstanceProfileId, Arn, Roles."""
+    name = name_or_arn.rpartition("/")[2]
+    found: dict[str, Any] | None = iam._instance_profiles.get_scoped(ACCOUNT, None, name)
+    return found
+
+
+def as_account() -> None:
+    """Give the current thread the emulated account, which request handlers take from the caller's credentials."""
+    responses.set_request_account_id(ACCOUNT)
+
+
+def sessions_state() -> dict[str, Any]:
+    """Temporary credentials in force, for persistence; ministack forgets them."""
+    return {key: dict(session) for key, session in sts._sessions.items() if session.get("Expiration", 0) > time.time()}
+
+
+def restore_sessions(state: dict[str, Any]) -> None:
+    """Bring temporary credentials back, so that programs keep working across a restart."""
+    for key, session in state.items():
+        sts._sessions.setdefault(key, session)

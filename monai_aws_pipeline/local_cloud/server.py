@@ -1,0 +1,375 @@
+"""The front door: one process, one loopback port for all emulated services.
+
+``python -m monai_aws_pipeline.local_cloud.server CONFIG`` is started by commands.py. ministack answers by default; EC2 goes to moto and
+real machines, ECR's images to a real registry, and nothing is answered to a caller whose signature was not verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qs, urlencode
+
+from .base_image import MachineRoot, MapBase, link_map_base
+from .config import ACCOUNT, CloudConfig
+from .engine import Engine
+from .machines import Hypervisor
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Handler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Any]]
+
+CONTROL_HEADER: Final = "x-local-cloud"
+"""Control requests carry this header, which no web page can send across origins unasked."""
+_OPEN_PATHS: Final = (
+    "/_ministack/health",
+    "/_ministack/ready",
+    "/_ministack/cfn-response/",
+    "/_ministack/cfn-signal/",
+    "/_ministack/lambda-code/",
+)
+_log: Final = logging.getLogger("local-cloud.door")
+
+
+def prepare_environment(config: CloudConfig, images_file: Path) -> None:
+    """Set what ministack and moto read when they are imported."""
+    state = config.state_dir
+    os.environ.update(
+        AUTH="true",
+        GATEWAY_PORT=str(config.port),
+        BIND_HOST="127.0.0.1",
+        MINISTACK_HOST="127.0.0.1",
+        MINISTACK_ACCOUNT_ID=ACCOUNT,
+        MINISTACK_REGION=config.region,
+        SFTP_ENABLED="0",
+        IOT_MTLS_ENABLED="0",
+        PERSIST_STATE="1",
+        STATE_DIR=str(state / "services"),
+        S3_PERSIST="1",
+        S3_DATA_DIR=str(state / "s3"),
+        LAMBDA_EXECUTOR="local",
+        LOG_LEVEL="WARNING",
+        DOCKER_HOST=f"unix://{config.run_dir}/not-for-ministack.sock",
+        TMPDIR=str(state / "tmp"),
+        AWS_ACCESS_KEY_ID="AKIA" + secrets.token_hex(8).upper(),
+        AWS_SECRET_ACCESS_KEY=secrets.token_urlsafe(30),
+        AWS_DEFAULT_REGION=config.region,
+        MOTO_AMIS_PATH=str(images_file),
+        MOTO_ENABLE_AMI_VALIDATION="1",
+        MOTO_ENABLE_KEYPAIR_VALIDATION="1",
+        MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION="1",
+    )
+    for name in ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
+        os.environ.pop(name, None)
+
+
+class Cloud:
+    """Everything that one server process holds. Imports of ministack and moto happen here, after the environment is set."""
+
+    def __init__(self, config: CloudConfig, engine: Engine, root: MachineRoot, base: MapBase, ssh_port: int) -> None:
+        from ministack import app as ministack_app
+
+        from . import authorization, ec2, ec2_images, ecr, faults, identity, persistence, registry, ssm
+
+        self.config = config
+        self.ministack = ministack_app
+        self._root, self._base = root, base
+        self._identity = identity
+        self.faults = faults.FaultBoard(config.agent_delay_s)
+        self.hypervisor = Hypervisor(config, engine)
+        self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
+        self.keeper = persistence.Keeper(config.state_dir, self._state)
+        self.images = ecr.ImageRegistry(config, on_push=lambda: self.keeper.note("ecr", "PutImage"))
+        self.registry_door = registry.RegistryDoor(
+            registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored
+        )
+        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile)
+        self._base_image = ec2_images.base_image_id(root.key)
+        self._run_command = ssm.RunCommand(self.room)
+        self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
+
+    def install(self) -> None:
+        """Join the parts; after this, requests may come."""
+        from ministack.core import router
+
+        self._identity.seal_root_keys()
+        self.room.install()
+        self.images.install()
+        self._run_command.install(self._base_image)
+        self.authorizer.install()
+        handlers = self.ministack.SERVICE_HANDLERS
+        handlers["ec2"] = self._ec2_handler()
+        handlers["ecr"] = self.images.handle
+        router.SERVICE_PATTERNS.setdefault("ec2", {"credential_scope": "ec2"})
+        for service, handler in list(handlers.items()):
+            handlers[service] = self._guarded(service, handler)
+
+    def restore(self) -> None:
+        """Bring back what was persisted, once ministack has loaded its own; then show what exists from the start."""
+        self.hypervisor.wait_for_engine()
+        self.room.watch()
+        saved = self.keeper.load_ours()
+        self._identity.install_admin(self._identity.load_admin_keys(self.config.state_dir))
+        self._identity.restore_sessions(saved.get("sessions", {}))
+        self.images.tokens.update(saved.get("logins", {}))
+        self.room.restore_images(saved.get("images", []))
+        self.images.seed(self._base)
+
+    def load_base(self) -> None:
+        """Bring the machines' base image into the engine, in the background: the front door need not wait for it."""
+        threading.Thread(target=self.hypervisor.load_base, args=(self._root,), name="base-image", daemon=True).start()
+
+    def _state(self) -> dict[str, Any]:
+        return {"sessions": self._identity.sessions_state(), "logins": self.images.tokens, "images": self.room.images_state()}
+
+    def _guarded(self, service: str, handler: Handler) -> Handler:
+        """A service's handler behind the checks and faults that ministack does not know."""
+        from ministack.core import iam_actions, iam_evaluator, router
+
+        async def guarded(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
+            parameters = query
+            if service == "ec2" and method == "POST":
+                parameters = {**query, **parse_qs(body.decode(errors="replace"), keep_blank_values=True)}
+            action = (iam_actions.extract_iam_action(service, method, path, headers, body, parameters) or ":").partition(":")[2]
+            access_key, region = router.extract_access_key_id(headers, query), router.extract_region(headers, query)
+            if access_key:
+                refused = self.authorizer.check_rest(service, action, body, parameters, access_key, region)
+                if refused:
+                    denied, needed, arn = refused
+                    if isinstance(denied, iam_evaluator.AuthError):
+                        return iam_actions.access_denied_response(
+                            service, needed, "", str(uuid.uuid4()), error_code=denied.code, message=denied.message
+                        )
+                    return iam_actions.access_denied_response(
+                        service,
+                        needed,
+                        denied.principal_arn,
+                        str(uuid.uuid4()),
+                        headers=headers,
+                        resource_arn=arn,
+                        explicit_deny=denied.decision == "Deny",
+                    )
+            fault = self.faults.take(service, action)
+            if fault:
+                _log.warning("ordered fault: %s %s fails with %s", service, action, fault.code)
+                _, head, text = iam_actions.access_denied_response(
+                    service, action, "", str(uuid.uuid4()), error_code=fault.code, message=fault.message, headers=headers
+                )
+                return fault.status, head, text
+            answer = await handler(method, path, headers, body, query)
+            self.keeper.note(service, action or method.title())
+            return answer
+
+        return guarded
+
+    def _ec2_handler(self) -> Handler:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.test import Client, EnvironBuilder
+
+        client = Client(DomainDispatcherApplication(create_backend_app))
+
+        def call(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
+            self.room.noting({**query, **parse_qs(body.decode(errors="replace"))})
+            kept = [(name, value) for name, value in headers.items() if name.lower() not in ("content-length", "transfer-encoding", "host")]
+            builder = EnvironBuilder(
+                path=path, method=method, headers=kept, data=body, query_string=urlencode(query, doseq=True), base_url=self.config.endpoint
+            )
+            response = client.open(builder)
+            out = {name: value for name, value in response.headers.items() if name.lower() not in ("content-length", "date", "server")}
+            return response.status_code, out, response.get_data()
+
+        async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
+            # ministack merges the body's fields into the query of a form request; moto reads them from the body
+            rest = {} if method == "POST" else query
+            return await asyncio.get_running_loop().run_in_executor(self._ec2_threads, call, method, path, headers, body, rest)
+
+        return handle
+
+    # ---------------------------------------------------------------------------------------------------------------------- the door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        from ministack.core import router
+
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        path = scope.get("path", "")
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", [])}
+        if path.startswith("/_local/"):
+            await self._control(scope, headers, receive, send)
+            return
+        if scope["type"] == "http" and self._is_registry(path):
+            await self.registry_door(scope, receive, send)
+            return
+        if path.startswith("/_") and not path.startswith(_OPEN_PATHS):
+            await _json(send, 404, {"message": "not here"})
+            return
+        if not path.startswith(_OPEN_PATHS):
+            query = parse_qs(scope.get("query_string", b"").decode(errors="replace"), keep_blank_values=True)
+            access_key = router.extract_access_key_id(headers, query)
+            refused = self._identity.refusal(access_key, anonymous=not access_key and scope.get("method") != "OPTIONS")
+            if refused:
+                await self._refuse(scope, headers, refused, send)
+                return
+        await self.ministack.app(scope, receive, send)
+
+    @staticmethod
+    def _is_registry(path: str) -> bool:
+        from .registry import is_registry_path
+
+        return is_registry_path(path)
+
+    @staticmethod
+    async def _refuse(scope: Scope, headers: dict[str, str], message: str, send: Send) -> None:
+        from ministack.core import iam_actions, router
+
+        query = parse_qs(scope.get("query_string", b"").decode(errors="replace"))
+        service = router.detect_service(scope.get("method", "GET"), scope["path"], headers, query)
+        code = "MissingAuthenticationToken" if "Missing" in message else "InvalidClientTokenId"
+        if service == "s3":
+            code = "AccessDenied" if code.startswith("Missing") else "InvalidAccessKeyId"
+        status, head, body = iam_actions.access_denied_response(
+            service, "", "", str(uuid.uuid4()), error_code=code, message=message, headers=headers
+        )
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(name.lower().encode(), str(value).encode()) for name, value in head.items()],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _control(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        from .faults import FaultError
+
+        if scope["type"] != "http" or CONTROL_HEADER not in headers:
+            await _json(send, 403, {"message": f"send the header {CONTROL_HEADER}: 1"})
+            return
+        method, path = scope["method"], scope["path"]
+        if (method, path) == ("GET", "/_local/health"):
+            await _json(send, 200, {"status": "ready", "base_image": self._base_image, "machines": self.room.overview()})
+            return
+        try:
+            body = json.loads(await _body(receive) or b"{}")
+            if (method, path) == ("GET", "/_local/faults"):
+                await _json(send, 200, {"pending": self.faults.pending()})
+            elif (method, path) == ("POST", "/_local/faults"):
+                self.faults.order_from(body)
+                await _json(send, 200, {})
+            elif (method, path) == ("DELETE", "/_local/faults"):
+                self.faults.clear()
+                await _json(send, 200, {})
+            elif method == "POST" and path in ("/_local/instances/lose", "/_local/instances/refuse-ssh"):
+                act = self.room.lose if path.endswith("lose") else self.room.refuse_ssh
+                await asyncio.get_running_loop().run_in_executor(None, act, body["instance_id"])
+                await _json(send, 200, {})
+            else:
+                await _json(send, 404, {"message": "no such control request"})
+        except (FaultError, KeyError, ValueError) as wrong:
+            await _json(send, 400, {"message": str(wrong)})
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        saver: asyncio.Task[None] | None = None
+
+        async def notice(message: dict[str, Any]) -> None:
+            nonlocal saver
+            if message["type"] == "lifespan.startup.complete":
+                self.restore()
+                saver = asyncio.get_running_loop().create_task(self._save_often())
+            await send(message)
+
+        await self.ministack.app(scope, receive, notice)
+        if saver:
+            saver.cancel()
+        self.keeper.save_ours()
+        self.room.close()
+
+    async def _save_often(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                self.keeper.save()
+            except Exception:
+                _log.exception("the state could not be saved")
+
+
+def _roles_of_profile(name_or_arn: str) -> list[str]:
+    from . import identity
+
+    profile = identity.instance_profile(name_or_arn)
+    roles = profile.get("Roles", []) if profile else []
+    names = [role["RoleName"] if isinstance(role, dict) else role for role in roles]
+    return [identity.role_arn(name) for name in names]
+
+
+async def _body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
+
+
+async def _json(send: Send, status: int, data: dict[str, Any]) -> None:
+    body = json.dumps(data).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _serve(cloud: Cloud) -> None:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end.set)
+    settings = Config()
+    settings.bind = [f"127.0.0.1:{cloud.config.port}"]
+    settings.loglevel = "WARNING"
+    settings.keep_alive_timeout = 75
+    settings.graceful_timeout = 2
+    settings.shutdown_timeout = 10
+    await serve(cast("Any", cloud), settings, shutdown_trigger=end.wait)
+    logging.shutdown()
+    os._exit(0)  # everything is saved; ministack's worker threads may be waiting for anything
+
+
+def main() -> None:
+    """Serve until told to end. The one argument is the file that commands.py wrote."""
+    from .ec2_images import base_images_file
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("local-cloud").setLevel(logging.INFO)
+    orders = json.loads(Path(sys.argv[1]).read_text())
+    config = CloudConfig.from_json(orders["config"])
+    root = MachineRoot(Path(orders["root"]["archive"]), orders["root"]["key"], orders["root"]["description"])
+    base = MapBase(**{**orders["base"], "folder": Path(orders["base"]["folder"])})
+    (config.state_dir / "tmp").mkdir(exist_ok=True)
+    prepare_environment(config, base_images_file(config.state_dir, root.key, root.description))
+    link_map_base(base, config.state_dir / "registry")
+    cloud = Cloud(config, Engine(**orders["engine"]), root, base, orders["ssh_port"])
+    cloud.install()
+    cloud.load_base()
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_serve(cloud))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What the machine must offer before anything is started: Linux, root, disk, a free port and a few programs.
+
+Missing programs are installed through apt, each with the reason told. Nothing that apt installs is allowed to start a service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .config import CloudConfig
+from .errors import DiskShortError, NotLinuxError, NotRootError, PackagesError, PortTakenError
+
+Progress = Callable[[str], None]
+
+MINIMUM_FREE_BYTES: Final = 10 * 1024**3
+_POLICY: Final = Path("/usr/sbin/policy-rc.d")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A program, the Debian/Ubuntu package that has it, and why it is needed."""
+
+    program: str
+    package: str
+    why: str
+
+
+NEEDS: Final = (
+    Need("mmdebstrap", "mmdebstrap", "builds the file systems of the machines from this machine's own package sources"),
+    Need("ssh-keygen", "openssh-client", "connects to the machines"),
+)
+ENGINE: Final = Need("dockerd", "docker.io", "runs the machines of the embedded AWS as containers")
+REGISTRY: Final = Need("docker-registry", "docker-registry", "keeps pushed container images on disk")
+
+
+def check_machine(config: CloudConfig) -> None:
+    """Raise a named error when this machine cannot carry the embedded AWS."""
+    if sys.platform != "linux":
+        raise NotLinuxError(
+            f"This is {sys.platform}; the embedded AWS runs Linux containers.", "Run it on Linux, or in a Linux virtual machine."
+        )
+    if os.geteuid() != 0:
+        raise NotRootError("The embedded AWS starts machines, which needs root.", "Run the command with sudo -E, or as root.")
+    existing = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < MINIMUM_FREE_BYTES:
+        raise DiskShortError(
+            f"Only {free / 1024**3:.1f} GiB are free at {existing}; the embedded AWS needs {MINIMUM_FREE_BYTES / 1024**3:.0f}.",
+            "Free some space, or choose another folder with --state-dir.",
+        )
+
+
+def check_port(port: int) -> None:
+    """PortTakenError when something listens on the front door's port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise PortTakenError(f"Another program listens on 127.0.0.1:{port}.", "Stop it, or choose another port with --port.") from None
+
+
+def free_ssh_port(address: str) -> int:
+    """22, or the next of a few ports when something on this machine listens on all addresses at 22."""
+    for port in (22, 2222, 22022, 32022):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((address, port))
+                return port
+    raise PortTakenError("No port is free for the machines' SSH servers (tried 22, 2222, 22022, 32022).", "Free one of them.")
+
+
+def ensure_system_packages(config: CloudConfig, on_progress: Progress, *, engine_wanted: bool = True) -> None:
+    """Install what is missing and say what and why. PackagesError where there is no apt or it fails."""
+    wanted = [need for need in (*NEEDS, *((ENGINE,) if engine_wanted else ())) if not program(need.program)]
+    if wanted:
+        for need in wanted:
+            on_progress(f"installing {need.package}: it {need.why}")
+        _apt_install([need.package for need in wanted])
+    if not registry_program(config).exists():
+        on_progress(f"fetching {REGISTRY.package}: it {REGISTRY.why} (unpacked into the cache, not installed)")
+        _unpack_registry(config)
+
+
+def program(name: str) -> Path | None:
+    """Path of a program, also where root's PATH lacks the sbin folders."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def registry_program(config: CloudConfig) -> Path:
+    """The registry server: the installed one, else the one unpacked into the cache.
+
+    Debian's package enables a service on all addresses, so it is unpacked instead of installed.
+    """
+    return program(REGISTRY.program) or config.cache_dir / "programs" / "docker-registry"
+
+
+def _require_apt() -> None:
+    if not program("apt-get") or not program("dpkg-deb"):
+        names = ", ".join(need.package for need in (*NEEDS, ENGINE, REGISTRY))
+        raise PackagesError(
+            "Programs are missing and this system has no apt to install them with.", f"Install the equivalents of: {names}."
+        )
+
+
+def _apt_install(packages: list[str]) -> None:
+    _require_apt()
+    with _no_services():
+        _apt("update", "-qq")
+        _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
+
+
+def _unpack_registry(config: CloudConfig) -> None:
+    _require_apt()
+    folder = config.cache_dir / "programs"
+    work = folder / f"unpack-{os.getpid()}"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.chmod(0o755)
+        try:
+            _apt("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, cwd=work)
+        except PackagesError:
+            _apt("update", "-qq")
+            _apt("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, cwd=work)
+        archive = next(work.glob("*.deb"))
+        subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True, capture_output=True)
+        (work / "root/usr/bin/docker-registry").rename(folder / "docker-registry")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _apt(*arguments: str, cwd: Path | None = None) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(["apt-get", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise PackagesError(
+            f"apt-get {' '.join(arguments)} failed: {' / '.join(last)}", "Check the network and the package sources, then try again."
+        )
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    """Keep packages from starting their services during installation (Debian policy, invoke-rc.d)."""
+    if _POLICY.exists():
+        yield
+        return
+    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)

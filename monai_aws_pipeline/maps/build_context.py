@@ -1,0 +1,243 @@
+"""Writes the folder that a MAP image is built from: manifests of the SDK's own renderer, application, model and wheels, in layers.
+
+Here belongs the laying out of files, their fixed times and modes, and the hashes that name what is built. What the texts say is in
+``recipe.py``; who builds it, and where, is the caller's: ``docker build --network NETWORK --tag IMAGE PATH`` with BuildKit.
+Files keep their fixed modification time only when the folder is carried to the build host with its times, as a tar does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from monai_aws_pipeline.maps import recipe, sdk_renderer, wheelhouse
+from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
+from monai_aws_pipeline.maps.source import Source, content_hash
+
+LABEL_MODEL: Final = "monai-aws.model-sha256"
+LABEL_CONTENT: Final = "monai-aws.content"
+LABEL_DEPENDENCIES: Final = "monai-aws.dependencies"
+LABEL_REVISION: Final = "org.opencontainers.image.revision"
+
+_PIN: Final = re.compile(r"^\s*([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*==\s*([0-9][0-9A-Za-z.]*)")
+
+
+class BuildContextError(ValueError):
+    """The build context cannot be made from what was given."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the image. ``key`` changes exactly when the layer must; ``bytes`` is what the context holds for it."""
+
+    name: str
+    key: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """A folder that is ready for ``docker build``, and what it will make.
+
+    ``tag``: ``VERSION-COMMIT7-CONTENT8``. ``content_hash``: SHA-256 over everything that decides about the image except the commit.
+    ``dependency_key``: names the dependency layer; an image kept under it can replace the stage ``dependencies``. ``network``: value of
+    ``docker build --network``; ``none`` when the wheels are in the context.
+    """
+
+    path: Path
+    tag: str
+    version: str
+    commit: str
+    content_hash: str
+    dependency_key: str
+    network: str
+    app_json: str
+    pkg_json: str
+    model_sha256: str
+    sdk_version: str
+    layers: tuple[Layer, ...]
+
+
+def write_context(
+    source: Source,
+    target: Path,
+    *,
+    base_image: str,
+    image_name: str = "map",
+    model_file: Path | None = None,
+    model_sha256: str = "",
+    wheels: Path | None = None,
+    timeout_s: int = 0,
+) -> BuildContext:
+    """Write the build context of an application.
+
+    Args:
+        source: The application's files (``source.checkout``).
+        target: Folder to write; must not exist or be empty.
+        base_image: Image the MAP starts from: Debian or Ubuntu, best with python3, pip and jq.
+        image_name: Repository name; only recorded in the label ``tag``.
+        model_file: The model, or None for an application without one. It lies in the image as ``/opt/holoscan/models/STEM/NAME``.
+        model_sha256: SHA-256 of the model file, already checked.
+        wheels: Wheelhouse (``wheelhouse.collect``), or None to let the build host's pip use its index.
+        timeout_s: The application's own timeout, written into ``app.json``; 0 for none.
+
+    Raises:
+        ManifestError: ``app.yaml`` is wrong.
+        RendererError: The SDK's packager refused the application.
+        BuildContextError: No entry point, a model without hash, or a target that is not empty.
+        BrokenWheelhouseError: The wheelhouse is not complete.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise BuildContextError(f"{target} is not empty")
+    if (model_file is None) != (not model_sha256):
+        raise BuildContextError("model_file and model_sha256 go together")
+    config = read_app_config(source.path)
+    house = wheelhouse.read(wheels) if wheels else None
+    if house and config.pip_packages:
+        raise BuildContextError("app.yaml has 'pip-packages', which a wheelhouse does not see: move them to requirements.txt beside it")
+    requirements = _requirements(source.path, config)
+    pins = sdk_pins(requirements, _text(source.path / "constraints.txt"))
+    models = (model_file.stem,) if model_file else ()
+    rendered = sdk_renderer.render(
+        source.path, tag=f"{image_name}:{config.version}", base_image=base_image, models=models, timeout_s=timeout_s,
+        sdk_version=pins[0], holoscan_version=pins[1],
+    )  # fmt: skip
+
+    _write_dependencies(target / "dependencies", requirements, _text(source.path / "constraints.txt"), house)
+    if model_file:
+        _place(model_file, target / "model" / "opt" / "holoscan" / "models" / model_file.stem / model_file.name)
+    _write_application(target / "app", source, rendered)
+
+    dependency_key = _dependency_key(base_image, requirements, _text(source.path / "constraints.txt"), house)
+    application_key = content_hash(target / "app")
+    marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key}
+    without_name = _dockerfile(base_image, config, rendered, marks)  # the name holds the hash, so the hash cannot hold the name
+    content = _digest([dependency_key, model_sha256, application_key, without_name])
+    tag = f"{config.version.replace('+', '-')}-{source.commit[:7]}-{content[:8]}"
+    marks |= {"tag": f"{image_name}:{tag}", LABEL_REVISION: source.commit, LABEL_CONTENT: content}
+    (target / "Dockerfile").write_text(_dockerfile(base_image, config, rendered, marks), "utf-8")
+    _fix_times(target)
+    return BuildContext(
+        path=target,
+        tag=tag,
+        version=config.version,
+        commit=source.commit,
+        content_hash=content,
+        dependency_key=dependency_key,
+        network="none" if house else "default",
+        app_json=rendered.app_json,
+        pkg_json=rendered.pkg_json,
+        model_sha256=model_sha256,
+        sdk_version=rendered.sdk_version,
+        layers=(
+            Layer("dependencies", dependency_key, house.bytes if house else 0),
+            Layer("model", model_sha256, model_file.stat().st_size if model_file else 0),
+            Layer("application", application_key, _bytes(target / "app")),
+        ),
+    )
+
+
+def sdk_pins(requirements: str, constraints: str) -> tuple[str, str]:
+    """Versions of the MONAI Deploy App SDK and of holoscan that an application pins, or the ones this project knows."""
+    pins: dict[str, str] = {}
+    for line in [*constraints.splitlines(), *requirements.splitlines()]:
+        if found := _PIN.match(line):
+            pins[re.sub(r"[-_.]+", "-", found[1]).lower()] = found[2]
+    holoscan = next((pins[name] for name in ("holoscan-cu13", "holoscan-cu12", "holoscan") if name in pins), sdk_renderer.HOLOSCAN_VERSION)
+    return pins.get("monai-deploy-app-sdk", sdk_renderer.SDK_VERSION), holoscan
+
+
+def _requirements(folder: Path, config: AppConfig) -> str:
+    """The application's requirements, with the packages that ``app.yaml`` may name as the SDK's packager adds them."""
+    lines = _text(folder / "requirements.txt").splitlines()
+    return "\n".join([*lines, *config.pip_packages]) + "\n"
+
+
+def _write_dependencies(folder: Path, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> None:
+    folder.mkdir(parents=True)
+    (folder / "install.sh").write_text(recipe.INSTALL_SH, "utf-8")
+    (folder / "requirements.txt").write_text(requirements, "utf-8")
+    (folder / "constraints.txt").write_text(constraints, "utf-8")
+    (folder / "python.txt").write_text(house.python_version if house else "", "utf-8")
+    if house is None:
+        return
+    (folder / "wheels.txt").write_text("".join(f"{wheel.name}=={wheel.version}\n" for wheel in house.wheels), "utf-8")
+    for wheel in house.wheels:
+        _place(house.path / wheel.file, folder / "wheels" / wheel.file)
+
+
+def _write_application(root: Path, source: Source, rendered: sdk_renderer.RenderedMap) -> None:
+    """The application layer as a tree that is copied onto ``/``. Nothing in it belongs to the user that runs it."""
+    shutil.copytree(source.path, root / "opt" / "holoscan" / "app")
+    manifests, work = root / "etc" / "holoscan", root / "var" / "holoscan"
+    manifests.mkdir(parents=True)
+    work.mkdir(parents=True)
+    (manifests / "app.json").write_text(rendered.app_json, "utf-8")
+    (manifests / "pkg.json").write_text(rendered.pkg_json, "utf-8")
+    shutil.copyfile(source.path / "app.yaml", work / "app.yaml")
+    (work / "tools").write_text(rendered.tools, "utf-8")
+    for path in root.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+    (work / "tools").chmod(0o755)
+
+
+def _dockerfile(base_image: str, config: AppConfig, rendered: sdk_renderer.RenderedMap, marks: Mapping[str, str]) -> str:
+    labels = {
+        "base": base_image,
+        "org.opencontainers.image.title": config.title,
+        "org.opencontainers.image.version": config.version,
+        "org.nvidia.holoscan": rendered.holoscan_version,
+        "org.monai.deploy.app-sdk": rendered.sdk_version,
+        **marks,
+    }
+    has_model = bool(marks[LABEL_MODEL])
+    return recipe.dockerfile(base_image, has_model=has_model, environment=rendered.environment, labels=tuple(labels.items()))
+
+
+def _dependency_key(base_image: str, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> str:
+    """Hash of everything the dependency layer is made of. With a wheelhouse its wheels decide, not the text that led to them."""
+    inputs = [house.content_hash, house.python_version] if house else [requirements, constraints]
+    return _digest([recipe.dependency_stage(base_image), recipe.INSTALL_SH, *inputs])
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _place(source: Path, target: Path) -> None:
+    """The file without a second copy where the file system allows it; wheels and models are large."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _fix_times(folder: Path) -> None:
+    """Give every file a time that follows from its content.
+
+    Not one time for all: BuildKit takes a file of the same name, size and time as one it was sent before, and would build from the old one.
+    """
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+            os.utime(path, (recipe.EPOCH, recipe.EPOCH))
+        elif path.suffix != ".whl":  # wheels are in no layer, carry their version in their name, and are shared with the cache
+            with path.open("rb") as stream:
+                moment = recipe.EPOCH + int(hashlib.file_digest(stream, "sha256").hexdigest()[:6], 16)
+            os.utime(path, (moment, moment))
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

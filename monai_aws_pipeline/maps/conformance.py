@@ -1,0 +1,160 @@
+"""Whether an image is a MAP: named checks over its configuration, its manifests and the list of its files. Pure.
+
+Here belongs what the MONAI Application Package specification and the MONAI Deploy App SDK's packager lay down, with the paths of both ages
+(``/etc/holoscan`` and ``/etc/monai``). Who reads the image, and what a failed check means for a deployment, is the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from monai_aws_pipeline.maps.manifest import AppManifest, ManifestError, PackageManifest, parse_app_manifest, parse_package_manifest
+
+POINTS: Final[Mapping[str, str]] = {
+    "app.json": "the application manifest is there and complete",
+    "pkg.json": "the package manifest is there and complete",
+    "versions": "both manifests and the image name the same version",
+    "command": "the command starts something that is in the image",
+    "application": "the application's folder is there",
+    "models": "every model of pkg.json has its folder with a file",
+    "working-directory": "input and output folders, app.yaml and the tools script are there",
+    "entry-point": "the entry point is the MAP's tools script",
+    "environment": "the variables that an application reads are set",
+    "labels": "the labels that a registry shows are set",
+    "user": "the image runs as a numeric user other than root",
+    "secrets": "no variable or label looks like a credential",
+}
+"""Every check by name, in the order of the report."""
+
+_VARIABLES: Final = (
+    "INPUT_PATH", "OUTPUT_PATH", "WORKDIR", "APPLICATION", "TIMEOUT", "MODEL_PATH", "CONFIG_PATH", "APP_MANIFEST_PATH",
+    "PKG_MANIFEST_PATH",
+)  # fmt: skip
+_LABELS: Final = ("base", "tag", "org.opencontainers.image.title", "org.opencontainers.image.version", "org.nvidia.holoscan")
+_SECRET_NAME: Final = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|ACCESS_KEY|CREDENTIAL)", re.IGNORECASE)
+_SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN|gh[pousr]_[A-Za-z0-9]{20}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One point that an image does not keep. ``point`` is a key of ``POINTS``."""
+
+    point: str
+    message: str
+
+
+def check(image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, files: Iterable[str]) -> list[Finding]:
+    """Check one image; an empty list means that it conforms.
+
+    Args:
+        image: The image's configuration: the registry's config blob (``{"config": …}``) or the answer of
+            ``docker inspect`` (``{"Config": …}``).
+        app_json, pkg_json: Text of the manifests; None where the image has none.
+        files: Absolute paths of the image's files and folders.
+    """
+    config = image.get("config") or image.get("Config") or {}
+    present = {"/" + path.strip("/") for path in files}
+    findings: list[Finding] = []
+    app = _app(app_json, findings)
+    package = _package(pkg_json, findings)
+    if app and package:
+        findings += _versions(app, package, config)
+    if app:
+        findings += _run(app, present)
+    if package:
+        findings += _contents(package, present)
+    findings += _image(config)
+    order = list(POINTS)
+    return sorted(findings, key=lambda finding: order.index(finding.point))
+
+
+def _app(text: str | None, findings: list[Finding]) -> AppManifest | None:
+    if text is None:
+        findings.append(Finding("app.json", "neither /etc/holoscan/app.json nor /etc/monai/app.json is in the image"))
+        return None
+    try:
+        return parse_app_manifest(text)
+    except ManifestError as wrong:
+        findings += [Finding("app.json", each) for each in wrong.findings]
+        return None
+
+
+def _package(text: str | None, findings: list[Finding]) -> PackageManifest | None:
+    if text is None:
+        findings.append(Finding("pkg.json", "neither /etc/holoscan/pkg.json nor /etc/monai/pkg.json is in the image"))
+        return None
+    try:
+        return parse_package_manifest(text)
+    except ManifestError as wrong:
+        findings += [Finding("pkg.json", each) for each in wrong.findings]
+        return None
+
+
+def _versions(app: AppManifest, package: PackageManifest, config: Mapping[str, Any]) -> list[Finding]:
+    label = str((config.get("Labels") or {}).get("org.opencontainers.image.version", app.version))
+    if len({app.version, package.version, label}) == 1:
+        return []
+    return [Finding("versions", f"app.json says {app.version}, pkg.json {package.version}, the image's label {label}")]
+
+
+def _run(app: AppManifest, present: set[str]) -> list[Finding]:
+    findings = []
+    programs = [part for part in app.run.command if part.startswith("/")]
+    missing = [part for part in programs if not _has(present, part)]
+    if not programs:
+        findings.append(Finding("command", "the command names no file of the image"))
+    findings += [Finding("command", f"{part} is not in the image") for part in missing]
+    work = app.run.working_directory
+    wanted = [app.run.input_path, app.run.output_path]
+    tools = [posixpath.join(work, "tools"), "/opt/monai/executor/monai-exec"]
+    findings += [Finding("working-directory", f"{path} is not in the image") for path in wanted if not _has(present, path)]
+    if not any(_has(present, path) for path in tools):
+        findings.append(Finding("working-directory", f"{tools[0]} is not in the image"))
+    if not any(_has(present, posixpath.join(work, name)) for name in ("app.yaml", "app.config")):
+        findings.append(Finding("working-directory", f"{work}/app.yaml is not in the image"))
+    return findings
+
+
+def _contents(package: PackageManifest, present: set[str]) -> list[Finding]:
+    findings = []
+    if not _has_children(present, package.application_root):
+        findings.append(Finding("application", f"{package.application_root} is missing or empty"))
+    for name, folder in sorted(package.models.items()):
+        if not _has_children(present, folder):
+            findings.append(Finding("models", f"{name}: {folder} is missing or empty"))
+    return findings
+
+
+def _image(config: Mapping[str, Any]) -> list[Finding]:
+    findings = []
+    variables = dict(str(item).partition("=")[::2] for item in config.get("Env") or [])
+    labels = {str(name): str(value) for name, value in (config.get("Labels") or {}).items()}
+    entry = config.get("Entrypoint") or []
+    if not entry or posixpath.basename(str(entry[0])) not in ("tools", "monai-exec"):
+        findings.append(Finding("entry-point", f"is {json.dumps(entry)}, expected /var/holoscan/tools"))
+    for name in _VARIABLES:
+        if f"HOLOSCAN_{name}" not in variables and f"MONAI_{name.replace('_PATH', 'PATH')}" not in variables:
+            findings.append(Finding("environment", f"HOLOSCAN_{name} is not set"))
+    findings += [Finding("labels", f"{name} is not set") for name in _LABELS if not labels.get(name)]
+    user = str(config.get("User") or "").partition(":")[0]
+    if not re.fullmatch(r"[1-9][0-9]*", user):
+        findings.append(Finding("user", f"is {user or 'root'!r}; a hosting service cannot tell that it is not root"))
+    for name, value in [*variables.items(), *labels.items()]:
+        if (_SECRET_NAME.search(name) and value) or _SECRET_VALUE.search(value):
+            findings.append(Finding("secrets", f"{name} looks like a credential; it is readable by everybody who can pull the image"))
+    return findings
+
+
+def _has(present: set[str], path: str) -> bool:
+    path = posixpath.normpath(path)
+    return path in present or _has_children(present, path)
+
+
+def _has_children(present: set[str], folder: str) -> bool:
+    prefix = folder.rstrip("/") + "/"
+    return any(path.startswith(prefix) for path in present)

@@ -1,0 +1,187 @@
+"""How a MAP is run: the docker arguments that follow from an image, its ``app.json`` and the limits of the host.
+
+Here belongs the argument list and its reasons, as pure functions. Here belongs no process, no AWS and no file access: the host agent
+starts what is described here, and the conformance check compares with it. Standard library only, because the file is shipped to hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
+"""Where a MAP keeps its application manifest; the second place is the one of MAPs built before the Holoscan packager."""
+
+CONTAINER_LABEL: Final = "monai-aws.job"
+"""Label of every container the agent starts, so that one left by a crash is found and removed."""
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
+
+
+class AppManifestError(ValueError):
+    """``app.json`` cannot be used to run the MAP. Names the field, what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What ``app.json`` says about running the application.
+
+    ``input_path``/``output_path``: absolute paths inside the container. ``timeout_s``: seconds, 0 where the manifest sets none.
+    """
+
+    command: tuple[str, ...]
+    input_path: str
+    output_path: str
+    working_directory: str
+    environment: tuple[tuple[str, str], ...] = ()
+    timeout_s: int = 0
+    version: str = ""
+    sdk_version: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one study may use on this host. ``gpus`` is the value of ``docker run --gpus``, empty where there is no GPU."""
+
+    timeout_s: int = 1800
+    memory_mib: int = 12288
+    pids: int = 512
+    gpus: str = ""
+    network: str = "none"
+    uid: int = 1000
+    gid: int = 1000
+    labels: tuple[tuple[str, str], ...] = field(default=())
+
+
+def parse_app_json(text: str) -> RunSpec:
+    """Read a MAP's ``app.json``. Raises AppManifestError naming every wrong field.
+
+    ``command`` is a string that holds a JSON list (Holoscan packager) or, in hand-written MAPs, a list. Input and output paths may be
+    relative to ``workingDirectory``.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as wrong:
+        raise AppManifestError("app.json is not JSON") from wrong
+    if not isinstance(data, dict):
+        raise AppManifestError("app.json is not a JSON object")
+    wrong_fields: list[str] = []
+    work = data.get("workingDirectory") or "/var/holoscan"
+    if not isinstance(work, str) or not work.startswith("/"):
+        wrong_fields.append("workingDirectory must be an absolute path")
+        work = "/var/holoscan"
+    command = _command(data.get("command"), wrong_fields)
+    environment = _environment(data.get("environment"), wrong_fields)
+    input_path = _folder(data, "input", work, wrong_fields)
+    output_path = _folder(data, "output", work, wrong_fields)
+    if input_path == output_path:
+        wrong_fields.append("input.path and output.path must differ")
+    timeout = data.get("timeout") or 0
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 86400:
+        wrong_fields.append("timeout must be a number of seconds from 0 to 86400")
+        timeout = 0
+    if wrong_fields:
+        raise AppManifestError("app.json: " + "; ".join(wrong_fields))
+    return RunSpec(
+        command=command,
+        input_path=input_path,
+        output_path=output_path,
+        working_directory=posixpath.normpath(work),
+        environment=environment,
+        timeout_s=int(timeout),
+        version=_plain(data.get("version")),
+        sdk_version=_plain(data.get("sdkVersion")),
+    )
+
+
+def effective_timeout(spec: RunSpec, limits: Limits) -> int:
+    """Seconds one study may take: the shorter of the MAP's own timeout and the host's."""
+    return min(spec.timeout_s, limits.timeout_s) if spec.timeout_s else limits.timeout_s
+
+
+def run_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> list[str]:
+    """Arguments after ``docker`` that run one study in isolation.
+
+    Without ``--rm``, so that the end (exit code, killed for memory) can be read before the agent removes the container.
+    """
+    arguments = [
+        "run",
+        "--name", name,
+        "--pull", "never",                          # only what was pulled by digest and verified before runs here
+        "--log-driver", "none",                     # the agent reads the output itself; a chatty MAP cannot fill the disk
+        "--read-only",
+        "--tmpfs", "/tmp",  # noqa: S108  the one place a MAP may write beside its output
+        "--cap-drop", "ALL",
+        "--security-opt", "no-new-privileges",
+        "--network", limits.network,
+        "--user", f"{limits.uid}:{limits.gid}",
+        "--memory", f"{limits.memory_mib}m",
+        "--pids-limit", str(limits.pids),
+        "--workdir", app.working_directory,
+        "--volume", f"{input_folder}:{app.input_path}:ro",
+        "--volume", f"{output_folder}:{app.output_path}",
+    ]  # fmt: skip
+    for key, value in limits.labels:
+        arguments += ["--label", f"{key}={value}"]
+    if limits.gpus:
+        # A private /dev/shm of 1 GiB instead of --ipc=host: data loaders get their shared memory and the host's stays its own.
+        arguments += ["--gpus", limits.gpus, "--shm-size", "1g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
+    for key, value in container_environment(app):
+        arguments += ["--env", f"{key}={value}"]
+    # The MAP's own entry point (`tools`) ends with 0 even when the application failed, so the application is started directly.
+    return [*arguments, "--entrypoint", app.command[0], image, *app.command[1:]]
+
+
+def container_environment(app: RunSpec) -> tuple[tuple[str, str], ...]:
+    """The variables of ``app.json``, its two folders as absolute paths, and a home that can be written.
+
+    ``HOME=/tmp``: the root is read-only and CuPy, matplotlib and others create a cache folder under HOME when they are imported; without
+    it the application ends before its first line.
+    """
+    ours = {"HOLOSCAN_INPUT_PATH": app.input_path, "HOLOSCAN_OUTPUT_PATH": app.output_path, "HOME": "/tmp"}  # noqa: S108
+    return tuple(sorted({**dict(app.environment), **ours}.items()))
+
+
+def _command(value: Any, wrong: list[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list) or not value or not all(isinstance(part, str) and part and "\0" not in part for part in value):
+        wrong.append("command must be a JSON list of non-empty strings, written as a string")
+        return ("false",)
+    return tuple(value)
+
+
+def _environment(value: Any, wrong: list[str]) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or not all(
+        _VARIABLE.fullmatch(name) and isinstance(text, str) and "\0" not in text for name, text in value.items()
+    ):
+        wrong.append("environment must map variable names to strings")
+        return ()
+    return tuple(sorted(value.items()))
+
+
+def _folder(data: dict[str, Any], which: str, work: str, wrong: list[str]) -> str:
+    part = data.get(which)
+    path = part.get("path") if isinstance(part, dict) else None
+    if not isinstance(path, str) or not path:
+        wrong.append(f"{which}.path is missing")
+        return f"/var/holoscan/{which}"
+    path = posixpath.normpath(posixpath.join(work, path))
+    if not _OURS.fullmatch(path) or (path.count("/") < 2 and path not in ("/input", "/output")):
+        # A MAP that asks for /etc or / to be mounted over would be run with somebody else's files in place of its own.
+        wrong.append(f"{which}.path must lie in a folder of its own such as /var/holoscan/{which}")
+    return path
+
+
+def _plain(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""

@@ -1,0 +1,234 @@
+"""The three descriptions of a MAP: ``app.yaml`` (written by people), ``app.json`` and ``pkg.json`` (written by the packager).
+
+Here belongs reading them into values and saying everything that is wrong with them at once. They come from other people's repositories and
+images, so nothing in them is trusted: sizes are bounded, YAML aliases refused, names checked. How a MAP is run from ``app.json`` is in
+``hosting.py``; whether an image keeps the format, in ``conformance.py``. Format: MONAI Application Package specification 1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
+
+APP_YAML: Final = "app.yaml"
+MAX_BYTES: Final = 64 * 1024
+
+_VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,39}")
+_RENAMED: Final = {
+    "input_formats": "input-formats",
+    "output_formats": "output-formats",
+    "inputFormats": "input-formats",
+    "outputFormats": "output-formats",
+    "pip_packages": "pip-packages",
+}
+
+
+class ManifestError(ValueError):
+    """A description of a MAP is wrong. ``findings`` lists all of it, each with its remedy."""
+
+    def __init__(self, what: str, findings: list[str]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(f"{what}: " + "; ".join(findings))
+
+
+class AppYamlMissingError(ManifestError):
+    """The application folder holds no ``app.yaml``."""
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """What ``app.yaml`` says. ``resources`` goes into ``pkg.json`` as it is."""
+
+    title: str
+    version: str
+    input_formats: tuple[str, ...]
+    output_formats: tuple[str, ...]
+    pip_packages: tuple[str, ...]
+    resources: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AppManifest:
+    """What ``app.json`` says: how to run it, and which SDK wrote it."""
+
+    run: RunSpec
+    api_version: str
+    sdk: str
+    sdk_version: str
+    version: str
+    input_formats: tuple[str, ...]
+    output_formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PackageManifest:
+    """What ``pkg.json`` says. ``models`` maps a model's name to its folder in the image."""
+
+    api_version: str
+    application_root: str
+    model_root: str
+    models: dict[str, str]
+    resources: dict[str, Any]
+    version: str
+
+
+def read_app_config(folder: Path) -> AppConfig:
+    """Read ``app.yaml`` of an application folder. Raises AppYamlMissingError or ManifestError."""
+    path = folder / APP_YAML
+    if not path.is_file():
+        raise AppYamlMissingError(
+            APP_YAML, ["the application folder holds no app.yaml; point MONAI_AWS_APP_SOURCE and MONAI_AWS_APP_DIR at the folder that does"]
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise ManifestError(APP_YAML, [f"larger than {MAX_BYTES // 1024} KiB"])
+    try:
+        return parse_app_config(path.read_text("utf-8"))
+    except UnicodeDecodeError as wrong:
+        raise ManifestError(APP_YAML, ["not UTF-8 text"]) from wrong
+
+
+def parse_app_config(text: str) -> AppConfig:
+    """Read the text of an ``app.yaml``. Raises ManifestError with every finding."""
+    data = _load_yaml(text)
+    findings: list[str] = []
+    application, resources = data.get("application"), data.get("resources")
+    if not isinstance(application, dict):
+        findings.append("'application' is missing: it holds title and version")
+        application = {}
+    if not isinstance(resources, dict):
+        findings.append("'resources' is missing: it holds cpu, gpu and memory")
+        resources = {}
+    for wrong, right in _RENAMED.items():
+        if wrong in application:
+            findings.append(f"'application.{wrong}' is not read by the packager; write '{right}'")
+    title, version = application.get("title"), application.get("version")
+    if not isinstance(title, str) or not title.strip() or len(title) > 200 or not title.isprintable():
+        findings.append("'application.title' must be one line of text")
+        title = ""
+    if not isinstance(version, str):
+        findings.append(f"'application.version' must be text such as 1.0.0 (found {type(version).__name__}; quote a number)")
+        version = ""
+    elif not _VERSION.fullmatch(version):
+        findings.append("'application.version' may hold letters, digits, '.', '+' and '-' only, at most 40")
+    config = AppConfig(
+        title=title,
+        version=version,
+        input_formats=_texts(application, "input-formats", findings),
+        output_formats=_texts(application, "output-formats", findings),
+        pip_packages=_texts(application, "pip-packages", findings),
+        resources=resources,
+    )
+    try:
+        json.dumps(resources, allow_nan=False)
+    except (TypeError, ValueError):
+        findings.append("'resources' holds a value that JSON cannot hold (a date, a binary, a not-a-number)")
+    if findings:
+        raise ManifestError(APP_YAML, findings)
+    return config
+
+
+def parse_app_manifest(text: str) -> AppManifest:
+    """Read ``app.json`` of an image. Raises ManifestError with every finding."""
+    try:
+        run = parse_app_json(_bounded(text, "app.json"))
+    except AppManifestError as wrong:
+        raise ManifestError("app.json", [str(wrong).removeprefix("app.json: ")]) from wrong
+    data = json.loads(text)
+    findings: list[str] = []
+    manifest = AppManifest(
+        run=run,
+        api_version=_required(data, "apiVersion", findings),
+        sdk=_required(data, "sdk", findings),
+        sdk_version=_required(data, "sdkVersion", findings),
+        version=_required(data, "version", findings),
+        input_formats=_texts(data.get("input") or {}, "formats", findings),
+        output_formats=_texts(data.get("output") or {}, "formats", findings),
+    )
+    if findings:
+        raise ManifestError("app.json", findings)
+    return manifest
+
+
+def parse_package_manifest(text: str) -> PackageManifest:
+    """Read ``pkg.json`` of an image. Raises ManifestError with every finding."""
+    try:
+        data = json.loads(_bounded(text, "pkg.json"))
+    except (ValueError, RecursionError) as wrong:
+        if isinstance(wrong, ManifestError):
+            raise
+        raise ManifestError("pkg.json", ["not JSON"]) from wrong
+    if not isinstance(data, dict):
+        raise ManifestError("pkg.json", ["not a JSON object"])
+    findings: list[str] = []
+    models, resources = data.get("models") or {}, data.get("resources") or {}
+    if not isinstance(models, dict) or not all(isinstance(path, str) and path.startswith("/") for path in models.values()):
+        findings.append("'models' must map names to absolute folders")
+        models = {}
+    if not isinstance(resources, dict):
+        findings.append("'resources' must be an object")
+        resources = {}
+    manifest = PackageManifest(
+        api_version=_required(data, "apiVersion", findings),
+        application_root=_absolute(data, "applicationRoot", findings),
+        model_root=_absolute(data, "modelRoot", findings),
+        models=dict(models),
+        resources=resources,
+        version=_required(data, "version", findings),
+    )
+    if findings:
+        raise ManifestError("pkg.json", findings)
+    return manifest
+
+
+def _load_yaml(text: str) -> dict[str, Any]:
+    try:
+        # An alias is a reference; a few nested ones write themselves out as gigabytes of JSON.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ManifestError(APP_YAML, ["YAML aliases (*name) are not supported; write the value out"])
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as wrong:
+        if isinstance(wrong, ManifestError):
+            raise
+        line = getattr(getattr(wrong, "problem_mark", None), "line", None)
+        raise ManifestError(APP_YAML, [f"not valid YAML{f' near line {line + 1}' if line is not None else ''}"]) from wrong
+    if not isinstance(data, dict):
+        raise ManifestError(APP_YAML, ["empty, or not a mapping at its top level"])
+    return data
+
+
+def _bounded(text: str, what: str) -> str:
+    if len(text) > MAX_BYTES:
+        raise ManifestError(what, [f"larger than {MAX_BYTES // 1024} KiB"])
+    return text
+
+
+def _texts(data: Any, name: str, findings: list[str]) -> tuple[str, ...]:
+    value = data.get(name) if isinstance(data, dict) else None
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.isprintable() for item in value):
+        findings.append(f"'{name}' must be a list of texts")
+        return ()
+    return tuple(value)
+
+
+def _required(data: dict[str, Any], name: str, findings: list[str]) -> str:
+    value = data.get(name)
+    if not isinstance(value, str) or not value:
+        findings.append(f"'{name}' is missing or not a text")
+        return ""
+    return value
+
+
+def _absolute(data: dict[str, Any], name: str, findings: list[str]) -> str:
+    value = _required(data, name, findings)
+    if value and (not value.startswith("/") or ".." in value.split("/")):
+        findings.append(f"'{name}' must be an absolute path")
+    return value

@@ -1,0 +1,362 @@
+"""The application's source: which version it is, and a clean copy of it, from a git address or a folder.
+
+Here belongs git as a child process. Addresses and refs come from settings and are handed over as arguments of their own behind ``--``; only
+the protocols https, ssh, git and file are allowed, and git never asks a question. The packaged folder is the one that holds ``app.yaml``:
+``app_source`` (joined with ``app_dir`` where the source is larger than the application).
+
+A folder inside a git work tree has the commit that last touched it. When it holds changes, or is in no repository, its version is the first
+40 digits of its content hash and ``dirty`` is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from monai_aws_pipeline.settings import PROJECT_ROOT
+
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+_TIMEOUT_S: Final = 300
+_ALLOWED: Final = "file:https:ssh:git"
+_SCP_LIKE: Final = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+:(?!//)(?!\\)[^\s]+")
+_REF: Final = re.compile(r"(?!-)[\w./@^~{}-]{1,200}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_NOT_SOURCE: Final = frozenset(
+    {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", ".env"}
+)
+_LOGIN: Final = ("terminal prompts disabled", "authentication failed", "permission denied", "could not read username", "error: 403")
+_ABSENT: Final = ("not found", "does not appear to be a git repository", "no such file", "does not exist", "could not resolve host")
+
+
+class SourceError(RuntimeError):
+    """The application's source cannot be used. The message says why and what to do."""
+
+
+class SourceMissingError(SourceError):
+    """There is no folder or repository at the given place."""
+
+
+class RefMissingError(SourceError):
+    """The repository has no such ref."""
+
+
+class NoApplicationError(SourceError):
+    """The folder holds no ``app.yaml``."""
+
+
+class CredentialsMissingError(SourceError):
+    """The repository is private and git has no credentials for it."""
+
+
+class SourceRefusedError(SourceError):
+    """The address, ref or content is of a kind that is not allowed."""
+
+
+class GitError(SourceError):
+    """git failed for another reason; its own words are in the message."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clean copy of an application.
+
+    ``commit``: 40 hex digits, a git commit or, when ``dirty``, the start of the content hash. ``content_hash``: SHA-256 over the files.
+    """
+
+    path: Path
+    commit: str
+    dirty: bool
+    content_hash: str
+
+
+def observe(app_source: str, ref: str) -> str:
+    """The current version of a source as 40 hex digits, without copying it.
+
+    For a folder and the ref ``HEAD`` that is the working folder as it is; any other ref, and any address, is read from git.
+    Raises SourceError of the kind that fits.
+    """
+    _check_ref(ref)
+    if _is_address(app_source):
+        return _resolve_remote(app_source, ref)
+    folder = _local_folder(app_source)
+    repository = _repository_of(folder)
+    if ref != "HEAD":
+        if repository is None:
+            raise RefMissingError(f"{app_source} is not in a git repository, so it has no ref {ref!r}; set MONAI_AWS_APP_REF=HEAD")
+        return _commit_of(repository, folder, ref)
+    return _version_of_folder(folder, repository)[0]
+
+
+def checkout(app_source: str, ref: str, app_dir: str, target: Path) -> Source:
+    """Copy the application into ``target``, which must not exist or be empty, and return it.
+
+    Files keep their executable bit and nothing else; a version control folder, caches and ``.env`` are left out. Raises SourceError.
+    """
+    _check_ref(ref)
+    inside = _inside(app_dir)
+    if target.exists() and any(target.iterdir()):
+        raise SourceError(f"{target} is not empty")
+    if _is_address(app_source):
+        commit, dirty = _checkout_remote(app_source, ref, inside, target), False
+    else:
+        folder = _local_folder(app_source)
+        repository = _repository_of(folder)
+        if ref != "HEAD":
+            if repository is None:
+                raise RefMissingError(f"{app_source} is not in a git repository, so it has no ref {ref!r}; set MONAI_AWS_APP_REF=HEAD")
+            commit, dirty = _commit_of(repository, folder, ref), False
+            _export(repository, _in_repository(repository, folder / inside), commit, target)
+        else:
+            commit, dirty = _version_of_folder(folder, repository)
+            chosen = folder / inside
+            if not chosen.is_dir():
+                raise NoApplicationError(f"{app_source} has no folder {app_dir!r}; set MONAI_AWS_APP_DIR to the one with app.yaml")
+            _copy_files(chosen, _relative_files(chosen, repository), target)
+    if not (target / "app.yaml").is_file():
+        found = sorted(str(path.parent.relative_to(target)) for path in target.rglob("app.yaml"))[:5]
+        hint = f"; app.yaml lies in: {', '.join(found)} (set MONAI_AWS_APP_DIR)" if found else ""
+        raise NoApplicationError(f"the application folder holds no app.yaml{hint}")
+    return Source(target, commit, dirty, content_hash(target))
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 in hex over the relative names, executable bits and bytes of the files of a folder."""
+    return _hash_files(folder, sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()))
+
+
+# --------------------------------------------------------------------------------------------------------------------- folders
+
+
+def _local_folder(app_source: str) -> Path:
+    folder = Path(app_source).expanduser()
+    folder = (folder if folder.is_absolute() else PROJECT_ROOT / folder).resolve()
+    if not folder.is_dir():
+        raise SourceMissingError(
+            f"there is no folder {app_source}; MONAI_AWS_APP_SOURCE is a git address, or a path (a relative one from the project's folder)"
+        )
+    return folder
+
+
+def _repository_of(folder: Path) -> Path | None:
+    """Root of the git work tree a folder lies in; None when it is in none, or git is not installed."""
+    if not shutil.which("git"):
+        return None
+    done = _run_git(["-C", str(folder), "rev-parse", "--show-toplevel"], trusted=_ours(folder))
+    if done.returncode == 0 and done.stdout.strip():
+        return Path(done.stdout.strip())
+    if "dubious ownership" in done.stderr:
+        raise SourceRefusedError(
+            f"{folder} belongs to another user, and git does not read such a repository. If you trust it: "
+            f"git config --global --add safe.directory {folder}"
+        )
+    return None
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder is part of this project, whose code is running already: a different owner is no further risk then."""
+    return folder == PROJECT_ROOT or PROJECT_ROOT in folder.parents
+
+
+def _version_of_folder(folder: Path, repository: Path | None) -> tuple[str, bool]:
+    if repository is not None:
+        status = _git(["-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", "."], trusted=_ours(folder))
+        log = _run_git(["-C", str(folder), "log", "-1", "--format=%H", "HEAD", "--", "."], trusted=_ours(folder))
+        commit = log.stdout.strip()
+        if not status.strip() and log.returncode == 0 and _COMMIT.fullmatch(commit):
+            return commit, False
+    return _hash_files(folder, _relative_files(folder, repository))[:40], True
+
+
+def _relative_files(folder: Path, repository: Path | None) -> list[Path]:
+    """The files that are source: what git tracks or would, or everything but caches where there is no git."""
+    if repository is not None:
+        command = ["-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."]
+        names: Iterable[Path] = (Path(name) for name in _git(command, trusted=_ours(folder)).split("\0") if name)
+    else:
+        names = (path.relative_to(folder) for path in folder.rglob("*"))
+    wanted = {name for name in names if not _NOT_SOURCE & set(name.parts)}
+    return sorted(name for name in wanted if (folder / name).is_file() or (folder / name).is_symlink())
+
+
+def _copy_files(folder: Path, names: Iterable[Path], target: Path) -> None:
+    for name in names:
+        source = folder / name
+        if source.is_symlink() and not source.resolve().is_relative_to(folder.resolve()):
+            raise SourceRefusedError(f"{name} is a link out of the application folder; put the file itself there")
+        if not source.is_file():
+            raise SourceRefusedError(f"{name} is a link to nothing")
+        if source.stat().st_size > MAX_FILE_BYTES:
+            raise SourceRefusedError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; a model belongs to MONAI_AWS_MODEL_URI")
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        path.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+def _hash_files(folder: Path, names: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{name.as_posix()}\0{int(os.access(path, os.X_OK))}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------------------- git
+
+
+def _is_address(app_source: str) -> bool:
+    """Whether a source is a git address. Raises SourceRefusedError for one that is not allowed."""
+    if app_source.startswith("-") or any(ord(letter) < 32 for letter in app_source):
+        raise SourceRefusedError("MONAI_AWS_APP_SOURCE is neither a path nor a git address")
+    if "::" in app_source.partition("/")[0]:
+        raise SourceRefusedError("git helpers such as 'ext::' run commands and are refused; use https:, ssh:, git: or file:")
+    scheme, found, rest = app_source.partition("://")
+    if found:
+        if scheme not in _ALLOWED.split(":"):
+            raise SourceRefusedError(f"'{scheme}:' is not allowed for MONAI_AWS_APP_SOURCE; use https:, ssh:, git: or file:")
+        user = rest.partition("/")[0].rpartition("@")[0]
+        if ":" in user or (user and scheme == "https"):
+            raise SourceRefusedError(
+                "MONAI_AWS_APP_SOURCE holds credentials, which would end in logs; remove them and configure a git credential helper, "
+                "or use an SSH key"
+            )
+        return True
+    if Path(app_source).expanduser().exists() or (PROJECT_ROOT / app_source).exists():
+        return False
+    return bool(_SCP_LIKE.fullmatch(app_source))
+
+
+def _check_ref(ref: str) -> None:
+    if not _REF.fullmatch(ref) or ".." in ref:
+        raise SourceRefusedError("MONAI_AWS_APP_REF is not a git ref: a branch, a tag, a full commit, or HEAD")
+
+
+def _inside(app_dir: str) -> PurePosixPath:
+    path = PurePosixPath(app_dir)
+    if path.is_absolute() or ".." in path.parts or "\0" in app_dir:
+        raise SourceRefusedError("MONAI_AWS_APP_DIR must be a folder inside the source, without '..'")
+    return path
+
+
+def _in_repository(repository: Path, folder: Path) -> PurePosixPath:
+    return PurePosixPath(folder.resolve().relative_to(repository.resolve()).as_posix())
+
+
+def _commit_of(repository: Path, folder: Path, ref: str) -> str:
+    """The commit that last touched a folder, seen from a ref."""
+    trusted = _ours(folder)
+    asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
+    found = _run_git(["-C", str(repository), *asked], trusted=trusted)
+    if found.returncode or not _COMMIT.fullmatch(found.stdout.strip()):
+        raise RefMissingError(f"the repository has no commit {ref!r}; check MONAI_AWS_APP_REF")
+    where = str(_in_repository(repository, folder))
+    commit = _git(["-C", str(repository), "log", "-1", "--format=%H", found.stdout.strip(), "--", where], trusted=trusted).strip()
+    return commit if _COMMIT.fullmatch(commit) else found.stdout.strip()
+
+
+def _resolve_remote(address: str, ref: str) -> str:
+    if _COMMIT.fullmatch(ref):
+        return ref
+    patterns = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}", ref]
+    lines = _git(["ls-remote", "--", address, *patterns]).splitlines()
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+    for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}", ref):
+        if _COMMIT.fullmatch(found.get(name, "")):
+            return found[name]
+    raise RefMissingError(f"the repository has no branch or tag {ref!r}; check MONAI_AWS_APP_REF (a commit must be given in full)")
+
+
+def _checkout_remote(address: str, ref: str, inside: PurePosixPath, target: Path) -> str:
+    commit = _resolve_remote(address, ref)
+    with tempfile.TemporaryDirectory() as scratch_name:
+        clone = Path(scratch_name) / "clone.git"
+        _git(["init", "--quiet", "--bare", str(clone)])
+        one = _run_git(["-C", str(clone), "fetch", "--quiet", "--depth=1", "--no-tags", "--", address, commit])
+        if one.returncode:  # a server that does not hand out a commit by its name
+            _git(["-C", str(clone), "fetch", "--quiet", "--", address, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"])
+            if _run_git(["-C", str(clone), "cat-file", "-e", f"{commit}^{{commit}}"]).returncode:
+                raise RefMissingError(f"the repository has no commit {commit}; check MONAI_AWS_APP_REF")
+        _export(clone, inside, commit, target)
+    return commit
+
+
+def _export(repository: Path, inside: PurePosixPath, commit: str, target: Path) -> None:
+    """Write the files of a folder at a commit. git makes the tar; links out of the folder and devices are refused when it is unpacked."""
+    where = "" if str(inside) == "." else str(inside)
+    trusted = _ours(repository)
+    kind = _run_git(["-C", str(repository), "cat-file", "-t", f"{commit}:{where}"], trusted=trusted)
+    if kind.stdout.strip() != "tree":
+        raise NoApplicationError(f"commit {commit[:12]} has no folder {where or '.'}; set MONAI_AWS_APP_DIR to the one with app.yaml")
+    with tempfile.TemporaryDirectory() as scratch_name:
+        scratch = Path(scratch_name)
+        _git(["-C", str(repository), "archive", "--format=tar", f"--output={scratch / 'app.tar'}", f"{commit}:{where}"], trusted=trusted)
+        unpacked = scratch / "app"
+        unpacked.mkdir()
+        try:
+            with tarfile.open(scratch / "app.tar") as archive:
+                archive.extractall(unpacked, filter="data")
+        except tarfile.TarError as wrong:
+            raise SourceRefusedError(f"the application holds a file that is not allowed: {wrong}") from wrong
+        _copy_files(unpacked, _relative_files(unpacked, None), target)
+
+
+def _git(arguments: list[str], *, trusted: bool = False) -> str:
+    done = _run_git(arguments, trusted=trusted)
+    if done.returncode:
+        raise _named(done.stderr)
+    return done.stdout
+
+
+def _run_git(arguments: list[str], *, trusted: bool = False) -> subprocess.CompletedProcess[str]:
+    if not shutil.which("git"):
+        raise GitError("git is not installed; install it, or point MONAI_AWS_APP_SOURCE at a folder")
+    kept = ("GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in kept}
+    environment = {
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+        **inherited,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "SSH_ASKPASS_REQUIRE": "never",
+        "GIT_ALLOW_PROTOCOL": _ALLOWED,
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "LC_ALL": "C",
+    }
+    # A repository's own configuration may name programs to run; those two are the ones our commands would start.
+    options = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *(["-c", "safe.directory=*"] if trusted else [])]
+    try:
+        return subprocess.run(
+            ["git", *options, *arguments], check=False, capture_output=True, text=True, errors="surrogateescape", env=environment,
+            timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as wrong:
+        raise GitError(f"git did not answer within {_TIMEOUT_S} s; check the network and MONAI_AWS_APP_SOURCE") from wrong
+
+
+def _named(said: str) -> SourceError:
+    """The error that git's words mean."""
+    low = said.lower()
+    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "nothing")
+    if any(sign in low for sign in _LOGIN):
+        remedy = "configure a credential helper, or an SSH key and an ssh: address"
+        return CredentialsMissingError(f"the repository needs a login that git has not: {remedy}. git said: {last}")
+    if any(sign in low for sign in _ABSENT):
+        return SourceMissingError(
+            f"there is no git repository at MONAI_AWS_APP_SOURCE (a private one may look like that). git said: {last}"
+        )
+    if "not allowed" in low and "transport" in low:
+        return SourceRefusedError("this protocol is not allowed; use https:, ssh:, git: or file:")
+    return GitError("git failed: " + last)

@@ -1,0 +1,150 @@
+"""Commit records turned into Dagster events, once each.
+
+Here belong the asset's keys and partitions, what is already in the event log, and which kind of event a result becomes. Reading the
+bucket belongs to ``results_store``, choosing what is new to ``results_index``, wording to ``record_metadata``.
+
+A succeeded job becomes an ``AssetMaterialization`` of ``inference_result`` under its study. A refused or finally failed one becomes an
+``AssetObservation``: the study's result was *not* made, and a materialization would say it was, hide the last good one behind it and
+show the study as fresh. With a known study it is observed on that study's partition, which is added too, so that the study stands there
+as missing; without one it is observed on the asset itself, because a partition is a study and an invented one would be backfilled in vain.
+
+Dagster writes a sensor's events before it stores the cursor, so a crash in between delivers them again. Each event therefore has its job
+and study as data version, and what is found by that is not recorded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    AssetRecordsFilter,
+    DagsterInstance,
+    DagsterRunStatus,
+    DynamicPartitionsDefinition,
+    RunsFilter,
+)
+
+from monai_aws_pipeline.contract import ResultRecord, parse_utc
+from monai_aws_pipeline.studies.record_metadata import (
+    DATA_VERSION_TAG,
+    failed,
+    observation_tags,
+    provenance_tags,
+    record_metadata,
+    result_id,
+)
+from monai_aws_pipeline.studies.results_index import Arrival
+from monai_aws_pipeline.studies.results_store import ResultsStore, StoredResult, UnreadableResultError
+
+INFERENCE_RESULT: Final = AssetKey("inference_result")
+MAP_IMAGE: Final = AssetKey("map_image")
+S3_TRIGGER: Final = AssetKey("s3_trigger")
+STUDIES: Final = DynamicPartitionsDefinition(name="study")
+
+RERUN_RECORDS_ITSELF_FOR: Final = timedelta(hours=2)
+"""So long after its commit a re-run's result is left to the run that asked for it, if one is still active on that study."""
+
+_READERS: Final = 8
+_ACTIVE: Final = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one tick writes: events oldest first, partitions to add, entries to look at again, and why others were stepped over."""
+
+    events: tuple[AssetMaterialization | AssetObservation, ...]
+    studies: tuple[str, ...]
+    deferred: tuple[Arrival, ...]
+    skipped: tuple[str, ...]
+
+
+def is_recorded(instance: DagsterInstance, job: str, study: str) -> bool:
+    """Whether the event log holds this result, from a sensor tick or from a run."""
+    return bool(
+        instance.event_log_storage.get_event_tags_for_asset(INFERENCE_RESULT, filter_tags={DATA_VERSION_TAG: result_id(job, study)})
+    )
+
+
+def unrecorded(instance: DagsterInstance, arrivals: Iterable[Arrival]) -> list[Arrival]:
+    """Those entries whose result is not in the event log, each job and study once."""
+    once = {(entry.job, entry.study): entry for entry in arrivals}
+    return [entry for (job, study), entry in once.items() if not is_recorded(instance, job, study)]
+
+
+def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[Arrival], now: datetime) -> Recording:
+    """Read what is not recorded yet and make its events.
+
+    Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
+    """
+    wanted = unrecorded(instance, arrivals)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="results") as readers:
+        found = list(readers.map(lambda entry: _read(store, entry), wanted))
+
+    upstream = current_versions(instance, [S3_TRIGGER])
+    results: list[StoredResult] = []
+    deferred: list[Arrival] = []
+    skipped: list[str] = []
+    for entry, outcome in zip(wanted, found, strict=True):
+        if isinstance(outcome, UnreadableResultError):
+            skipped.append(str(outcome))
+        elif _left_to_its_run(instance, outcome.record, now):
+            deferred.append(entry)
+        else:
+            results.append(outcome)
+    results.sort(key=lambda result: (result.record.committed_at, result.record.job))
+    # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has.
+    recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
+    studies = (recorded_before | {result.record.study for result in results}) - {""}
+    events = tuple(event_of(result, store.bucket, upstream) for result in results)
+    return Recording(events, tuple(sorted(studies)), tuple(deferred), tuple(skipped))
+
+
+def event_of(result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tuple[str, int]]) -> AssetMaterialization | AssetObservation:
+    """The event that a result becomes; see the module's first lines for the choice."""
+    record = result.record
+    metadata = record_metadata(record, result.measurements, result.preview_png, bucket=bucket)
+    if failed(record):
+        what = f"{record.status.value}: {record.error.code}" if record.error else record.status.value
+        return AssetObservation(
+            INFERENCE_RESULT, description=what, metadata=metadata, partition=record.study or None, tags=observation_tags(record)
+        )
+    tags = provenance_tags(record, upstream, MAP_IMAGE)
+    return AssetMaterialization(INFERENCE_RESULT, metadata=metadata, partition=record.study, tags=tags)
+
+
+def current_versions(instance: DagsterInstance, keys: Iterable[AssetKey]) -> dict[AssetKey, tuple[str, int]]:
+    """Data version and storage id of each asset's latest materialization; ``("NULL", 0)``, Dagster's own word, where there is none."""
+    versions: dict[AssetKey, tuple[str, int]] = {}
+    for key in keys:
+        latest = instance.fetch_materializations(AssetRecordsFilter(key), limit=1).records
+        event = latest[0].asset_materialization if latest else None
+        versions[key] = ((event.tags or {}).get(DATA_VERSION_TAG, "INITIAL"), latest[0].storage_id) if event else ("NULL", 0)
+    return versions
+
+
+def run_is_active(instance: DagsterInstance, study: str) -> bool:
+    """Whether a run is at work on this study's partition."""
+    runs = instance.get_runs(RunsFilter(tags={"dagster/partition": study}, statuses=_ACTIVE), limit=20)
+    return any(INFERENCE_RESULT in (run.asset_selection or ()) or run.asset_selection is None for run in runs)
+
+
+def _left_to_its_run(instance: DagsterInstance, record: ResultRecord, now: datetime) -> bool:
+    asked_for = bool(record.request) and now - parse_utc(record.committed_at) < RERUN_RECORDS_ITSELF_FOR
+    return asked_for and run_is_active(instance, record.study)
+
+
+def _read(store: ResultsStore, entry: Arrival) -> StoredResult | UnreadableResultError:
+    try:
+        index = store.entry(entry.key)
+        if (index.job, index.study) != (entry.job, entry.study):
+            return UnreadableResultError(f"{entry.key}: the entry speaks of another job or study than its key")
+        return store.result(index)
+    except UnreadableResultError as wrong:
+        return wrong

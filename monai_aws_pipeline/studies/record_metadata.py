@@ -1,0 +1,189 @@
+"""What the lineage says about one result: typed Dagster metadata and tags, made from a commit record.
+
+Here belong names, units and types of metadata, and the tags that Dagster's staleness and our own look-ups read. Pure: no I/O. The
+sensor and the asset share it, so an upload and a re-run look the same in the lineage.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+
+from dagster import AssetKey, MetadataValue, TableColumn, TableRecord, TableSchema
+
+from monai_aws_pipeline.contract import ContractError, IndexEntry, OutputFile, ResultRecord, Status, Timings, parse_utc
+from monai_aws_pipeline.studies.preview import PreviewError, thumbnail_uri
+
+JOB_TAG: Final = "monai-aws/job"
+STATUS_TAG: Final = "monai-aws/status"
+
+MAX_SEGMENTS: Final = 64
+MAX_OUTPUT_ROWS: Final = 100
+
+_OUTPUT_SCHEMA: Final = TableSchema(
+    columns=[TableColumn("kind"), TableColumn("bytes", "int"), TableColumn("sha256"), TableColumn("key")],
+)
+# The tags that a run writes onto its materializations and that Dagster reads back for staleness (dagster._core.definitions.data_version,
+# 1.13): a materialization recorded without a run shows its provenance the same way. tests/unit/studies hold that they still mean that.
+_CODE_VERSION: Final = "dagster/code_version"
+DATA_VERSION_TAG: Final = "dagster/data_version"
+_DATA_VERSION_IS_OURS: Final = "dagster/data_version_is_user_provided"
+_INPUT_DATA_VERSION: Final = "dagster/input_data_version"
+_INPUT_EVENT: Final = "dagster/input_event_pointer"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Volume of one segment in millilitres, as the agent measured it on the DICOM SEG."""
+
+    label: str
+    volume_ml: float
+
+
+def parse_measurements(text: str) -> tuple[Segment, ...]:
+    """Read ``measurements.json`` (``{"segments": [{"label", "volume_ml"}]}``). Raises ContractError."""
+    try:
+        segments = json.loads(text)["segments"]
+        parsed = tuple(Segment(_label(item["label"]), float(item["volume_ml"])) for item in segments[:MAX_SEGMENTS])
+    except (ValueError, KeyError, TypeError, RecursionError) as wrong:
+        raise ContractError("measurements: expected {'segments': [{'label', 'volume_ml'}]}") from wrong
+    if not all(0 <= segment.volume_ml < float("inf") for segment in parsed):
+        raise ContractError("measurements: volume_ml must be a number of at least 0")
+    return parsed
+
+
+def record_metadata(
+    record: ResultRecord, measurements: tuple[Segment, ...], preview_png: bytes | None, *, bucket: str
+) -> dict[str, MetadataValue]:
+    """All that the lineage shows for a result, each name with its unit. Values that the record does not have are left out."""
+    metadata: dict[str, MetadataValue] = {"status": MetadataValue.text(record.status.value)}
+    if record.error:
+        metadata["error_code"] = MetadataValue.text(record.error.code)
+        metadata["error"] = MetadataValue.text(record.error.message)
+    if preview_png is not None:
+        metadata["preview"] = _preview(preview_png)
+    for segment in measurements:
+        metadata[f"volume_{_slug(segment.label)}_ml"] = MetadataValue.float(round(segment.volume_ml, 3))
+    metadata |= _texts(
+        {
+            "study": record.study,
+            "job": record.job,
+            "map_image": record.map.image,
+            "map_digest": record.map.digest,
+            "map_app_version": record.map.app_version,
+            "map_sdk_version": record.map.sdk_version,
+            "map_commit": record.map.commit,
+            "model_sha256": record.map.model_sha256,
+            "host_instance": record.host.instance_id,
+            "host_type": record.host.type,
+            "host_ami": record.host.ami,
+            "modalities": ", ".join(record.input.modalities),
+            "rerun_of_map": record.request,
+        }
+    )
+    metadata["committed_at"] = MetadataValue.timestamp(parse_utc(record.committed_at))
+    metadata |= {f"{phase.name}_s": MetadataValue.float(float(getattr(record.timings, phase.name))) for phase in fields(Timings)}
+    metadata["cost_usd"] = MetadataValue.float(float(record.cost.usd))
+    metadata["input_bytes"] = MetadataValue.int(record.input.bytes)
+    metadata["input_instances"] = MetadataValue.int(record.input.instances)
+    metadata["input_series"] = MetadataValue.int(record.input.series)
+    metadata["peak_memory_mib"] = MetadataValue.float(round(record.resources.peak_rss / 2**20, 1))
+    if record.resources.peak_gpu_memory is not None:
+        metadata["peak_gpu_memory_mib"] = MetadataValue.float(round(record.resources.peak_gpu_memory / 2**20, 1))
+    metadata |= _texts({"cost_basis": record.cost.basis})
+    metadata["record"] = MetadataValue.path(s3_path(bucket, record.commit_key))
+    if record.outputs:
+        metadata["outputs"] = _output_table(record.outputs)
+        metadata |= _links(record.outputs, bucket)
+    return metadata
+
+
+def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[str, int]], map_image: AssetKey) -> dict[str, str]:
+    """Tags of a materialization that Dagster reads as its provenance: which data versions of its upstream assets it was made from.
+
+    The version of ``map_image`` is the digest that answered the study, so a study made by an older MAP shows as stale.
+    ``other_inputs``: data version and storage id of the remaining upstream assets at the time of recording, where they are known.
+    """
+    tags = {
+        JOB_TAG: record.job,
+        STATUS_TAG: record.status.value,
+        _CODE_VERSION: record.map.commit or "unknown",
+        DATA_VERSION_TAG: result_id(record.job, record.study),
+        _DATA_VERSION_IS_OURS: "true",
+        f"{_INPUT_DATA_VERSION}/{map_image.to_user_string()}": record.map.digest or "unknown",
+        f"{_INPUT_EVENT}/{map_image.to_user_string()}": "NULL",
+    }
+    for key, (version, storage_id) in other_inputs.items():
+        tags[f"{_INPUT_DATA_VERSION}/{key.to_user_string()}"] = version
+        tags[f"{_INPUT_EVENT}/{key.to_user_string()}"] = str(storage_id) if storage_id else "NULL"
+    return tags
+
+
+def observation_tags(record: ResultRecord) -> dict[str, str]:
+    """Tags of a job that ended without a result."""
+    return {
+        JOB_TAG: record.job,
+        STATUS_TAG: record.status.value,
+        DATA_VERSION_TAG: result_id(record.job, record.study),
+    }
+
+
+def result_id(job: str, study: str) -> str:
+    """``JOB-STUDY``, or ``JOB`` for a job that ended before its study was known: the data version of a recorded result.
+
+    Not a hash of the outputs: DICOM instances get new UIDs each time they are made, so it would never be the same twice. And it is the
+    one tag that Dagster indexes, so whether a result is recorded already is one cheap look-up.
+    """
+    return f"{job}-{study}" if study else job
+
+
+def belongs_together(entry: IndexEntry, record: ResultRecord) -> bool:
+    """Whether an index entry and the record it points to speak of the same result."""
+    return IndexEntry.of(record) == entry
+
+
+def failed(record: ResultRecord) -> bool:
+    """Whether the job ended without a result."""
+    return record.status is not Status.SUCCEEDED
+
+
+def s3_path(bucket: str, key: str) -> str:
+    """``s3://bucket/key``."""
+    return f"s3://{bucket}/{key}"
+
+
+def _texts(values: Mapping[str, str]) -> dict[str, MetadataValue]:
+    return {name: MetadataValue.text(value) for name, value in values.items() if value}
+
+
+def _preview(png: bytes) -> MetadataValue:
+    try:
+        return MetadataValue.md(f"![preview]({thumbnail_uri(png)})")
+    except PreviewError as wrong:
+        return MetadataValue.text(f"not shown: {wrong}")
+
+
+def _output_table(outputs: tuple[OutputFile, ...]) -> MetadataValue:
+    rows = [TableRecord({"kind": o.kind, "bytes": o.bytes, "sha256": o.sha256, "key": o.key}) for o in outputs[:MAX_OUTPUT_ROWS]]
+    return MetadataValue.table(records=rows, schema=_OUTPUT_SCHEMA)
+
+
+def _links(outputs: tuple[OutputFile, ...], bucket: str) -> dict[str, MetadataValue]:
+    """The first output of each kind, as a path to copy; the table has all of them."""
+    first: dict[str, MetadataValue] = {}
+    for output in outputs:
+        first.setdefault(f"s3_{_slug(output.kind)}", MetadataValue.path(s3_path(bucket, output.key)))
+    return first
+
+
+def _label(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("label")
+    return value
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:40] or "other"

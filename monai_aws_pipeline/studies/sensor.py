@@ -1,0 +1,69 @@
+"""The sensor ``study_results``: every half minute, record the results that came in onto ``inference_result``.
+
+Here belongs the wiring of one tick, nothing else: what is new is decided in ``results_index``, what becomes of it in ``lineage``.
+Uploads are answered without any Dagster run, so results are recorded without one too.
+"""
+
+from datetime import UTC, datetime
+
+from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SensorResult, SkipReason, sensor
+from dagster_aws.s3 import S3Resource
+
+from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.studies.lineage import STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
+from monai_aws_pipeline.studies.results_store import ResultsStore
+
+EVENTS_A_TICK = 200
+"""Dagster writes events one by one, 20 to 130 a second on SQLite; a tick must end within its minute."""
+
+
+def study_results_sensor(interval_s: int) -> SensorDefinition:
+    """The sensor, looking every ``interval_s`` seconds."""
+
+    @sensor(
+        name="study_results",
+        minimum_interval_seconds=interval_s,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Records each answered upload onto inference_result, and each refused or failed one as an observation.",
+    )
+    def study_results(context: SensorEvaluationContext, settings: SettingsResource, s3: S3Resource) -> SensorResult | SkipReason:
+        bucket = settings.load().bucket
+        if not bucket:
+            return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
+        store = ResultsStore(s3.get_client(), bucket)
+        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC))
+        for reason in recording.skipped:
+            context.log.warning(f"Skipped an entry of the results index for good: {reason}")
+        if recording.events:
+            context.log.info(f"Recording {len(recording.events)} results of {len(recording.studies)} studies")
+        # A skip still stores the cursor: the floor has to move on quiet days too.
+        return SensorResult(
+            asset_events=list(recording.events),
+            dynamic_partitions_requests=[STUDIES.build_add_request(list(recording.studies))] if recording.studies else [],
+            cursor=cursor.to_text(),
+            skip_reason=None if recording.events else SkipReason("No new results."),
+        )
+
+    return study_results
+
+
+def tick(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime) -> tuple[Recording, Cursor]:
+    """One look at the bucket: what to record, and the cursor to store with it."""
+    plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, EVENTS_A_TICK)
+    recording = prepare(instance, store, plan.fresh, now)
+    after = plan.advance(recording.deferred)
+    if plan.fresh:
+        return recording, after
+    return _audit(instance, store, after, now)
+
+
+def _audit(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime) -> tuple[Recording, Cursor]:
+    """On a quiet tick, look at one past hour for entries that were written after the walk had passed it."""
+    audit = plan_audit(cursor, store.index_keys(audit_start_after(cursor, now)))
+    if not audit.changed:
+        return Recording((), (), (), ()), audit.advance()
+    late = unrecorded(instance, audit.entries)
+    recording = prepare(instance, store, late[:EVENTS_A_TICK], now)
+    complete = len(late) <= EVENTS_A_TICK and not recording.deferred
+    return recording, audit.advance() if complete else cursor

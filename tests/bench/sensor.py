@@ -1,0 +1,137 @@
+"""What one quiet tick of ``study_results`` costs as results pile up, beside the way dagster-aws offers for sensors on S3.
+
+Both look at the same bucket of the same emulated S3, one after the other, and both find nothing new: the cost that is paid every half
+minute for ever. ``get_objects`` lists the whole prefix; our tick lists after its cursor's floor. Counted are seconds and LIST requests.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+from dagster import DagsterInstance
+from dagster_aws.s3.sensor import get_objects
+
+from monai_aws_pipeline.contract import INDEX_PREFIX, index_key
+from monai_aws_pipeline.studies.results_index import Cursor, plan_tick
+from monai_aws_pipeline.studies.results_store import ResultsStore
+from monai_aws_pipeline.studies.sensor import tick
+from tests.unit.studies.records import job_of, study_of
+
+SIZES = (1_000, 5_000, 20_000)
+RESULTS_AN_HOUR = 60  # 1,500 a day
+REPEATS = 5
+BUCKET = "studies"
+
+
+def measure() -> dict[str, Any]:
+    """Figures for each size of the index."""
+    with tempfile.TemporaryDirectory() as folder, emulated_s3(Path(folder)) as s3:
+        requests = count_lists(s3)
+        s3.create_bucket(Bucket=BUCKET)
+        rows, filled = [], 0
+        now = datetime.now(UTC)
+        for size in SIZES:
+            fill(s3, now, filled, size)
+            filled = size
+            rows.append(compare(s3, requests, now, size))
+        return {"results_an_hour": RESULTS_AN_HOUR, "repeats": REPEATS, "sizes": rows}
+
+
+def compare(s3: Any, requests: list[int], now: datetime, size: int) -> dict[str, Any]:
+    """One row: a quiet tick each way, with the cursor that the last result left."""
+    store = ResultsStore(s3, BUCKET)
+    cursor = Cursor()
+    while True:  # catch up first; nothing is recorded, only the cursor matters here
+        plan = plan_tick(cursor, store.index_keys(cursor.start_after), now)
+        cursor = plan.advance()
+        if not plan.more:
+            break
+    newest = max(store.index_keys(""))
+    with DagsterInstance.ephemeral() as instance:
+        ours, our_lists = timed(requests, lambda: tick(instance, store, cursor, now))
+    theirs, their_lists = timed(requests, lambda: get_objects(BUCKET, INDEX_PREFIX, since_key=newest, client=s3))
+    return {
+        "results": size,
+        "ours": {"seconds": ours, "list_requests": our_lists, "cursor_bytes": len(cursor.to_text())},
+        "get_objects": {"seconds": theirs, "list_requests": their_lists},
+        "ratio": round(theirs / ours, 1),
+    }
+
+
+def timed(requests: list[int], action: Callable[[], object]) -> tuple[float, int]:
+    """Median seconds, and LIST requests of one call."""
+    seconds = []
+    for _ in range(REPEATS):
+        requests.clear()
+        began = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - began)
+    return round(statistics.median(seconds), 4), len(requests)
+
+
+def count_lists(s3: Any) -> list[int]:
+    """A list that grows by one with each LIST request of this client."""
+    requests: list[int] = []
+    s3.meta.events.register("before-send.s3.ListObjectsV2", lambda **_: requests.append(1))
+    return requests
+
+
+def fill(s3: Any, now: datetime, start: int, end: int) -> None:
+    """Add entries, going back in time."""
+    keys = [index_key(now - timedelta(hours=number / RESULTS_AN_HOUR), job_of(number), study_of(number)) for number in range(start, end)]
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(lambda key: s3.put_object(Bucket=BUCKET, Key=key, Body=b"{}"), keys))
+
+
+@contextmanager
+def emulated_s3(folder: Path) -> Iterator[Any]:
+    """A ministack of its own on a free loopback port, ended with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    environment = os.environ | {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "MINISTACK_HOST": "127.0.0.1",
+        "SFTP_ENABLED": "0",
+        "IOT_MTLS_ENABLED": "0",
+        "STATE_DIR": str(folder / "state"),
+        "S3_DATA_DIR": str(folder / "s3"),
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "ministack"], env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(address, process)
+            yield boto3.client("s3", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Until it answers, at most 60 seconds."""
+    for _ in range(300):
+        if process.poll() is not None:
+            raise RuntimeError(f"ministack ended with {process.returncode}")
+        try:
+            urllib.request.urlopen(f"{address}/_ministack/health", timeout=2)  # noqa: S310  # our own loopback address
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError("ministack did not answer within 60 s")

@@ -1,0 +1,24 @@
+"""What every test shares: nothing of the caller's AWS account, and the fixtures of tests/support.
+
+Here belong settings of the whole suite. Fixtures of one subject live beside its tests; those of many in tests/support, one module
+a subject, loaded below as plugins.
+"""
+
+from __future__ import annotations
+
+import os
+
+pytest_plugins = ["tests.support.cloud"]
+
+# A test that forgets to say which account it means must reach none: not the caller's profile, not an instance's role.
+for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+    os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("MONAI_AWS_")]:
+    os.environ.pop(name)
+os.environ |= {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+}

@@ -1,0 +1,139 @@
+"""The names of ministack and moto that the embedded AWS hooks into, most of them private: both versions are pinned, and this fails
+loudly when one of them moves. Each failure says which file of ours to look at.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OURS = "monai_aws_pipeline/local_cloud"
+
+NAMES = [
+    # module, name, file of ours that relies on it
+    ("ministack.app", "app", "server.py"),
+    ("ministack.app", "AUTH", "server.py"),
+    ("ministack.app", "SERVICE_HANDLERS", "server.py"),
+    ("ministack.app", "SERVICE_REGISTRY", "persistence.py"),
+    ("ministack.app", "_state_map", "persistence.py"),
+    ("ministack.app", "_build_persistence_save_dict", "persistence.py"),
+    ("ministack.core.persistence", "save_all", "persistence.py"),
+    ("ministack.core.router", "SERVICE_PATTERNS", "server.py"),
+    ("ministack.core.router", "detect_service", "server.py"),
+    ("ministack.core.router", "extract_access_key_id", "server.py, ecr.py"),
+    ("ministack.core.router", "extract_region", "server.py"),
+    ("ministack.core.iam_actions", "access_denied_response", "server.py"),
+    ("ministack.core.iam_actions", "extract_iam_action", "server.py, authorization.py"),
+    ("ministack.core.iam_actions", "extract_resource_arn", "authorization.py"),
+    ("ministack.core.iam_evaluator", "AuthError", "server.py"),
+    ("ministack.core.iam_evaluator", "enforce", "authorization.py, ecr.py"),
+    ("ministack.core.iam_evaluator", "is_root_access_key", "identity.py"),
+    ("ministack.core.iam_evaluator", "_signed_request", "ecr.py"),
+    ("ministack.core.iam_evaluator", "_anonymous", "ecr.py"),
+    ("ministack.core.responses", "get_region", "ssm.py, ecr.py"),
+    ("ministack.core.responses", "set_request_account_id", "identity.py, ecr.py"),
+    ("ministack.core.responses", "set_request_region", "ecr.py"),
+    ("ministack.core.responses", "json_response", "ssm.py, ecr.py"),
+    ("ministack.core.responses", "error_response_json", "ecr.py"),
+    ("ministack.services.iam", "_users", "identity.py"),
+    ("ministack.services.iam", "_roles", "identity.py"),
+    ("ministack.services.iam", "_access_keys", "identity.py"),
+    ("ministack.services.iam", "_instance_profiles", "identity.py"),
+    ("ministack.services.iam", "_user_inline_policies", "identity.py"),
+    ("ministack.services.iam", "_now", "identity.py"),
+    ("ministack.services.sts", "_sessions", "identity.py"),
+    ("ministack.services.sts", "register_session", "identity.py"),
+    ("ministack.services.sts", "is_root_access_key", "identity.py"),
+    ("ministack.services.tagging", "resource_tags", "authorization.py"),
+    ("ministack.services.ssm", "_commands", "ssm.py"),
+    ("ministack.services.ssm", "_managed_instance_ids", "ssm.py"),
+    ("ministack.services.ssm", "_finish_invocation", "ssm.py"),
+    ("ministack.services.ssm", "_refresh_command_status", "ssm.py"),
+    ("ministack.services.ssm", "_describe_instance_information", "ssm.py"),
+    ("ministack.services.ssm", "_PUBLIC_AMI_PARAMETERS", "ssm.py"),
+    ("ministack.services.ecr", "handle_request", "ecr.py"),
+    ("ministack.services.ecr", "_repositories", "ecr.py"),
+    ("ministack.services.ecr", "_images", "ecr.py"),
+    ("ministack.services.ecr", "_repo_uri", "ecr.py"),
+    ("ministack.services.ecr", "_create_repository", "ecr.py"),
+    ("moto.moto_server.werkzeug_app", "DomainDispatcherApplication", "server.py"),
+    ("moto.moto_server.werkzeug_app", "create_backend_app", "server.py"),
+    ("moto.ec2.models", "ec2_backends", "ec2.py"),
+    ("moto.ec2.exceptions", "EC2ClientError", "ec2.py"),
+    ("moto.ec2.exceptions", "InvalidAMIIdError", "ec2.py"),
+    ("moto.ec2.exceptions", "UnvailableAMIIdError", "ec2.py"),
+    ("moto.ec2.utils", "filter_iam_instance_profiles", "ec2.py"),
+    ("moto.ec2.models.iam_instance_profile", "filter_iam_instance_profiles", "ec2.py"),
+    ("moto.ec2.responses.instances", "filter_iam_instance_profiles", "ec2.py"),
+    ("moto.ec2.models.instances", "StateReason", "ec2.py"),
+]
+
+PARAMETERS = [
+    (
+        "moto.ec2.models.instances",
+        "InstanceBackend.run_instances",
+        ["self", "image_id", "count", "user_data", "security_group_names", "kwargs"],
+    ),
+    ("moto.ec2.models.instances", "InstanceBackend.start_instances", ["self", "instance_ids"]),
+    ("moto.ec2.models.instances", "InstanceBackend.stop_instances", ["self", "instance_ids"]),
+    ("moto.ec2.models.instances", "InstanceBackend.reboot_instances", ["self", "instance_ids"]),
+    ("moto.ec2.models.instances", "InstanceBackend.terminate_instances", ["self", "instance_ids"]),
+    ("moto.ec2.models.amis", "AmiBackend.create_image", ["self", "instance_id", "name", "description", "tag_specifications"]),
+    ("moto.ec2.models.amis", "AmiBackend.copy_image", ["self", "source_image_id", "source_region", "name", "description"]),
+    ("moto.ec2.models.amis", "AmiBackend.deregister_image", ["self", "ami_id"]),
+    ("ministack.core.iam_evaluator", "enforce", ["access_key_id", "iam_action", "service", "region", "resource_arn", "service_context"]),
+    (
+        "ministack.core.iam_actions",
+        "extract_resource_arn",
+        ["service", "method", "path", "headers", "body", "query_params", "region", "account_id"],
+    ),
+    ("ministack.core.iam_actions", "extract_iam_action", ["service", "method", "path", "headers", "body", "query_params"]),
+    ("ministack.services.ssm", "_finish_invocation", ["command_id", "instance_id", "argv"]),
+    ("ministack.services.ssm", "_describe_instance_information", ["data"]),
+    ("ministack.services.ecr", "_repo_uri", ["name"]),
+    ("ministack.services.tagging", "resource_tags", ["arn"]),
+]
+
+
+@pytest.mark.parametrize(("package", "pinned"), [("ministack", "1.5.33"), ("moto", "5.2.5"), ("boto3", "1.43.106")])
+def test_the_versions_are_the_ones_this_was_written_for(package: str, pinned: str):
+    assert version(package) == pinned, f"read {OURS}/*.py against the new {package} before changing this pin"
+
+
+@pytest.mark.parametrize(("module", "name", "file"), NAMES, ids=[f"{module}.{name}" for module, name, _ in NAMES])
+def test_a_name_we_hook_into_exists(module: str, name: str, file: str):
+    assert hasattr(importlib.import_module(module), name), f"{module}.{name} is gone: look at {OURS}/{file.replace(', ', f' and {OURS}/')}"
+
+
+@pytest.mark.parametrize(("module", "path", "expected"), PARAMETERS, ids=[path for _, path, _ in PARAMETERS])
+def test_what_we_wrap_takes_the_parameters_we_pass_on(module: str, path: str, expected: list[str]):
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert list(inspect.signature(found).parameters) == expected, f"{module}.{path} changed: look at the wrapper of that name in {OURS}"
+
+
+def test_ministack_looks_its_hooks_up_when_it_calls_them():
+    """Replaced module attributes work only where the original is called by name at call time, not kept at import."""
+    from ministack import app
+    from ministack.services import ssm
+
+    dispatch = inspect.getsource(app._dispatch_service_request)
+    assert "from ministack.core.iam_evaluator import AuthError, enforce" in dispatch, f"look at {OURS}/authorization.py"
+    assert "SERVICE_HANDLERS.get(service)" in dispatch, f"look at {OURS}/server.py"
+    assert "_managed_instance_ids()" in inspect.getsource(ssm._send_command), f"look at {OURS}/ssm.py"
+    assert "spawn_background(_finish_invocation" in inspect.getsource(ssm._send_command), f"look at {OURS}/ssm.py"
+
+
+def test_the_server_listens_nowhere_by_being_imported():
+    """Importing our server module starts nothing; ministack and moto are imported only when a cloud is made."""
+    script = "import sys, monai_aws_pipeline.local_cloud.server; print(any(n.split('.')[0] in ('ministack', 'moto') for n in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,72 @@
+"""Small DICOM studies and segmentations for tests. Pixels and headers are invented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from highdicom.content import AlgorithmIdentificationSequence
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+
+def write_series(folder: Path, study_uid: str, *, slices: int = 8, size: int = 16, spacing: float = 2.0, gap: float = 3.0) -> list[Path]:
+    """An axial MR series with a bright block in the middle; returns its files in order of position."""
+    folder.mkdir(parents=True, exist_ok=True)
+    series, frame = generate_uid(), generate_uid()
+    paths = []
+    for index in range(slices):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study_uid, series, frame
+        data.PatientName, data.PatientID, data.PatientBirthDate, data.PatientSex = "Invented^Nobody", "INV-1", "", ""
+        data.StudyDate, data.StudyTime, data.StudyID, data.AccessionNumber, data.ReferringPhysicianName = "20200101", "120000", "1", "", ""
+        data.Modality, data.SeriesNumber, data.InstanceNumber, data.Manufacturer = "MR", 1, index + 1, "Invented"
+        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [-10.0, -20.0, 5.0 + gap * index]
+        data.PixelSpacing, data.SliceThickness, data.PositionReferenceIndicator = [spacing, spacing], gap, ""
+        data.Rows = data.Columns = size
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.PixelRepresentation = 15, 0
+        pixels = np.full((size, size), 100 + index, dtype=np.uint16)
+        pixels[size // 4 : size // 2, size // 4 : size // 2] = 900
+        data.PixelData = pixels.tobytes()
+        path = folder / f"image{index:03d}.dcm"
+        data.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def write_seg(path: Path, source: list[Path], mask: np.ndarray) -> Path:
+    """A BINARY SEG of one segment on the geometry of the source; ``mask`` has shape (slices, rows, columns)."""
+    description = SegmentDescription(
+        segment_number=1,
+        segment_label="Brain",
+        segmented_property_category=codes.SCT.Organ,
+        segmented_property_type=codes.SCT.Brain,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence("invented", codes.DCM.ArtificialIntelligence, "1"),
+    )
+    segmentation = Segmentation(
+        source_images=[pydicom.dcmread(item) for item in source],
+        pixel_array=mask.astype(np.uint8),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[description],
+        series_instance_uid=generate_uid(),
+        series_number=2,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="Invented",
+        manufacturer_model_name="Invented",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    segmentation.save_as(path)
+    return path

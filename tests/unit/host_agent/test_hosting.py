@@ -1,0 +1,90 @@
+"""How a MAP is run: isolated, by its own manifest, with its own exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monai_aws_pipeline.maps.hosting import AppManifestError, Limits, RunSpec, effective_timeout, parse_app_json, run_arguments
+
+MANIFEST = {
+    "apiVersion": "1.0.0",
+    "command": '["python3", "/opt/holoscan/app"]',
+    "environment": {"HOLOSCAN_INPUT_PATH": "input/", "HOLOSCAN_OUTPUT_PATH": "output/", "HOLOSCAN_MODEL_PATH": "/opt/holoscan/models"},
+    "input": {"path": "input/", "formats": None},
+    "output": {"path": "output/", "formats": None},
+    "sdkVersion": "4.0.0",
+    "timeout": 0,
+    "version": 1.0,
+    "workingDirectory": "/var/holoscan/",
+}
+
+
+def arguments(spec: RunSpec, limits: Limits | None = None) -> list[str]:
+    return run_arguments("host/map@sha256:x", spec, Path("/w/in"), Path("/w/out"), limits or Limits(), name="n")
+
+
+def spec(**changes: object) -> RunSpec:
+    return parse_app_json(json.dumps(MANIFEST | changes))
+
+
+def test_a_map_runs_isolated_and_without_its_entry_point() -> None:
+    line = " ".join(arguments(spec()))
+    for needed in (
+        "--read-only", "--tmpfs /tmp", "--cap-drop ALL", "--security-opt no-new-privileges", "--network none", "--user 1000:1000",
+        "--memory 12288m", "--pids-limit 512", "--pull never",
+        "--volume /w/in:/var/holoscan/input:ro", "--volume /w/out:/var/holoscan/output",
+        "--env HOME=/tmp", "--env HOLOSCAN_INPUT_PATH=/var/holoscan/input", "--env HOLOSCAN_MODEL_PATH=/opt/holoscan/models",
+    ):  # fmt: skip
+        assert needed in line, needed
+    assert line.endswith("--entrypoint python3 host/map@sha256:x /opt/holoscan/app")
+    assert "--privileged" not in line
+    assert "--gpus" not in line
+    assert "--ipc" not in line
+
+
+def test_gpus_are_asked_for_only_where_they_are_wanted() -> None:
+    assert arguments(spec(), Limits(gpus="all")).count("--gpus") == 1
+
+
+def test_the_shorter_timeout_holds() -> None:
+    assert effective_timeout(spec(timeout=60), Limits(timeout_s=600)) == 60
+    assert effective_timeout(spec(timeout=0), Limits(timeout_s=600)) == 600
+    assert effective_timeout(spec(timeout=6000), Limits(timeout_s=600)) == 600
+
+
+def test_a_command_written_as_a_list_is_read_too() -> None:
+    assert spec(command=["python3", "/app"]).command == ("python3", "/app")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"command": ""}, {"command": "python3 app"}, {"command": "[]"}, {"command": '["a", 1]'}, {"input": None}, {"input": {"path": "/"}},
+        {"output": {"path": "/etc"}}, {"output": {"path": "../../etc"}}, {"output": {"path": "input"}}, {"input": {"path": "/var/x:ro"}},
+        {"environment": {"A B": "x"}}, {"environment": {"A": 1}}, {"timeout": -1}, {"timeout": "1"}, {"workingDirectory": "relative"},
+        {"input": {"path": "/var"}},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_run_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(AppManifestError):
+        spec(**changes)
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(AppManifestError, match=r"command.*environment.*input.path.*output.path.*timeout"):
+        parse_app_json(json.dumps({"command": 1, "environment": [], "timeout": True}))
+
+
+@given(st.sampled_from(sorted(MANIFEST)), st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
+def test_a_hostile_manifest_is_refused_or_gives_plain_arguments(field: str, value: object) -> None:
+    try:
+        read = spec(**{field: value})
+    except AppManifestError:
+        return
+    assert all(isinstance(part, str) and "\0" not in part for part in arguments(replace(read, timeout_s=1)))

@@ -1,0 +1,424 @@
+"""One job through the pipeline: a bucket and a queue that behave like AWS's, and an engine that only pretends to run the MAP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from pydicom.uid import generate_uid
+
+from monai_aws_pipeline.contract import (
+    HostFacts,
+    IndexEntry,
+    JobMessage,
+    MapFacts,
+    ResultRecord,
+    Status,
+    job_done_key,
+    processed_key,
+    quarantine_key,
+    result_key,
+    study_id,
+)
+from monai_aws_pipeline.host_agent.config import parse_config
+from monai_aws_pipeline.host_agent.engine import RunEnd
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.intake import IntakeLimits
+from monai_aws_pipeline.host_agent.job import Outcome, Surroundings, handle
+from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
+from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.maps.hosting import RunSpec
+
+from .dicom_files import write_series
+from .test_decisions import DIGEST, GOOD
+
+SECRET = b"0123456789abcdef"
+WELL = RunEnd(
+    0, out_of_memory=False, timed_out=False, seconds=0.1, peak_bytes=5, peak_source="", peak_gpu_bytes=None, log_tail=("hello", "done")
+)
+Map = Callable[[Path, Path], RunEnd]
+
+
+def answers(source: Path, target: Path) -> RunEnd:
+    """A MAP that writes a mesh that names how many files it saw."""
+    (target / "mesh.stl").write_text(f"solid {len(list(source.iterdir()))}")
+    return WELL
+
+
+@dataclass
+class PretendedEngine:
+    """Runs a Python function where the engine would run a container."""
+
+    run_map: Map = answers
+    runs: int = 0
+
+    def run(self, arguments: list[str], **_: Any) -> RunEnd:
+        volumes = [arguments[at + 1].split(":")[0] for at, word in enumerate(arguments) if word == "--volume"]
+        self.runs += 1
+        return self.run_map(Path(volumes[0]), Path(volumes[1]))
+
+
+@dataclass
+class PretendedLiveMap:
+    fails: FailedError | None = None
+
+    def ready(self, request: str, stop: threading.Event) -> ReadyMap:
+        if self.fails:
+            raise self.fails
+        spec = RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
+        return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0)
+
+
+@dataclass
+class Bench:
+    """A host beside its bucket and queue."""
+
+    s3: Any
+    sqs: Any
+    url: str
+    folder: Path
+    engine: PretendedEngine = field(default_factory=PretendedEngine)
+    live_map: PretendedLiveMap = field(default_factory=PretendedLiveMap)
+    limits: IntakeLimits = field(default_factory=IntakeLimits)
+
+    def host(self) -> Surroundings:
+        config = parse_config(json.dumps(GOOD))
+        return Surroundings(
+            config=config,
+            store=Store(self.s3, "studies"),
+            queue=JobsQueue(self.sqs, config.jobs_queue),
+            engine=self.engine,  # type: ignore[arg-type]
+            live_map=self.live_map,  # type: ignore[arg-type]
+            secret=SECRET,
+            host=HostFacts("i-1", "g4dn.xlarge", "ami-1"),
+            work=self.folder / "work",
+            stop=threading.Event(),
+            limits=self.limits,
+        )
+
+    def upload(self, key: str, body: bytes, request: str = "") -> JobMessage:
+        etag = self.s3.put_object(Bucket="studies", Key=key, Body=body)["ETag"]
+        return self.send(JobMessage.for_object(bucket="studies", key=key, version="", etag=etag, size=len(body), request=request))
+
+    def send(self, message: JobMessage) -> JobMessage:
+        self.sqs.send_message(QueueUrl=self.url, MessageBody=message.to_json())
+        return message
+
+    def turn(self, **changes: Any) -> Outcome:
+        """One receipt, with the message's real count of receipts unless changed."""
+        host = self.host()
+        delivery = host.queue.take(0)
+        assert delivery, "no message"
+        outcome = handle(host, replace(delivery, **changes)).outcome
+        host.queue.give_back(delivery, 0)  # so that a test need not wait for the retry
+        assert not list((self.folder / "work").iterdir()), "the job's folder is gone after each receipt"
+        return outcome
+
+    def stored(self, prefix: str = "") -> list[str]:
+        return [item["Key"] for item in self.s3.list_objects_v2(Bucket="studies", Prefix=prefix).get("Contents", [])]
+
+    def record(self, key: str) -> ResultRecord:
+        return ResultRecord.from_json(self.s3.get_object(Bucket="studies", Key=key)["Body"].read().decode())
+
+    def messages(self) -> int:
+        return len(self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10, VisibilityTimeout=0).get("Messages", []))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        s3, sqs = boto3.client("s3"), boto3.client("sqs")
+        s3.create_bucket(Bucket="studies")
+        dead = sqs.create_queue(QueueName="dead")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+        url = sqs.create_queue(QueueName="monai-aws-dev-jobs", Attributes={"RedrivePolicy": redrive})["QueueUrl"]
+        yield Bench(s3, sqs, url, tmp_path)
+
+
+def zip_of(folder: Path, *studies: str, slices: int = 3) -> bytes:
+    with zipfile.ZipFile(folder / "made.zip", "w") as archive:
+        for study in studies:
+            for path in write_series(folder / study, study, slices=slices):
+                archive.write(path, f"Hans Mueller/{study}/{path.name}")
+    return (folder / "made.zip").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------------------------------- answered
+
+
+def test_a_study_is_answered_and_its_original_moved(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    body = zip_of(tmp_path, uid)
+    message = bench.upload("input/Hans Mueller.zip", body)
+    assert bench.turn() is Outcome.ANSWERED
+    study = study_id(SECRET, uid)
+    record = bench.record(result_key(study, message.job))
+    assert (record.status, record.input.instances, record.host.instance_id) == (Status.SUCCEEDED, 3, "i-1")
+    assert {item.kind for item in record.outputs} == {"mesh", "preview", "log"}
+    assert set(bench.stored()) == {
+        record.commit_key,
+        record.index_key,
+        job_done_key(message.job),
+        processed_key(study, message.job, "upload.zip"),
+        *(item.key for item in record.outputs),
+    }
+    assert bench.s3.get_object(Bucket="studies", Key=processed_key(study, message.job, "upload.zip"))["Body"].read() == body
+    entry = bench.s3.get_object(Bucket="studies", Key=record.index_key)["Body"].read().decode()
+    assert IndexEntry.from_json(entry) == IndexEntry.of(record)
+    assert bench.messages() == 0
+
+
+def test_nothing_written_outside_input_names_the_patient_or_the_upload(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="monai_aws_pipeline")
+    uid = generate_uid()
+    bench.upload("input/Hans Mueller.zip", zip_of(tmp_path, uid))
+    bench.upload("input/Hans Mueller 2.zip", b"broken")
+    bench.turn()
+    bench.turn()
+    texts = [caplog.text, *bench.stored()]
+    texts += [bench.s3.get_object(Bucket="studies", Key=key)["Body"].read().decode() for key in bench.stored() if key.endswith(".json")]
+    for forbidden in ("Mueller", uid, "Invented", "INV-1"):
+        assert not [text for text in texts if forbidden in text]
+
+
+def test_several_studies_in_one_upload_get_one_result_each(bench: Bench, tmp_path: Path) -> None:
+    one, other = generate_uid(), generate_uid()
+    message = bench.upload("input/two.zip", zip_of(tmp_path, one, other))
+    assert bench.turn() is Outcome.ANSWERED
+    for uid in (one, other):
+        assert bench.record(result_key(study_id(SECRET, uid), message.job)).input.instances == 3
+        assert processed_key(study_id(SECRET, uid), message.job, "upload.zip") in bench.stored()
+    assert len(bench.stored("results-index/")) == 2
+
+
+def test_a_completed_folder_is_a_study_and_is_kept_as_a_zip(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    for path in write_series(tmp_path / "s", uid, slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/sub/{path.name}", Body=path.read_bytes())
+    bench.s3.put_object(Bucket="studies", Key="input/f/notes.txt", Body=b"hello")
+    bench.s3.put_object(Bucket="studies", Key="input/f2/other.dcm", Body=b"somebody else's")
+    message = bench.upload("input/f/_READY", b"")
+    assert bench.turn() is Outcome.ANSWERED
+    assert bench.record(result_key(study_id(SECRET, uid), message.job)).input.instances == 2
+    assert bench.stored("input/") == ["input/f2/other.dcm"]
+    kept = bench.s3.get_object(Bucket="studies", Key=processed_key(study_id(SECRET, uid), message.job, "upload.zip"))["Body"].read()
+    (tmp_path / "kept.zip").write_bytes(kept)
+    assert zipfile.ZipFile(tmp_path / "kept.zip").namelist() == ["000001.dcm", "000002.dcm", "000003.dcm"]
+
+
+def test_a_rerun_answers_its_one_study_and_leaves_the_original_where_it_is(bench: Bench, tmp_path: Path) -> None:
+    one, other = generate_uid(), generate_uid()
+    bench.upload("input/two.zip", zip_of(tmp_path, one, other))
+    bench.turn()
+    study = study_id(SECRET, one)
+    original = next(key for key in bench.stored("processed/") if study in key)
+    found = bench.s3.head_object(Bucket="studies", Key=original)
+    digest = "sha256:" + "c" * 64
+    rerun = bench.send(
+        JobMessage.for_object(bucket="studies", key=original, version="", etag=found["ETag"], size=found["ContentLength"], request=digest)
+    )
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(result_key(study, rerun.job))
+    assert (record.request, record.map.digest) == (digest, digest)
+    assert original in bench.stored()
+    assert len(bench.stored("results-index/")) == 3
+
+
+# --------------------------------------------------------------------------------------------------------------- once, and only once
+
+
+def test_a_duplicated_event_ends_at_once_and_changes_nothing(bench: Bench, tmp_path: Path) -> None:
+    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    bench.turn()
+    before = bench.stored()
+    bench.send(message)
+    assert bench.turn() is Outcome.REPEATED
+    assert bench.stored() == before
+    assert bench.engine.runs == 1
+
+
+@pytest.mark.parametrize("lost", ["results-index/", "jobs/", "processed/", "index and jobs"])
+def test_what_a_crash_left_undone_after_the_commit_is_completed_without_another_inference(bench: Bench, tmp_path: Path, lost: str) -> None:
+    body = zip_of(tmp_path, generate_uid())
+    message = bench.upload("input/a.zip", body)
+    bench.turn()
+    before = bench.stored()
+    bench.s3.put_object(Bucket="studies", Key="input/a.zip", Body=body)  # the original was not moved yet either
+    for key in before:
+        if key.startswith(lost) or (lost == "index and jobs" and key.startswith(("results-index/", "jobs/"))):
+            bench.s3.delete_object(Bucket="studies", Key=key)
+    bench.send(message)
+    bench.turn()
+    after = bench.stored()
+    if lost == "processed/":  # the job says done and the copy is missing: then at least the original is not removed
+        assert "input/a.zip" in after
+    else:
+        assert after == before
+    assert bench.engine.runs == 1
+
+
+def test_whoever_commits_second_discards_its_copy(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
+    key = result_key(study_id(SECRET, uid), message.job)
+    first: list[bytes] = []
+
+    def overtaken(source: Path, target: Path) -> RunEnd:
+        if bench.engine.runs == 1:
+            bench.engine.run_map = lambda source, target: ((target / "x.stl").write_text("the other host's"), WELL)[1]
+            other = bench.host()
+            other = replace(other, work=bench.folder / "other host")
+            bench.send(message)
+            delivery = other.queue.take(0)
+            assert delivery
+            assert handle(other, delivery).outcome is Outcome.ANSWERED
+            first.append(bench.s3.get_object(Bucket="studies", Key=key)["Body"].read())
+        return answers(source, target)
+
+    bench.engine.run_map = overtaken
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(key)
+    assert bench.s3.get_object(Bucket="studies", Key=key)["Body"].read() == first[0]
+    assert set(bench.stored("output/")) == {key, *(item.key for item in record.outputs)}
+    assert len(bench.stored("results-index/")) == 1
+
+
+def test_leftovers_of_an_attempt_that_died_are_removed_by_the_one_that_commits(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
+    stray = result_key(study_id(SECRET, uid), message.job).replace("result.json", "dicom/seg-1-00000000.dcm")
+    bench.s3.put_object(Bucket="studies", Key=stray, Body=b"half")
+    bench.turn()
+    assert stray not in bench.stored()
+
+
+def test_an_upload_replaced_by_a_newer_one_is_told_apart_and_the_newer_one_is_kept(bench: Bench, tmp_path: Path) -> None:
+    old = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    new = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    bench.turn()
+    assert bench.record(quarantine_key(old.job, "result.json")).error.code == "upload_replaced"  # type: ignore[union-attr]
+    assert "input/a.zip" in bench.stored()
+    assert bench.turn() is Outcome.ANSWERED
+    assert job_done_key(new.job) in bench.stored()
+    assert bench.stored("input/") == []
+
+
+# --------------------------------------------------------------------------------------------------------------------------- failed
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "code"),
+    [
+        ("input/a.zip", b"", "empty_upload"),
+        ("input/a.zip", b"no zip", "not_a_zip"),
+        ("input/a;'\"$(x)\n \u202e.zip", b"no zip", "not_a_zip"),
+        ("input/a.dcm", b"x", "upload_type"),
+    ],
+)
+def test_a_bad_upload_is_refused_at_its_first_receipt(bench: Bench, key: str, body: bytes, code: str) -> None:
+    message = bench.upload(key, body)
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(quarantine_key(message.job, "result.json"))
+    assert (record.status, record.study, record.error.code if record.error else "") == (Status.QUARANTINED, "", code)
+    error = json.loads(bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "error.json"))["Body"].read())
+    assert error["code"] == code
+    assert error["cause"]
+    assert error["remedy"]
+    assert quarantine_key(message.job, f"upload{Path(key).suffix}") in bench.stored()
+    assert bench.stored("input/") == []
+    assert bench.messages() == 0
+    assert bench.engine.runs == 0
+
+
+def test_an_upload_that_is_too_large_is_kept_without_being_downloaded(bench: Bench) -> None:
+    bench.limits = IntakeLimits(upload_bytes=10)
+    message = bench.upload("input/a.zip", b"x" * 11)
+    bench.turn()
+    assert quarantine_key(message.job, "upload.zip") in bench.stored()
+
+
+def test_a_failing_map_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=3, log_tail=("boom",))
+    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    assert [bench.turn() for _ in range(3)] == [Outcome.GIVEN_BACK, Outcome.GIVEN_BACK, Outcome.ANSWERED]
+    record = bench.record(quarantine_key(message.job, "result.json"))
+    assert (record.status, record.error.code if record.error else "", record.timings.inference) == (Status.FAILED, "map_failed", 0.1)
+    assert record.study
+    assert bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "map.log"))["Body"].read() == b"boom\n"
+    assert quarantine_key(message.job, "upload.zip") in bench.stored()
+    assert bench.stored("output/") == bench.stored("input/") == []
+    assert bench.engine.runs == 3
+
+
+def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: Bench, tmp_path: Path) -> None:
+    good, bad = generate_uid(), generate_uid()
+    message = bench.upload("input/two.zip", zip_of(tmp_path, good, bad))
+
+    def picky(source: Path, target: Path) -> RunEnd:
+        found = any(bad.encode() in path.read_bytes() for path in source.iterdir())
+        return replace(WELL, exit_code=1) if found else answers(source, target)
+
+    bench.engine.run_map = picky
+    assert [bench.turn() for _ in range(3)][-1] is Outcome.ANSWERED
+    assert bench.engine.runs == 4, "the good study ran once"
+    assert bench.record(result_key(study_id(SECRET, good), message.job)).status is Status.SUCCEEDED
+    assert bench.record(quarantine_key(message.job, "result.json")).study == study_id(SECRET, bad)
+
+
+def test_a_missing_map_is_waited_for_and_no_study_is_lost(bench: Bench, tmp_path: Path) -> None:
+    bench.live_map.fails = FailedError(Code.NO_LIVE_MAP, "none")
+    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    assert bench.turn() is Outcome.GIVEN_BACK
+    bench.live_map.fails = None
+    assert bench.turn() is Outcome.ANSWERED
+    assert job_done_key(message.job) in bench.stored()
+
+
+def test_an_interrupted_job_goes_back_without_a_try_being_counted(bench: Bench, tmp_path: Path) -> None:
+    def stopping(source: Path, target: Path) -> RunEnd:
+        raise InterruptedJobError("stopping")
+
+    bench.engine.run_map = stopping
+    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    for _ in range(5):
+        assert bench.turn() is Outcome.INTERRUPTED
+    bench.engine.run_map = answers
+    assert bench.turn() is Outcome.ANSWERED
+    assert job_done_key(message.job) in bench.stored()
+
+
+def test_a_fault_of_our_own_gives_the_message_back_instead_of_ending_the_agent(bench: Bench, tmp_path: Path) -> None:
+    def broken(source: Path, target: Path) -> RunEnd:
+        raise ZeroDivisionError
+
+    bench.engine.run_map = broken
+    bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    assert bench.turn() is Outcome.GIVEN_BACK
+
+
+@pytest.mark.parametrize(
+    "body", ["garbage", "{}", JobMessage.for_object(bucket="others", key="input/a.zip", version="", etag="e", size=1).to_json()]
+)
+def test_a_message_that_is_none_of_ours_touches_nothing_and_ends_in_the_dead_letters(bench: Bench, body: str) -> None:
+    bench.sqs.send_message(QueueUrl=bench.url, MessageBody=body)
+    host = bench.host()
+    for _ in range(3):
+        delivery = host.queue.take(0)
+        assert delivery
+        assert handle(host, delivery).outcome is Outcome.UNREADABLE
+    assert host.queue.take(0) is None
+    assert bench.stored() == []

@@ -1,0 +1,70 @@
+"""What counts as an answer of the MAP: files that parse and belong to the study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from monai_aws_pipeline.host_agent.errors import Code, FailedError
+from monai_aws_pipeline.host_agent.outputs import collect
+
+from .dicom_files import write_series
+
+UID = generate_uid()
+
+
+def failed(folder: Path) -> Code:
+    with pytest.raises(FailedError) as error:
+        collect(folder, UID)
+    return error.value.code
+
+
+def test_no_output_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "empty folder").mkdir()
+    assert failed(tmp_path) is Code.NO_OUTPUT
+
+
+def test_a_dcm_that_is_no_dicom_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_text("no")
+    assert failed(tmp_path) is Code.OUTPUT_NOT_DICOM
+
+
+def test_a_dicom_that_does_not_parse_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    assert failed(tmp_path) is Code.OUTPUT_NOT_DICOM
+
+
+def test_a_dicom_of_another_study_is_a_failure(tmp_path: Path) -> None:
+    write_series(tmp_path, generate_uid(), slices=1)
+    assert failed(tmp_path) is Code.OUTPUT_OTHER_STUDY
+
+
+def test_a_link_out_of_the_folder_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").symlink_to("/etc/hostname")
+    assert failed(tmp_path) is Code.OUTPUT_UNSAFE
+
+
+def test_outputs_keep_nothing_of_the_names_the_application_chose(tmp_path: Path) -> None:
+    write_series(tmp_path / "Hans Mueller", UID, slices=2)
+    (tmp_path / "Hans.STL").write_text("solid")
+    (tmp_path / "notes.weird ending").write_text("x")
+    found = collect(tmp_path, UID)
+    assert [(item.name.rpartition("-")[0], item.kind) for item in found] == [
+        ("dicom/instance-1", "dicom"),
+        ("dicom/instance-2", "dicom"),
+        ("mesh/mesh-1", "mesh"),
+        ("other/file-1", "other"),
+    ]
+    assert all(item.sha256[:8] in item.name for item in found)
+    assert [item.content_type for item in found][:2] == ["application/dicom", "application/dicom"]
+
+
+def test_other_contents_get_other_names_so_that_two_hosts_never_overwrite_each_other(tmp_path: Path) -> None:
+    names = []
+    for content in ("one", "two"):
+        (tmp_path / content).mkdir()
+        (tmp_path / content / "mesh.stl").write_text(content)
+        names.append(collect(tmp_path / content, UID)[0].name)
+    assert names[0] != names[1]

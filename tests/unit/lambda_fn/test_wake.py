@@ -1,0 +1,271 @@
+"""The wake function: which events become jobs, which host is woken, and that one bad record fails alone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote_plus
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from lambda_fn import hosts, wake
+from lambda_fn.hosts import Host, Plan, plan
+from lambda_fn.package import build_zip, required_distributions
+from monai_aws_pipeline.contract import ContractError, JobMessage, job_id
+
+KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda text: f"input/{text}.zip")
+
+
+def notification(key: str, *, encoded: bool = True, name: str = "ObjectCreated:Put", **thing: Any) -> str:
+    named = {"key": quote_plus(key) if encoded else key, "size": 7, "eTag": "abc", "sequencer": "1"} | thing
+    return json.dumps({"Records": [{"eventName": name, "s3": {"bucket": {"name": "studies"}, "object": named}}]})
+
+
+def batch(*bodies: str) -> dict[str, Any]:
+    return {
+        "Records": [
+            {
+                "messageId": f"m{number}",
+                "receiptHandle": "r",
+                "body": body,
+                "attributes": {},
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:q",
+                "awsRegion": "us-east-1",
+            }
+            for number, body in enumerate(bodies)
+        ]
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------------------- events
+
+
+@given(KEYS)
+def test_any_name_a_person_can_give_arrives_as_it_was(key: str) -> None:
+    (job,) = wake.jobs_of(notification(key))
+    assert job.key == key
+    assert job.job == job_id("studies", key, "abc")
+    assert JobMessage.from_json(job.to_json()) == job
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input/",
+        "input/folder/",
+        "input/a.dcm",
+        "input/folder/1.dcm",
+        "input/_READY",
+        "output/x/result.json",
+        "processed/a/upload.zip",
+        "a.zip",
+    ],
+)
+def test_what_is_no_study_becomes_no_job(key: str) -> None:
+    assert list(wake.jobs_of(notification(key))) == []
+
+
+@pytest.mark.parametrize("key", ["input/a.zip", "input/A.ZIP", "input/folder/b.zip", "input/folder/_READY", "input/a/b/_READY"])
+def test_a_zip_and_a_completed_folder_become_jobs(key: str) -> None:
+    assert [job.key for job in wake.jobs_of(notification(key))] == [key]
+
+
+def test_the_test_event_of_s3_and_removals_become_no_job() -> None:
+    assert list(wake.jobs_of(json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "studies"}))) == []
+    assert list(wake.jobs_of(notification("input/a.zip", name="ObjectRemoved:Delete"))) == []
+    assert list(wake.jobs_of("{}")) == []
+
+
+def test_with_versions_the_version_makes_the_job() -> None:
+    (one,), (other,) = (list(wake.jobs_of(notification("input/a.zip", versionId=version))) for version in ("v1", "v2"))
+    assert one.job != other.job
+    assert one.version == "v1"
+
+
+@pytest.mark.parametrize(
+    "body", ["", "no json", "[]", '{"Records": 3}', '{"Records": [{"s3": {}}]}', notification("input/Hans%ff.zip", encoded=False)]
+)
+def test_an_event_that_cannot_be_read_is_a_contract_error_without_the_key(body: str) -> None:
+    with pytest.raises(ContractError) as wrong:
+        list(wake.jobs_of(body))
+    assert "Hans" not in str(wrong.value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["Records", "s3", "object", "key", "eventName", "bucket", "name", "size"]), inner)
+        ),
+    )
+)
+def test_a_hostile_event_is_read_or_a_contract_error(value: object) -> None:
+    try:
+        jobs = list(wake.jobs_of(json.dumps(value)))
+    except ContractError:
+        return
+    assert jobs == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- plan
+
+
+def host(number: int, state: str) -> Host:
+    return Host(f"i-{number}", state)
+
+
+@pytest.mark.parametrize(
+    ("there", "waiting", "expected"),
+    [
+        ([], 5, Plan(later=True)),
+        ([host(1, "stopped")], 1, Plan(start=("i-1",))),
+        ([host(1, "running")], 1, Plan(kick=("i-1",))),
+        ([host(1, "pending")], 1, Plan()),
+        ([host(1, "stopping")], 1, Plan(later=True)),
+        ([host(2, "stopped"), host(1, "stopped")], 20, Plan(start=("i-1",))),
+        ([host(2, "stopped"), host(1, "stopped")], 21, Plan(start=("i-1", "i-2"))),
+        ([host(1, "running"), host(2, "stopped")], 5, Plan(kick=("i-1",))),
+        ([host(1, "running"), host(2, "stopped")], 50, Plan(start=("i-2",), kick=("i-1",))),
+        ([host(1, "stopping"), host(2, "stopped")], 1, Plan(start=("i-2",))),
+    ],
+)
+def test_as_many_hosts_are_woken_as_the_backlog_needs(there: list[Host], waiting: int, expected: Plan) -> None:
+    assert plan(there, waiting) == expected
+
+
+@given(st.lists(st.sampled_from(["pending", "running", "stopping", "stopped"])), st.integers(0, 10_000))
+def test_a_waiting_job_always_has_a_host_coming_or_is_left_to_the_schedule(states: list[str], waiting: int) -> None:
+    decided = plan([host(number, state) for number, state in enumerate(states)], waiting)
+    assert decided.later != bool(decided.start or decided.kick or "pending" in states)
+    assert all(states[int(name[2:])] == "stopped" for name in decided.start)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- handler
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        for made_once in (wake.queue, hosts.ec2, hosts.ssm):
+            made_once.cache_clear()
+        sqs, ec2 = boto3.client("sqs"), boto3.client("ec2")
+        url = sqs.create_queue(QueueName="monai-aws-dev-jobs")["QueueUrl"]
+        monkeypatch.setenv("JOBS_QUEUE_URL", url)
+        monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "dev")
+        image = ec2.describe_images()["Images"][0]["ImageId"]
+
+        def launch(deployment: str = "dev", role: str = "inference") -> str:
+            tags = [{"Key": "monai-aws:deployment", "Value": deployment}, {"Key": "monai-aws:role", "Value": role}]
+            spec = [{"ResourceType": "instance", "Tags": tags}]
+            found = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=spec)["Instances"][0]["InstanceId"]
+            ec2.stop_instances(InstanceIds=[found])
+            return str(found)
+
+        def state(instance: str) -> str:
+            return str(ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["State"]["Name"])
+
+        def jobs() -> list[str]:
+            return [item["Body"] for item in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])]
+
+        yield SimpleNamespace(sqs=sqs, ec2=ec2, url=url, launch=launch, state=state, jobs=jobs)
+    for made_once in (wake.queue, hosts.ec2, hosts.ssm):
+        made_once.cache_clear()
+
+
+CONTEXT: Any = SimpleNamespace(function_name="wake", memory_limit_in_mb=1, invoked_function_arn="a", aws_request_id="r")
+
+
+def test_an_upload_becomes_a_job_and_starts_our_stopped_host_and_nobody_elses(cloud: SimpleNamespace) -> None:
+    ours, others, building = cloud.launch(), cloud.launch(deployment="prod"), cloud.launch(role="map-build")
+    assert wake.handler(batch(notification("input/a b.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert [JobMessage.from_json(body).key for body in cloud.jobs()] == ["input/a b.zip"]
+    assert [cloud.state(instance) for instance in (ours, others, building)] == ["running", "stopped", "stopped"]
+
+
+def test_a_record_that_cannot_be_read_fails_alone(cloud: SimpleNamespace) -> None:
+    host_id = cloud.launch()
+    answer = wake.handler(batch(notification("input/a.zip"), "garbage", notification("input/b.zip")), CONTEXT)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m1"}]}
+    assert sorted(JobMessage.from_json(body).key for body in cloud.jobs()) == ["input/a.zip", "input/b.zip"]
+    assert cloud.state(host_id) == "running"
+
+
+def test_a_batch_in_which_nothing_can_be_read_is_returned_record_by_record(cloud: SimpleNamespace) -> None:
+    answer = wake.handler(batch("x", "y"), CONTEXT)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]}
+
+
+def test_files_of_a_folder_start_no_host_until_it_is_complete(cloud: SimpleNamespace) -> None:
+    host_id = cloud.launch()
+    wake.handler(batch(*(notification(f"input/f/{number}.dcm") for number in range(10))), CONTEXT)
+    assert cloud.state(host_id) == "stopped"
+    wake.handler(batch(notification("input/f/_READY")), CONTEXT)
+    assert cloud.state(host_id) == "running"
+
+
+def test_the_schedule_starts_a_host_only_for_waiting_jobs(cloud: SimpleNamespace) -> None:
+    host_id = cloud.launch()
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(host_id) == "stopped"
+    cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(host_id) == "running"
+
+
+@pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "RequestLimitExceeded", "UnauthorizedOperation"])
+def test_a_host_that_cannot_start_leaves_the_job_queued_and_says_why(
+    cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    cloud.launch()
+
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": "no"}}, "StartInstances")
+
+    monkeypatch.setattr(hosts.ec2(), "start_instances", refuse)
+    assert wake.handler(batch(notification("input/Hans Mueller.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert len(cloud.jobs()) == 1
+    assert "Mueller" not in capsys.readouterr().out
+
+
+def test_an_offline_agent_is_left_to_the_schedule(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    host_id = cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[host_id])
+    asked: list[dict[str, Any]] = []
+
+    def refuse(**request: Any) -> None:
+        asked.append(request)
+        raise ClientError({"Error": {"Code": "InvalidInstanceId", "Message": "no"}}, "SendCommand")
+
+    monkeypatch.setattr(hosts.ssm(), "send_command", refuse)
+    assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert asked[0]["InstanceIds"] == [host_id]
+    assert asked[0]["Parameters"]["commands"] == ["systemctl start --no-block monai-aws-agent.service"]
+
+
+# -------------------------------------------------------------------------------------------------------------------------- package
+
+
+def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_path: Path) -> None:
+    assert build_zip(tmp_path / "a.zip") == build_zip(tmp_path / "b.zip")
+    names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
+    assert {"lambda_fn/wake.py", "lambda_fn/hosts.py", "monai_aws_pipeline/contract.py", "jmespath/__init__.py"} <= set(names)
+    assert "aws_lambda_powertools/__init__.py" in names
+    assert not [name for name in names if name.startswith(("boto", "monai_aws_pipeline/host_agent")) or "__pycache__" in name]
+
+
+def test_only_what_powertools_requires_is_packed() -> None:
+    assert required_distributions("aws-lambda-powertools") == ["aws-lambda-powertools", "jmespath", "typing-extensions"]

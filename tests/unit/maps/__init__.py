@@ -1,0 +1,1 @@
+"""What a MAP is made of: sources, manifests, wheels, build contexts, conformance."""

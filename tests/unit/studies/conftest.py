@@ -1,0 +1,32 @@
+"""A bucket to read from and a Dagster instance to write to, both real code, both gone after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from dagster import DagsterInstance
+from moto import mock_aws
+
+from tests.unit.studies.records import Bucket
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def bucket(aws: None) -> Bucket:
+    return Bucket(boto3.client("s3", region_name="us-east-1"))
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as instance:
+        yield instance

@@ -1,0 +1,225 @@
+"""Materialising a study asks the live MAP once, waits with bounds, and says what happened. And an older MAP's study is stale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from dagster import AssetKey, DagsterInstance, DataVersion, Definitions, MaterializeResult, asset, materialize
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from dagster_aws.s3 import S3Resource
+
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.contract import InputFacts, JobMessage, ResultRecord, Status, processed_key
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies.inference_result import inference_result
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, current_versions, event_of
+from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, NotAnsweredError, Reruns
+from monai_aws_pipeline.studies.results_store import ResultsStore
+from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
+
+STUDY = study_of(1)
+
+
+class Deployment:
+    """What a re-run meets: a live MAP, a jobs queue, a study's original, and an agent that answers when told."""
+
+    def __init__(self, bucket: Bucket):
+        self.bucket = bucket
+        self.settings: Settings = load_settings(bucket=bucket.name, _env_file=None)
+        self.clients = Clients("us-east-1")
+        self.queue = self.clients.sqs.create_queue(QueueName=self.settings.names.jobs_queue)["QueueUrl"]
+        self.log: list[str] = []
+        self.reruns = Reruns(self.clients, self.settings, ResultsStore(bucket.s3, bucket.name), self.log.append)
+
+    def make_live(self, digest: str) -> None:
+        self.clients.ssm.put_parameter(
+            Name=self.settings.names.live_map_parameter, Value=f"registry/map@{digest}", Type="String", Overwrite=True
+        )
+
+    def queued(self) -> list[JobMessage]:
+        messages = self.clients.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10, VisibilityTimeout=0).get("Messages", [])
+        return [JobMessage.from_json(message["Body"]) for message in messages]
+
+    def answer(self, digest: str = OTHER_DIGEST) -> ResultRecord:
+        (message,) = self.queued()
+        record = replace(succeeded(1, digest=digest, request=message.request, outputs=()), job=message.job)
+        return self.bucket.commit(record, picture())
+
+
+@pytest.fixture
+def deployment(bucket: Bucket) -> Deployment:
+    bucket.put(processed_key(STUDY, job_of(1), "upload.zip"), b"PK first")
+    return Deployment(bucket)
+
+
+def test_the_live_map_is_asked_about_the_latest_original(deployment: Deployment, bucket: Bucket):
+    deployment.make_live(OTHER_DIGEST)
+    asked = deployment.reruns.ask(STUDY)
+    (message,) = deployment.queued()
+    assert message.key == processed_key(STUDY, job_of(1), "upload.zip")
+    assert (message.request, message.job) == (OTHER_DIGEST, asked.job)
+    assert message.size == 8
+
+
+def test_the_same_map_and_original_are_one_job_and_an_answered_one_is_not_queued_again(deployment: Deployment):
+    deployment.make_live(OTHER_DIGEST)
+    first = deployment.reruns.ask(STUDY)
+    deployment.answer()
+    deployment.clients.sqs.purge_queue(QueueUrl=deployment.queue)
+    again = deployment.reruns.ask(STUDY)
+    assert (again.job, again.answered_before) == (first.job, True)
+    assert deployment.queued() == []
+
+
+def test_without_a_live_map_or_an_original_the_remedy_is_named(deployment: Deployment):
+    with pytest.raises(NoLiveMapError, match="Materialise inference_host first"):
+        deployment.reruns.ask(STUDY)
+    deployment.make_live(OTHER_DIGEST)
+    with pytest.raises(NoOriginalError, match="Upload it again"):
+        deployment.reruns.ask(study_of(2))
+
+
+def test_the_wait_reports_progress_and_ends(deployment: Deployment):
+    deployment.make_live(OTHER_DIGEST)
+    asked = deployment.reruns.ask(STUDY)
+    now = [0.0]
+
+    def sleep(_: float) -> None:
+        now[0] += 600
+
+    with pytest.raises(NotAnsweredError, match="stays queued"):
+        deployment.reruns.wait(asked, sleep, lambda: now[0])
+    assert now[0] < 3 * 3600
+    assert any("1 jobs queued, 0 at work" in line for line in deployment.log)
+
+
+def test_a_host_that_cannot_be_woken_at_once_only_delays_the_job(deployment: Deployment):
+    deployment.make_live(OTHER_DIGEST)
+    deployment.reruns.ask(STUDY)  # there is no wake function in this account
+    assert any("the schedule does within 5 minutes" in line for line in deployment.log)
+    assert len(deployment.queued()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- in Dagster's own hands
+
+
+@asset(key="map_image")
+def a_map_image() -> MaterializeResult:  # type: ignore[type-arg]
+    return MaterializeResult(data_version=DataVersion(LIVE[0]))
+
+
+@asset(key="s3_trigger")
+def a_trigger() -> MaterializeResult:  # type: ignore[type-arg]
+    return MaterializeResult(data_version=DataVersion("s3://studies/input/"))
+
+
+LIVE = [DIGEST]
+
+
+class Lineage:
+    """The graph around ``inference_result``, with Dagster's own judgement of what is stale."""
+
+    def __init__(self, instance: DagsterInstance, deployment: Deployment):
+        self.instance, self.deployment = instance, deployment
+        self.graph = Definitions(assets=[a_map_image, a_trigger, inference_result], resources=self.resources()).resolve_asset_graph()
+
+    def resources(self) -> dict[str, Any]:
+        return {
+            "s3": S3Resource(region_name="us-east-1"),
+            "cloud": CloudResource(region="us-east-1"),
+            "settings": SettingsResource(overrides={"bucket": self.deployment.bucket.name}),
+        }
+
+    def build_map(self, digest: str) -> None:
+        LIVE[0] = digest
+        assert materialize([a_map_image, a_trigger], instance=self.instance).success
+        self.deployment.make_live(digest)
+
+    def record(self, record: ResultRecord) -> None:
+        self.instance.add_dynamic_partitions("study", [record.study])
+        store = ResultsStore(self.deployment.bucket.s3, self.deployment.bucket.name)
+        upstream = current_versions(self.instance, [AssetKey("s3_trigger")])
+        self.instance.report_runless_asset_event(event_of(store.with_outputs(record), store.bucket, upstream))
+
+    def rerun(self, study: str) -> Any:
+        return materialize(
+            [inference_result, a_map_image, a_trigger],
+            selection=[inference_result],
+            instance=self.instance,
+            partition_key=study,
+            resources=self.resources(),
+            raise_on_error=False,
+        )
+
+    def judged(self, study: str) -> tuple[str, list[str]]:
+        resolver = CachingStaleStatusResolver(self.instance, self.graph, LoadingContextForTest(self.instance))
+        causes = resolver.get_stale_causes(INFERENCE_RESULT, study)
+        return resolver.get_status(INFERENCE_RESULT, study).value, [f"{cause.reason}: {cause.dependency_asset_key}" for cause in causes]
+
+
+@pytest.fixture
+def lineage(instance: DagsterInstance, deployment: Deployment) -> Lineage:
+    lineage = Lineage(instance, deployment)
+    lineage.build_map(DIGEST)
+    return lineage
+
+
+def test_a_study_answered_by_the_present_map_is_fresh_and_by_an_older_one_stale(lineage: Lineage):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    assert lineage.judged(STUDY) == ("FRESH", [])
+    lineage.build_map(OTHER_DIGEST)
+    status, causes = lineage.judged(STUDY)
+    assert status == "STALE"
+    assert causes == ["has a new dependency data version: " + str(AssetKey("map_image"))]
+
+
+def test_a_study_that_an_older_map_answers_after_the_new_one_was_built_is_stale_at_once(lineage: Lineage):
+    lineage.build_map(OTHER_DIGEST)
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    assert lineage.judged(STUDY)[0] == "STALE"
+
+
+def test_building_the_same_map_again_makes_nothing_stale(lineage: Lineage):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    lineage.build_map(DIGEST)
+    assert lineage.judged(STUDY) == ("FRESH", [])
+
+
+def test_a_refused_job_is_no_result_and_changes_no_freshness(lineage: Lineage):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    lineage.record(replace(succeeded(2), study=STUDY, status=Status.FAILED, outputs=()))
+    assert lineage.judged(STUDY) == ("FRESH", [])
+
+
+def test_materialising_a_stale_study_has_the_live_map_answer_and_makes_it_fresh(lineage: Lineage, monkeypatch: pytest.MonkeyPatch):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    lineage.build_map(OTHER_DIGEST)
+    deployment = lineage.deployment
+    monkeypatch.setattr(Reruns, "_wake", lambda self: deployment.answer())  # the agent, prompt
+    result = lineage.rerun(STUDY)
+    assert result.success
+    (event,) = result.asset_materializations_for_node("inference_result")
+    assert event.metadata["map_digest"].value == OTHER_DIGEST
+    assert event.tags["dagster/input_data_version/map_image"] == OTHER_DIGEST
+    assert lineage.judged(STUDY) == ("FRESH", [])
+
+
+def test_a_rerun_that_fails_for_good_fails_the_run_with_its_reason(lineage: Lineage, monkeypatch: pytest.MonkeyPatch):
+    lineage.instance.add_dynamic_partitions("study", [STUDY])
+    deployment = lineage.deployment
+
+    def refuse(_: Reruns) -> None:
+        (message,) = deployment.queued()
+        facts = InputFacts("a" * 64, "0" * 32, 1)
+        failed = ResultRecord(message.job, STUDY, Status.FAILED, "2026-03-14T12:30:00Z", facts, request=message.request)
+        deployment.bucket.put(failed.commit_key, failed.to_json())
+
+    monkeypatch.setattr(Reruns, "_wake", refuse)
+    result = lineage.rerun(STUDY)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "The job failed" in str(failure.step_failure_data.user_failure_data)

@@ -1,0 +1,248 @@
+"""The sensor records what the bucket holds: everything, once, whatever is damaged and wherever a tick dies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from dagster import AssetRecordsFilter, DagsterInstance, DagsterRunStatus, DefaultSensorStatus, build_sensor_context
+from dagster._core.storage.dagster_run import DagsterRun
+from dagster_aws.s3 import S3Resource
+
+from monai_aws_pipeline.contract import Status, index_key, output_key
+from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
+from monai_aws_pipeline.studies.results_store import ResultsStore
+from monai_aws_pipeline.studies.sensor import study_results_sensor
+from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
+
+SENSOR = study_results_sensor(30)
+
+
+class TickDiedError(Exception):
+    pass
+
+
+class Daemon:
+    """What Dagster's daemon does with a sensor's result, in its order: events, partitions, cursor."""
+
+    def __init__(self, instance: DagsterInstance, bucket: Bucket):
+        self.instance, self.bucket, self.cursor = instance, bucket, None
+
+    def tick(self, die_after: str = "") -> Any:
+        context = build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            resources={"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": self.bucket.name})},
+        )
+        data = SENSOR.evaluate_tick(context)
+        for number, event in enumerate(data.asset_events):
+            if die_after == "some events" and number == 2:
+                raise TickDiedError
+            self.instance.report_runless_asset_event(event)
+        if die_after == "events":
+            raise TickDiedError
+        for request in data.dynamic_partitions_requests or []:
+            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        if die_after == "partitions":
+            raise TickDiedError
+        self.cursor = data.cursor
+        return data
+
+    def until_quiet(self) -> int:
+        for ticks in range(1, 100):
+            if not self.tick().asset_events:
+                return ticks
+        raise AssertionError("the sensor never comes to rest")
+
+    def materializations(self) -> list[Any]:
+        return [record.asset_materialization for record in self.instance.fetch_materializations(INFERENCE_RESULT, limit=2000).records]
+
+    def observations(self) -> list[Any]:
+        return [record.asset_observation for record in self.instance.fetch_observations(INFERENCE_RESULT, limit=2000).records]
+
+    def jobs(self) -> list[str]:
+        return sorted(event.tags["monai-aws/job"] for event in self.materializations())
+
+    def studies(self) -> set[str]:
+        return set(self.instance.get_dynamic_partitions(str(STUDIES.name)))
+
+
+@pytest.fixture
+def daemon(instance: DagsterInstance, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    monkeypatch.setattr(S3Resource, "get_client", lambda _: bucket.s3)  # making a client costs more than a tick
+    return Daemon(instance, bucket)
+
+
+def recently(minutes: float = 1) -> datetime:
+    return datetime.now(UTC) - timedelta(minutes=minutes)
+
+
+def test_the_sensor_runs_without_anyone_switching_it_on():
+    assert SENSOR.default_status is DefaultSensorStatus.RUNNING
+    assert SENSOR.minimum_interval_seconds == 30
+
+
+def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemon, bucket: Bucket):
+    record = bucket.commit(succeeded(1, recently()), picture())
+    daemon.tick()
+    (event,) = daemon.materializations()
+    assert event.partition == record.study
+    assert daemon.studies() == {record.study}
+    assert event.metadata["map_digest"].value == DIGEST
+    assert event.metadata["volume_brain_ml"].value == 1437.25
+    assert event.metadata["preview"].value.startswith("![preview](data:image/png;base64,")
+
+
+def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket):
+    at = recently()
+    for number in range(520):
+        bucket.commit(succeeded(number, at, outputs=()))
+    ticks = daemon.until_quiet()
+    assert ticks == 4, "200, 200, 120, and the quiet one"
+    assert daemon.jobs() == sorted(job_of(number) for number in range(520))
+    assert daemon.studies() == {study_of(number) for number in range(520)}
+
+
+def test_results_that_are_deleted_between_ticks_disturb_nothing(daemon: Daemon, bucket: Bucket):
+    first, second = bucket.commit(succeeded(1, recently())), bucket.commit(succeeded(2, recently()))
+    daemon.tick()
+    bucket.delete(first.index_key)
+    bucket.delete(second.commit_key)
+    bucket.commit(succeeded(3, recently()))
+    daemon.tick()
+    assert daemon.jobs() == sorted(job_of(n) for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize("moment", ["some events", "events", "partitions"])
+def test_a_tick_that_dies_between_events_and_cursor_records_nothing_twice(daemon: Daemon, bucket: Bucket, moment: str):
+    for number in range(5):
+        bucket.commit(succeeded(number, recently()))
+    bucket.commit(refused(9, recently()))
+    with pytest.raises(TickDiedError):
+        daemon.tick(die_after=moment)
+    daemon.until_quiet()
+    assert daemon.jobs() == sorted(job_of(number) for number in range(5))
+    assert len(daemon.observations()) == 1
+    assert daemon.studies() == {study_of(number) for number in range(5)}
+
+
+def test_a_lost_cursor_records_nothing_twice(daemon: Daemon, bucket: Bucket):
+    for number in range(5):
+        bucket.commit(succeeded(number, recently(minutes=60 * 24 * number)))
+    daemon.until_quiet()
+    daemon.cursor = None
+    daemon.until_quiet()
+    assert len(daemon.jobs()) == 5
+
+
+def test_damaged_entries_are_skipped_with_a_reason_and_the_good_ones_recorded(
+    daemon: Daemon, bucket: Bucket, capfd: pytest.CaptureFixture[str]
+):
+    at = recently()
+    bucket.put(index_key(at, job_of(1), study_of(1)), "{")
+    bucket.put(index_key(at, job_of(2), study_of(2)), b"\xff\xfe")
+    bucket.put(index_key(at, job_of(3), study_of(3)), "x" * 100_000)
+    bucket.put(index_key(at, job_of(4), study_of(4)), '{"schema": "monai-aws/index/99"}')
+    gone = bucket.commit(succeeded(5, at))
+    bucket.delete(gone.commit_key)
+    torn = bucket.commit(succeeded(6, at))
+    bucket.put(torn.commit_key, '{"schema": "monai-aws/result/1", "job"')
+    swapped = bucket.commit(succeeded(7, at))
+    bucket.put(swapped.commit_key, replace(succeeded(7, at), job=job_of(70)).to_json())
+    bucket.put("results-index/stray.txt", "stray")
+    good = bucket.commit(succeeded(8, at))
+    daemon.tick()
+    assert daemon.jobs() == [good.job]
+    assert daemon.studies() == {good.study}
+    assert capfd.readouterr().err.count("Skipped an entry") == 7
+    daemon.tick()
+    assert "Skipped" not in capfd.readouterr().err, "what is damaged is reported once"
+
+
+def test_a_damaged_preview_or_measurement_does_not_keep_a_result_out(daemon: Daemon, bucket: Bucket):
+    record = bucket.commit(succeeded(1, recently()))
+    bucket.put(output_key(record.study, record.job, "preview.png"), b"\x89PNG\r\n\x1a\n then garbage")
+    bucket.put(output_key(record.study, record.job, "measurements.json"), '{"segments": 17}')
+    daemon.tick()
+    (event,) = daemon.materializations()
+    assert "not shown" in event.metadata["preview"].value
+
+
+def test_trouble_of_s3_itself_is_raised_and_the_result_recorded_at_the_next_tick(
+    daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    bucket.commit(succeeded(1, recently()))
+    with monkeypatch.context() as broken:
+        broken.setattr(ResultsStore, "entry", _slow_down)
+        with pytest.raises(Exception, match="SlowDown"):
+            daemon.tick()
+    daemon.tick()
+    assert daemon.jobs() == [job_of(1)]
+
+
+def _slow_down(*_: Any) -> None:
+    raise ClientError({"Error": {"Code": "SlowDown", "Message": "SlowDown"}}, "GetObject")
+
+
+def test_a_refused_upload_without_a_study_is_observed_on_the_asset(daemon: Daemon, bucket: Bucket):
+    bucket.commit(refused(1, recently()))
+    daemon.until_quiet()
+    (event,) = daemon.observations()
+    assert event.partition is None
+    assert event.metadata["error_code"].value == "NOT_A_ZIP"
+    assert event.description == "quarantined: NOT_A_ZIP"
+    assert daemon.studies() == set()
+    assert daemon.materializations() == []
+
+
+def test_a_failed_study_is_observed_on_its_partition_and_stays_missing(daemon: Daemon, bucket: Bucket):
+    bucket.commit(refused(1, recently(), study=study_of(1), status=Status.FAILED))
+    daemon.until_quiet()
+    (event,) = daemon.observations()
+    assert event.partition == study_of(1)
+    assert daemon.studies() == {study_of(1)}
+    assert daemon.instance.get_materialized_partitions(INFERENCE_RESULT) == set()
+
+
+def test_an_older_result_that_comes_with_a_newer_one_is_recorded_before_it(daemon: Daemon, bucket: Bucket):
+    older, newer = succeeded(1, recently(9)), replace(succeeded(2, recently(5)), study=study_of(1), outputs=())
+    bucket.commit(newer)
+    bucket.commit(older)
+    daemon.tick()
+    latest = daemon.instance.fetch_materializations(AssetRecordsFilter(INFERENCE_RESULT, [study_of(1)]), limit=1).records[0]
+    assert latest.asset_materialization is not None
+    assert (latest.asset_materialization.tags or {})["monai-aws/job"] == newer.job
+
+
+def test_a_rerun_is_left_to_the_run_that_asked_for_it_while_that_is_at_work(daemon: Daemon, bucket: Bucket):
+    record = bucket.commit(succeeded(1, recently(), request=DIGEST))
+    run = DagsterRun(
+        "__ASSET_JOB",
+        status=DagsterRunStatus.STARTED,
+        tags={"dagster/partition": record.study},
+        asset_selection=frozenset({INFERENCE_RESULT}),
+    )
+    daemon.instance.add_run(run)
+    daemon.tick()
+    assert daemon.jobs() == []
+    daemon.instance.delete_run(run.run_id)  # it was killed and recorded nothing
+    daemon.tick()
+    assert daemon.jobs() == [record.job]
+
+
+def test_a_result_that_was_written_days_late_is_found(daemon: Daemon, bucket: Bucket):
+    for number in range(30):
+        bucket.commit(succeeded(number, recently(minutes=60 * 5 * number), outputs=()))
+    daemon.until_quiet()
+    late = bucket.commit(succeeded(99, recently(minutes=60 * 61), outputs=()))
+    assert any(late.job in daemon.jobs() for _ in range(40) if daemon.tick())
+    assert len(daemon.jobs()) == 31
+
+
+def test_without_a_bucket_the_tick_says_what_is_missing(daemon: Daemon, bucket: Bucket):
+    bucket.name = ""
+    assert "MONAI_AWS_BUCKET" in daemon.tick().skip_message

@@ -1,0 +1,194 @@
+"""The rules of the house, held by reading the code: who may import whom, and that the pipeline never asks where it runs.
+
+See docs/architecture.md, "The rooms". A rule that stands only in a document is broken by the third change.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "monai_aws_pipeline"
+MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "lambda_fn").rglob("*.py")])
+STARTS_THE_LOCAL_CLOUD = {"cli.py", "demo.py"}
+"""The two modules that may know the embedded AWS: they start and stop it."""
+
+WHERE_WE_RUN = (
+    "aws_endpoint_url",
+    "localhost",
+    "127.0.0.1",
+    "127.",
+    "ministack",
+    "moto",
+    "local_cloud",
+    "localstack",
+    "is_local",
+    "on_aws",
+    "is_aws",
+)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def is_pipeline(path: Path) -> bool:
+    """Everything but the embedded AWS itself and what starts it."""
+    return "local_cloud" not in path.parts and not (path.parent == PACKAGE and path.name in STARTS_THE_LOCAL_CLOUD)
+
+
+PIPELINE = [path for path in MODULES if is_pipeline(path)]
+
+
+def imports(path: Path, at_import_only: bool = False) -> set[str]:
+    """Full names of what a module imports; with ``at_import_only`` without what is imported in functions or for type checking."""
+    found: set[str] = set()
+    for node in _statements(ast.parse(path.read_text()), at_import_only):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = (
+                ".".join([*path.relative_to(ROOT).parts[: -node.level], node.module or ""]).strip(".") if node.level else node.module or ""
+            )
+            found |= {package} | {f"{package}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _statements(node: ast.AST, at_import_only: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if at_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if at_import_only and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _statements(child, at_import_only)
+
+
+def conditions(tree: ast.AST) -> Iterator[ast.expr]:
+    """Everything that decides: if, while, assert, conditional expressions, comprehension filters, match subjects and cases."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
+            yield node.test
+        elif isinstance(node, ast.comprehension):
+            yield from node.ifs
+        elif isinstance(node, ast.Match):
+            yield node.subject
+            yield from (case.guard for case in node.cases if case.guard)
+
+
+def asks_where_it_runs(condition: ast.expr) -> bool:
+    """Whether a condition names the endpoint, the embedded AWS, or a loopback address, as a name, an attribute or a text."""
+    words: set[str] = set()
+    for node in ast.walk(condition):
+        if isinstance(node, ast.Name):
+            words.add(node.id.lower())
+        elif isinstance(node, ast.Attribute):
+            words.add(node.attr.lower())
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value.lower())
+    endpoint = any("endpoint" in word and "aws" in word for word in words) or "endpoint_url" in words
+    return endpoint or any(word == "local" or mark in word for word in words for mark in WHERE_WE_RUN)
+
+
+# ------------------------------------------------------------------------------------------------------------------ where we run
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=name_of)
+def test_pipeline_code_does_not_ask_where_it_runs(path: Path):
+    found = [f"line {c.lineno}: {ast.unparse(c)}" for c in conditions(ast.parse(path.read_text())) if asks_where_it_runs(c)]
+    assert not found, f"{name_of(path)} decides by where it runs; make it a setting instead:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=name_of)
+def test_only_the_command_line_and_the_demo_know_the_embedded_aws(path: Path):
+    known = {name for name in imports(path) if "local_cloud" in name or name.split(".")[0] in ("ministack", "moto")}
+    assert not known
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if os.environ.get("AWS_ENDPOINT_URL"): pass',
+        "x = 1 if settings.is_local else 2",
+        'while host == "127.0.0.1": pass',
+        "y = [a for a in b if 'ministack' in a]",
+        "if client.meta.endpoint_url: pass",
+        "match mode:\n    case _ if settings.local: pass",
+        "assert not local",
+    ],
+)
+def test_the_search_for_such_conditions_finds_them(code: str):
+    assert any(asks_where_it_runs(condition) for condition in conditions(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["if settings.gpus: pass", "if settings.wheelhouse == 'collect': pass", "if locale: pass", "if not endpoints: pass"]
+)
+def test_the_search_leaves_settings_alone(code: str):
+    assert not any(asks_where_it_runs(condition) for condition in conditions(ast.parse(code)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- who imports whom
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "contract.py", PACKAGE / "__init__.py"], ids=name_of)
+def test_what_lambda_and_host_share_needs_the_standard_library_only(path: Path):
+    foreign = {name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert not foreign
+
+
+def test_the_wake_function_needs_only_what_its_zip_holds():
+    handler = ROOT / "lambda_fn" / "wake.py"
+    if not handler.exists():
+        pytest.skip("the wake function is not written yet")
+    shipped = sys.stdlib_module_names | {"boto3", "botocore", "aws_lambda_powertools", "lambda_fn"}
+    foreign = {name for name in imports(handler, at_import_only=True) if name.split(".")[0] not in shipped}
+    assert {name for name in foreign if not name.startswith("monai_aws_pipeline.contract")} == set()
+
+
+PACKAGE_MODULES = [path for path in MODULES if path.is_relative_to(PACKAGE)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py")],
+    ids=name_of,
+)
+def test_what_is_not_lineage_knows_no_dagster(path: Path):
+    assert not {name for name in imports(path) if name.split(".")[0] in ("dagster", "dagster_aws")}
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "maps"], ids=name_of)
+def test_maps_know_no_cloud(path: Path):
+    assert not {
+        name for name in imports(path) if name.split(".")[0] in ("boto3", "botocore") or name.startswith("monai_aws_pipeline.cloud")
+    }
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "host_agent"], ids=name_of)
+def test_the_host_needs_nothing_of_the_control_plane(path: Path):
+    allowed = ("monai_aws_pipeline.contract", "monai_aws_pipeline.host_agent", "monai_aws_pipeline.maps")
+    ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
+    assert not {name for name in ours if not name.startswith(allowed)}
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if "local_cloud" in p.parts], ids=name_of)
+def test_the_embedded_aws_knows_nothing_of_the_pipeline_but_its_settings(path: Path):
+    allowed = ("monai_aws_pipeline.local_cloud", "monai_aws_pipeline.settings")
+    ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
+    assert not {name for name in ours if not name.startswith(allowed)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_opens_with_its_contract(path: Path):
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{name_of(path)} does not say what belongs in it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_is_a_drawer_for_everything(path: Path):
+    assert path.stem not in ("utils", "util", "helpers", "common", "misc", "manager")
