@@ -122,14 +122,21 @@ def local_reset(state_dir: Path, port: int) -> None:
 
 @cli.command()
 @click.option("--bucket", required=True, help="Name of the bucket to create.")
-def bootstrap(bucket: str) -> None:
+@click.option("--require-tls/--allow-plain-http", default=True, show_default=True, help="Refuse plain HTTP on the bucket.")
+def bootstrap(bucket: str, require_tls: bool) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key."""
     settings = load_settings()
     outputs = deploy_stack(
         Clients(settings.region).cloudformation,
         stack_name(settings.deployment),
         PROJECT_ROOT / "infra" / "bootstrap.yaml",
-        {"Deployment": settings.deployment, "Owner": settings.owner, "BucketName": bucket},
+        {
+            "Deployment": settings.deployment,
+            "Owner": settings.owner,
+            "BucketName": bucket,
+            "EcrRepository": settings.ecr_repository,
+            "RequireTls": str(require_tls).lower(),
+        },
         _say,
     )
     for name, value in outputs.items():

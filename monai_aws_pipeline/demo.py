@@ -35,6 +35,7 @@ from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, Status, index_hour_prefix, job_id
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.deployment.map_image import BUILD_LINE
+from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
@@ -162,7 +163,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
             address = DagsterProcesses(place.home).start(environment, UI_PORT, progress.line)
             progress.line(f"the UI answers at {address}")
         with progress.phase("deploy_all", "Materialising gpu_ami → map_image → inference_host → s3_trigger"):
-            _deploy(address, progress)
+            _deploy(address, settings, progress)
         with progress.phase("study", "Uploading a study and waiting for its result"):
             record, reused = _answer(clients, settings, study_zip, previous, progress.line)
         with progress.phase("lineage", "Waiting for the sensor to record it"):
@@ -259,13 +260,15 @@ def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: 
     return environment
 
 
-def _deploy(address: str, progress: Progress) -> None:
+def _deploy(address: str, settings: Settings, progress: Progress) -> None:
     """Start deploy_all as a click in the UI does, and follow its log."""
     host, _, port = address.removeprefix("http://").partition(":")
     client = DagsterGraphQLClient(host, port_number=int(port))
-    run_id = client.submit_job_execution("deploy_all")
     cursor = None
     with DagsterInstance.get() as instance:
+        # What the sensor map_source_changed does each minute: the first lineage should not have to wait for it.
+        instance.report_runless_asset_event(observation(settings))
+        run_id = client.submit_job_execution("deploy_all")
         while True:
             connection = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
             cursor = connection.cursor
@@ -410,7 +413,7 @@ def _facts(
         "dice": round(evaluation.dice, 4),
         "instances_left": left,
         "ui": address,
-        "lineage": f"{address}/asset-groups",
+        "lineage": f"{address}/assets/inference_result?view=lineage&lineageScope=upstream&lineageDepth=5",
         "partition": f"{address}/assets/inference_result?view=partitions&partition={record.study}",
         "bucket": f"s3://{settings.bucket}",
         "results_folder": str((place.root / "results").relative_to(PROJECT_ROOT)) if place.root.is_relative_to(PROJECT_ROOT) else "results",
@@ -442,7 +445,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
 
 
 def _farewell(console: Console, summary: Mapping[str, Any], place: Workplace) -> None:
-    console.print(f"Lineage:      {summary['lineage']}")
+    console.print(f"Lineage:      {summary['lineage']}", soft_wrap=True)
     console.print(f"This study:   {summary['partition']}", soft_wrap=True)
     console.print(f"Its results:  {summary['results_folder']}/ (SEG, STL, preview)")
     console.print("Your shell as the operator:  set -a; . .demo/env; set +a", markup=False)

@@ -77,7 +77,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
         if found:
             context.log.info(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
             return _record(found, base, inputs.content, reused=True, seconds=time.monotonic() - started)
-        with build_machine(clients, chosen, role=ROLE_AMI_BAKE, image=base.id, run_id=context.run_id, report=context.log.info) as built:
+        with build_machine(clients, chosen, role=ROLE_AMI_BAKE, image=base.id, run_id=context.run.run_id, report=context.log.info) as built:
             provision(built.remote, bundle.path, inputs.min_driver, context.log.info)
             built.remote.run(SEAL, context.log.info, what="Sealing the image", seconds=120)
             context.log.info("capturing the machine's disk as an image")
@@ -85,7 +85,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
                 chosen.deployment,
                 ROLE_AMI_BAKE,
                 chosen.owner,
-                context.run_id,
+                context.run.run_id,
                 chosen.names.machine("gpu"),
                 extra={TAG_CONTENT: inputs.content},
             )

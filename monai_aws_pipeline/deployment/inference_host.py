@@ -93,7 +93,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
-            created.append(_create(machines, chosen, image, agent, content, context.run_id, report))
+            created.append(_create(machines, chosen, image, agent, content, context.run.run_id, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, report) for host in hosts]
     if commands.parameter(chosen.names.live_map_parameter) != pushed.reference:

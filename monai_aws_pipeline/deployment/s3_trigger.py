@@ -75,7 +75,8 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
     report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
     return MaterializeResult(
-        data_version=DataVersion(digest.hex()[:16]),
+        # Not the function's hash: a study does not become stale because the code that announced it changed.
+        data_version=DataVersion(f"s3://{bucket}/{INPUT_PREFIX}"),
         metadata={
             "bucket": f"s3://{bucket}/{INPUT_PREFIX}",
             "function": function,

@@ -36,7 +36,9 @@ MACHINE_PACKAGES: Final = (
 )
 MACHINE_PACKAGES_WHERE_SPLIT: Final = ("docker-cli", "docker-buildx")
 """Parts of the engine that newer distributions package on their own."""
-MAP_PACKAGES: Final = ("python3", "python3-pip", "python3-venv", "ca-certificates", "libgomp1", "libstdc++6", "passwd")
+MAP_PACKAGES: Final = ("python3", "python3-pip", "python3-venv", "ca-certificates", "jq", "libgomp1", "libstdc++6", "passwd")
+_MAP_HOOKS: Final = ('touch "$1/etc/hosts"',)
+"""A build mounts /etc/hosts; where the file is missing it is made, and then every build gives /etc another time and layer."""
 _LEAVE_OUT: Final = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 _CLOUD_CFG: Final = """\
@@ -140,14 +142,14 @@ def machine_root(config: CloudConfig, on_progress: Progress) -> MachineRoot:
 
 def map_base(config: CloudConfig, on_progress: Progress) -> MapBase:
     """The cached MAP base, built when absent (about 40 s, 0.1 GB)."""
-    key = _key("map", *MAP_PACKAGES)
+    key = _key("map", *MAP_PACKAGES, *_MAP_HOOKS)
     folder = config.cache_dir / f"map-base-{key}"
 
     def build() -> None:
         on_progress("building the base image of MAPs from this machine's package sources (once)")
         with tempfile.TemporaryDirectory(dir=config.cache_dir, prefix="map-base-") as scratch:
             root = Path(scratch) / "root.tar"
-            _mmdebstrap(config, MAP_PACKAGES, root, [])
+            _mmdebstrap(config, MAP_PACKAGES, root, list(_MAP_HOOKS))
             work = Path(scratch) / "registry"
             facts = _write_registry(root, work, tag=f"{_distribution()['VERSION_CODENAME']}-{key}")
             (work / "facts.json").write_text(json.dumps(facts))
@@ -223,7 +225,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _mmdebstrap(config: CloudConfig, packages: tuple[str, ...], target: Path, hooks: list[str]) -> None:
     work = target.with_name(f"{target.name}.{os.getpid()}.part")
-    scratch = config.cache_dir / "scratch"
+    scratch = config.cache_dir / f"scratch-{target.name}"  # two roots are built at the same time
     scratch.mkdir(parents=True, exist_ok=True)
     scratch.chmod(0o755)
     command = [

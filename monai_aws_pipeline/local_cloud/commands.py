@@ -94,7 +94,10 @@ def up(config: CloudConfig, on_progress: Progress = lambda _: None) -> LocalClou
         system.check_port(config.port)
         hypervisor = engine.running_engine(config.state_dir)
         system.ensure_system_packages(config, on_progress, engine_wanted=hypervisor is None)
-        root, base = base_image.machine_root(config, on_progress), base_image.map_base(config, on_progress)
+        with ThreadPoolExecutor(2) as pool:  # each keeps one core busy for a minute the first time
+            wanted_root = pool.submit(base_image.machine_root, config, on_progress)
+            wanted_base = pool.submit(base_image.map_base, config, on_progress)
+            root, base = wanted_root.result(), wanted_base.result()
         try:
             _start(config, hypervisor, root, base, on_progress)
         except BaseException:

@@ -101,7 +101,7 @@ def _may_run_machines(engine: Engine, state_dir: Path) -> bool:
         return False
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(init, arcname="init")
+        tar.add(init.resolve(), arcname="init")
     state_dir.mkdir(parents=True, exist_ok=True)
     engine.run("import", "-", _PROBE_IMAGE, stdin=archive.getvalue(), timeout_s=30)
     try:
@@ -195,11 +195,13 @@ def _command_lines() -> dict[int, str]:
 
 
 def _children(pid: int) -> list[int]:
-    """Children of a process, over all its threads (proc(5), task/TID/children)."""
+    """Children of a process (proc(5), stat field 4)."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
     return found
 
 

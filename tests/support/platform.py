@@ -65,6 +65,12 @@ class Platform:
                 run_config=run_config,
             )
 
+    def rerun(self, study: str) -> ExecuteInProcessResult:
+        """Materialise one partition of inference_result, as the UI does."""
+        with environment(self.variables):
+            job = build_defs(self.settings).get_repository_def().get_job("rerun_studies")
+            return job.execute_in_process(instance=self.instance, partition_key=study)
+
     def machines(self, role: str = "") -> list[Machine]:
         """Machines of this deployment that are not terminated."""
         return Machines(self.clients.ec2, self.settings.deployment).find(role)
@@ -152,5 +158,3 @@ def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str)
         finally:
             for machine in made.machines():
                 made.clients.ec2.terminate_instances(InstanceIds=[machine.id])
-
-

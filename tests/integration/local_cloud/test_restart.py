@@ -102,7 +102,7 @@ def test_data_survives_down_and_kill_and_nothing_is_left_behind(config: CloudCon
     assert traces(config) == []
 
 
-def test_two_clouds_run_side_by_side_and_a_taken_port_is_named(config: CloudConfig, account: Account):
+def test_two_clouds_run_side_by_side_and_a_taken_port_is_named(config: CloudConfig, account: Account, tmp_path: Path):
     other = Account(up(config, say))
     bucket = unique("mine")
     other.client("s3").create_bucket(Bucket=bucket)
@@ -111,7 +111,7 @@ def test_two_clouds_run_side_by_side_and_a_taken_port_is_named(config: CloudConf
     with pytest.raises(ClientError, match="InvalidClientTokenId"):
         account.client("sts", (*other.admin_keys(), None)).get_caller_identity()
     with pytest.raises(PortTakenError, match=str(config.port)):
-        up(CloudConfig(state_dir=config.state_dir.with_name(unique("third")), port=config.port, cache_dir=config.cache_dir))
+        up(CloudConfig(state_dir=tmp_path / "third", port=config.port, cache_dir=config.cache_dir))
 
 
 def test_a_reset_deletes_the_state_folder(config: CloudConfig):

@@ -8,7 +8,12 @@ from monai_aws_pipeline.cloud.trigger import merge_notification
 
 def _entry(identifier, prefix="input/", suffix="", event="s3:ObjectCreated:*"):
     rules = [{"Name": "prefix", "Value": prefix}] + ([{"Name": "suffix", "Value": suffix}] if suffix else [])
-    return {"Id": identifier, "QueueArn": f"arn:aws:sqs:us-east-1:1:{identifier}", "Events": [event], "Filter": {"Key": {"FilterRules": rules}}}
+    return {
+        "Id": identifier,
+        "QueueArn": f"arn:aws:sqs:us-east-1:1:{identifier}",
+        "Events": [event],
+        "Filter": {"Key": {"FilterRules": rules}},
+    }
 
 
 def test_what_others_put_on_the_bucket_stays():

@@ -1,0 +1,197 @@
+"""The whole way on the tiny application: from nothing to answered, refused and re-run studies, by the product's own code alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from dagster import AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
+from dagster_aws.s3 import S3Resource
+
+from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config
+from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, Status, quarantine_key, sha256_text
+from monai_aws_pipeline.definitions import build_defs
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.resources import SettingsResource
+from tests.support.platform import Platform, platform
+from tests.support.studies import corrupt_zip, empty_zip, text_zip, tiny_study_zip, traversal_zip, two_studies_zip
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+
+ODD_NAME = 'input/Doe, Jane\'s "scan"; rm -rf *\n Größe 脳.zip'
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with platform(local_cloud, "way", tmp_path_factory.mktemp("way")) as made:
+        assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
+        yield made
+
+
+def on_host(place: Platform, machine_id: str, script: str) -> tuple[int, str]:
+    commands = Commands(place.clients.ssm)
+    commands.wait_online(machine_id)
+    ended = commands.run(machine_id, f"systemctl start docker\n{script}", seconds=120)
+    return ended.exit_code, ended.stdout + ended.stderr
+
+
+def test_what_is_left_after_deployment_is_one_stopped_host(place: Platform):
+    assert [(machine.tags["monai-aws:role"], machine.state) for machine in place.machines()] == [(ROLE_INFERENCE, "stopped")]
+    assert place.machines(ROLE_AMI_BAKE) == place.machines(ROLE_MAP_BUILD) == []
+
+
+def test_a_second_deployment_with_nothing_changed_changes_nothing(place: Platform):
+    before = place.machines()
+    began = time.monotonic()
+    result = place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger")
+    assert [machine.id for machine in place.machines()] == [machine.id for machine in before]
+    for name in ("gpu_ami", "inference_host"):
+        assert result.asset_materializations_for_node(name)[0].metadata["reused"].value is True
+    assert time.monotonic() - began < 60
+
+
+def test_every_upload_is_answered_or_kept_aside_in_one_waking_of_the_host(place: Platform):
+    good = place.upload("input/first.zip", tiny_study_zip())
+    refused = {
+        place.upload("input/corrupt.zip", corrupt_zip()): "corrupt",
+        place.upload("input/empty.zip", empty_zip()): "empty",
+        place.upload("input/texts.zip", text_zip()): "texts",
+        place.upload("input/traversal.zip", traversal_zip()): "traversal",
+    }
+    odd = place.upload(ODD_NAME, tiny_study_zip(instances=5))
+    several = place.upload("input/two.zip", two_studies_zip())
+    answers = place.answers([good, odd, several, *refused], seconds=240)
+
+    for job in (good, odd):
+        (record,) = answers[job]
+        assert record.status is Status.SUCCEEDED
+        assert {"dicom-seg", "mesh", "preview", "measurements", "log"} <= {output.kind for output in record.outputs}
+    assert len({record.study for record in answers[several]}) == 2
+    for job, name in refused.items():
+        (record,) = answers[job]
+        assert record.status is Status.QUARANTINED, name
+        error = json.loads(place.read(quarantine_key(job, "error.json")))
+        assert error["code"]
+        assert error["cause"]
+        assert error["remedy"]
+        assert record.error is not None
+        assert record.error.code == error["code"]
+    assert place.keys("input/") == []
+    place.wait_stopped()
+
+    after = place.upload("input/after.zip", tiny_study_zip(instances=7))
+    assert place.answers([after])[after][0].status is Status.SUCCEEDED
+    place.wait_stopped()
+
+
+def test_the_outputs_refer_to_the_study_they_were_made_from(place: Platform):
+    uid = "2.25.77001"
+    job = place.upload("input/referred.zip", tiny_study_zip(study_uid=uid))
+    (record,) = place.answers([job])[job]
+    segmentation = next(output for output in record.outputs if output.kind == "dicom-seg")
+    dataset = pydicom.dcmread(io.BytesIO(place.read(segmentation.key)))
+    assert dataset.StudyInstanceUID == uid
+    assert record.input.key_sha256 == sha256_text("input/referred.zip")
+    assert (
+        record.map.digest
+        == place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"].rpartition("@")[2]
+    )
+    assert record.host.instance_id == place.machines(ROLE_INFERENCE)[0].id
+    assert record.host.ami == place.machines(ROLE_INFERENCE)[0].image
+    assert record.cost.usd > 0
+    place.wait_stopped()
+
+
+def test_no_name_of_an_upload_reaches_a_key_record_or_log_of_ours(place: Platform):
+    for key in place.keys(""):
+        assert "Jane" not in key
+        body = place.read(key)
+        if key.endswith(("json", "log")):
+            assert b"Jane" not in body, key
+
+
+def test_the_sensor_records_each_answered_study_once(place: Platform):
+    definitions = build_defs(place.settings)
+    sensor = definitions.get_sensor_def("study_results")
+
+    def tick(cursor: str | None) -> SensorResult:
+        resources = {"s3": S3Resource(region_name=place.settings.region), "settings": SettingsResource()}
+        with build_sensor_context(instance=place.instance, cursor=cursor, resources=resources, definitions=definitions) as context:
+            result = sensor(context)
+        assert isinstance(result, SensorResult)
+        for request in result.dynamic_partitions_requests or []:
+            place.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        for event in result.asset_events:
+            place.instance.report_runless_asset_event(event)
+        return result
+
+    first = tick(None)
+    studies = {event.partition for event in first.asset_events if type(event).__name__ == "AssetMaterialization"}
+    assert len(studies) >= 6
+    assert tick(first.cursor).asset_events == []
+    assert tick(None).asset_events == []  # a lost cursor repeats the look, not the record
+
+    wanted = AssetRecordsFilter(asset_key=AssetKey("inference_result"), asset_partitions=[sorted(studies)[0]])
+    (recorded,) = place.instance.fetch_materializations(wanted, limit=5).records
+    assert recorded.asset_materialization is not None
+    assert {"map_digest", "preview"} <= {name.lower().replace(" ", "_") for name in recorded.asset_materialization.metadata}
+
+
+def test_materialising_a_partition_answers_that_study_again(place: Platform):
+    job = place.upload("input/again.zip", tiny_study_zip(instances=4))
+    (record,) = place.answers([job])[job]
+    place.instance.add_dynamic_partitions("study", [record.study])
+    result = place.rerun(record.study)
+    assert result.success
+    answers = [entry for entries in place.entries().values() for entry in entries if entry.study == record.study]
+    assert {entry.request for entry in answers} == {"", record.map.digest}
+    assert any(key.startswith(f"processed/{record.study}/") for key in place.keys("processed/"))
+    place.wait_stopped()
+
+
+def test_the_host_has_the_map_by_pulling_it_and_no_other_way(place: Platform, local_cloud: LocalCloud):
+    reference = place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"]
+    machines = Machines(place.clients.ec2, place.settings.deployment)
+    host = place.machines(ROLE_INFERENCE)[0]
+    tags = Tags(place.settings.deployment, ROLE_MAP_BUILD, "test", "never-pulled", "never-pulled", expires_at=datetime.now(UTC))
+    group = machines.security_group(tags, "no way in")
+    spec = LaunchSpec(host.image, ("g4dn.xlarge",), place.settings.names.inference_profile, tags, cloud_config(), 20, group)
+    fresh = machines.launch(spec, lambda _: None)
+    try:
+        machines.wait(fresh.id, "running", 60)
+        code, output = on_host(place, fresh.id, f"docker run --rm --pull never {reference} true")
+        assert code != 0
+        assert "No such image" in output
+    finally:
+        machines.terminate(fresh.id)
+        machines.wait(fresh.id, "terminated", 60)
+        machines.delete_security_group(group)
+    folder = local_cloud.config.machines_dir
+    assert not (folder / fresh.id).exists(), "a terminated machine's images are gone with it"
+    assert (folder / host.id).exists()
+
+
+def test_a_study_named_by_a_redelivered_event_has_one_result(place: Platform):
+    body = tiny_study_zip(instances=3)
+    job = place.upload("input/twice.zip", body)
+    place.answers([job])
+    assert place.upload("input/twice.zip", body) == job
+    time.sleep(5)
+    assert len(place.entries()[job]) == 1
+    place.wait_stopped()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_person_in_dagster(place: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield
+    for file in Path(place.instance.root_directory).rglob("*"):
+        if file.is_file():
+            assert b"Jane" not in file.read_bytes(), f"{file.name} holds a part of an uploader's file name"
