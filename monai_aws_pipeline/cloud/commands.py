@@ -89,6 +89,14 @@ class Commands:
                 return ""
             raise refused(error, f"reading the parameter {name}") or error from error
 
+    def delete_parameter(self, name: str) -> None:
+        """Delete a parameter; one that is gone already is fine."""
+        try:
+            self._ssm.delete_parameter(Name=name)
+        except ClientError as error:
+            if code_of(error) != "ParameterNotFound":
+                raise refused(error, f"deleting the parameter {name}") or error from error
+
     def set_parameter(self, name: str, value: str, description: str) -> None:
         """Write a parameter; its history stays in SSM."""
         try:

@@ -114,8 +114,17 @@ class Images:
             return
         self._ec2.deregister_image(ImageId=image_id)
         for snapshot in image.snapshots:
-            try:
-                self._ec2.delete_snapshot(SnapshotId=snapshot)
-            except ClientError as error:
-                if code_of(error) != "InvalidSnapshot.NotFound":
-                    raise
+            self.remove_snapshot(snapshot)
+
+    def snapshots(self) -> list[str]:
+        """Ids of all snapshots of this deployment, of images and of captures that failed."""
+        pages = self._ec2.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], Filters=tag_filters(self._deployment))
+        return [snapshot.get("SnapshotId", "") for page in pages for snapshot in page["Snapshots"]]
+
+    def remove_snapshot(self, snapshot: str) -> None:
+        """Delete a snapshot; one that is gone already is fine."""
+        try:
+            self._ec2.delete_snapshot(SnapshotId=snapshot)
+        except ClientError as error:
+            if code_of(error) != "InvalidSnapshot.NotFound":
+                raise

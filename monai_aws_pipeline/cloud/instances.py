@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Report = Callable[[str], None]
 
 NO_CAPACITY = frozenset({"InsufficientInstanceCapacity", "InsufficientHostCapacity", "Unsupported", "SpotMaxPriceTooLow"})
 NO_QUOTA = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})
+THROTTLED = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException", "ServiceUnavailable", "Unavailable", "InternalError"})
 GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound"})
 
 
@@ -92,8 +94,10 @@ def launch_attempts(types: Sequence[str], offered: dict[str, list[str]]) -> Iter
 class Machines:
     """The EC2 machines of one deployment."""
 
-    def __init__(self, ec2: EC2Client, deployment: str) -> None:
+    def __init__(self, ec2: EC2Client, deployment: str, launches: EC2Client | None = None) -> None:
+        """``launches`` is a client without retries of its own, for those who launch (``Clients.ec2_launches``)."""
         self._ec2 = ec2
+        self._launches = launches or ec2
         self._deployment = deployment
 
     def find(self, role: str = "", states: str = "pending,running,stopping,stopped") -> list[Machine]:
@@ -123,7 +127,7 @@ class Machines:
         tried: list[str] = []
         for kind, zone in launch_attempts(spec.types, offered):
             try:
-                machine = self._run(spec, kind, zone)
+                machine = self._run_patiently(spec, kind, zone, report)
             except ClientError as error:
                 code = code_of(error)
                 if code in NO_CAPACITY:
@@ -157,13 +161,27 @@ class Machines:
                 offered.setdefault(str(offer.get("InstanceType")), []).append(str(offer.get("Location")))
         return offered
 
-    def _run(self, spec: LaunchSpec, kind: str, zone: str) -> Machine:
+    def _run_patiently(self, spec: LaunchSpec, kind: str, zone: str, report: Report) -> Machine:
+        """Launch in one zone, backing off while AWS throttles."""
+        token = uuid.uuid4().hex  # a repeated request with the same token cannot launch a second machine
+        for pause in (1.0, 2.0, 4.0, 8.0, 16.0):
+            try:
+                return self._run(spec, kind, zone, token)
+            except ClientError as error:
+                if code_of(error) not in THROTTLED:
+                    raise
+                report(f"AWS is throttling launches ({code_of(error)}); trying again in {pause:.0f} s")
+                time.sleep(pause)
+        return self._run(spec, kind, zone, token)
+
+    def _run(self, spec: LaunchSpec, kind: str, zone: str, token: str) -> Machine:
         root = self._ec2.describe_images(ImageIds=[spec.image])["Images"][0].get("RootDeviceName", "/dev/sda1")
         request: dict[str, Any] = {
             "ImageId": spec.image,
             "InstanceType": kind,
             "MinCount": 1,
             "MaxCount": 1,
+            "ClientToken": token,
             "Placement": {"AvailabilityZone": zone},
             "IamInstanceProfile": {"Name": spec.profile},
             "SecurityGroupIds": [spec.security_group],
@@ -180,7 +198,7 @@ class Machines:
         }
         if spec.key_name:
             request["KeyName"] = spec.key_name
-        return Machine.of(self._ec2.run_instances(**request)["Instances"][0])
+        return Machine.of(self._launches.run_instances(**request)["Instances"][0])
 
     def start(self, machine_id: str) -> None:
         """Start a stopped machine; a running one stays as it is."""
@@ -256,6 +274,11 @@ class Machines:
         groups = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment, role))["SecurityGroups"]
         return groups[0].get("GroupId") if groups else None
 
+    def security_groups(self) -> list[str]:
+        """Ids of all groups of this deployment."""
+        found = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment))["SecurityGroups"]
+        return [group.get("GroupId", "") for group in found]
+
     def delete_security_group(self, group: str, seconds: float = 60) -> None:
         """Delete a group, waiting while a machine that is ending still holds it."""
         deadline = time.monotonic() + seconds
@@ -278,6 +301,10 @@ class Machines:
             KeyName=name, PublicKeyMaterial=public_key.encode(), TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags.as_list()}]
         )
         return name
+
+    def keys(self) -> list[str]:
+        """Names of all key pairs of this deployment."""
+        return [pair.get("KeyName", "") for pair in self._ec2.describe_key_pairs(Filters=tag_filters(self._deployment))["KeyPairs"]]
 
     def delete_key(self, name: str) -> None:
         """Delete a key pair; one that is gone already is fine."""

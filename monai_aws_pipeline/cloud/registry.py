@@ -56,6 +56,25 @@ class Registry:
             raise refused(error, "creating the ECR repository") or error from error
         return made["repository"].get("repositoryUri", "")
 
+    def owner(self) -> str | None:
+        """The deployment that the repository's tag names, empty without such a tag; None where there is no repository."""
+        try:
+            found = self._ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0]
+            tags = self._ecr.list_tags_for_resource(resourceArn=found.get("repositoryArn", ""))["tags"]
+        except ClientError as error:
+            if code_of(error) == "RepositoryNotFoundException":
+                return None
+            raise refused(error, "describing the ECR repository") or error from error
+        return next((tag["Value"] for tag in tags if tag["Key"] == TAG_DEPLOYMENT), "")
+
+    def remove(self) -> None:
+        """Delete the repository with all its images; one that is gone already is fine."""
+        try:
+            self._ecr.delete_repository(repositoryName=self.name, force=True)
+        except ClientError as error:
+            if code_of(error) != "RepositoryNotFoundException":
+                raise refused(error, "deleting the ECR repository") or error from error
+
     def find(self, *, tag: str = "", digest: str = "") -> PushedImage | None:
         """The image with a tag or digest, or None."""
         wanted = {"imageTag": tag} if tag else {"imageDigest": digest}

@@ -46,6 +46,12 @@ class Clients:
         return self._session.client("ec2", config=self._config)
 
     @cached_property
+    def ec2_launches(self) -> EC2Client:
+        """EC2 without the SDK's retries: a lack of capacity is an HTTP 500, and the answer to it is another zone, not patience."""
+        once = self._config.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
+        return self._session.client("ec2", config=once)
+
+    @cached_property
     def ecr(self) -> ECRClient:
         """The registry's control plane."""
         return self._session.client("ecr", config=self._config)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
 
 _SETTLE_SECONDS = 60.0
+_NO_QUEUE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+_NOT_FOUND = "ResourceNotFoundException"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ def merge_notification(existing: Mapping[str, Any], ours: Mapping[str, Any]) -> 
     return merged
 
 
+def without_notification(existing: Mapping[str, Any], identifier: str) -> dict[str, Any]:
+    """The bucket's notification without the queue configuration of this Id, and everything of others left as it is."""
+    left: dict[str, Any] = {key: value for key, value in existing.items() if key != "ResponseMetadata"}
+    queues = [entry for entry in left.pop("QueueConfigurations", []) if entry.get("Id") != identifier]
+    return left | ({"QueueConfigurations": queues} if queues else {})
+
+
 def _rule(configuration: Mapping[str, Any], name: str) -> str:
     rules = configuration.get("Filter", {}).get("Key", {}).get("FilterRules", [])
     return next((str(rule["Value"]) for rule in rules if str(rule["Name"]).lower() == name), "")
@@ -96,7 +105,7 @@ class Trigger:
         try:
             url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
         except ClientError as error:
-            if code_of(error) in ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"):
+            if code_of(error) in _NO_QUEUE:
                 return None
             raise refused(error, f"looking for the queue {name}") or error from error
         return Queue(url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
@@ -113,6 +122,17 @@ class Trigger:
         except ClientError as error:
             raise refused(error, f"creating the queue {name}") or error from error
         return Queue(url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+
+    def remove_queue(self, name: str) -> None:
+        """Delete a queue with all its messages; one that is gone already is fine."""
+        found = self.find_queue(name)
+        if found is None:
+            return
+        try:
+            self._clients.sqs.delete_queue(QueueUrl=found.url)
+        except ClientError as error:
+            if code_of(error) not in _NO_QUEUE:
+                raise refused(error, f"deleting the queue {name}") or error from error
 
     # --------------------------------------------------------------------------------------------------------- function
 
@@ -193,6 +213,42 @@ class Trigger:
         except ClientError as error:
             raise refused(error, "joining the queue to the wake function") or error from error
 
+    def has_function(self, name: str) -> bool:
+        """Whether the function exists."""
+        try:
+            self._clients.functions.get_function_configuration(FunctionName=name)
+        except ClientError as error:
+            if code_of(error) == _NOT_FOUND:
+                return False
+            raise refused(error, "looking at the wake function") or error from error
+        return True
+
+    def remove_function(self, name: str) -> None:
+        """Delete the function; one that is gone already is fine. Its log group stays."""
+        try:
+            self._clients.functions.delete_function(FunctionName=name)
+        except ClientError as error:
+            if code_of(error) != _NOT_FOUND:
+                raise refused(error, "deleting the wake function") or error from error
+
+    def event_sources(self, function: str) -> list[str]:
+        """Ids of the function's event sources, also of one that is being deleted."""
+        try:
+            found = self._clients.functions.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
+        except ClientError as error:
+            if code_of(error) == _NOT_FOUND:
+                return []
+            raise refused(error, "listing the wake function's event sources") or error from error
+        return [mapping.get("UUID", "") for mapping in found]
+
+    def remove_event_source(self, uuid: str) -> None:
+        """Delete an event source; one that is gone, or going, is fine."""
+        try:
+            self._clients.functions.delete_event_source_mapping(UUID=uuid)
+        except ClientError as error:
+            if code_of(error) not in (_NOT_FOUND, "ResourceInUseException"):
+                raise refused(error, "deleting the wake function's event source") or error from error
+
     # --------------------------------------------------------------------------------------------------------- schedule
 
     def ensure_schedule(self, name: str, function_arn: str, role_arn: str, minutes: int) -> None:
@@ -214,6 +270,24 @@ class Trigger:
         else:
             scheduler.update_schedule(**request)
 
+    def has_schedule(self, name: str) -> bool:
+        """Whether the schedule exists."""
+        try:
+            self._clients.scheduler.get_schedule(Name=name)
+        except ClientError as error:
+            if code_of(error) == _NOT_FOUND:
+                return False
+            raise refused(error, "looking at the wake schedule") or error from error
+        return True
+
+    def remove_schedule(self, name: str) -> None:
+        """Delete the schedule; one that is gone already is fine."""
+        try:
+            self._clients.scheduler.delete_schedule(Name=name)
+        except ClientError as error:
+            if code_of(error) != _NOT_FOUND:
+                raise refused(error, "deleting the wake schedule") or error from error
+
     # ----------------------------------------------------------------------------------------------------- notification
 
     def ensure_notification(self, bucket: str, identifier: str, queue: Queue, prefix: str) -> bool:
@@ -225,15 +299,39 @@ class Trigger:
             "Events": ["s3:ObjectCreated:*"],
             "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
         }
-        try:
-            existing: Mapping[str, Any] = s3.get_bucket_notification_configuration(Bucket=bucket)
-        except ClientError as error:
-            raise refused(error, f"reading the notifications of {bucket}") or error from error
+        existing = self._notification(bucket)
         merged = merge_notification(existing, ours)
         if _same(merged, existing):
             return False
         s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=merged)  # type: ignore[arg-type]
         return True
+
+    def has_notification(self, bucket: str, identifier: str) -> bool:
+        """Whether the bucket has our queue configuration; False for a bucket that is gone."""
+        return any(entry.get("Id") == identifier for entry in self._notification(bucket, missing_ok=True).get("QueueConfigurations", []))
+
+    def remove_notification(self, bucket: str, identifier: str) -> None:
+        """Take our queue configuration off the bucket; what others put there stays."""
+        if not self.has_notification(bucket, identifier):
+            return
+        left = without_notification(self._notification(bucket), identifier)
+        try:
+            # Without this, S3 sends a test event to the queues of others, and refuses where one of those is gone.
+            self._clients.s3.put_bucket_notification_configuration(
+                Bucket=bucket,
+                NotificationConfiguration=left,  # type: ignore[arg-type]
+                SkipDestinationValidation=True,
+            )
+        except ClientError as error:
+            raise refused(error, f"changing the notifications of {bucket}") or error from error
+
+    def _notification(self, bucket: str, missing_ok: bool = False) -> Mapping[str, Any]:
+        try:
+            return self._clients.s3.get_bucket_notification_configuration(Bucket=bucket)
+        except ClientError as error:
+            if missing_ok and code_of(error) == "NoSuchBucket":
+                return {}
+            raise refused(error, f"reading the notifications of {bucket}") or error from error
 
 
 def _same(merged: Mapping[str, Any], existing: Mapping[str, Any]) -> bool:

@@ -69,7 +69,7 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         volume_gib=settings.root_volume_gib,
         security_group="",
     )
-    machines = Machines(clients.ec2, settings.deployment)
+    machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches)
     ssh_from = caller_range(settings.ssh_from)
     with (
         short_lived(machines, spec, public_key=user_key.public, ssh_from=ssh_from, ssh_port=settings.ssh_port, report=report) as machine,

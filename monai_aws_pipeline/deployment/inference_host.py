@@ -82,7 +82,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     """Bring the hosts to the wanted image, settings and MAP, and leave them stopped."""
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
-    machines = Machines(clients.ec2, chosen.deployment)
+    machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches)
     image = materialized_version(context.instance, "gpu_ami")
     pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context.instance, "map_image"))
     agent = agent_settings(chosen, chosen.instance_types[0])

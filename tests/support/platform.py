@@ -150,7 +150,7 @@ def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str)
         **variables,
     }
     (folder / "dagster").mkdir()
-    with environment(chosen), DagsterInstance.local_temp(str(folder / "dagster")) as instance:
+    with environment(chosen), DagsterInstance.local_temp(str(folder / "dagster"), overrides={"telemetry": {"enabled": False}}) as instance:
         settings = load_settings()
         made = Platform(cloud, settings, Clients(settings.region), instance, chosen)
         try:
