@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from dagster import (
     AssetSelection,
+    Config,
     DefaultScheduleStatus,
     DefaultSensorStatus,
+    Failure,
     OpExecutionContext,
     ScheduleDefinition,
     SensorEvaluationContext,
@@ -20,6 +22,7 @@ from dagster import (
 )
 
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
+from monai_aws_pipeline.cloud.teardown import Teardown, plan
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -56,6 +59,33 @@ def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cl
 def sweep_orphans() -> None:
     """See ``cloud.sweep``."""
     end_what_expired()
+
+
+class TeardownConfig(Config):
+    """``confirm``: the deployment's name, so that nobody takes it down by a click. ``keep_images``: the MAPs and their repository stay."""
+
+    confirm: str
+    keep_images: bool = False
+
+
+@op
+def remove_deployment(context: OpExecutionContext, config: TeardownConfig, settings: SettingsResource, cloud: CloudResource) -> None:
+    """Remove everything the lineage has made. Raises Failure without confirmation, and when something is left afterwards."""
+    chosen = settings.load()
+    if config.confirm != chosen.deployment:
+        raise Failure(f"Nothing was removed. To take down {chosen.deployment}, set the op's config 'confirm' to that name.")
+    teardown_of = Teardown(cloud.clients(), chosen, context.log.info)
+    outcome = teardown_of.run(plan(teardown_of.inventory(), config.keep_images), config.keep_images)
+    context.add_output_metadata({"removed": [str(thing) for thing in outcome.removed], "left": [str(thing) for thing in outcome.left]})
+    if outcome.left:
+        raise Failure(f"Still there: {', '.join(map(str, outcome.left))}. Run teardown again; what is gone does not matter to it.")
+    context.log.info(f"{len(outcome.removed)} things removed; nothing of {chosen.deployment} is left but the bucket and its stack")
+
+
+@job(description="Take the deployment down: all but the administrator's stack and the bucket's objects. Asks for its name in the config.")
+def teardown() -> None:
+    """See ``cloud.teardown``."""
+    remove_deployment()
 
 
 @sensor(

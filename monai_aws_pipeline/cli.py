@@ -7,22 +7,34 @@ as they are, with their remedy; anything else is a defect and shows its tracebac
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
+from rich.live import Live
+from rich.progress import DownloadColumn, Progress
 from rich.table import Table
+from rich.text import Text
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
-from monai_aws_pipeline.contract import INPUT_PREFIX, ContractError, job_id
+from monai_aws_pipeline.contract import ContractError, parse_utc
 from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from monai_aws_pipeline.operations import DeploymentState
 
 CONSOLE = Console(highlight=False)
 
@@ -143,69 +155,201 @@ def bootstrap(bucket: str, require_tls: bool) -> None:
         _say(f"{name}: {value}")
 
 
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Ask before the first run whether account and settings allow it; changes nothing. See also: doctor app."""
+    if context.invoked_subcommand:
+        return
+    from monai_aws_pipeline.cloud.preflight import preflight
+
+    settings = load_settings()
+    table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
+    for column in ("what", "", "answer", "what to do"):
+        table.add_column(column, overflow="fold")
+    failed = 0
+    for line in preflight(Clients(settings.region), settings):
+        failed += not line.ok
+        table.add_row(*(Text(text) for text in (line.what, "ok" if line.ok else "FAILED", line.answer, line.remedy)))
+    CONSOLE.print(table)
+    if failed:
+        _say(f"{failed} of {table.row_count} failed.")
+        sys.exit(1)
+
+
+@doctor.command("app")
+def doctor_app() -> None:
+    """Examine application and model as the settings name them, before anything is paid for."""
+    from tempfile import TemporaryDirectory
+
+    from monai_aws_pipeline.maps.doctor import consult
+
+    settings = load_settings()
+    s3 = Clients(settings.region).s3
+    with TemporaryDirectory(prefix="monai-aws-doctor-") as folder:
+        seen = consult(settings, target=Path(folder), download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)))
+    if not seen.findings:
+        _say("Nothing is known against building this application.")
+        return
+    table = Table(title=f"application {settings.app_source}", title_justify="left")
+    for column in ("", "where", "what", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in seen.findings:
+        table.add_row(*(Text(text) for text in (finding.severity, finding.point, finding.message, finding.remedy)))
+    CONSOLE.print(table)
+    if seen.errors:
+        sys.exit(1)
+
+
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def upload(paths: tuple[Path, ...]) -> None:
-    """Upload zipped studies under a neutral name; prints the job of each."""
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--wait", is_flag=True, help="Wait for the answer of each study and show it.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for each; default: the MAP's time limit and 15 minutes.")
+@click.option("--again", is_flag=True, help="A new job although the same content was uploaded before, for a study that failed.")
+def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bool) -> None:
+    """Upload studies, zips or folders, under neutral names; prints the job of each."""
+    from tempfile import TemporaryDirectory
+
+    from monai_aws_pipeline import operations
+    from monai_aws_pipeline.studies.results_store import ResultsStore
+
     settings = load_settings()
     clients = Clients(settings.region)
     bucket = settings.require_bucket()
+    for path in paths:  # all of them before the first one goes
+        operations.check_upload(path)
+    uploaded = []
     for path in paths:
-        # The file's own name may be a patient's: what is uploaded is named by its content.
-        key = f"{INPUT_PREFIX}{_content_name(path)}.zip"
-        clients.s3.upload_file(str(path), bucket, key)
-        head = clients.s3.head_object(Bucket=bucket, Key=key)
-        _say(f"{key}: job {job_id(bucket, key, head.get('VersionId', '') or head['ETag'])}")
+        with TemporaryDirectory(prefix="monai-aws-upload-") as folder:
+            archive = path
+            if path.is_dir():
+                archive = Path(folder) / "study.zip"
+                operations.pack(path, archive)
+            with _progress_bar(archive.stat().st_size) as advance:
+                done = operations.upload(clients, bucket, archive, again, advance)
+        _say(f"{done.key}: job {done.job}, {done.bytes / 1e6:.1f} MB")
+        uploaded.append(done)
+    if not wait:
+        return
+    store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + operations.ANSWER_ALLOWANCE_SECONDS
+    failed = False
+    for done in uploaded:
+        for record in operations.wait_answer(store, done.job, seconds):
+            line = operations.ResultLine.of(record)
+            failed = failed or line.status != "succeeded"
+            _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
+            if record.error:
+                _say(f"  {record.error.code}: {record.error.message}")
+    if failed:
+        sys.exit(1)
 
 
-def _content_name(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], object] | None]:
+    """A bar of bytes on a terminal; nothing in a log. boto3 calls the function from its own threads, which rich allows."""
+    if not CONSOLE.is_terminal:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=CONSOLE, transient=True) as bar:
+        task = bar.add_task("uploading", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def status(as_json: bool) -> None:
-    """Machines, queues and the live MAP of this deployment."""
+@click.option("--watch", is_flag=True, help="Look every two seconds until Ctrl-C.")
+def status(as_json: bool, watch: bool) -> None:
+    """Machines, queues, dead letters, the live MAP and the last results of this deployment."""
+    from monai_aws_pipeline.operations import Watch
+
+    if as_json and watch:
+        raise click.UsageError("--json shows the state once; leave out --watch.")
     settings = load_settings()
-    clients = Clients(settings.region)
-    names = settings.names
-    machines = [
-        {"id": m.id, "role": m.tags.get("monai-aws:role", ""), "state": m.state, "type": m.type}
-        for m in Machines(clients.ec2, settings.deployment).find()
-    ]
-    queues = {}
-    for queue in (names.uploads_queue, names.uploads_dead_letters, names.jobs_queue, names.jobs_dead_letters):
-        try:
-            url = clients.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
-            attributes = clients.sqs.get_queue_attributes(
-                QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-            )["Attributes"]
-            queues[queue] = {
-                "waiting": int(attributes["ApproximateNumberOfMessages"]),
-                "at_work": int(attributes["ApproximateNumberOfMessagesNotVisible"]),
-            }
-        except clients.sqs.exceptions.QueueDoesNotExist:
-            queues[queue] = {"waiting": -1, "at_work": -1}
-    try:
-        live = clients.ssm.get_parameter(Name=names.live_map_parameter)["Parameter"].get("Value", "")
-    except clients.ssm.exceptions.ParameterNotFound:
-        live = ""
+    deployment = Watch(Clients(settings.region), settings)
+    state = deployment.look()
     if as_json:
-        print(json.dumps({"machines": machines, "queues": queues, "live_map": live}, indent=2))
-        return
-    table = Table(title=f"deployment {settings.deployment}", title_justify="left")
+        print(json.dumps(state.as_dict(), indent=2))
+    elif not watch:
+        CONSOLE.print(_status_table(state))
+    else:
+        with suppress(KeyboardInterrupt), Live(_status_table(state), console=CONSOLE, auto_refresh=False) as live:
+            while True:
+                time.sleep(2.0)
+                try:
+                    live.update(_status_table(deployment.look()), refresh=True)
+                except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
+                    live.console.print(f"AWS did not answer: {error}", markup=False)
+
+
+def _status_table(state: DeploymentState) -> Table:
+    table = Table(title=f"deployment {state.deployment}", title_justify="left")
     for column in ("what", "which", "state"):
         table.add_column(column)
-    for machine in machines:
-        table.add_row(machine["role"], machine["id"], f"{machine['state']} ({machine['type']})")
-    for name, depth in queues.items():
-        state = "not there" if depth["waiting"] < 0 else f"{depth['waiting']} waiting, {depth['at_work']} at work"
-        table.add_row("queue", name, state)
-    table.add_row("live MAP", live or "none", "")
-    CONSOLE.print(table)
+    for machine in state.machines:
+        table.add_row(machine.role, machine.id, f"{machine.state} ({machine.type})")
+    for name, depth in state.queues.items():
+        table.add_row("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work")
+    table.add_row("dead letters", str(state.dead_letters), "look for the cause, then: monai-aws replay" if state.dead_letters else "")
+    table.add_row("live MAP", state.live_map or "none", "")
+    for line in state.results:
+        ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
+        table.add_row(f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", ended)
+    return table
+
+
+@cli.command()
+@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@click.option("--job", help="The dead letters of one job.")
+@click.option("--since", metavar="ISO", help="Those first sent at or after this time, such as 2026-01-31T08:00:00Z.")
+def replay(everything: bool, job: str | None, since: str | None) -> None:
+    """Bring messages back from the dead-letter queues, after their cause was removed."""
+    from monai_aws_pipeline import operations
+
+    if everything == bool(job or since):
+        raise click.UsageError("Say which: --all, or --job JOB, --since ISO or both.")
+    if job and not re.fullmatch(r"[0-9a-f]{32}", job):
+        raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
+    try:
+        wanted = operations.Wanted(job or "", parse_utc(since) if since else None)
+    except ContractError as error:
+        raise click.BadParameter(f"{error}, such as 2026-01-31T08:00:00Z", param_hint="--since") from error
+    settings = load_settings()
+    incomplete = False
+    for done in operations.replay(Clients(settings.region), settings, wanted, _say):
+        _say(f"{done.queue}: {done.moved} brought back, {done.left} left")
+        for message in done.unreadable:
+            _say(f"  message {message} cannot be read and stays; look at it in the SQS console")
+        incomplete = incomplete or not done.complete
+    if incomplete:
+        _say("There was more than fits into ten minutes. Run it again for the rest.")
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-images", is_flag=True, help="Keep the MAP images and their ECR repository.")
+def teardown(yes: bool, keep_images: bool) -> None:
+    """Remove what the lineage has made. The administrator's stack and the bucket's objects stay."""
+    from monai_aws_pipeline.cloud.teardown import Teardown, plan
+
+    settings = load_settings()
+    down = Teardown(Clients(settings.region), settings, _say)
+    going = plan(down.inventory(), keep_images)
+    if not going:
+        _say(f"There is nothing of deployment {settings.deployment} to remove.")
+        return
+    if not yes:
+        _say(f"This would go of deployment {settings.deployment}:")
+        for thing in going:
+            _say(f"  {thing}")
+        click.confirm("Remove all of it?", abort=True)
+    outcome = down.run(going, keep_images)
+    for thing in outcome.left:
+        _say(f"still there: {thing}")
+    if outcome.left:
+        _say("Run it again; what is gone does not matter to it. If something stays, its error above says why.")
+        sys.exit(1)
+    _say(f"{len(outcome.removed)} removed; looked again, and nothing is left. The bucket {settings.bucket} and its stack stay.")
 
 
 @cli.command()
@@ -218,18 +362,32 @@ def sweep() -> None:
 
 def main() -> None:
     """Entry point. Named errors end with exit code 1 and their text alone."""
+    # Dagster's notes to developers about its beta interfaces: the versions are pinned, and a user can do nothing about them.
+    warnings.filterwarnings("ignore", message=r"(Function|Parameter|Class|Property) `")
     from examples.brain_mri.fetch import FetchError
     from monai_aws_pipeline.dagster_processes import DagsterProcessError
     from monai_aws_pipeline.demo import DemoError
     from monai_aws_pipeline.local_cloud.errors import LocalCloudError
+    from monai_aws_pipeline.operations import OperationError
+    from monai_aws_pipeline.studies.results_store import UnreadableResultError
 
-    named = (SettingsError, CloudError, ContractError, LocalCloudError, DemoError, DagsterProcessError, FetchError)
+    named = (
+        SettingsError,
+        CloudError,
+        ContractError,
+        OperationError,
+        UnreadableResultError,
+        LocalCloudError,
+        DemoError,
+        DagsterProcessError,
+        FetchError,
+    )
     try:
         cli()
     except named as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, Boto3Error) as error:
         _say(f"AWS did not do what was asked: {error}")
         _say("Check credentials, region and endpoint (aws sts get-caller-identity), and that the operator role is used.")
         sys.exit(1)

@@ -15,6 +15,7 @@ from dagster_aws.s3 import S3Resource
 from monai_aws_pipeline import automation
 from monai_aws_pipeline.deployment.ami import gpu_ami
 from monai_aws_pipeline.deployment.inference_host import inference_host
+from monai_aws_pipeline.deployment.map_checks import map_conformance
 from monai_aws_pipeline.deployment.map_image import map_image
 from monai_aws_pipeline.deployment.map_source import map_source, map_source_changed
 from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
@@ -34,7 +35,15 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
     }
     return Definitions(
         assets=[map_source, gpu_ami, map_image, inference_host, s3_trigger, inference_result],
-        jobs=[automation.build_map, automation.deploy_inference, automation.deploy_all, automation.rerun_studies, automation.sweep_orphans],
+        asset_checks=[map_conformance],
+        jobs=[
+            automation.build_map,
+            automation.deploy_inference,
+            automation.deploy_all,
+            automation.rerun_studies,
+            automation.sweep_orphans,
+            automation.teardown,
+        ],
         schedules=automation.schedules(chosen),
         sensors=[study_results_sensor(chosen.results_interval_s), map_source_changed, automation.run_cleanup],
         executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes

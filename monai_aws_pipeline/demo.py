@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +32,14 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, Status, index_hour_prefix, job_id
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.deployment.map_image import BUILD_LINE
 from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
+from monai_aws_pipeline.studies.results_store import ResultsStore
 
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
@@ -302,50 +303,30 @@ def _answer(
     live = clients.ssm.get_parameter(Name=settings.names.live_map_parameter)["Parameter"].get("Value", "")
     digest = live.rpartition("@")[2]
     key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}.zip"
-    found = _record_at(clients, settings, str(previous.get("result_key", "")))
+    results = ResultsStore(clients.s3, settings.bucket)
+    answered = str(previous.get("result_key", ""))
+    found = results.record(answered) if answered else None
     if found is not None and found.map.digest == digest:
         report(f"the live MAP answered this study before: {found.commit_key}")
         return found, True
-    began = datetime.now(UTC)
     put = clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=study_zip.read_bytes())
     job = job_id(settings.bucket, key, put.get("VersionId", "") or put["ETag"])
     report(f"uploaded {study_zip.stat().st_size / 1e6:.1f} MB; its job is {job}")
     seen = ""
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
-        entry = _index_entry(clients, settings, job, began)
-        if entry is not None:
-            record = _record_at(clients, settings, entry.key)
-            if record is not None and record.status is Status.SUCCEEDED:
+        for record in results.answers(job):
+            if record.status is Status.SUCCEEDED:
                 report(f"answered: {record.commit_key}")
                 return record, False
-            why = f"{record.error.code}: {record.error.message}" if record and record.error else "no reason recorded"
-            raise DemoError(f"The study was not answered ({entry.status.value}): {why}")
+            why = f"{record.error.code}: {record.error.message}" if record.error else "no reason recorded"
+            raise DemoError(f"The study was not answered ({record.status.value}): {why}")
         states = ", ".join(f"{m.id} {m.state}" for m in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
         if states != seen:
             report(f"inference host: {states}")
             seen = states
         time.sleep(1.0)
     raise DemoError(f"Job {job} has no result after 15 minutes. Look at the host's log: monai-aws status")
-
-
-def _index_entry(clients: Clients, settings: Settings, job: str, since: datetime) -> IndexEntry | None:
-    hour = since.replace(minute=0, second=0, microsecond=0)
-    while hour <= datetime.now(UTC):
-        listed = clients.s3.list_objects_v2(Bucket=settings.bucket, Prefix=f"{index_hour_prefix(hour)}{job}")
-        for item in listed.get("Contents", []):
-            return IndexEntry.from_json(clients.s3.get_object(Bucket=settings.bucket, Key=item["Key"])["Body"].read().decode())
-        hour += timedelta(hours=1)
-    return None
-
-
-def _record_at(clients: Clients, settings: Settings, key: str) -> ResultRecord | None:
-    if not key:
-        return None
-    try:
-        return ResultRecord.from_json(clients.s3.get_object(Bucket=settings.bucket, Key=key)["Body"].read().decode())
-    except clients.s3.exceptions.NoSuchKey:
-        return None
 
 
 def _wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120) -> None:

@@ -302,7 +302,7 @@ class Machines:
         )
         return name
 
-    def keys(self) -> list[str]:
+    def key_names(self) -> list[str]:
         """Names of all key pairs of this deployment."""
         return [pair.get("KeyName", "") for pair in self._ec2.describe_key_pairs(Filters=tag_filters(self._deployment))["KeyPairs"]]
 

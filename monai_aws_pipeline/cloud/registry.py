@@ -1,9 +1,18 @@
-"""ECR: the repository of the MAP and what lies in it. Images are pushed by the build host; here we look and verify."""
+"""ECR: the repository of the MAP and what lies in it. Images are pushed by the build host; here we look and verify.
+
+An image's parts are read through the registry's own protocol with a login token, as a pull does; nothing of them is trusted before
+its digest was checked. Protocol: https://distribution.github.io/distribution/spec/api/
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -12,6 +21,31 @@ from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
+
+
+MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
+"""Largest manifest or configuration that is read; registries take no larger ones."""
+
+_MANIFESTS: Final = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")
+_INDEXES: Final = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_TIMEOUT_S: Final = 60
+
+
+@dataclass(frozen=True)
+class LayerBlob:
+    """One layer of an image as its manifest names it. ``bytes`` is its compressed size."""
+
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ImageParts:
+    """An image's configuration (the JSON that the registry keeps) and its layers, the lowest first."""
+
+    config: dict[str, Any]
+    layers: tuple[LayerBlob, ...]
 
 
 @dataclass(frozen=True)
@@ -103,3 +137,79 @@ class Registry:
         if found is None:
             raise RegistryError(f"ECR repository {self.name} has no image {tag or digest}.", "Materialise map_image again.")
         return found
+
+    def parts(self, digest: str, architecture: str = "amd64") -> ImageParts:
+        """Configuration and layers of the image with a digest; of an index, the image for Linux on an architecture.
+
+        Raises RegistryError where the registry does not hold it, or holds something that is no image.
+        """
+        manifest = self._manifest(digest)
+        if isinstance(manifest.get("manifests"), list):
+            fitting = [each for each in manifest["manifests"] if isinstance(each, dict) and _runs_on(each.get("platform"), architecture)]
+            if not fitting:
+                raise RegistryError(f"{digest} holds no image for linux/{architecture}.", "Build the MAP for that platform.")
+            manifest = self._manifest(str(fitting[0].get("digest")))
+        try:
+            layers = tuple(LayerBlob(str(each["digest"]), int(each["size"])) for each in manifest["layers"])
+            config = json.loads(self.blob(str(manifest["config"]["digest"]), MAX_DOCUMENT_BYTES))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegistryError(f"{digest} is not the manifest of an image.", "Build and push the MAP again.") from error
+        if not isinstance(config, dict):
+            raise RegistryError(f"{digest} has a configuration that is no object.", "Build and push the MAP again.")
+        return ImageParts(config, layers)
+
+    def _manifest(self, digest: str) -> dict[str, Any]:
+        try:
+            answer = self._ecr.batch_get_image(
+                repositoryName=self.name, imageIds=[{"imageDigest": digest}], acceptedMediaTypes=[*_MANIFESTS, *_INDEXES]
+            )
+        except ClientError as error:
+            raise refused(error, "reading an image from ECR") or error from error
+        text = answer["images"][0].get("imageManifest", "") if answer.get("images") else ""
+        _check_digest(text.encode(), digest)
+        try:
+            manifest = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RegistryError(f"{digest} is not the manifest of an image.", "Build and push the MAP again.") from error
+        if not isinstance(manifest, dict):
+            raise RegistryError(f"{digest} is not the manifest of an image.", "Build and push the MAP again.")
+        return manifest
+
+    def blob(self, digest: str, max_bytes: int) -> bytes:
+        """One blob of the repository, its digest checked. Raises RegistryError, also for one of more than ``max_bytes``."""
+        if not _DIGEST.fullmatch(digest):
+            raise RegistryError("The manifest names a blob by something that is no digest.", "Build and push the MAP again.")
+        try:
+            login = self._ecr.get_authorization_token()["authorizationData"][0]
+        except ClientError as error:
+            raise refused(error, "logging in to ECR") or error from error
+        request = urllib.request.Request(f"{login.get('proxyEndpoint', '')}/v2/{self.name}/blobs/{digest}")  # noqa: S310  ECR names it
+        # Not for the address that the registry redirects to: that one is signed already, and the login is not its business.
+        request.add_unredirected_header("Authorization", f"Basic {login.get('authorizationToken', '')}")
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                body = _read(answer, max_bytes)
+        except urllib.error.HTTPError as error:
+            raise RegistryError(f"The registry answered {error.code} for {digest}.", "Look at the operator's permissions.") from error
+        except OSError as error:
+            raise RegistryError(
+                f"The registry could not be reached ({type(error).__name__}).", "Check the network, then try again."
+            ) from error
+        if body is None:
+            raise RegistryError(f"{digest} is larger than {max_bytes} bytes.", "Build and push the MAP again.")
+        _check_digest(body, digest)
+        return body
+
+
+def _runs_on(platform: object, architecture: str) -> bool:
+    return isinstance(platform, dict) and (platform.get("os"), platform.get("architecture")) == ("linux", architecture)
+
+
+def _read(answer: IO[bytes], max_bytes: int) -> bytes | None:
+    body = answer.read(max_bytes + 1)
+    return body if len(body) <= max_bytes else None
+
+
+def _check_digest(body: bytes, digest: str) -> None:
+    if f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
+        raise RegistryError(f"What the registry gave is not {digest}.", "Try again; if it stays so, build and push the MAP again.")

@@ -86,13 +86,13 @@ class Teardown:
     def __init__(self, clients: Clients, settings: Settings, report: Report) -> None:
         self._settings = settings
         self._bucket = settings.require_bucket()
-        self._sqs = clients.sqs
         self._trigger = Trigger(clients, {})
         self._machines = Machines(clients.ec2, settings.deployment)
         self._images = Images(clients.ec2, clients.ssm, settings.deployment)
         self._registry = Registry(clients.ecr, settings.ecr_repository)
         self._commands = Commands(clients.ssm)
         self._report = report
+        self._foreign_said = False
 
     def inventory(self) -> list[Thing]:
         """What there is now. Reads only."""
@@ -108,7 +108,7 @@ class Teardown:
         found += [Thing(Kind.MACHINE, m.id, f"{m.tags.get(TAG_ROLE, 'no role')}, {m.state}") for m in self._machines.find()]
         for name in (names.uploads_queue, names.jobs_queue, names.uploads_dead_letters, names.jobs_dead_letters):
             found += self._queue(name)
-        found += [Thing(Kind.KEY_PAIR, name) for name in self._machines.keys()]
+        found += [Thing(Kind.KEY_PAIR, name) for name in self._machines.key_names()]
         found += [Thing(Kind.SECURITY_GROUP, group) for group in self._machines.security_groups()]
         images = self._images.baked()
         found += [Thing(Kind.IMAGE, image.id, f"with {len(image.snapshots)} snapshots") for image in images]
@@ -173,15 +173,14 @@ class Teardown:
         found = self._trigger.find_queue(name)
         if found is None:
             return []
-        counts = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-        depth = self._sqs.get_queue_attributes(QueueUrl=found.url, AttributeNames=list(counts))["Attributes"]
-        waiting = sum(int(depth[name]) for name in counts)
+        waiting = sum(self._trigger.depth(found))
         return [Thing(Kind.QUEUE, name, f"with {waiting} messages; their uploads stay in the bucket" if waiting else "")]
 
     def _repository(self) -> list[Thing]:
         owner = self._registry.owner()
         if owner == self._settings.deployment:
             return [Thing(Kind.REPOSITORY, self._registry.name, "with all its images")]
-        if owner is not None:  # a shared repository holds the MAPs of others
+        if owner is not None and not self._foreign_said:  # a shared repository holds the MAPs of others
+            self._foreign_said = True
             self._report(f"the ECR repository {self._registry.name} carries the tag of {owner or 'no deployment'} and stays")
         return []

@@ -123,6 +123,13 @@ class Trigger:
             raise refused(error, f"creating the queue {name}") or error from error
         return Queue(url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
 
+    def depth(self, queue: Queue) -> tuple[int, int]:
+        """About how many messages wait in a queue, and how many are at work."""
+        counts = self._clients.sqs.get_queue_attributes(
+            QueueUrl=queue.url, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        )["Attributes"]
+        return int(counts["ApproximateNumberOfMessages"]), int(counts["ApproximateNumberOfMessagesNotVisible"])
+
     def remove_queue(self, name: str) -> None:
         """Delete a queue with all its messages; one that is gone already is fine."""
         found = self.find_queue(name)

@@ -37,7 +37,7 @@ from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.maps import build_context, model, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, doctor, model, source, wheelhouse
 from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
@@ -92,9 +92,31 @@ def working_folder(settings: Settings) -> Iterator[Path]:
         yield Path(folder)
 
 
-def prepare_context(settings: Settings, clients: Clients, folder: Path, report: Report) -> build_context.BuildContext:
-    """Everything the image is built from, in one folder: source, model, wheels, manifests. What is cached is not fetched again."""
-    checked_out = source.checkout(settings.app_source, settings.app_ref, settings.app_dir, folder / "source")
+def require_sound(examination: doctor.Examination, report: Report, warn: Report) -> source.Source:
+    """The examined source. Warnings are logged; with one error or more raises Failure that lists all findings with their remedies."""
+    if examination.errors or examination.source is None:
+        findings = [str(finding) for finding in examination.findings]
+        lines = "\n".join(f"  {finding}" for finding in findings)
+        raise Failure(
+            f"The application cannot be built; no build machine was started. What the doctor found (also: monai-aws doctor app):\n{lines}",
+            metadata={"findings": MetadataValue.json(findings)},
+            allow_retries=False,
+        )
+    for finding in examination.findings:
+        warn(str(finding))
+    if not examination.findings:
+        report("the doctor found nothing wrong with the application")
+    return examination.source
+
+
+def prepare_context(
+    settings: Settings, clients: Clients, folder: Path, report: Report, examined: source.Source | None = None
+) -> build_context.BuildContext:
+    """Everything the image is built from, in one folder: source, model, wheels, manifests. What is cached is not fetched again.
+
+    ``examined``: the copy of the source that the doctor has looked at, used instead of another one.
+    """
+    checked_out = examined or source.checkout(settings.app_source, settings.app_ref, settings.app_dir, folder / "source")
     report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
     model_file = None
     if settings.model_uri:
@@ -126,10 +148,12 @@ def _from_s3(clients: Clients) -> Callable[[str, str, Path], None]:
 def plan_map(context: OpExecutionContext, config: BuildMapConfig, settings: SettingsResource, cloud: CloudResource) -> MapPlan:
     """Observe source and registry; decide."""
     chosen, clients = settings.load(), cloud.clients()
-    registry = Registry(clients.ecr, chosen.ecr_repository)
-    registry.ensure(chosen.deployment, chosen.owner)
     with working_folder(chosen) as folder:
-        wanted = prepare_context(chosen, clients, folder, context.log.info)
+        seen = doctor.consult(chosen, target=folder / "source", download_s3=_from_s3(clients))
+        sound = require_sound(seen, context.log.info, context.log.warning)
+        registry = Registry(clients.ecr, chosen.ecr_repository)
+        registry.ensure(chosen.deployment, chosen.owner)
+        wanted = prepare_context(chosen, clients, folder, context.log.info, sound)
     plan = MapPlan(
         tag=wanted.tag,
         version=wanted.version,

@@ -101,10 +101,13 @@ def ssm_resource(action: str, body: bytes, region: str) -> str | None:
 
 
 def ecr_resource(action: str, body: bytes, region: str) -> str | None:
-    """ARN of ``DescribeRepositories`` of one named repository, which ministack takes for all of them; None to keep ministack's."""
+    """ARN of a call on one repository that ministack takes for all of them; None to keep ministack's."""
     try:
-        names = json.loads(body or b"{}").get("repositoryNames") or []
-    except (ValueError, AttributeError):
+        data = json.loads(body or b"{}")
+        names = data.get("repositoryNames") or []
+        if action == "ListTagsForResource":
+            return str(data["resourceArn"])
+    except (ValueError, AttributeError, KeyError):
         return None
     return f"arn:aws:ecr:{region}:{ACCOUNT}:repository/{names[0]}" if action == "DescribeRepositories" and len(names) == 1 else None
 
@@ -158,6 +161,8 @@ class Authorizer:
             action = (iam_actions.extract_iam_action(service, method, path, headers, body, params) or ":").partition(":")[2]
             if service == "ec2":
                 return ec2_resources(action, params, region)[0]
+            if service == "iam" and "InstanceProfileName" in params:  # ministack takes it for all of them
+                return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
             named = {"ssm": ssm_resource, "ecr": ecr_resource}.get(service)
             special = named(action, body, region) if named else None
             return special or str(original_resource(service, method, path, headers, body, params, region, account))

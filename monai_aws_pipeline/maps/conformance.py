@@ -42,10 +42,14 @@ _SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]
 
 @dataclass(frozen=True)
 class Finding:
-    """One point that an image does not keep. ``point`` is a key of ``POINTS``."""
+    """One point that an image does not keep. ``point`` is a key of ``POINTS``.
+
+    ``by_absence``: it follows from a path that is not among the files, and so from nothing where the list of files is not complete.
+    """
 
     point: str
     message: str
+    by_absence: bool = False
 
 
 def check(image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, files: Iterable[str]) -> list[Finding]:
@@ -108,25 +112,25 @@ def _run(app: AppManifest, present: set[str]) -> list[Finding]:
     missing = [part for part in programs if not _has(present, part)]
     if not programs:
         findings.append(Finding("command", "the command names no file of the image"))
-    findings += [Finding("command", f"{part} is not in the image") for part in missing]
+    findings += [Finding("command", f"{part} is not in the image", by_absence=True) for part in missing]
     work = app.run.working_directory
     wanted = [app.run.input_path, app.run.output_path]
     tools = [posixpath.join(work, "tools"), "/opt/monai/executor/monai-exec"]
-    findings += [Finding("working-directory", f"{path} is not in the image") for path in wanted if not _has(present, path)]
+    absent = [path for path in wanted if not _has(present, path)]
     if not any(_has(present, path) for path in tools):
-        findings.append(Finding("working-directory", f"{tools[0]} is not in the image"))
+        absent.append(tools[0])
     if not any(_has(present, posixpath.join(work, name)) for name in ("app.yaml", "app.config")):
-        findings.append(Finding("working-directory", f"{work}/app.yaml is not in the image"))
-    return findings
+        absent.append(f"{work}/app.yaml")
+    return [*findings, *(Finding("working-directory", f"{path} is not in the image", by_absence=True) for path in absent)]
 
 
 def _contents(package: PackageManifest, present: set[str]) -> list[Finding]:
     findings = []
     if not _has_children(present, package.application_root):
-        findings.append(Finding("application", f"{package.application_root} is missing or empty"))
+        findings.append(Finding("application", f"{package.application_root} is missing or empty", by_absence=True))
     for name, folder in sorted(package.models.items()):
         if not _has_children(present, folder):
-            findings.append(Finding("models", f"{name}: {folder} is missing or empty"))
+            findings.append(Finding("models", f"{name}: {folder} is missing or empty", by_absence=True))
     return findings
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.contract import INDEX_PREFIX, ContractError, IndexEntry, ResultRecord
+from monai_aws_pipeline.contract import INDEX_PREFIX, ContractError, IndexEntry, ResultRecord, index_hour_prefix, job_done_key
+from monai_aws_pipeline.host_agent.commit import JobDone
 from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
 from monai_aws_pipeline.studies.record_metadata import Segment, belongs_together, parse_measurements
 
@@ -51,6 +53,26 @@ class ResultsStore:
             for item in page.get("Contents", []):
                 yield item["Key"]
 
+    def newest_keys(self, since: datetime, limit: int) -> list[str]:
+        """Keys of the index entries written last, newest first, of the hours from ``since`` on. Reads no entry."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=INDEX_PREFIX, StartAfter=index_hour_prefix(since)
+        )
+        found = [(item["LastModified"], item["Key"]) for page in pages for item in page.get("Contents", [])]
+        return [key for _, key in sorted(found, reverse=True)[:limit]]
+
+    def answers(self, job: str) -> tuple[ResultRecord, ...]:
+        """The commit records of a job once every study of it has one; none before. Raises UnreadableResultError."""
+        key = job_done_key(job)
+        body = self._read(key, MAX_RECORD_BYTES)
+        if body is None:
+            return ()
+        try:
+            done = JobDone.from_json(body.decode())
+        except (ContractError, UnicodeDecodeError) as wrong:
+            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+        return tuple(self._parse(commit, self._text(commit, MAX_RECORD_BYTES).encode()) for commit in done.commits)
+
     def entry(self, key: str) -> IndexEntry:
         """Read one index entry. Raises UnreadableResultError."""
         try:
@@ -65,10 +87,14 @@ class ResultsStore:
 
     def result(self, entry: IndexEntry) -> StoredResult:
         """Read the record an entry points to, with measurements and preview. Raises UnreadableResultError."""
+        return self.with_outputs(self.result_record(entry))
+
+    def result_record(self, entry: IndexEntry) -> ResultRecord:
+        """Read the record an entry points to and nothing else. Raises UnreadableResultError."""
         record = self._parse(entry.key, self._text(entry.key, MAX_RECORD_BYTES).encode())
         if not belongs_together(entry, record):
             raise UnreadableResultError(f"{entry.key}: the record is not the one its index entry speaks of")
-        return self.with_outputs(record)
+        return record
 
     def with_outputs(self, record: ResultRecord) -> StoredResult:
         """Add measurements and preview. A damaged or missing one is left out: it must not keep the result out of the lineage."""

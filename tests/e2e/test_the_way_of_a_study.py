@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from dagster import AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
+from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.commands import Commands
@@ -21,7 +21,7 @@ from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.resources import SettingsResource
-from tests.support.platform import Platform, platform
+from tests.support.platform import Platform, environment, platform
 from tests.support.studies import corrupt_zip, empty_zip, text_zip, tiny_study_zip, traversal_zip, two_studies_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
@@ -46,6 +46,20 @@ def on_host(place: Platform, machine_id: str, script: str) -> tuple[int, str]:
 def test_what_is_left_after_deployment_is_one_stopped_host(place: Platform):
     assert [(machine.tags["monai-aws:role"], machine.state) for machine in place.machines()] == [(ROLE_INFERENCE, "stopped")]
     assert place.machines(ROLE_AMI_BAKE) == place.machines(ROLE_MAP_BUILD) == []
+
+
+def test_the_pushed_image_was_checked_in_the_registry_and_is_a_map(place: Platform):
+    with environment(place.variables):
+        (checked,) = place.instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(AssetKey("map_image"), "map_conformance"), limit=5
+        )
+    evaluation = checked.evaluation
+    assert evaluation is not None
+    assert evaluation.passed, evaluation.description
+    version = place.instance.get_latest_data_version_record(AssetKey("map_image"))
+    assert version is not None
+    assert evaluation.metadata["digest"].value in str(version.event_log_entry.dagster_event)
+    assert "| app.json | the application manifest is there and complete | kept |" in str(evaluation.metadata["points"].value)
 
 
 def test_a_second_deployment_with_nothing_changed_changes_nothing(place: Platform):
@@ -84,8 +98,8 @@ def test_every_upload_is_answered_or_kept_aside_in_one_waking_of_the_host(place:
         assert error["remedy"]
         assert record.error is not None
         assert record.error.code == error["code"]
-    assert place.keys("input/") == []
     place.wait_stopped()
+    assert place.keys("input/") == []  # originals are moved after the answer: only a host that has stopped has moved them all
 
     after = place.upload("input/after.zip", tiny_study_zip(instances=7))
     assert place.answers([after])[after][0].status is Status.SUCCEEDED

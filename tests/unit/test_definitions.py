@@ -49,6 +49,7 @@ def graph() -> dict[str, Any]:
             }
             for key in sorted(assets.get_all_asset_keys())
         },
+        "checks": sorted(key.to_user_string() for key in assets.asset_check_keys),
         "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
         "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
         "sensors": sorted(sensor.name for sensor in repository.sensor_defs),

@@ -156,7 +156,11 @@ PACKAGE_MODULES = [path for path in MODULES if path.is_relative_to(PACKAGE)]
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py")],
+    [
+        p
+        for p in PACKAGE_MODULES
+        if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py", "operations.py")
+    ],
     ids=name_of,
 )
 def test_what_is_not_lineage_knows_no_dagster(path: Path):

@@ -1,0 +1,227 @@
+"""What an operator does by hand, on a deployment with its trigger: dead letters come back, and a teardown leaves nothing.
+
+No machine is needed: nobody answers the jobs, which is how they stay where a test puts them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.testing import CliRunner, Result
+
+from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.registry import Registry
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.cloud.teardown import Teardown
+from monai_aws_pipeline.cloud.trigger import Trigger, queue_policy
+from monai_aws_pipeline.contract import ROLE_MAP_BUILD, JobMessage
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.remote import KeyPair
+from tests.support.platform import Platform, environment, platform
+from tests.support.studies import tiny_study_zip
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with platform(local_cloud, "operations", tmp_path_factory.mktemp("operations"), MONAI_AWS_WAKE_EVERY_MINUTES="60") as made:
+        assert made.materialize("s3_trigger").success
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def empty_queues(place: Platform) -> None:
+    """What a test before left in the queues."""
+    for name in queues(place):
+        if Trigger(place.clients, {}).find_queue(name) is None:  # after the teardown
+            continue
+        while letters := receive(place, name, hold=60):
+            for letter in letters:
+                place.clients.sqs.delete_message(QueueUrl=url(place, name), ReceiptHandle=letter["ReceiptHandle"])
+
+
+def queues(place: Platform) -> list[str]:
+    names = place.settings.names
+    return [names.uploads_queue, names.jobs_queue, names.uploads_dead_letters, names.jobs_dead_letters]
+
+
+def url(place: Platform, name: str) -> str:
+    return place.clients.sqs.get_queue_url(QueueName=name)["QueueUrl"]
+
+
+def receive(place: Platform, name: str, hold: int = 0) -> list[dict[str, str]]:
+    found = place.clients.sqs.receive_message(QueueUrl=url(place, name), MaxNumberOfMessages=10, VisibilityTimeout=hold)
+    return found.get("Messages", [])  # type: ignore[return-value]
+
+
+def bodies(place: Platform, name: str) -> list[str]:
+    return sorted(letter["Body"] for letter in receive(place, name))
+
+
+def send(place: Platform, name: str, body: str) -> str:
+    return place.clients.sqs.send_message(QueueUrl=url(place, name), MessageBody=body)["MessageId"]
+
+
+def job(place: Platform, number: int) -> JobMessage:
+    """The same message each time."""
+    key, etag = f"input/Doe^Jane-{number}.zip", f"{number:032x}"
+    return JobMessage.for_object(bucket=place.settings.bucket, key=key, version="", etag=etag, size=9, now=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def run(place: Platform, *arguments: str, **options: object) -> Result:
+    with environment(place.variables):
+        return CliRunner().invoke(cli, [*arguments], **options)  # type: ignore[arg-type]
+
+
+def test_every_dead_job_comes_back_and_one_that_cannot_be_read_stays_and_is_named(place: Platform):
+    names = place.settings.names
+    letters = [job(place, number).to_json() for number in range(12)]  # more than one receive brings
+    for letter in letters:
+        send(place, names.jobs_dead_letters, letter)
+    broken = send(place, names.jobs_dead_letters, '{"schema": "of tomorrow"}')
+
+    result = run(place, "replay", "--all")
+
+    assert result.exit_code == 0, result.output
+    assert f"{names.jobs_dead_letters}: 12 brought back, 1 left" in result.output
+    assert broken in result.output
+    assert "Jane" not in result.output
+    assert bodies(place, names.jobs_dead_letters) == ['{"schema": "of tomorrow"}'], "it can be received at once"
+    seen = {letter["Body"] for _ in range(3) for letter in receive(place, names.jobs_queue, hold=30)}
+    assert seen == set(letters)
+
+
+def test_one_job_comes_back_alone(place: Platform):
+    names = place.settings.names
+    for number in (1, 2):
+        send(place, names.jobs_dead_letters, job(place, number).to_json())
+    assert run(place, "replay", "--job", job(place, 2).job).exit_code == 0
+    assert bodies(place, names.jobs_queue) == [job(place, 2).to_json()]
+    assert bodies(place, names.jobs_dead_letters) == [job(place, 1).to_json()]
+
+
+def test_only_what_was_sent_since_then_comes_back(place: Platform):
+    names = place.settings.names
+    send(place, names.jobs_dead_letters, job(place, 1).to_json())
+    later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    assert "0 brought back, 1 left" in run(place, "replay", "--since", later).output
+    earlier = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    assert run(place, "replay", "--since", earlier).exit_code == 0
+    assert bodies(place, names.jobs_queue) == [job(place, 1).to_json()]
+
+
+def test_a_dead_upload_event_comes_back_and_becomes_its_job(place: Platform):
+    names = place.settings.names
+    event = {
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": place.settings.bucket}, "object": {"key": "input/Doe%5EJane.zip", "eTag": "1" * 32, "size": 9}},
+    }
+    send(place, names.uploads_dead_letters, json.dumps({"Records": [event]}))
+    result = run(place, "replay", "--all")
+    assert f"{names.uploads_dead_letters}: 1 brought back, 0 left" in result.output
+    deadline = time.monotonic() + 60
+    while not (found := bodies(place, names.jobs_queue)):
+        assert time.monotonic() < deadline, "the wake function did not take the event"
+        time.sleep(0.5)
+    assert JobMessage.from_json(found[0]).etag == "1" * 32
+
+
+def test_status_tells_everything_and_no_name(place: Platform):
+    send(place, place.settings.names.jobs_dead_letters, job(place, 1).to_json())
+    result = run(place, "status", "--json")
+    state = json.loads(result.output)
+    assert state["dead_letters"] == 1
+    assert set(state) == {"deployment", "machines", "queues", "dead_letters", "live_map", "results"}
+    assert set(state["queues"]) == set(queues(place))
+    assert "Jane" not in result.output
+    assert "replay" in run(place, "status").output
+
+
+def test_an_upload_without_an_answer_says_so_in_bounded_time(place: Platform, tmp_path):
+    study = tmp_path / "Doe^Jane"
+    study.mkdir()
+    (study / "Jane.dcm").write_bytes(b"x" * 1000)
+    archive = tmp_path / "Jane.zip"
+    archive.write_bytes(tiny_study_zip(instances=2))
+    result = run(place, "upload", str(study), str(archive), "--wait", "--timeout", "1")
+    assert type(result.exception).__name__ == "NotAnsweredError"
+    assert "Jane" not in result.output
+    assert len(place.keys("input/")) == 2
+    assert all("Jane" not in key for key in place.keys("input/"))
+    again = run(place, "upload", str(archive), "--again").output
+    assert again.split(":")[0] in place.keys("input/")
+    assert len(place.keys("input/")) == 3, "the same content is another job when that is asked for"
+
+
+# ------------------------------------------------------------------------------------------------- last: it removes the deployment
+
+
+def test_a_teardown_leaves_nothing_of_ours_and_everything_of_others(place: Platform):
+    names, clients, settings = place.settings.names, place.clients, place.settings
+    theirs = {"Id": "theirs", "Events": ["s3:ObjectRemoved:*"], "QueueArn": _queue_of_others(place)}
+    with environment(place.cloud.environment):
+        _add_notification(place, theirs)
+    machines = Machines(clients.ec2, settings.deployment)
+    tags = Tags(settings.deployment, ROLE_MAP_BUILD, "test", "left-behind", names.machine(ROLE_MAP_BUILD))
+    machines.security_group(tags, "left behind")
+    machines.import_key(tags, KeyPair.fresh().public)
+    Registry(clients.ecr, settings.ecr_repository).ensure(settings.deployment, settings.owner)
+    Commands(clients.ssm).set_parameter(names.live_map_parameter, f"repository@sha256:{'0' * 64}", "test")
+    objects = place.keys("")
+
+    shown = run(place, "teardown", input="n\n")
+    assert shown.exit_code == 1
+    assert names.wake_function in shown.output
+    assert Trigger(clients, {}).has_function(names.wake_function), "what was not confirmed is not done"
+
+    result = run(place, "teardown", "--yes")
+
+    assert result.exit_code == 0, result.output
+    assert "nothing is left" in result.output
+    assert Teardown(clients, settings, lambda _: None).inventory() == []
+    configuration = clients.s3.get_bucket_notification_configuration(Bucket=settings.bucket)
+    assert [entry["Id"] for entry in configuration["QueueConfigurations"]] == ["theirs"]
+    assert place.keys("") == objects, "the bucket's objects stay"
+    assert "nothing of deployment" in run(place, "teardown", "--yes").output
+
+
+def test_after_a_teardown_the_job_of_the_same_name_has_nothing_to_do_and_wants_the_name(place: Platform):
+    from monai_aws_pipeline.definitions import build_defs
+
+    with environment(place.variables):
+        taken_down = build_defs(place.settings).get_repository_def().get_job("teardown")
+        for name, success in (("another", False), (place.settings.deployment, True)):
+            config = {"ops": {"remove_deployment": {"config": {"confirm": name}}}}
+            assert taken_down.execute_in_process(instance=place.instance, raise_on_error=False, run_config=config).success is success
+
+
+def test_what_was_taken_down_can_be_deployed_again(place: Platform):
+    assert place.materialize("s3_trigger").success
+    assert Trigger(place.clients, {}).has_function(place.settings.names.wake_function)
+
+
+def _queue_of_others(place: Platform) -> str:
+    with environment(place.cloud.environment):
+        sqs = Clients(place.settings.region).sqs
+        queue = sqs.create_queue(QueueName="of-others")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        policy = queue_policy(arn, place.settings.bucket, place.clients.account())
+        sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+        return arn
+
+
+def _add_notification(place: Platform, theirs: dict[str, object]) -> None:
+    existing = place.clients.s3.get_bucket_notification_configuration(Bucket=place.settings.bucket)
+    queue_configurations = [*existing["QueueConfigurations"], theirs]
+    place.clients.s3.put_bucket_notification_configuration(
+        Bucket=place.settings.bucket,
+        NotificationConfiguration={"QueueConfigurations": queue_configurations},  # type: ignore[typeddict-item]
+    )

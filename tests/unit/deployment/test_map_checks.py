@@ -1,0 +1,114 @@
+"""What the conformance check reads of an image and how it decides, without a registry."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from botocore.client import BaseClient
+from click.testing import CliRunner
+from dagster import Failure, build_op_context
+
+from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob
+from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_layers, examine
+from monai_aws_pipeline.deployment.map_image import BuildMapConfig, plan_map, require_sound
+from monai_aws_pipeline.maps.doctor import Examination, Finding, Severity
+from monai_aws_pipeline.maps.source import Source
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import PROJECT_ROOT
+from tests.unit.maps.test_conformance import APP, FILES, IMAGE, PACKAGE
+
+
+def blob(*paths: str) -> bytes:
+    texts = {"etc/holoscan/app.json": json.dumps(APP), "etc/holoscan/pkg.json": json.dumps(PACKAGE)}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path in paths:
+            content = texts.get(path.strip("/"), "x").encode()
+            info = tarfile.TarInfo(path.strip("/"))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+TINY_APP = PROJECT_ROOT / "tests" / "apps" / "tiny"
+MANIFESTS = ("etc/holoscan/app.json", "etc/holoscan/pkg.json")
+PACKAGES, APPLICATION = LayerBlob("sha256:packages", 100), LayerBlob("sha256:application", 10)
+HUGE = LayerBlob("sha256:packages", MAX_LAYER_BYTES + 1)
+
+
+def look(layers: tuple[LayerBlob, ...], **blobs: bytes):
+    return examine(ImageParts(IMAGE, layers), lambda layer: blobs[layer.digest.partition(":")[2]])
+
+
+def test_an_image_is_put_together_from_its_layers():
+    seen = look((PACKAGES, APPLICATION), packages=blob(*FILES[-2:]), application=blob(*FILES[:-2], *MANIFESTS))
+    assert seen.findings == seen.refused == seen.undecided == seen.unread == ()
+
+
+def test_what_only_an_unread_layer_can_tell_is_no_finding():
+    seen = look((HUGE, APPLICATION), application=blob(*FILES[:-2], *MANIFESTS))
+    assert seen.findings == ()
+    assert {finding.point for finding in seen.undecided} == {"working-directory"}
+    assert seen.unread == (HUGE,)
+
+
+def test_what_is_missing_is_a_finding_where_every_layer_was_read():
+    seen = look((APPLICATION,), application=blob(*FILES[:-2], *MANIFESTS))
+    assert {finding.point for finding in seen.findings} == {"working-directory"}
+
+
+def test_an_image_without_manifests_never_passes():
+    assert {finding.point for finding in look((HUGE,)).findings} == {"app.json", "pkg.json"}
+
+
+def test_a_layer_that_cannot_be_read_fails_the_check_and_one_of_another_compression_does_not():
+    good = blob(*FILES, *MANIFESTS)
+    assert "damaged" in look((PACKAGES, APPLICATION), packages=gzip.compress(good)[:50], application=good).refused[0]
+    assert look((PACKAGES, APPLICATION), packages=b"\x28\xb5\x2f\xfd" + bytes(100), application=good).refused == ()
+
+
+def test_the_uppermost_layers_are_fetched_and_never_more_than_is_bounded():
+    layers = tuple(LayerBlob(f"sha256:{number}", 40) for number in range(5))
+    assert chosen_layers(layers, max_layer=40, max_total=100) == {layers[4], layers[3]}
+    assert chosen_layers((LayerBlob("sha256:x", 41),), max_layer=40, max_total=100) == set()
+
+
+def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("AWS was asked for something")
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "app.yaml").write_text("application: {}\n")
+    settings = SettingsResource(overrides={"app_source": str(tmp_path / "app"), "cache_dir": str(tmp_path / "cache")})
+    with pytest.raises(Failure, match=r"(?s)application.title.*entry-point.*requirements.txt"):
+        plan_map(build_op_context(), BuildMapConfig(), settings=settings, cloud=CloudResource(region="us-east-1"))
+
+
+def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    sound = CliRunner().invoke(cli, ["doctor", "app"])
+    assert (sound.exit_code, sound.output) == (0, "Nothing is known against building this application.\n")
+    monkeypatch.setenv("MONAI_AWS_APP_DIR", "elsewhere")
+    wrong = CliRunner().invoke(cli, ["doctor", "app"])
+    assert wrong.exit_code == 1
+    assert "MONAI_AWS_APP_DIR" in wrong.output
+
+
+def test_the_doctors_errors_end_the_plan_with_every_finding_and_warnings_do_not():
+    said: list[str] = []
+    error, warning = Finding("model", "altered", "Set it"), Finding("requirements", "loose", "Pin it", Severity.WARNING)
+    source = Source(Path("app"), "0" * 40, dirty=False, content_hash="0" * 64)
+    with pytest.raises(Failure) as failed:
+        require_sound(Examination((error, warning), source), said.append, said.append)
+    assert str(error) in str(failed.value.description)
+    assert str(warning) in str(failed.value.description)
+    assert require_sound(Examination((warning,), source), said.append, said.append) is source
+    assert said == [str(warning)]

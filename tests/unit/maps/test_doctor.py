@@ -1,0 +1,235 @@
+"""The doctor: each trap is planted once and must be found, with a remedy; sound applications hear nothing."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from monai_aws_pipeline.maps.doctor import Finding, Plan, Severity, consult, examine
+from monai_aws_pipeline.maps.source import Source
+from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+
+APP_YAML = """
+application: {title: Liver, version: 1.2.0, input-formats: [DICOM], output-formats: [DICOM]}
+resources: {cpu: 1}
+"""
+SDK_CODE = "from monai.deploy.core import Application\n"
+SDK_REQUIREMENTS = """
+monai-deploy-app-sdk==4.0.0
+holoscan-cu13==4.2.0   # not pinned by the SDK
+holoscan-cli==4.2.0
+cuda-toolkit[cudart]==13.0.3
+monai==1.6.1
+numpy==2.4.6
+"""
+PLAIN = Plan(base_image="debian:12", collect_wheels=True)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A sound application that uses the SDK."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "__main__.py").write_text(SDK_CODE)
+    (folder / "app.yaml").write_text(APP_YAML)
+    (folder / "requirements.txt").write_text(SDK_REQUIREMENTS)
+    return folder
+
+
+def findings(folder: Path, plan: Plan = PLAIN, model: Path | None = None) -> list[Finding]:
+    found = examine(Source(folder, "0" * 40, dirty=True, content_hash="0" * 64), plan, model)
+    assert all(finding.message and finding.remedy for finding in found)
+    return found
+
+
+def only(folder: Path, plan: Plan = PLAIN, model: Path | None = None) -> Finding:
+    found = findings(folder, plan, model)
+    assert len(found) == 1, [str(finding) for finding in found]
+    return found[0]
+
+
+def without(name: str) -> str:
+    return "".join(line + "\n" for line in SDK_REQUIREMENTS.splitlines() if not line.startswith(name))
+
+
+def test_a_sound_application_hears_nothing(app: Path):
+    assert findings(app) == []
+
+
+@pytest.mark.parametrize("folder", ["tests/apps/tiny", "examples/brain_mri/app"])
+def test_the_applications_of_this_project_are_sound(folder: str):
+    plan = replace(PLAIN, model_uri="model.pt", model_sha256="0" * 64)
+    assert findings(PROJECT_ROOT / folder, plan, PROJECT_ROOT / "README.md") == []
+
+
+def test_an_application_without_the_sdk_hears_nothing_of_its_traps(app: Path):
+    (app / "__main__.py").write_text("import pydicom\n")
+    (app / "requirements.txt").write_text("pydicom==3.0.2\n")
+    assert findings(app) == []
+
+
+@pytest.mark.parametrize(
+    ("requirements", "said"),
+    [
+        (without("holoscan-cli"), "holoscan-cli is not pinned"),
+        (SDK_REQUIREMENTS.replace("holoscan-cli==4.2.0", "holoscan-cli"), "holoscan-cli is not pinned"),
+        (SDK_REQUIREMENTS.replace("holoscan-cli==4.2.0", "holoscan-cli==5.0.0"), "no monai-deploy command"),
+        (SDK_REQUIREMENTS.replace("holoscan-cli==4.2.0", "holoscan-cli==4.3.0"), "no monai-deploy command"),
+        (without("holoscan-cu13"), "holoscan-cu13 is not pinned"),
+        (SDK_REQUIREMENTS.replace("holoscan-cu13==4.2.0", "holoscan-cu13>=4"), "holoscan-cu13 is not pinned"),
+        (without("cuda-toolkit"), "libcudart.so.13"),
+        (SDK_REQUIREMENTS.replace("[cudart]", ""), "libcudart.so.13"),
+        (without("monai-deploy-app-sdk"), "do not name monai-deploy-app-sdk"),
+        (SDK_REQUIREMENTS.replace("app-sdk==4.0.0", "app-sdk"), "monai-deploy-app-sdk is not pinned"),
+    ],
+)
+def test_each_trap_of_the_sdk_is_found_with_the_pin_that_mends_it(app: Path, requirements: str, said: str):
+    (app / "requirements.txt").write_text(requirements)
+    (found,) = [finding for finding in findings(app) if finding.severity is Severity.ERROR]
+    assert found.point == "sdk"
+    assert said in found.message
+    assert "==" in found.remedy
+
+
+def test_pins_in_the_constraints_count(app: Path):
+    (app / "requirements.txt").write_text("monai-deploy-app-sdk\nmonai\ncuda-toolkit[cudart]\n")
+    (app / "constraints.txt").write_text(
+        "monai-deploy-app-sdk==4.0.0\nholoscan_cu13==4.2.0\nHoloscan-CLI==4.2.0\nmonai==1.6.1\ncuda-toolkit==13.0.3.0\n"
+    )
+    assert findings(app) == []
+
+
+def test_a_cuda_base_image_makes_a_missing_runtime_a_warning(app: Path):
+    (app / "requirements.txt").write_text(without("cuda-toolkit"))
+    assert only(app, replace(PLAIN, base_image="nvidia/cuda:13.0.0-runtime-ubuntu24.04")).severity is Severity.WARNING
+
+
+def test_another_sdk_is_a_warning_and_its_traps_are_not_guessed(app: Path):
+    (app / "requirements.txt").write_text("monai-deploy-app-sdk==3.0.0\nholoscan==3.2.0\n")
+    assert only(app).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("application: [", "not valid YAML"),
+        (APP_YAML.replace("input-formats", "input_formats"), "input-formats"),
+        (APP_YAML.replace("1.2.0", "1.2"), "application.version"),
+        (APP_YAML.replace("output-formats: [DICOM]", "pip-packages: [numpy==2.4.6]"), "pip-packages"),
+    ],
+)
+def test_a_wrong_app_yaml_is_found(app: Path, text: str, said: str):
+    (app / "app.yaml").write_text(text)
+    found = only(app)
+    assert found.point == "app.yaml"
+    assert said in found.message
+
+
+def test_a_missing_or_broken_entry_point_is_found(app: Path):
+    (app / "__main__.py").write_text(SDK_CODE + "def main(:\n")
+    assert "line 2" in only(app).message
+    (app / "__main__.py").rename(app / "main.py")
+    assert {finding.severity for finding in findings(app)} == {Severity.ERROR, Severity.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("-r more.txt", Severity.ERROR),
+        ("--index-url https://user:pw-planted@index.example.org/simple", Severity.ERROR),
+        ("--no-binary :all:", Severity.WARNING),
+        ("./wheels/own.whl", Severity.ERROR),
+        ("own @ https://user:pw-planted@example.org/own.whl", Severity.ERROR),
+        ("git+https://example.org/own.git", Severity.ERROR),
+        ("numpy==2.4.5", Severity.ERROR),
+        ("scipy>=1", Severity.WARNING),
+    ],
+)
+def test_a_requirement_that_another_machine_cannot_keep_is_found(app: Path, line: str, severity: Severity):
+    with (app / "requirements.txt").open("a") as file:
+        file.write(line + "\n")
+    found = only(app)
+    assert (found.point, found.severity) == ("requirements", severity)
+    assert "pw-planted" not in str(found)
+
+
+def test_hashes_markers_and_continued_lines_are_read_as_pip_reads_them(app: Path):
+    with (app / "requirements.txt").open("a") as file:
+        file.write("scipy==1.17.1 \\\n    --hash=sha256:" + "0" * 64 + "\ncolorama==0.4.6 ; sys_platform == 'win32'\n")
+    assert findings(app) == []
+
+
+@pytest.mark.parametrize(
+    ("constraints", "severity", "said"),
+    [
+        ("numpy==2.4.5\n", Severity.ERROR, "requirements.txt wants ==2.4.6"),
+        ("attrs==1.0\nattrs==2.0\n", Severity.ERROR, "1.0 and to 2.0"),
+        ("uvicorn[standard]==1.0\n", Severity.ERROR, "extras"),
+        ("torch==2.13.0+cpu\n", Severity.WARNING, "+cpu"),
+    ],
+)
+def test_constraints_that_contradict_the_requirements_are_found(app: Path, constraints: str, severity: Severity, said: str):
+    (app / "constraints.txt").write_text(constraints)
+    found = only(app)
+    assert (found.point, found.severity) == ("constraints", severity)
+    assert said in found.message
+
+
+def test_missing_requirements_are_an_error_where_wheels_are_collected(app: Path):
+    (app / "__main__.py").write_text("")
+    (app / "requirements.txt").unlink()
+    assert only(app).severity is Severity.ERROR
+    assert only(app, replace(PLAIN, collect_wheels=False)).severity is Severity.WARNING
+
+
+def test_a_base_image_that_is_none_is_found(app: Path):
+    assert only(app, replace(PLAIN, base_image="--network=host x")).point == "base-image"
+
+
+def test_code_that_reads_a_model_which_the_settings_do_not_name_is_a_warning(app: Path):
+    (app / "__main__.py").write_text(SDK_CODE + "import os; os.environ['HOLOSCAN_MODEL_PATH']\n")
+    found = only(app)
+    assert (found.point, found.severity) == ("model", Severity.WARNING)
+
+
+def test_the_bundle_operator_wants_a_torchscript_with_its_bundle_inside(app: Path, tmp_path: Path):
+    (app / "__main__.py").write_text(SDK_CODE + "from monai.deploy.operators import MonaiBundleInferenceOperator\n")
+    plan, model = replace(PLAIN, model_uri="model.ts", model_sha256="0" * 64), tmp_path / "model.ts"
+    model.write_bytes(b"weights only")
+    assert "extra/metadata.json and extra/inference.json" in only(app, plan, model).message
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("model/extra/metadata.json", "{}")
+        archive.writestr("model/extra/inference.json", "{}")
+    assert findings(app, plan, model) == []
+
+
+# ------------------------------------------------------------------------------------------------------- from the settings on
+
+
+def test_everything_is_said_at_once(app: Path, tmp_path: Path):
+    (app / "app.yaml").write_text(APP_YAML.replace("1.2.0", "1.2").replace("Liver", "''"))
+    (app / "requirements.txt").write_text(without("holoscan-cli") + "-r more.txt\n")
+    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
+    seen = consult(settings, target=tmp_path / "copy")
+    assert {finding.point for finding in seen.errors} == {"app.yaml", "requirements", "sdk", "model"}
+    assert len([finding for finding in seen.errors if finding.point == "app.yaml"]) == 2
+
+
+def test_an_altered_model_is_found(app: Path, tmp_path: Path):
+    (tmp_path / "model.pt").write_bytes(b"other weights")
+    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "model.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
+    (found,) = consult(settings, target=tmp_path / "copy").errors
+    assert "MONAI_AWS_MODEL_SHA256" in found.message
+
+
+@pytest.mark.parametrize(
+    "override", [{"app_source": "/nowhere"}, {"app_ref": "no-such-ref"}, {"app_dir": "elsewhere"}, {"app_source": "http://example.org/x"}]
+)
+def test_a_source_that_is_not_there_is_a_finding_and_no_traceback(app: Path, tmp_path: Path, override: dict[str, str]):
+    settings = load_settings(**{"app_source": str(app), "cache_dir": tmp_path / "cache", **override})
+    seen = consult(settings, target=tmp_path / "copy")
+    assert [finding.point for finding in seen.errors] == ["source"]
+    assert seen.source is None
