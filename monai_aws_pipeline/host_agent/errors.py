@@ -86,11 +86,11 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
     Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
     Code.NO_LIVE_MAP: "Materialise map_image; no MAP was published for this deployment yet.",
-    Code.PULL_FAILED: "Check that the host may read the repository and that the digest still exists; then try it again with monai-aws upload --again.",
-    Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then try it again with monai-aws upload --again.",
-    Code.STORAGE_FAILED: "Check the bucket and the host's role; then try it again with monai-aws upload --again.",
-    Code.DISK_FULL: "Use a larger root volume (MONAI_AWS_ROOT_VOLUME_GIB); then try it again with monai-aws upload --again.",
-    Code.INTERNAL: "Report this with the agent's log; then try it again with monai-aws upload --again.",
+    Code.PULL_FAILED: "Check that the host may read the repository and that it has the digest; then: monai-aws upload --again.",
+    Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then: monai-aws upload --again.",
+    Code.STORAGE_FAILED: "Check the bucket and the host's role; then: monai-aws upload --again.",
+    Code.DISK_FULL: "Use a larger root volume (MONAI_AWS_ROOT_VOLUME_GIB); then: monai-aws upload --again.",
+    Code.INTERNAL: "Report this with the agent's log; then: monai-aws upload --again.",
 }
 
 
