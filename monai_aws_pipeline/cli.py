@@ -364,6 +364,21 @@ def main() -> None:
     """Entry point. Named errors end with exit code 1 and their text alone."""
     # Dagster's notes to developers about its beta interfaces: the versions are pinned, and a user can do nothing about them.
     warnings.filterwarnings("ignore", message=r"(Function|Parameter|Class|Property) `")
+    try:
+        cli()
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        _say(f"AWS did not do what was asked: {error}")
+        _say("Check credentials, region and endpoint (aws sts get-caller-identity), and that the operator role is used.")
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, _named_errors()):
+            raise
+        _say(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _named_errors() -> tuple[type[Exception], ...]:
+    """Every error that speaks to the user. Imported only when there is one, so that a command starts quickly."""
     from examples.brain_mri.fetch import FetchError
     from monai_aws_pipeline.dagster_processes import DagsterProcessError
     from monai_aws_pipeline.demo import DemoError
@@ -371,7 +386,7 @@ def main() -> None:
     from monai_aws_pipeline.operations import OperationError
     from monai_aws_pipeline.studies.results_store import UnreadableResultError
 
-    named = (
+    return (
         SettingsError,
         CloudError,
         ContractError,
@@ -382,12 +397,3 @@ def main() -> None:
         DagsterProcessError,
         FetchError,
     )
-    try:
-        cli()
-    except named as error:
-        _say(f"{type(error).__name__}: {error}")
-        sys.exit(1)
-    except (ClientError, BotoCoreError, Boto3Error) as error:
-        _say(f"AWS did not do what was asked: {error}")
-        _say("Check credentials, region and endpoint (aws sts get-caller-identity), and that the operator role is used.")
-        sys.exit(1)
