@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pydicom
 from pydicom.dataset import FileDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
@@ -27,6 +30,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 _TAGS: Final = [
     "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Rows", "Columns", "BitsAllocated",
     "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation",
+]  # fmt: skip
+
+_IDENTIFYING: Final = [
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "PatientBirthName", "PatientMotherBirthName",
+    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName",
+    "OperatorsName", "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress", "StationName",
 ]  # fmt: skip
 
 
@@ -79,6 +88,28 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
     for instance in by_sop.values():
         grouped[instance.study_uid].append(instance)
     return tuple(Study(uid, tuple(grouped[uid])) for uid in sorted(grouped))
+
+
+def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
+    """What takes everything out of an application's log that names the patient, or the study by its own UIDs.
+
+    The application is somebody's code and may print any header value; its log is kept beside the results. Values of one character are
+    left: taking every "1" out of a log hides nothing and destroys it. Attributes: PS3.15 table E.1-1, those that hold a plain text.
+    """
+    texts: set[str] = {study.uid}
+    for instance in {item.series_uid: item for item in study.instances}.values():
+        texts.add(instance.series_uid)
+        try:
+            data = pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(_IDENTIFYING))
+            values = [value for element in data for value in (element.value if isinstance(element.value, MultiValue) else [element.value])]
+        except Exception as wrong:  # what cannot be read cannot be recognised in a log either
+            raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header holds a patient attribute that cannot be read.") from wrong
+        for value in values:
+            texts.add(str(value).strip(" \0"))
+            texts.update(re.split(r"[\^=\s,]+", str(value)))
+    found = sorted((re.escape(text) for text in texts if len(text) > 1), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
+    return lambda lines: [pattern.sub("[removed]", line) for line in lines]
 
 
 def read_instance(path: Path) -> Instance | None:

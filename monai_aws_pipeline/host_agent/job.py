@@ -41,7 +41,7 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
 from monai_aws_pipeline.host_agent.config import AgentConfig
-from monai_aws_pipeline.host_agent.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.dicom import Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
@@ -264,12 +264,13 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
 def infer(around: Surroundings, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """Run the MAP on one study in fresh folders; its log lies in ``folder/map.log`` afterwards, however it ended. Raises JobError."""
     limits = replace(around.config.limits, labels=((CONTAINER_LABEL, folder.parent.name),))
+    without_identifiers = identifier_filter(study)
     source, target = _study_folders(study, folder, limits)
     name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
     arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
     timeout = effective_timeout(ready.spec, limits)
     end = around.engine.run(arguments, name=name, timeout_s=timeout, stop=around.stop, gpu=bool(limits.gpus))
-    (folder / "map.log").write_text("\n".join(end.log_tail) + "\n", encoding="utf-8")
+    (folder / "map.log").write_text("\n".join(without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     try:
         judge_end(end, timeout, limits.memory_mib)
