@@ -333,7 +333,7 @@ def test_a_watch_goes_on_over_a_lost_answer_and_ends_with_ctrl_c(clients: Client
 def test_on_a_terminal_an_upload_has_a_bar_and_no_file_name(clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MONAI_AWS_BUCKET", "studies")
     screen = io.StringIO()
-    monkeypatch.setattr(command_line, "CONSOLE", Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(command_line, "CONSOLE", Console(file=screen, force_terminal=True, width=100, _environ={"TERM": "xterm"}))
     archive = tmp_path / "Doe^Jane.zip"
     archive.write_bytes(tiny_study_zip(instances=1))
     assert CliRunner().invoke(cli, ["upload", str(archive)]).exit_code == 0
