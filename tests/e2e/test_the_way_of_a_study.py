@@ -64,12 +64,10 @@ def test_the_pushed_image_was_checked_in_the_registry_and_is_a_map(place: Platfo
 
 def test_a_second_deployment_with_nothing_changed_changes_nothing(place: Platform):
     before = place.machines()
-    began = time.monotonic()
     result = place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger")
     assert [machine.id for machine in place.machines()] == [machine.id for machine in before]
     for name in ("gpu_ami", "inference_host"):
         assert result.asset_materializations_for_node(name)[0].metadata["reused"].value is True
-    assert time.monotonic() - began < 60
 
 
 def test_every_upload_is_answered_or_kept_aside_in_one_waking_of_the_host(place: Platform):
