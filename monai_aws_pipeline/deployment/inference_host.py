@@ -93,9 +93,9 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
-            created.append(_create(machines, chosen, image, agent, content, context.run.run_id, report))
+            created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, report))
         hosts = [*plan.keep, *created]
-        pulls = [_prepare(machines, commands, host, pushed, report) for host in hosts]
+        pulls = [_prepare(machines, commands, host, pushed, report, new=host in created) for host in hosts]
     if commands.parameter(chosen.names.live_map_parameter) != pushed.reference:
         commands.set_parameter(chosen.names.live_map_parameter, pushed.reference, "the MAP that answers studies")
         report(f"live MAP is now {pushed.digest}")
@@ -132,7 +132,7 @@ def discarded_on_failure(machines: Machines, report: Report) -> Iterator[list[Ma
         raise
 
 
-def _create(
+def _launch(
     machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str, report: Report
 ) -> Machine:
     tags = Tags(
@@ -151,23 +151,24 @@ def _create(
         security_group=group,
         end_on_shutdown=False,
     )
-    machine = machines.launch(spec, report)
-    return machines.wait(machine.id, "running", 300)
+    return machines.launch(spec, report)
 
 
-def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: PushedImage, report: Report) -> float:
-    """Have a host pull the MAP by digest, once. A host that was stopped is stopped again. Returns the pull's seconds."""
+def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: PushedImage, report: Report, *, new: bool) -> float:
+    """Have a host pull the MAP by digest, once. Returns the pull's seconds.
+
+    A new host and one that was stopped are stopped afterwards; one that was running is answering studies and stops by itself when idle.
+    """
     now = machines.look(host.id) or host
     if now.tags.get(TAG_PREPARED) == pushed.digest:
         report(f"{host.id} holds {pushed.digest} already")
-        if now.state == "running" and not host.tags.get(TAG_PREPARED):
-            machines.stop(host.id)
         return 0.0
+    serving = now.state == "running" and not new
     if now.state == "stopping":
         machines.wait(host.id, "stopped", 300)
     if now.state in ("stopping", "stopped"):
         machines.start(host.id)
-        machines.wait(host.id, "running", 300)
+    machines.wait(host.id, "running", 300)
     report(f"waiting for the SSM agent of {host.id}")
     commands.wait_online(host.id)
     report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
@@ -181,9 +182,12 @@ def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: Push
         )
     facts = _last_json(ended.stdout)
     machines.tag(host.id, {TAG_PREPARED: pushed.digest})
-    machines.stop(host.id)
-    machines.wait(host.id, "stopped", 300)
-    report(f"{host.id} holds {pushed.digest} and is stopped: it costs nothing until a study comes")
+    if serving:
+        report(f"{host.id} holds {pushed.digest}; it is at work and stops by itself when idle")
+    else:
+        machines.stop(host.id)
+        machines.wait(host.id, "stopped", 300)
+        report(f"{host.id} holds {pushed.digest} and is stopped: it costs nothing until a study comes")
     return float(facts.get("seconds", 0.0))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from dagster import (
     AssetIn,
-    Config,
     DataVersion,
     Failure,
     In,
@@ -54,12 +53,6 @@ PRINT_LOGIN = (
 Report = Callable[[str], None]
 
 BUILD_LINE = "│ "  # marks what another program printed, so that a reader of the log can tell it from our own words
-
-
-class BuildMapConfig(Config):
-    """``rebuild``: build and push although an image of the same content is there."""
-
-    rebuild: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ def _from_s3(clients: Clients) -> Callable[[str, str, Path], None]:
 
 
 @op(description="What would be built from the source as it is now, and is it in the registry already?", ins={"ready": In(Nothing)})
-def plan_map(context: OpExecutionContext, config: BuildMapConfig, settings: SettingsResource, cloud: CloudResource) -> MapPlan:
+def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MapPlan:
     """Observe source and registry; decide."""
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
@@ -163,7 +156,7 @@ def plan_map(context: OpExecutionContext, config: BuildMapConfig, settings: Sett
         machine_image=materialized_version(context.instance, "gpu_ami"),
     )
     found = registry.find(tag=plan.tag)
-    if found and not config.rebuild:
+    if found:
         context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
         return replace(plan, digest=found.digest)
     context.log.info(f"{plan.tag} has to be built")

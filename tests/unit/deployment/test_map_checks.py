@@ -16,7 +16,7 @@ from dagster import Failure, build_op_context
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob
 from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_layers, examine
-from monai_aws_pipeline.deployment.map_image import BuildMapConfig, plan_map, require_sound
+from monai_aws_pipeline.deployment.map_image import plan_map, require_sound
 from monai_aws_pipeline.maps.doctor import Examination, Finding, Severity
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -88,7 +88,7 @@ def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, 
     (tmp_path / "app" / "app.yaml").write_text("application: {}\n")
     settings = SettingsResource(overrides={"app_source": str(tmp_path / "app"), "cache_dir": str(tmp_path / "cache")})
     with pytest.raises(Failure, match=r"(?s)application.title.*entry-point.*requirements.txt"):
-        plan_map(build_op_context(), BuildMapConfig(), settings=settings, cloud=CloudResource(region="us-east-1"))
+        plan_map(build_op_context(), settings=settings, cloud=CloudResource(region="us-east-1"))
 
 
 def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
