@@ -96,9 +96,10 @@ def result_key(study: str, job: str) -> str:
     return output_key(study, job, "result.json")
 
 
-def quarantine_key(job: str, name: str) -> str:
-    """Key of one file kept aside for a job that was refused or failed for good."""
-    return f"{QUARANTINE_PREFIX}{_hex(job, 32, 'job')}/{_safe_name(name)}"
+def quarantine_key(job: str, name: str, study: str = "") -> str:
+    """Key of one file kept aside for a job, or for one study of it, that was refused or failed for good."""
+    folder = f"{_hex(study, 16, 'study')}/" if study else ""
+    return f"{QUARANTINE_PREFIX}{_hex(job, 32, 'job')}/{folder}{_safe_name(name)}"
 
 
 def processed_key(study: str, job: str, name: str) -> str:
@@ -358,8 +359,17 @@ class ResultRecord:
 
 
 def commit_key(status: Status, study: str, job: str) -> str:
-    """Key of the commit record: beside the outputs for an answered study, in quarantine for any other end."""
-    return result_key(study, job) if status is Status.SUCCEEDED else quarantine_key(job, "result.json")
+    """Key of the commit record: beside the outputs for an answered study, in quarantine for any other end.
+
+    One for each study, so that two failed studies of one upload do not take each other's place.
+    """
+    return result_key(study, job) if status is Status.SUCCEEDED else quarantine_key(job, "result.json", study)
+
+
+def commit_keys(study: str, job: str) -> tuple[str, ...]:
+    """Every key at which the end of a study's job may be committed: answered, not answered, ended before the study was known."""
+    whole = quarantine_key(job, "result.json")
+    return (result_key(study, job), quarantine_key(job, "result.json", study), whole) if study else (whole,)
 
 
 @dataclass(frozen=True)
@@ -402,7 +412,8 @@ class IndexEntry:
             key=_text(data, "key"),
             request=_text(data, "request", empty=True, missing=""),
         )
-        if entry.key != commit_key(entry.status, entry.study, entry.job):
+        older = () if status is Status.SUCCEEDED else (quarantine_key(entry.job, "result.json"),)  # where failed studies once lay
+        if entry.key not in (commit_key(entry.status, entry.study, entry.job), *older):
             raise ContractError("index entry: key is not the commit key of its job")
         return entry
 

@@ -20,8 +20,7 @@ from monai_aws_pipeline.contract import (
     IndexEntry,
     OutputFile,
     ResultRecord,
-    Status,
-    commit_key,
+    commit_keys,
     job_done_key,
     output_key,
     quarantine_key,
@@ -62,12 +61,11 @@ class JobDone:
 
 def find_commit(store: Store, job: str, study: str) -> ResultRecord | None:
     """The commit of a study of a job, whichever way it ended. An empty study asks for a job refused before its study was known."""
-    if study:
-        answered = _read_record(store, commit_key(Status.SUCCEEDED, study, job))
-        if answered:
-            return answered
-    kept = _read_record(store, quarantine_key(job, "result.json"))
-    return kept if kept and kept.study in ("", study) else None
+    for key in commit_keys(study, job):
+        record = _read_record(store, key)
+        if record and record.study in ("", study):
+            return record
+    return None
 
 
 def commit_success(store: Store, job: str, study: str, produced: Sequence[Produced], record: Callable[[], ResultRecord]) -> ResultRecord:
@@ -89,15 +87,15 @@ def commit_refusal(store: Store, record: ResultRecord, error: JobError, produced
     """Commit a job that was refused or failed for good: log and error.json first, the record last. The original is moved afterwards."""
     kept = []
     for item in produced:
-        key = quarantine_key(record.job, item.name)
+        key = quarantine_key(record.job, item.name, record.study)
         store.upload(item.path, key, item.content_type)
         kept.append(OutputFile(key, item.sha256, item.bytes, item.kind))
-    store.put(quarantine_key(record.job, "error.json"), error_json(error))
+    store.put(quarantine_key(record.job, "error.json", record.study), error_json(error))
     return _commit(store, replace(record, outputs=tuple(kept)))
 
 
 def error_json(error: JobError) -> str:
-    """What stands in ``quarantine/JOB/error.json``: code, cause, remedy."""
+    """What stands in ``error.json`` beside the commit record: code, cause, remedy."""
     data = {"schema": ERROR_SCHEMA, "code": str(error.code), "cause": error.cause, "remedy": error.remedy}
     return json.dumps(data, ensure_ascii=True, indent=2) + "\n"
 

@@ -221,6 +221,8 @@ def _answer_studies(around: Surroundings, taken: Taken, source: originals.Source
         one = OneStudy(study, pseudonym, taken.folder / f"study-{number}", input_facts(taken.message, study), shared, since)
         try:
             records.append(_answer_study(around, taken, one))
+        except RefusedError as error:
+            records.append(_commit_end(around, taken, error, Status.QUARANTINED, one))
         except FailedError as error:
             if taken.delivery.last:
                 records.append(_commit_end(around, taken, error, Status.FAILED, one))
@@ -323,7 +325,7 @@ def _answer_study(around: Surroundings, taken: Taken, one: OneStudy) -> ResultRe
 def _commit_end(around: Surroundings, taken: Taken, error: JobError, status: Status, one: OneStudy | None = None) -> ResultRecord:
     """Commit a job that was refused or failed for good, unless it was answered meanwhile."""
     message = taken.message
-    study = one.pseudonym if one else ""
+    study = one.pseudonym if one else _study_of_rerun(message)
     earlier = commit.find_commit(around.store, message.job, study)
     if earlier:
         commit.write_index(around.store, earlier)
@@ -400,6 +402,14 @@ def as_job_error(wrong: Exception) -> JobError:
         return FailedError(Code.DISK_FULL, "The host's disk is full.")
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(wrong.__traceback__)[-4:]))
     return FailedError(Code.INTERNAL, f"Unexpected {wrong.__class__.__name__} at {places}.")
+
+
+def _study_of_rerun(message: JobMessage) -> str:
+    """The pseudonym that a re-run's key names, known before anything is read; empty for an upload."""
+    try:
+        return originals.source_of(message).only_study
+    except RefusedError:
+        return ""
 
 
 def _kind_or_zip(message: JobMessage) -> originals.Kind:

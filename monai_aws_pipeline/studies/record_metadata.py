@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from dagster import AssetKey, MetadataValue, TableColumn, TableRecord, TableSchema
@@ -142,7 +142,7 @@ def result_id(job: str, study: str) -> str:
 
 def belongs_together(entry: IndexEntry, record: ResultRecord) -> bool:
     """Whether an index entry and the record it points to speak of the same result."""
-    return IndexEntry.of(record) == entry
+    return replace(IndexEntry.of(record), key=entry.key) == entry  # its key was checked when it was parsed
 
 
 def failed(record: ResultRecord) -> bool:

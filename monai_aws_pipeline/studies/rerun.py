@@ -15,7 +15,7 @@ from typing import Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, ResultRecord, quarantine_key, result_key
+from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, ResultRecord, commit_keys
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore
 
@@ -92,7 +92,7 @@ class Reruns:
 
     def answer(self, study: str, job: str) -> ResultRecord | None:
         """The commit record of a job, wherever it ended; None while there is none."""
-        return self._store.record(result_key(study, job)) or self._store.record(quarantine_key(job, "result.json"))
+        return next((record for key in commit_keys(study, job) if (record := self._store.record(key))), None)
 
     def wait(self, asked: Asked, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> ResultRecord:
         """Wait for the commit record. Raises NotAnsweredError after the MAP's time limit and the queue's allowance."""

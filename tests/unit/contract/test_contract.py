@@ -27,6 +27,7 @@ from monai_aws_pipeline.contract import (
     Status,
     Timings,
     commit_key,
+    commit_keys,
     index_hour_prefix,
     index_key,
     job_done_key,
@@ -120,7 +121,7 @@ def test_any_key_has_a_hash(key: str) -> None:
 
 @given(HEX16, HEX32, ANY_TEXT)
 def test_no_key_of_ours_can_carry_a_foreign_name(study: str, job: str, name: str) -> None:
-    for make in (lambda: output_key(study, job, name), lambda: quarantine_key(job, name), lambda: processed_key(study, job, name)):
+    for make in (lambda: output_key(study, job, name), lambda: quarantine_key(job, name, study), lambda: processed_key(study, job, name)):
         try:
             key = make()
         except ContractError:
@@ -242,6 +243,19 @@ def test_a_record_with_one_field_replaced_is_refused_or_read_and_never_crashes(r
     except ContractError:
         return
     assert again.schema == record.schema
+
+
+@given(RECORDS)
+def test_a_record_is_found_where_its_readers_look(record: ResultRecord) -> None:
+    if record.study or record.status is not Status.SUCCEEDED:
+        assert record.commit_key in commit_keys(record.study, record.job)
+
+
+def test_a_failed_study_that_was_committed_without_a_folder_of_its_own_is_still_read() -> None:
+    job, study = "a" * 32, "b" * 16
+    older = IndexEntry(job, study, Status.FAILED, "2026-01-01T00:00:00.000Z", quarantine_key(job, "result.json"))
+    assert IndexEntry.from_json(older.to_json()) == older
+    assert older.key in commit_keys(study, job)
 
 
 def test_an_index_entry_that_points_elsewhere_is_refused() -> None:

@@ -353,12 +353,16 @@ def test_an_upload_that_is_too_large_is_kept_without_being_downloaded(bench: Ben
 
 def test_a_failing_map_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
     bench.engine.run_map = lambda source, target: replace(WELL, exit_code=3, log_tail=("boom",))
-    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
     assert [bench.turn() for _ in range(3)] == [Outcome.GIVEN_BACK, Outcome.GIVEN_BACK, Outcome.ANSWERED]
-    record = bench.record(quarantine_key(message.job, "result.json"))
+    study = study_id(SECRET, uid)
+    record = bench.record(quarantine_key(message.job, "result.json", study))
     assert (record.status, record.error.code if record.error else "", record.timings.inference) == (Status.FAILED, "map_failed", 0.1)
-    assert record.study
-    assert bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "map.log"))["Body"].read() == b"boom\n"
+    assert record.study == study
+    log_key = quarantine_key(message.job, "map.log", study)
+    assert bench.s3.get_object(Bucket="studies", Key=log_key)["Body"].read() == b"boom\n"
+    assert quarantine_key(message.job, "error.json", study) in bench.stored()
     assert quarantine_key(message.job, "upload.zip") in bench.stored()
     assert bench.stored("output/") == bench.stored("input/") == []
     assert bench.engine.runs == 3
@@ -376,7 +380,27 @@ def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: 
     assert [bench.turn() for _ in range(3)][-1] is Outcome.ANSWERED
     assert bench.engine.runs == 4, "the good study ran once"
     assert bench.record(result_key(study_id(SECRET, good), message.job)).status is Status.SUCCEEDED
-    assert bench.record(quarantine_key(message.job, "result.json")).study == study_id(SECRET, bad)
+    assert bench.record(quarantine_key(message.job, "result.json", study_id(SECRET, bad))).study == study_id(SECRET, bad)
+
+
+def test_each_failed_study_of_one_upload_has_an_end_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    one, other = generate_uid(), generate_uid()
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=1)
+    message = bench.upload("input/two.zip", zip_of(tmp_path, one, other))
+    assert [bench.turn() for _ in range(3)][-1] is Outcome.ANSWERED
+    for uid in (one, other):
+        study = study_id(SECRET, uid)
+        assert bench.record(quarantine_key(message.job, "result.json", study)).study == study
+    assert len(bench.stored("results-index/")) == 2
+
+
+def test_a_rerun_that_cannot_be_read_ends_at_the_study_it_names(bench: Bench) -> None:
+    study = "ab" * 8
+    key = processed_key(study, "0" * 32, "upload.zip")
+    rerun = bench.send(JobMessage.for_object(bucket="studies", key=key, version="", etag="e", size=1, request="sha256:" + "c" * 64))
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(quarantine_key(rerun.job, "result.json", study))
+    assert (record.study, record.error.code if record.error else "") == (study, "upload_missing")
 
 
 def test_a_missing_map_is_waited_for_and_no_study_is_lost(bench: Bench, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dagster import AssetRecordsFilter, DagsterInstance, DagsterRunStatus, Defau
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.contract import Status, index_key, output_key
+from monai_aws_pipeline.contract import IndexEntry, Status, index_key, output_key, quarantine_key
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
 from monai_aws_pipeline.studies.results_store import ResultsStore
@@ -137,6 +137,15 @@ def test_a_lost_cursor_records_nothing_twice(daemon: Daemon, bucket: Bucket):
     daemon.cursor = None
     daemon.until_quiet()
     assert len(daemon.jobs()) == 5
+
+
+def test_a_failed_study_committed_without_a_folder_of_its_own_is_still_recorded(daemon: Daemon, bucket: Bucket):
+    older = refused(1, recently(), study_of(1), Status.FAILED)
+    key = quarantine_key(older.job, "result.json")
+    bucket.put(key, older.to_json())
+    bucket.put(older.index_key, replace(IndexEntry.of(older), key=key).to_json())
+    daemon.tick()
+    assert len(daemon.observations()) == 1
 
 
 def test_damaged_entries_are_skipped_with_a_reason_and_the_good_ones_recorded(
