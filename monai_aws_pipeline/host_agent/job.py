@@ -264,14 +264,19 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
 
 
 def infer(around: Surroundings, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
+    """Run the MAP on one study of a job. As ``run_study``."""
+    return run_study(around.engine, around.config.limits, around.stop, ready, study, folder)
+
+
+def run_study(engine: Engine, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """Run the MAP on one study in fresh folders; its log lies in ``folder/map.log`` afterwards, however it ended. Raises JobError."""
-    limits = replace(around.config.limits, labels=((CONTAINER_LABEL, folder.parent.name),))
+    limits = replace(limits, labels=((CONTAINER_LABEL, folder.parent.name),))
     without_identifiers = identifier_filter(study)
     source, target = _study_folders(study, folder, limits)
     name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
     arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
     timeout = effective_timeout(ready.spec, limits)
-    end = around.engine.run(arguments, name=name, timeout_s=timeout, stop=around.stop, gpu=bool(limits.gpus))
+    end = engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=bool(limits.gpus))
     (folder / "map.log").write_text("\n".join(without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     try:
