@@ -34,8 +34,8 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
-from monai_aws_pipeline.deployment.map_image import BUILD_LINE
 from monai_aws_pipeline.deployment.map_source import observation
+from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings

@@ -5,8 +5,6 @@ model, build, push, terminate), record (read back from the registry). The machin
 owns it from launch to end can promise that it ends. How the image is put together is in ``maps``.
 """
 
-import re
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,27 +30,16 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
+from monai_aws_pipeline.deployment import packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.maps import build_context, doctor, model, source, wheelhouse
-from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
-CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
-# Login tokens of the registry live in memory only and never in an image: this folder is a tmpfs on every systemd machine.
-DOCKER_CONFIG = "/run/monai-aws-docker"
-PRINT_LOGIN = (
-    "import base64,boto3,sys;"
-    "d=boto3.client('ecr',region_name=sys.argv[1]).get_authorization_token()['authorizationData'][0];"
-    "sys.stdout.write(base64.b64decode(d['authorizationToken']).decode().partition(':')[2])"
-)
-
 Report = Callable[[str], None]
-
-BUILD_LINE = "│ "  # marks what another program printed, so that a reader of the log can tell it from our own words
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,9 @@ def prepare_context(
     wheels = None
     if settings.wheelhouse == "collect":
         requirements = checked_out.path / "requirements.txt"
-        wheels = wheelhouse.collect(requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{BUILD_LINE}{line}"))
+        wheels = wheelhouse.collect(
+            requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
+        )
     return build_context.write_context(
         checked_out,
         folder / "context",
@@ -182,14 +171,15 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             if chosen.ami_mode == "stock":
                 provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
             clock.lap("machine")
-            sent = built.remote.send_folder(prepared.path, CONTEXT_FOLDER, report, what="Sending source, model and wheels")
+            sent = built.remote.send_folder(prepared.path, packaging.CONTEXT_FOLDER, report, what="Sending source, model and wheels")
             report(f"sent {sent / 1e6:.0f} MB")
             clock.lap("send")
-            _login(built.remote, chosen.region, repository, report)
-            reference = f"{repository}:{plan.tag}"
-            _build(built.remote, prepared.network, reference, chosen.build_ttl_minutes * 60, report)
+            bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
+            packaging.log_in(bench)
+            candidate = packaging.build(bench, prepared.network, plan.tag)
             clock.lap("build")
-            digest = _push(built.remote, reference, report)
+            # Between these two lines the image is on the machine and nowhere else.
+            digest = packaging.push(bench, candidate)
             clock.lap("push")
         clock.lap("terminate")
     return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps)
@@ -245,40 +235,3 @@ class _Clock:
         now = time.monotonic()
         self.laps[name] = round(now - self._last, 1)
         self._last = now
-
-
-def _login(remote: Remote, region: str, repository: str, report: Report) -> None:
-    """Log the machine's engine in with the machine's own role. The token goes through a pipe, never through argv or a disk."""
-    registry = repository.partition("/")[0]
-    remote.run(
-        f"set -o pipefail; sudo mkdir -p -m 700 {DOCKER_CONFIG} && "
-        f"sudo /opt/monai-aws/venv/bin/python -c {shlex.quote(PRINT_LOGIN)} {shlex.quote(region)} | "
-        f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker login --username AWS --password-stdin {shlex.quote(registry)}",
-        report,
-        what="Logging in to ECR",
-        seconds=60,
-    )
-
-
-def _build(remote: Remote, network: str, reference: str, seconds: float, report: Report) -> None:
-    remote.run(
-        f"cd {CONTEXT_FOLDER} && sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={DOCKER_CONFIG} "
-        f"docker build --progress plain --network {network} --tag {shlex.quote(reference)} .",
-        lambda line: report(f"{BUILD_LINE}{line}"),
-        what="Building the MAP",
-        seconds=seconds,
-    )
-
-
-def _push(remote: Remote, reference: str, report: Report) -> str:
-    """Push and return the digest that the registry answered with."""
-    lines = remote.run(
-        f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker push {shlex.quote(reference)}",
-        lambda line: report(f"{BUILD_LINE}{line}"),
-        what="Pushing the MAP",
-        seconds=3600,
-    )
-    found = [match[1] for line in lines if (match := re.search(r"digest: (sha256:[0-9a-f]{64})", line))]
-    if not found:
-        raise RegistryError("docker push named no digest.", "Look at its output above; a proxy in between may have answered.")
-    return found[-1]

@@ -13,7 +13,7 @@ import pytest
 from monai_aws_pipeline.cloud.errors import CapacityError
 from monai_aws_pipeline.cloud.tags import tag_filters
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import ami, build_machine, map_image
+from monai_aws_pipeline.deployment import ami, build_machine, packaging
 from monai_aws_pipeline.deployment.host_bundle import Bundle, make_bundle
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.remote import ConnectError, HostKeyMismatchError, KeyPair, Remote, RemoteCommandError, RemoteError
@@ -65,7 +65,7 @@ def test_launch_fails_for_lack_of_capacity_everywhere(place: Platform, local_clo
 
 def test_capacity_missing_in_one_zone_is_found_in_the_next(place: Platform, local_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch):
     local_cloud.order_fault(service="ec2", action="RunInstances", code="InsufficientInstanceCapacity", status=400, times=1)
-    monkeypatch.setattr(map_image, "_build", _fail_on_purpose)
+    monkeypatch.setattr(packaging, "build", _fail_on_purpose)
     with pytest.raises(RemoteCommandError, match="on purpose"):
         place.materialize("map_image")
     assert_nothing_left(place)
@@ -123,24 +123,24 @@ def test_the_machine_is_lost_while_the_source_is_sent(place: Platform, local_clo
 
 
 def test_the_build_fails(place: Platform, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(map_image, "_build", _fail_on_purpose)
+    monkeypatch.setattr(packaging, "build", _fail_on_purpose)
     with pytest.raises(RemoteCommandError, match="exit code 3"):
         place.materialize("map_image")
     assert_nothing_left(place)
 
 
 def test_the_push_is_refused(place: Platform, monkeypatch: pytest.MonkeyPatch):
-    genuine = map_image._push
+    genuine = packaging.push
 
-    def without_login(remote: Remote, *arguments: object) -> str:
-        remote.run("sudo rm -rf /run/monai-aws-docker", lambda _: None, what="Forgetting the login")
-        return genuine(remote, *arguments)  # type: ignore[arg-type]
+    def without_login(bench: packaging.Workbench, reference: str) -> str:
+        bench.remote.run("sudo rm -rf /run/monai-aws-docker", lambda _: None, what="Forgetting the login")
+        return genuine(bench, reference)
 
-    monkeypatch.setattr(map_image, "_push", without_login)
+    monkeypatch.setattr(packaging, "push", without_login)
     with pytest.raises(RemoteCommandError, match="Pushing the MAP"):
         place.materialize("map_image")
     assert_nothing_left(place)
 
 
-def _fail_on_purpose(remote: Remote, *arguments: object) -> None:
-    remote.run("echo on purpose; exit 3", lambda _: None, what="Building the MAP")
+def _fail_on_purpose(bench: packaging.Workbench, *_: object, **__: object) -> None:
+    bench.remote.run("echo on purpose; exit 3", lambda _: None, what="Building the MAP")
