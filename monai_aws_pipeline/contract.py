@@ -255,10 +255,15 @@ class Timings:
 
 @dataclass(frozen=True)
 class Resources:
-    """Peak memory of the MAP in bytes; ``peak_gpu_memory`` only where there is a GPU."""
+    """What the MAP used for the study: peak memory in bytes, ``peak_gpu_memory`` only where there is a GPU, and CPU seconds.
+
+    ``hosting``: ``per_study`` (a container of its own) or ``warm`` (a process forked in a container that had the imports); empty: it never ran.
+    """
 
     peak_rss: int = 0
     peak_gpu_memory: int | None = None
+    cpu_seconds: float = 0.0
+    hosting: str = ""
 
 
 @dataclass(frozen=True)

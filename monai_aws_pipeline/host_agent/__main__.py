@@ -25,6 +25,7 @@ from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, WORK_FOLDER, Age
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
 from monai_aws_pipeline.host_agent.errors import JobError
+from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, is_image
@@ -75,18 +76,23 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     signal.signal(signal.SIGINT, told_to_stop)
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker")
+    hosting = PerStudy(engine)
     around = Surroundings(
         config=config,
         store=Store(session.client("s3", config=_CALLS), config.bucket),
         queue=JobsQueue(session.client("sqs", config=_CALLS), config.jobs_queue),
         engine=engine,
+        hosting=hosting,
         live_map=_live_map(session, engine, config),
         secret=_study_key(session, config),
         host=read_host(),
         work=WORK_FOLDER,
         stop=stop,
     )
-    Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+    try:
+        Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+    finally:
+        hosting.close()
     return 0
 
 

@@ -47,7 +47,10 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last 200 lines; ``seconds`` wall time of ``docker run``."""
+    """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last 200 lines; ``seconds`` wall time of the run.
+
+    ``hosting``: in which of the ways of ``host_agent.hosting`` the MAP ran. ``cpu_seconds`` of all its processes together.
+    """
 
     exit_code: int
     out_of_memory: bool
@@ -57,6 +60,8 @@ class RunEnd:
     peak_source: str
     peak_gpu_bytes: int | None
     log_tail: tuple[str, ...]
+    cpu_seconds: float = 0.0
+    hosting: str = "per_study"
 
 
 class EngineError(Exception):

@@ -44,12 +44,13 @@ from monai_aws_pipeline.host_agent.config import AgentConfig
 from monai_aws_pipeline.host_agent.dicom import Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout, run_arguments
+from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Surroundings:
     store: Store
     queue: JobsQueue
     engine: Engine
+    hosting: Hosting
     live_map: LiveMap
     secret: bytes
     host: HostFacts
@@ -265,18 +267,17 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
 
 def infer(around: Surroundings, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """Run the MAP on one study of a job. As ``run_study``."""
-    return run_study(around.engine, around.config.limits, around.stop, ready, study, folder)
+    return run_study(around.hosting, around.config.limits, around.stop, ready, study, folder)
 
 
-def run_study(engine: Engine, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
+def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """Run the MAP on one study in fresh folders; its log lies in ``folder/map.log`` afterwards, however it ended. Raises JobError."""
     limits = replace(limits, labels=((CONTAINER_LABEL, folder.parent.name),))
     without_identifiers = identifier_filter(study)
     source, target = _study_folders(study, folder, limits)
     name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
-    arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
     timeout = effective_timeout(ready.spec, limits)
-    end = engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=bool(limits.gpus))
+    end = hosting.run(ready, source, target, limits, name=name, stop=stop)
     (folder / "map.log").write_text("\n".join(without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     try:
@@ -320,7 +321,7 @@ def _answer_study(around: Surroundings, taken: Taken, one: OneStudy) -> ResultRe
         return ResultRecord(
             job=taken.message.job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
             map=ready.facts, host=around.host, timings=timings,
-            resources=Resources(inferred.end.peak_bytes, inferred.end.peak_gpu_bytes),
+            resources=Resources(inferred.end.peak_bytes, inferred.end.peak_gpu_bytes, inferred.end.cpu_seconds, inferred.end.hosting),
             cost=cost_of(timings, around.config, around.host), request=taken.message.request,
         )  # fmt: skip
 

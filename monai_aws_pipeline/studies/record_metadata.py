@@ -93,7 +93,8 @@ def record_metadata(
     metadata["peak_memory_mib"] = MetadataValue.float(round(record.resources.peak_rss / 2**20, 1))
     if record.resources.peak_gpu_memory is not None:
         metadata["peak_gpu_memory_mib"] = MetadataValue.float(round(record.resources.peak_gpu_memory / 2**20, 1))
-    metadata |= _texts({"cost_basis": record.cost.basis})
+    metadata["cpu_s"] = MetadataValue.float(float(record.resources.cpu_seconds))
+    metadata |= _texts({"map_hosting": record.resources.hosting, "cost_basis": record.cost.basis})
     metadata["record"] = MetadataValue.path(s3_path(bucket, record.commit_key))
     if record.outputs:
         metadata["outputs"] = _output_table(record.outputs)

@@ -31,6 +31,7 @@ from monai_aws_pipeline.contract import (
 from monai_aws_pipeline.host_agent.config import parse_config
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.intake import IntakeLimits
 from monai_aws_pipeline.host_agent.job import Outcome, Surroundings, handle
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
@@ -97,6 +98,7 @@ class Bench:
             store=Store(self.s3, "studies"),
             queue=JobsQueue(self.sqs, config.jobs_queue),
             engine=self.engine,  # type: ignore[arg-type]
+            hosting=PerStudy(self.engine),  # type: ignore[arg-type]
             live_map=self.live_map,  # type: ignore[arg-type]
             secret=SECRET,
             host=HostFacts("i-1", "g4dn.xlarge", "ami-1"),

@@ -36,6 +36,8 @@ def test_a_result_is_shown_with_units_and_types():
     assert metadata["volume_brain_ml"] == FloatMetadataValue(1437.251)
     assert metadata["volume_left_kidney_ml"] == FloatMetadataValue(0.5)
     assert metadata["peak_memory_mib"] == FloatMetadataValue(1536.0)
+    assert metadata["cpu_s"] == FloatMetadataValue(11.5)
+    assert metadata["map_hosting"] == TextMetadataValue("warm")
     assert metadata["input_instances"] == IntMetadataValue(181)
     assert metadata["map_digest"] == TextMetadataValue(DIGEST)
     assert metadata["record"] == PathMetadataValue(f"s3://studies/output/{record.study}/{record.job}/result.json")
