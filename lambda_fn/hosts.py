@@ -1,20 +1,30 @@
 """Waking inference hosts: which of them to start or kick is a pure decision, doing it is two calls that never wait.
 
-Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and left to the
-schedule: the job lies in its queue meanwhile, and nothing is lost.
+Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
+to the schedule: the job lies in its queue meanwhile, and nothing is lost. That there is no host at all is also a metric, which an alarm
+watches; it is written as a log line (CloudWatch's embedded metric format), so that the function needs no permission for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import boto3
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_DEPLOYMENT, TAG_ROLE
+from monai_aws_pipeline.contract import (
+    AGENT_UNIT,
+    HOST_MISSING_METRIC,
+    METRICS_NAMESPACE,
+    ROLE_INFERENCE,
+    TAG_DEPLOYMENT,
+    TAG_ROLE,
+)
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
@@ -23,6 +33,35 @@ if TYPE_CHECKING:
 
 JOBS_PER_HOST: Final = 20
 """One more host is woken for each so many waiting jobs."""
+
+
+class Cause(StrEnum):
+    """Why a call did not do what it should, in the words of a remedy: an operator who is woken by it must know where to look."""
+
+    PERMISSION = "the wake role may not do this: run monai-aws bootstrap again"
+    AGENT = "the SSM agent of the host is not online: it boots, or its agent is down"
+    CAPACITY = "AWS has no such machine free at the moment"
+    THROTTLED = "too many calls at once"
+    NETWORK = "the service could not be reached"
+    STATE = "the host is in another state by now"
+    OTHER = "see the code"
+
+
+_CAUSES: Final = {
+    Cause.PERMISSION: ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "UnrecognizedClientException"),
+    Cause.AGENT: ("InvalidInstanceId",),
+    Cause.CAPACITY: ("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InstanceLimitExceeded", "VcpuLimitExceeded"),
+    Cause.THROTTLED: ("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException"),
+    Cause.STATE: ("IncorrectInstanceState", "InvalidInstanceID.NotFound", "IncorrectState"),
+}
+
+
+def cause_of(wrong: ClientError | BotoCoreError) -> Cause:
+    """The cause of a refused call by its code; a call that got no answer at all is the network's."""
+    if not isinstance(wrong, ClientError):
+        return Cause.NETWORK
+    code = code_of(wrong)
+    return next((cause for cause, codes in _CAUSES.items() if code in codes), Cause.OTHER)
 
 
 @dataclass(frozen=True)
@@ -64,11 +103,13 @@ class Hosts:
         try:
             hosts = self._find()
         except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("hosts cannot be listed; left to the schedule", extra={"code": code_of(wrong)})
+            self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(wrong))
             return Plan(later=True)
         decided = plan(hosts, waiting)
         if not hosts:
             self._log.error("there is no inference host; materialise inference_host", extra={"code": "HostMissing", "waiting": waiting})
+            with single_metric(HOST_MISSING_METRIC, MetricUnit.Count, 1, namespace=METRICS_NAMESPACE) as metric:
+                metric.add_dimension("deployment", self._deployment)
         elif decided.later:
             self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
         for host in decided.start:
@@ -101,7 +142,7 @@ class Hosts:
             ec2().start_instances(InstanceIds=[host])  # its agent starts with the machine
             self._log.info("host started", extra={"host": host})
         except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("host cannot be started now; left to the schedule", extra={"host": host, "code": code_of(wrong)})
+            self._log.warning("host cannot be started now; left to the schedule", extra={"host": host, **_about(wrong)})
 
     def _kick(self, host: str) -> None:
         command = f"systemctl start --no-block {AGENT_UNIT}"  # a running agent is left alone
@@ -109,8 +150,12 @@ class Hosts:
             ssm().send_command(InstanceIds=[host], DocumentName="AWS-RunShellScript", Parameters={"commands": [command]})
             self._log.info("host kicked", extra={"host": host})
         except (ClientError, BotoCoreError) as wrong:
-            # InvalidInstanceId: the machine is booting or its SSM agent is offline. At boot the agent starts by itself.
-            self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, "code": code_of(wrong)})
+            # A machine that boots is refused as InvalidInstanceId, and needs no kick: its agent starts by itself.
+            self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, **_about(wrong)})
+
+
+def _about(wrong: ClientError | BotoCoreError) -> dict[str, str]:
+    return {"code": code_of(wrong), "cause": str(cause_of(wrong))}
 
 
 def code_of(wrong: ClientError | BotoCoreError) -> str:

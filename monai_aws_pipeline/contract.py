@@ -40,6 +40,8 @@ ROLE_MAP_BUILD: Final = "map-build"
 ROLE_INFERENCE: Final = "inference"
 
 AGENT_UNIT: Final = "monai-aws-agent.service"
+METRICS_NAMESPACE: Final = "monai-aws"
+HOST_MISSING_METRIC: Final = "HostMissing"
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _T = TypeVar("_T")

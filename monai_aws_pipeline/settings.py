@@ -88,6 +88,11 @@ class Names:
         return self._of("jobs-dead-letters")
 
     @property
+    def alarms(self) -> str:
+        """What the names of all alarms begin with."""
+        return self._of("")
+
+    @property
     def study_key_secret(self) -> str:
         """Secret that study pseudonyms are made with."""
         return f"monai-aws/{self.deployment}/study-key"
@@ -157,6 +162,10 @@ class Settings(BaseSettings):
     datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore")
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
 
+    alarm_topic_arn: str = Field(
+        "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch"
+    )
+    alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     wake_every_minutes: int = Field(5, ge=1, le=60, description="the wake function also runs on this schedule")
     rebuild_cron: str = Field("0 3 * * 1", description="cron of scheduled_map_rebuild, UTC")
     ami_refresh_cron: str = Field("0 2 1 * *", description="cron of scheduled_ami_refresh, UTC")

@@ -16,6 +16,7 @@ from monai_aws_pipeline import __version__
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_iam import IAMClient
@@ -65,6 +66,11 @@ class Clients:
     def cloudformation(self) -> CloudFormationClient:
         """The administrator's stack."""
         return self._session.client("cloudformation", config=self._config)
+
+    @cached_property
+    def cloudwatch(self) -> CloudWatchClient:
+        """Alarms."""
+        return self._session.client("cloudwatch", config=self._config)
 
     @cached_property
     def functions(self) -> LambdaClient:

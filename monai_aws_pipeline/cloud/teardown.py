@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.cloud.alarms import Alarms
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.images import Images
@@ -35,8 +36,10 @@ VERIFY_SECONDS = 120.0
 
 
 class Kind(StrEnum):
-    """What a deployment consists of, in the order of removal: first what announces and wakes, then what works, then what is only kept."""
+    """What a deployment consists of, in the order of removal: first what would
+    complain of the rest, what announces and wakes, then what works, then what is only kept."""
 
+    ALARM = "alarm"
     NOTIFICATION = "bucket notification"
     SCHEDULE = "schedule"
     EVENT_SOURCE = "event source"
@@ -87,6 +90,7 @@ class Teardown:
         self._settings = settings
         self._bucket = settings.require_bucket()
         self._trigger = Trigger(clients, {})
+        self._alarms = Alarms(clients.cloudwatch, settings.names.alarms)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._images = Images(clients.ec2, clients.ssm, settings.deployment)
         self._registry = Registry(clients.ecr, settings.ecr_repository)
@@ -97,7 +101,7 @@ class Teardown:
     def inventory(self) -> list[Thing]:
         """What there is now. Reads only."""
         names, trigger = self._settings.names, self._trigger
-        found: list[Thing] = []
+        found = [Thing(Kind.ALARM, name) for name in self._alarms.names()]
         if trigger.has_notification(self._bucket, names.uploads_queue):
             found.append(Thing(Kind.NOTIFICATION, names.uploads_queue, f"on {self._bucket}; those of others stay"))
         if trigger.has_schedule(names.wake_schedule):
@@ -142,6 +146,7 @@ class Teardown:
 
     def _remove(self, thing: Thing) -> None:
         removers: dict[Kind, Callable[[str], object]] = {
+            Kind.ALARM: self._alarms.remove,
             Kind.NOTIFICATION: partial(self._trigger.remove_notification, self._bucket),
             Kind.SCHEDULE: self._trigger.remove_schedule,
             Kind.EVENT_SOURCE: self._trigger.remove_event_source,

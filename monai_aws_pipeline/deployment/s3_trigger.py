@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
 
 from lambda_fn.package import build_zip
+from monai_aws_pipeline.cloud.alarms import Alarms, wanted
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -28,14 +29,15 @@ RETENTION_S = 14 * 24 * 3600
     deps=[AssetKey("inference_host")],
     group_name="platform",
     kinds={"lambda", "sqs"},
-    description="Bucket notification, queues with dead letters, wake function and its schedule.",
+    description="Bucket notification, queues with dead letters, wake function and its schedule, alarms.",
 )
 def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
-    """Bring queues, function, event source, schedule and notification to what is wanted."""
+    """Bring queues, function, event source, schedule, notification and alarms to what is wanted."""
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
     names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
-    trigger = Trigger(clients, {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner})
+    tags = {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner}
+    trigger = Trigger(clients, tags)
     kept = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
 
     uploads_dead = trigger.ensure_queue(names.uploads_dead_letters, kept)
@@ -63,17 +65,16 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             handler=HANDLER,
             code=code,
             sha256=base64.b64encode(digest).decode(),
-            environment={
-                "MONAI_AWS_DEPLOYMENT": chosen.deployment,
-                "JOBS_QUEUE_URL": jobs.url,
-                "POWERTOOLS_SERVICE_NAME": "monai-aws-wake",
-            },
+            environment={"MONAI_AWS_DEPLOYMENT": chosen.deployment, "JOBS_QUEUE_URL": jobs.url},
         )
     )
     trigger.ensure_event_source(names.wake_function, uploads)
     trigger.ensure_schedule(names.wake_schedule, function, f"arn:aws:iam::{account}:role/{names.scheduler_role}", chosen.wake_every_minutes)
     changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
     report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
+    alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes)
+    Alarms(clients.cloudwatch, names.alarms).ensure(alarms, chosen.alarm_topic_arn, tags)
+    report(f"{len(alarms)} alarms watch dead letters, hosts and waiting jobs and tell {chosen.alarm_topic_arn or 'nobody but CloudWatch'}")
     return MaterializeResult(
         # Not the function's hash: a study does not become stale because the code that announced it changed.
         data_version=DataVersion(f"s3://{bucket}/{INPUT_PREFIX}"),
@@ -85,6 +86,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             "uploads_queue": uploads.url,
             "jobs_queue": jobs.url,
             "wake_every_minutes": chosen.wake_every_minutes,
+            "alarms": len(alarms),
             "seconds": round(time.monotonic() - started, 1),
         },
     )

@@ -52,8 +52,12 @@ class LocalCloud:
         return self.config.env_file
 
     def order_fault(self, **fault: Any) -> None:
-        """Order a fault: the fields of ``faults.Fault``, or ``agent_delay_s``."""
+        """Order a fault: the fields of ``faults.Fault``, or another order of docs/local-cloud.md."""
         control(self.config, "POST", "/_local/faults", fault)
+
+    def faults(self) -> dict[str, Any]:
+        """Orders that are still to strike (``pending``), and those whose call is held now (``held``)."""
+        return control(self.config, "GET", "/_local/faults")
 
     def clear_faults(self) -> None:
         """Forget all ordered faults."""
@@ -152,7 +156,7 @@ def control(config: CloudConfig, method: str, path: str, data: Mapping[str, Any]
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as response:
+        with opener.open(request, timeout=30) as response:
             answer: dict[str, Any] = json.loads(response.read())
             return answer
     except urllib.error.HTTPError as refused:

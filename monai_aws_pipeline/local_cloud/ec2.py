@@ -12,12 +12,13 @@ import copy
 import functools
 import inspect
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from moto.ec2 import models as moto_models
@@ -31,7 +32,7 @@ from moto.ec2.responses import instances as moto_instance_responses
 from . import identity
 from .config import ACCOUNT, METADATA_PORT, CloudConfig
 from .ec2_images import base_image_id
-from .faults import FaultBoard
+from .faults import FaultBoard, FaultError
 from .machines import Executed, Hypervisor, MachineSpec
 from .metadata import InstanceFacts, MetadataService
 
@@ -53,6 +54,7 @@ class Machine:
     booted_at: float = 0.0
     agent_delay_s: float = 0.0
     metadata: MetadataService | None = None
+    interruption: tuple[str, str] | None = None
 
     @property
     def region(self) -> str:
@@ -105,7 +107,7 @@ class MachineRoom:
             name: machine
             for name, machine in list(self._machines.items())
             if machine.region == region and machine.state == "running" and self._role(machine)
-            and machine.booted_at and now - machine.booted_at >= machine.agent_delay_s
+            and machine.booted_at and now - machine.booted_at >= machine.agent_delay_s and not self._faults.is_cut(name)
         }  # fmt: skip
 
     def execute(self, instance_id: str, script: str, *, timeout_s: float, folder: str = "") -> Executed:
@@ -129,6 +131,32 @@ class MachineRoom:
     def refuse_ssh(self, instance_id: str) -> None:
         """Stop a machine's SSH server: an ordered fault."""
         self._hypervisor.make_sshd_refuse(instance_id)
+
+    def interrupt(self, instance_id: str, seconds: float, action: str) -> None:
+        """Announce a spot interruption in the machine's metadata and carry it out after so many seconds: an ordered fault."""
+        machine = self._machines[instance_id]
+        end = {"stop": machine.backend.stop_instances, "terminate": machine.backend.terminate_instances}[action]
+        machine.interruption = (action, f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}")
+
+        def interrupted() -> None:
+            identity.as_account()
+            end([instance_id])
+            machine.explain("", "Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance interruption")
+
+        threading.Timer(seconds, interrupted).start()
+
+    def shrink_disk(self, instance_id: str, path: str, mib: int) -> None:
+        """Put an empty disk of so many MiB under a folder of a machine, until it is restored or the machine stops: an ordered fault."""
+        self._in_machine(instance_id, f"mkdir -p {shlex.quote(path)} && mount -t tmpfs -o size={mib}m,mode=700 small {shlex.quote(path)}")
+
+    def restore_disk(self, instance_id: str, path: str) -> None:
+        """Take that disk away again."""
+        self._in_machine(instance_id, f"umount --lazy {shlex.quote(path)}")
+
+    def _in_machine(self, instance_id: str, script: str) -> None:
+        done = self.execute(instance_id, script, timeout_s=20)
+        if done.exit_code:
+            raise FaultError(f"{instance_id} did not do it: {done.stderr.strip()}")
 
     def overview(self) -> list[dict[str, str]]:
         """Instances with id, state, address and name, for ``status``."""
@@ -285,7 +313,7 @@ class MachineRoom:
 
     def _power_on(self, machine: Machine) -> None:
         name = machine.instance.id
-        machine.exit_expected = False
+        machine.exit_expected, machine.interruption = False, None
         machine.agent_delay_s = self._faults.agent_delay_s
         if machine.metadata is None:
             machine.metadata = MetadataService(
@@ -532,6 +560,7 @@ class MachineRoom:
             profile_id=profile["InstanceProfileId"] if profile else "",
             user_data=user_data_of(instance),
             tags=self.tags_of(instance.id) if instance.metadata_options.instance_metadata_tags == "enabled" else {},
+            interruption=machine.interruption,
         )
 
 

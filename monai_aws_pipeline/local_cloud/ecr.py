@@ -84,6 +84,11 @@ class ImageRegistry:
         responses.set_request_region(login["region"])
         return login
 
+    def key_of(self, password: str | None) -> str:
+        """The access key that fetched a login token, empty for none of ours."""
+        login = self.tokens.get(_hash(password)) if password else None
+        return str(login["key"]) if login else ""
+
     def authorise(self, password: str | None, wanted: RegistryRequest | None) -> Refusal | None:
         """Why a registry request is refused, or None: no login, no such repository, or no permission of the login's principal."""
         login = self._enter(password)

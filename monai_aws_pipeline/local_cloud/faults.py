@@ -1,15 +1,19 @@
 """Ordered faults: what goes wrong on AWS now and then, made to go wrong on demand.
 
-``POST /_local/faults`` with ``{"service", "action", "code", "times", …}`` or ``FaultBoard.order``; docs/local-cloud.md lists them.
-Faults are for tests: they are forgotten on restart.
+Here belongs the board of orders: what was ordered and whom it strikes. Who acts on it: server.py (calls), events.py (queues), ec2.py
+(machines). ``POST /_local/faults``; docs/local-cloud.md lists the orders. Faults are for tests: they are forgotten on restart.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
+
+FOREVER: Final = 86_400.0
 
 
 class FaultError(ValueError):
@@ -18,15 +22,28 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """The next ``times`` calls of an action fail with ``code``. ``action`` as in IAM (``RunInstances``); ``status`` is HTTP's."""
+    """The next ``times`` calls of an action are held for ``delay_s`` seconds, and then fail with ``code`` or, without one, go on.
+
+    ``action`` as in IAM (``RunInstances``); ``status`` is HTTP's; ``match``: only calls whose path or body holds this text.
+    """
 
     service: str
     action: str
-    code: str
+    code: str = ""
     message: str = "This fault was ordered."
     status: int = 400
     times: int = 1
     after: int = 0
+    delay_s: float = 0.0
+    match: str = ""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A machine's calls are held until ``until`` (monotonic seconds), or each for ``delay_s`` seconds where that is not 0."""
+
+    until: float
+    delay_s: float = 0.0
 
 
 class FaultBoard:
@@ -35,31 +52,43 @@ class FaultBoard:
     def __init__(self, agent_delay_s: float) -> None:
         self._lock = threading.Lock()
         self._orders: list[Fault] = []
+        self._held: list[Fault] = []
+        self._cuts: dict[str, Cut] = {}
+        self._duplicates = self._shuffled = 0
         self.agent_delay_s = agent_delay_s
         self._ordinary_agent_delay_s = agent_delay_s
 
     def order(self, fault: Fault) -> None:
         """Add an order. ``after`` calls pass first."""
-        if fault.times < 1 or not fault.service or not fault.action or not fault.code:
-            raise FaultError("a fault needs service, action, code and times >= 1")
+        if fault.times < 1 or not fault.service or not fault.action or not (fault.code or fault.delay_s > 0):
+            raise FaultError("a fault needs service, action, times >= 1, and a code or a delay_s")
         with self._lock:
             self._orders.append(fault)
 
-    def order_from(self, data: Mapping[str, Any]) -> None:
-        """Add an order that came as JSON: a fault of a call, or ``{"agent_delay_s": seconds}``."""
+    def order_from(self, data: Mapping[str, Any]) -> bool:
+        """Add an order that came as JSON. False where it is one about machines or queues, which others carry out."""
         if set(data) == {"agent_delay_s"}:
             self.agent_delay_s = float(data["agent_delay_s"])
-            return
-        try:
-            self.order(Fault(**data))
-        except TypeError as wrong:
-            raise FaultError(str(wrong)) from None
+        elif set(data) == {"duplicate_events"}:
+            with self._lock:
+                self._duplicates = int(data["duplicate_events"])
+        elif set(data) == {"shuffle_events"}:
+            with self._lock:
+                self._shuffled = int(data["shuffle_events"])
+        elif "service" in data:
+            try:
+                self.order(Fault(**data))
+            except TypeError as wrong:
+                raise FaultError(str(wrong)) from None
+        else:
+            return False
+        return True
 
-    def take(self, service: str, action: str) -> Fault | None:
-        """The fault that this call suffers, if any; uses it up."""
+    def take(self, service: str, action: str, text: str = "") -> Fault | None:
+        """The fault that this call suffers, if any; uses it up. ``text``: path and body, for orders that match on them."""
         with self._lock:
             for place, fault in enumerate(self._orders):
-                if (fault.service, fault.action) != (service, action):
+                if (fault.service, fault.action) != (service, action) or fault.match not in text:
                     continue
                 if fault.after:
                     self._orders[place] = replace(fault, after=fault.after - 1)
@@ -71,13 +100,72 @@ class FaultBoard:
                 return fault
         return None
 
+    @contextmanager
+    def holding(self, fault: Fault) -> Iterator[None]:
+        """While a call is held; ``is_held`` tells whether it still should be."""
+        with self._lock:
+            self._held.append(fault)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held = [other for other in self._held if other is not fault]
+
+    def is_held(self, fault: Fault) -> bool:
+        """Whether nobody has cleared the orders since the call was held."""
+        with self._lock:
+            return any(other is fault for other in self._held)
+
+    # ------------------------------------------------------------------------------------------------------- network of a machine
+
+    def cut(self, instance_id: str, seconds: float, delay_s: float = 0.0) -> None:
+        """Hold the machine's calls for so many seconds from now, or each of them for ``delay_s``."""
+        with self._lock:
+            self._cuts[instance_id] = Cut(time.monotonic() + seconds, delay_s)
+
+    def is_cut(self, instance_id: str) -> bool:
+        """Whether the machine reaches nothing now."""
+        return not self._cut_of(instance_id).delay_s and self.waits(instance_id) > 0
+
+    def waits(self, instance_id: str) -> float:
+        """Seconds for which a call of the machine is held now."""
+        cut = self._cut_of(instance_id)
+        left = cut.until - time.monotonic()
+        return max(0.0, cut.delay_s or left) if left > 0 else 0.0
+
+    def _cut_of(self, instance_id: str) -> Cut:
+        with self._lock:
+            return self._cuts.get(instance_id, Cut(0.0))
+
+    # ------------------------------------------------------------------------------------------------------------------- S3 events
+
+    def take_duplicate(self) -> bool:
+        """Whether this event is delivered twice; uses the order up."""
+        with self._lock:
+            self._duplicates, ordered = max(0, self._duplicates - 1), self._duplicates > 0
+            return ordered
+
+    def take_shuffled(self) -> int:
+        """How many events, this one included, are still to be put out of order; 0 for none. Uses one up."""
+        with self._lock:
+            left, self._shuffled = self._shuffled, max(0, self._shuffled - 1)
+            return left
+
     def pending(self) -> list[dict[str, Any]]:
         """Orders that have not struck yet."""
         with self._lock:
             return [asdict(fault) for fault in self._orders]
 
+    def held(self) -> list[dict[str, Any]]:
+        """Orders whose call waits at this moment."""
+        with self._lock:
+            return [asdict(fault) for fault in self._held]
+
     def clear(self) -> None:
-        """Forget all orders."""
+        """Forget all orders; calls that are held go on."""
         with self._lock:
             self._orders.clear()
+            self._held.clear()
+            self._cuts.clear()
+            self._duplicates = self._shuffled = 0
             self.agent_delay_s = self._ordinary_agent_delay_s

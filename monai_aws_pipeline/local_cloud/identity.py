@@ -100,6 +100,12 @@ def role_credentials(role_name: str, session_name: str) -> RoleCredentials | Non
     return given
 
 
+def session_name(access_key: str) -> str:
+    """The name of a role session, which for a machine is its instance id; empty for other callers."""
+    session = sts._sessions.get(access_key)
+    return str(session["Arn"]).rpartition("/")[2] if session else ""
+
+
 def _trusts_ec2(document: str | dict[str, Any]) -> bool:
     parsed = json.loads(document) if isinstance(document, str) and document else document
     statements = parsed.get("Statement", []) if isinstance(parsed, dict) else []

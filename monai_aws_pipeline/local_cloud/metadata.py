@@ -48,6 +48,8 @@ class InstanceFacts:
     profile_id: str = ""
     user_data: bytes = b""
     tags: Mapping[str, str] = field(default_factory=dict)
+    interruption: tuple[str, str] | None = None
+    """Action and UTC time of a spot interruption that has been announced."""
 
 
 class MetadataService:
@@ -83,6 +85,8 @@ class MetadataService:
             return self._credentials_document(facts.role)
         if path.startswith("/latest/meta-data/tags/instance/"):
             return facts.tags.get(path.removeprefix("/latest/meta-data/tags/instance/"))
+        if facts.interruption and path == "/latest/meta-data/spot/instance-action":
+            return json.dumps(dict(zip(("action", "time"), facts.interruption, strict=True)))
         return _plain_facts(facts).get(path.removeprefix("/latest/meta-data/").rstrip("/"))
 
     def _credentials_document(self, role: str) -> str:

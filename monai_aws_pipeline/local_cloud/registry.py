@@ -121,7 +121,7 @@ class RegistryDoor:
             else:
                 await self._forward(scope, receive, send)
         if refusal is not None:
-            await _refuse(send, refusal)
+            await refuse(send, refusal)
 
     async def _take_manifest(
         self, scope: Scope, receive: Receive, send: Send, login: str | None, wanted: RegistryRequest
@@ -213,7 +213,8 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _refuse(send: Send, refusal: Refusal) -> None:
+async def refuse(send: Send, refusal: Refusal) -> None:
+    """Answer with a refusal, in the protocol's words."""
     body = json.dumps({"errors": [{"code": refusal.code, "message": refusal.message, "detail": None}]}).encode()
     challenge = [(b"www-authenticate", b'Basic realm="Amazon ECR",service="ecr.amazonaws.com"')] if refusal.status == 401 else []
     await _answer(send, refusal.status, body, challenge)

@@ -15,16 +15,18 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, unquote_plus, urlencode
 
 from .base_image import MachineRoot, MapBase, link_map_base
 from .config import ACCOUNT, CloudConfig
 from .engine import Engine
+from .faults import Fault
 from .machines import Hypervisor
 
 Scope = dict[str, Any]
@@ -41,6 +43,9 @@ _OPEN_PATHS: Final = (
     "/_ministack/cfn-signal/",
     "/_ministack/lambda-code/",
 )
+_MACHINE_ORDERS: Final = ("cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
+_SMALL: Final = 65_536
+_LOOK_S: Final = 0.05
 _log: Final = logging.getLogger("local-cloud.door")
 
 
@@ -82,7 +87,7 @@ class Cloud:
     def __init__(self, config: CloudConfig, engine: Engine, root: MachineRoot, base: MapBase, ssh_port: int) -> None:
         from ministack import app as ministack_app
 
-        from . import authorization, ec2, ec2_images, ecr, faults, identity, persistence, registry, ssm
+        from . import alarms, authorization, ec2, ec2_images, ecr, events, faults, identity, persistence, registry, ssm
 
         self.config = config
         self.ministack = ministack_app
@@ -99,6 +104,8 @@ class Cloud:
         self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile)
         self._base_image = ec2_images.base_image_id(root.key)
         self._run_command = ssm.RunCommand(self.room)
+        self._alarms = alarms.Alarms(config.region)
+        self._queue_faults = events.QueueFaults(self.faults, config.region)
         self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
 
     def install(self) -> None:
@@ -110,6 +117,8 @@ class Cloud:
         self.images.install()
         self._run_command.install(self._base_image)
         self.authorizer.install()
+        self._alarms.install()
+        self._queue_faults.install()
         handlers = self.ministack.SERVICE_HANDLERS
         handlers["ec2"] = self._ec2_handler()
         handlers["ecr"] = self.images.handle
@@ -162,9 +171,12 @@ class Cloud:
                         resource_arn=arn,
                         explicit_deny=denied.decision == "Deny",
                     )
-            fault = self.faults.take(service, action)
+            await self._through_the_network(access_key)
+            fault = self.faults.take(service, action, unquote_plus(path) + (body.decode(errors="replace") if len(body) < _SMALL else ""))
             if fault:
-                _log.warning("ordered fault: %s %s fails with %s", service, action, fault.code)
+                _log.warning("ordered fault: %s %s %s", service, action, fault.code or f"is held for {fault.delay_s:.0f} s")
+                await self._held(fault)
+            if fault and fault.code:
                 _, head, text = iam_actions.access_denied_response(
                     service, action, "", str(uuid.uuid4()), error_code=fault.code, message=fault.message, headers=headers
                 )
@@ -174,6 +186,33 @@ class Cloud:
             return answer
 
         return guarded
+
+    async def _through_the_network(self, access_key: str) -> None:
+        """Hold a call of a machine whose network was ordered to be cut or slow: TCP waits and goes on when the network is back."""
+        machine = self._identity.session_name(access_key)
+        while self.faults.is_cut(machine):
+            await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(self.faults.waits(machine))
+
+    async def _held(self, fault: Fault) -> None:
+        """Hold a call for as long as its order says, or until all orders are cleared."""
+        until = time.monotonic() + fault.delay_s
+        with self.faults.holding(fault):
+            while time.monotonic() < until and self.faults.is_held(fault):
+                await asyncio.sleep(_LOOK_S)
+
+    async def _registry(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from .registry import Refusal, login_of, refuse
+
+        await self._through_the_network(self.images.key_of(login_of(scope["headers"])))
+        fault = self.faults.take("registry", "Pull" if scope["method"] in ("GET", "HEAD") else "Push", scope["path"])
+        if fault:
+            _log.warning("ordered fault: registry %s %s", scope["method"], fault.code)
+            await self._held(fault)
+        if fault and fault.code:
+            await refuse(send, Refusal(fault.status, fault.code, fault.message))
+        else:
+            await self.registry_door(scope, receive, send)
 
     def _ec2_handler(self) -> Handler:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -213,7 +252,7 @@ class Cloud:
             await self._control(scope, headers, receive, send)
             return
         if scope["type"] == "http" and self._is_registry(path):
-            await self.registry_door(scope, receive, send)
+            await self._registry(scope, receive, send)
             return
         if path.startswith("/_") and not path.startswith(_OPEN_PATHS):
             await _json(send, 404, {"message": "not here"})
@@ -267,10 +306,9 @@ class Cloud:
         try:
             body = json.loads(await _body(receive) or b"{}")
             if (method, path) == ("GET", "/_local/faults"):
-                await _json(send, 200, {"pending": self.faults.pending()})
+                await _json(send, 200, {"pending": self.faults.pending(), "held": self.faults.held()})
             elif (method, path) == ("POST", "/_local/faults"):
-                self.faults.order_from(body)
-                await _json(send, 200, {})
+                await _json(send, 200, await self._order(body))
             elif (method, path) == ("DELETE", "/_local/faults"):
                 self.faults.clear()
                 await _json(send, 200, {})
@@ -283,21 +321,54 @@ class Cloud:
         except (FaultError, KeyError, ValueError) as wrong:
             await _json(send, 400, {"message": str(wrong)})
 
+    async def _order(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one order. Raises FaultError, KeyError or ValueError for one that makes no sense."""
+        from .faults import FOREVER, FaultError
+
+        if self.faults.order_from(data):
+            return {}
+        if "redeliver" in data:
+            return {"messages": self._queue_faults.redeliver(str(data["redeliver"]))}
+        machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")
+        if self.room.find(machine) is None:
+            raise FaultError(f"no such order, or no such machine: {', '.join(sorted(data))}")
+        if "cut_network" in data:
+            self.faults.cut(machine, float(data.get("seconds", FOREVER)))
+        elif "slow_network" in data:
+            self.faults.cut(machine, float(data.get("seconds", FOREVER)), float(data["delay_s"]))
+        elif "interrupt_spot" in data:
+            self.room.interrupt(machine, float(data.get("seconds", 120)), str(data.get("action", "terminate")))
+        else:
+            change = self.room.shrink_disk if "small_disk" in data else self.room.restore_disk
+            options = {"mib": int(data["mib"])} if "small_disk" in data else {}
+            await asyncio.get_running_loop().run_in_executor(None, lambda: change(machine, str(data["path"]), **options))
+        return {}
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        saver: asyncio.Task[None] | None = None
+        beside: list[asyncio.Task[None]] = []
 
         async def notice(message: dict[str, Any]) -> None:
-            nonlocal saver
             if message["type"] == "lifespan.startup.complete":
                 self.restore()
-                saver = asyncio.get_running_loop().create_task(self._save_often())
+                start = asyncio.get_running_loop().create_task
+                beside.extend((start(self._save_often()), start(self._watch_alarms())))
             await send(message)
 
         await self.ministack.app(scope, receive, notice)
-        if saver:
-            saver.cancel()
+        for task in beside:
+            task.cancel()
         self.keeper.save_ours()
         self.room.close()
+
+    async def _watch_alarms(self) -> None:
+        from .alarms import EVERY_S
+
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                self._alarms.tick()
+            except Exception:
+                _log.exception("the alarms could not be looked at")
 
     async def _save_often(self) -> None:
         while True:

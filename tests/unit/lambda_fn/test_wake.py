@@ -12,15 +12,15 @@ from urllib.parse import quote_plus
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
 from lambda_fn import hosts, wake
-from lambda_fn.hosts import Host, Plan, plan
+from lambda_fn.hosts import Cause, Host, Plan, cause_of, plan
 from lambda_fn.package import build_zip, required_distributions
-from monai_aws_pipeline.contract import ContractError, JobMessage, job_id
+from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda text: f"input/{text}.zip")
 
@@ -254,6 +254,46 @@ def test_an_offline_agent_is_left_to_the_schedule(cloud: SimpleNamespace, monkey
     assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
     assert asked[0]["InstanceIds"] == [host_id]
     assert asked[0]["Parameters"]["commands"] == ["systemctl start --no-block monai-aws-agent.service"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        ("AccessDeniedException", Cause.PERMISSION),
+        ("UnauthorizedOperation", Cause.PERMISSION),
+        ("InvalidInstanceId", Cause.AGENT),
+        ("InsufficientInstanceCapacity", Cause.CAPACITY),
+        ("ThrottlingException", Cause.THROTTLED),
+        ("IncorrectInstanceState", Cause.STATE),
+        ("SomethingNew", Cause.OTHER),
+        (ConnectTimeoutError(endpoint_url="https://ssm"), Cause.NETWORK),
+    ],
+)
+def test_permission_agent_and_network_are_told_apart(wrong: Any, cause: Cause) -> None:
+    error = ClientError({"Error": {"Code": wrong, "Message": "no"}}, "SendCommand") if isinstance(wrong, str) else wrong
+    assert cause_of(error) is cause
+
+
+def test_a_missing_host_is_a_metric_and_the_job_stays_queued(cloud: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wake.handler(batch(notification("input/Hans Mueller.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert len(cloud.jobs()) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    (metric,) = lines
+    (directive,) = metric["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == METRICS_NAMESPACE
+    assert directive["Dimensions"] == [["deployment"]]
+    assert metric["deployment"] == "dev"
+    assert metric[HOST_MISSING_METRIC] == [1.0]
+
+
+def test_a_backlog_starts_a_second_host_and_duplicates_kick_nobody_twice_into_anything(cloud: SimpleNamespace) -> None:
+    first, second = sorted((cloud.launch(), cloud.launch()))
+    wake.handler(batch(notification("input/a.zip"), notification("input/a.zip")), CONTEXT)
+    assert [cloud.state(first), cloud.state(second)] == ["running", "stopped"]
+    for _ in range(20):
+        cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert [cloud.state(first), cloud.state(second)] == ["running", "running"]
 
 
 # -------------------------------------------------------------------------------------------------------------------------- package

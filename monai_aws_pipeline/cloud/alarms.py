@@ -1,0 +1,118 @@
+"""CloudWatch alarms of one deployment: what an operator must hear of although nobody looks.
+
+Which alarms there are is a pure function (``wanted``). They show in CloudWatch, and tell an SNS topic where one is named; the topic and who
+listens to it are the administrator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.cloud.errors import refused
+from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
+
+    from monai_aws_pipeline.settings import Names
+
+_SQS: Final = "AWS/SQS"
+_MINUTE: Final = 60
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm that is raised when a metric reaches ``threshold`` within ``period_s`` seconds. No data is no alarm."""
+
+    name: str
+    says: str
+    namespace: str
+    metric: str
+    dimensions: tuple[tuple[str, str], ...]
+    threshold: float
+    statistic: str = "Maximum"
+    period_s: int = _MINUTE
+
+    def request(self, topic: str, tags: Mapping[str, str]) -> dict[str, Any]:
+        """The request of PutMetricAlarm."""
+        return {
+            "AlarmName": self.name,
+            "AlarmDescription": self.says,
+            "Namespace": self.namespace,
+            "MetricName": self.metric,
+            "Dimensions": [{"Name": name, "Value": value} for name, value in self.dimensions],
+            "Statistic": self.statistic,
+            "Period": self.period_s,
+            "EvaluationPeriods": 1,
+            "Threshold": self.threshold,
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+            "TreatMissingData": "notBreaching",
+            "AlarmActions": [topic] if topic else [],
+            "OKActions": [topic] if topic else [],
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        }
+
+
+def wanted(names: Names, job_minutes: int, wake_minutes: int) -> tuple[Alarm, ...]:
+    """The alarms of a deployment. Their texts say what to do; none names a study."""
+    dead = "A message was received three times and never ended. Find out why in the log, then: monai-aws replay --all."
+    waiting = "ApproximateNumberOfMessagesVisible"
+    return (
+        Alarm(names.uploads_dead_letters, f"Uploads. {dead}", _SQS, waiting, (("QueueName", names.uploads_dead_letters),), 1),
+        Alarm(names.jobs_dead_letters, f"Jobs. {dead}", _SQS, waiting, (("QueueName", names.jobs_dead_letters),), 1),
+        Alarm(
+            f"{names.alarms}job-age",
+            "A job has no answer for too long: look at monai-aws status and the wake function's log (no capacity, no permission, no MAP).",
+            _SQS,
+            "ApproximateAgeOfOldestMessage",
+            (("QueueName", names.jobs_queue),),
+            job_minutes * _MINUTE,
+        ),
+        Alarm(
+            f"{names.alarms}host-missing",
+            "Jobs wait and there is no inference host: materialise inference_host.",
+            METRICS_NAMESPACE,
+            HOST_MISSING_METRIC,
+            (("deployment", names.deployment),),
+            1,
+            # As long as hosts are missing, each scheduled wake says so again: the alarm must not end between two of them.
+            period_s=max(300, 2 * wake_minutes * _MINUTE),
+        ),
+    )
+
+
+class Alarms:
+    """The alarms of one deployment."""
+
+    def __init__(self, client: CloudWatchClient, prefix: str) -> None:
+        self._client, self._prefix = client, prefix
+
+    def ensure(self, alarms: Iterable[Alarm], topic: str, tags: Mapping[str, str]) -> None:
+        """Make the alarms, or bring them to what is wanted, and remove those of this deployment that are no longer wanted."""
+        alarms = tuple(alarms)
+        for alarm in alarms:
+            try:
+                self._client.put_metric_alarm(**alarm.request(topic, tags))
+            except ClientError as error:
+                raise refused(error, f"making the alarm {alarm.name}") or error from error
+        for name in set(self.names()) - {alarm.name for alarm in alarms}:
+            self.remove(name)
+
+    def names(self) -> list[str]:
+        """Names of the alarms there are."""
+        try:
+            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
+            return [alarm.get("AlarmName", "") for page in pages for alarm in page["MetricAlarms"]]
+        except ClientError as error:
+            raise refused(error, "looking at the alarms") or error from error
+
+    def remove(self, name: str) -> None:
+        """Delete an alarm; one that is gone already is fine."""
+        try:
+            self._client.delete_alarms(AlarmNames=[name])
+        except ClientError as error:
+            raise refused(error, f"deleting the alarm {name}") or error from error
