@@ -26,6 +26,8 @@ INDEX_PREFIX: Final = "results-index/"
 JOBS_PREFIX: Final = "jobs/"
 PROCESSED_PREFIX: Final = "processed/"
 QUARANTINE_PREFIX: Final = "quarantine/"
+GOLDEN_PREFIX: Final = "golden/"
+MAPS_PREFIX: Final = "maps/"
 READY_MARKER: Final = "_READY"
 
 TAG_DEPLOYMENT: Final = "monai-aws:deployment"
@@ -112,6 +114,16 @@ def processed_key(study: str, job: str, name: str) -> str:
 def job_done_key(job: str) -> str:
     """Key of the marker written when every study of a job has committed."""
     return f"{JOBS_PREFIX}{_hex(job, 32, 'job')}.json"
+
+
+def golden_key(sha256: str) -> str:
+    """Key of a golden study, its reference or its expectation: named by its content, so that it can be checked and never changes."""
+    return f"{GOLDEN_PREFIX}{_hex(sha256, 64, 'sha256')}"
+
+
+def sbom_key(digest: str) -> str:
+    """Key of the bill of materials of the MAP with a digest (``sha256:…``)."""
+    return f"{MAPS_PREFIX}{_hex(digest.removeprefix('sha256:'), 64, 'digest')}/sbom.cdx.json"
 
 
 def index_key(committed_at: datetime, job: str, study: str = "") -> str:

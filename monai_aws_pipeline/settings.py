@@ -141,6 +141,10 @@ class Settings(BaseSettings):
     app_dir: str = Field(".", min_length=1, description="folder of the application inside its source")
     model_uri: str = Field("", description="path, file:, https: or s3: address of the model")
     model_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the model file")
+    golden_study: str = Field("", description="address of a zipped study that every new MAP must answer; empty: none")
+    golden_study_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the golden study")
+    golden_reference: str = Field("", description="address of a DICOM SEG that the golden study's segments are compared with; empty: none")
+    golden_reference_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the golden reference")
     packager: Literal["layered", "monai-deploy"] = Field("layered", description="how the MAP is built")
     base_image: str = Field("nvidia/cuda:13.0.0-runtime-ubuntu24.04", min_length=1, description="base image of the MAP")
     wheelhouse: Literal["none", "collect"] = Field(
@@ -201,6 +205,11 @@ class Settings(BaseSettings):
     def _together(self) -> Settings:
         if self.model_uri and not self.model_sha256:
             raise ValueError("model_sha256 is missing: give the SHA-256 of the file at model_uri, so that an altered model is noticed")
+        for name in ("golden_study", "golden_reference"):
+            if getattr(self, name) and not getattr(self, f"{name}_sha256"):
+                raise ValueError(f"{name}_sha256 is missing: give the SHA-256 of the file at {name}, so that an altered file is noticed")
+        if self.golden_reference and not self.golden_study:
+            raise ValueError("golden_study is missing: a golden_reference is what its result is compared with")
         return self
 
     @cached_property

@@ -1,7 +1,9 @@
-"""The agent's command line on the host: ``run`` (the systemd unit) and ``prepare`` (pull the live MAP, one JSON line).
+"""The agent's command line on the host.
 
+``run`` is the systemd unit; ``prepare`` pulls the live MAP; ``prove`` lets a MAP of the registry answer the golden study that its labels
+name; ``golden`` does so with an image and files of this machine. All but ``run`` print one JSON line.
 Here belongs putting the pieces together and process matters: signals, logging, exit codes. Exit codes: 0 done, 2 wrong configuration,
-3 the MAP could not be made ready, 1 anything else.
+3 the MAP could not be made ready, 4 the golden study was not answered as expected, 1 anything else.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
@@ -28,9 +31,11 @@ from monai_aws_pipeline.host_agent.errors import JobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
-from monai_aws_pipeline.host_agent.live_map import LiveMap, is_image
+from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
 from monai_aws_pipeline.host_agent.metadata import read_host
 from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
+from monai_aws_pipeline.maps.hosting import Limits
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -51,13 +56,28 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--when-idle", choices=("poweroff", "exit"), default="poweroff", help="exit: end the agent only, for debugging")
     prepare = commands.add_parser("prepare", help="pull a MAP and print one JSON line about it")
     prepare.add_argument("--image", type=_image, help="registry/repository@sha256:…; without it, the live MAP")
+    prove = commands.add_parser("prove", help="let a MAP answer the golden study that its labels name, and print one JSON line")
+    prove.add_argument("--image", type=_image, required=True, help="registry/repository@sha256:…")
+    gate = commands.add_parser("golden", help="the same with an image and files of this machine; needs no agent.json")
+    gate.add_argument("--image", required=True, help="any reference that the container engine knows")
+    gate.add_argument("--study", type=Path, required=True, help="the zipped study")
+    gate.add_argument("--expect", type=Path, required=True, help="the expectation as JSON")
+    gate.add_argument("--reference", type=Path, help="a DICOM SEG to compare with")
+    gate.add_argument("--gpus", default="", help="value of docker run --gpus")
+    gate.add_argument("--network", choices=("none", "host", "bridge"), default="none", help="network of the container")
+    gate.add_argument("--memory-mib", type=int, default=Limits.memory_mib, help="memory limit in MiB")
+    gate.add_argument("--timeout-s", type=int, default=Limits.timeout_s, help="longest run in seconds")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("botocore").setLevel(logging.ERROR)
     try:
+        if chosen.command == "golden":
+            return _golden(chosen)
         config = load_config(chosen.config)
+        if chosen.command == "prove":
+            return _prove(config, chosen.image)
         return _prepare(config, chosen.image) if chosen.command == "prepare" else _run(config, powering_off=chosen.when_idle == "poweroff")
-    except ConfigError as wrong:
+    except (ConfigError, ExpectationError) as wrong:
         log.critical("%s", wrong)
         return 2
     except JobError as wrong:
@@ -67,13 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(config: AgentConfig, *, powering_off: bool) -> int:
     boot = BootOnce(RUNTIME_FOLDER)
-    stop = threading.Event()
-
-    def told_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, told_to_stop)
-    signal.signal(signal.SIGINT, told_to_stop)
+    stop = _told_to_stop()
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker")
     hosting = PerStudy(engine)
@@ -104,6 +118,43 @@ def _prepare(config: AgentConfig, image: str | None) -> int:
     line = {"image": ready.image, "digest": ready.facts.digest, "bytes": ready.bytes, "seconds": round(ready.seconds, 3)}
     sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
     return 0
+
+
+def _prove(config: AgentConfig, image: str) -> int:
+    started = time.monotonic()
+    session = boto3.Session(region_name=config.region)
+    engine = Engine(RUNTIME_FOLDER / "docker-prove")
+    stop = _told_to_stop()
+    with Preparing(RUNTIME_FOLDER)(), golden.scratch(WORK_FOLDER.parent) as folder:
+        ready = _live_map(session, engine, config).make_ready(image, stop)
+        given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
+        verdict = golden.examine(PerStudy(engine), config.limits, stop, ready, given, folder) if given else None
+    sys.stdout.write(golden.report(image, ready.facts.digest, verdict, started) + "\n")
+    return 0 if verdict is None or verdict.passed else golden.MISSED
+
+
+def _golden(chosen: argparse.Namespace) -> int:
+    started = time.monotonic()
+    engine = Engine(RUNTIME_FOLDER / "docker-golden")
+    given = golden.Given(chosen.study, read_json(chosen.expect.read_bytes()), chosen.reference)
+    limits = Limits(timeout_s=chosen.timeout_s, memory_mib=chosen.memory_mib, gpus=chosen.gpus, network=chosen.network)
+    ready = describe(engine.facts(chosen.image), 0.0)
+    with golden.scratch(WORK_FOLDER.parent) as folder:
+        verdict = golden.examine(PerStudy(engine), limits, _told_to_stop(), ready, given, folder)
+    sys.stdout.write(golden.report(chosen.image, "", verdict, started) + "\n")
+    return 0 if verdict.passed else golden.MISSED
+
+
+def _told_to_stop() -> threading.Event:
+    """An event that is set when this process is asked to end."""
+    stop = threading.Event()
+
+    def told(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    return stop
 
 
 def _image(text: str) -> str:

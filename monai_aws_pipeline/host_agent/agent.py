@@ -51,7 +51,8 @@ class Agent:
         around = self._around
         wipe(around.work)
         around.work.mkdir(parents=True, mode=0o700)
-        if left := around.engine.remove_leftovers():
+        # A MAP that is being proved beside an agent that starts is no leftover.
+        if not self._in_use() and (left := around.engine.remove_leftovers()):
             log.warning("removed %d container(s) that an earlier agent left", left)
         log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
         idle = Idleness(time.monotonic())

@@ -16,7 +16,7 @@ from typing import Final
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
-_SOURCES: Final = ("__init__.py", "contract.py", "maps/__init__.py", "maps/hosting.py", "host_agent/*.py")
+_SOURCES: Final = ("__init__.py", "contract.py", "maps/__init__.py", "maps/hosting.py", "maps/expectation.py", "host_agent/*.py")
 _HOST_FILES: Final = ("provision.sh", "monai-aws-agent.service")
 
 

@@ -51,6 +51,7 @@ class Code(StrEnum):
     ENGINE_FAILED = "engine_failed"
     STORAGE_FAILED = "storage_failed"
     DISK_FULL = "disk_full"
+    GOLDEN_MISSING = "golden_missing"
     INTERNAL = "internal"
 
 
@@ -90,6 +91,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then: monai-aws upload --again.",
     Code.STORAGE_FAILED: "Check the bucket and the host's role; then: monai-aws upload --again.",
     Code.DISK_FULL: "Use a larger root volume (MONAI_AWS_ROOT_VOLUME_GIB); then: monai-aws upload --again.",
+    Code.GOLDEN_MISSING: "Materialise map_image again: it puts the golden study of an image into the bucket.",
     Code.INTERNAL: "Report this with the agent's log; then: monai-aws upload --again.",
 }
 

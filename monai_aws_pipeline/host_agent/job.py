@@ -54,7 +54,7 @@ from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_t
 
 log = logging.getLogger(__name__)
 
-_HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
+HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
 
 
 class WorkFolderError(Exception):
@@ -397,7 +397,7 @@ def cost_of(timings: Timings, config: AgentConfig, host: HostFacts) -> Cost:
 
 def retry_seconds(code: Code, receives: int) -> int:
     """Seconds until a failed job is tried again: longer where this host or its surroundings failed and need time."""
-    return (30 if code in _HOST_CODES else 5) * receives
+    return (30 if code in HOST_CODES else 5) * receives
 
 
 def as_job_error(wrong: Exception) -> JobError:

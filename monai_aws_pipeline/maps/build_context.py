@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from monai_aws_pipeline.maps import recipe, sdk_renderer, wheelhouse
+from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
+from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
 from monai_aws_pipeline.maps.source import Source, content_hash
 
@@ -63,6 +65,7 @@ class BuildContext:
     model_sha256: str
     sdk_version: str
     layers: tuple[Layer, ...]
+    golden: Golden | None = None
 
 
 def write_context(
@@ -75,6 +78,7 @@ def write_context(
     model_sha256: str = "",
     wheels: Path | None = None,
     timeout_s: int = 0,
+    golden: Golden | None = None,
 ) -> BuildContext:
     """Write the build context of an application.
 
@@ -87,6 +91,7 @@ def write_context(
         model_sha256: SHA-256 of the model file, already checked.
         wheels: Wheelhouse (``wheelhouse.collect``), or None to let the build host's pip use its index.
         timeout_s: The application's own timeout, written into ``app.json``; 0 for none.
+        golden: The golden study that the image has to answer; its hashes become labels, and nothing of it goes into the image.
 
     Raises:
         ManifestError: ``app.yaml`` is wrong.
@@ -117,7 +122,8 @@ def write_context(
 
     dependency_key = _dependency_key(base_image, requirements, _text(source.path / "constraints.txt"), house)
     application_key = content_hash(target / "app")
-    marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key}
+    # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
+    marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
     without_name = _dockerfile(base_image, config, rendered, marks)  # the name holds the hash, so the hash cannot hold the name
     content = _digest([dependency_key, model_sha256, application_key, without_name])
     tag = f"{config.version.replace('+', '-')}-{source.commit[:7]}-{content[:8]}"
@@ -141,6 +147,7 @@ def write_context(
             Layer("model", model_sha256, model_file.stat().st_size if model_file else 0),
             Layer("application", application_key, _bytes(target / "app")),
         ),
+        golden=golden,
     )
 
 
@@ -175,7 +182,11 @@ def _write_dependencies(folder: Path, requirements: str, constraints: str, house
 
 def _write_application(root: Path, source: Source, rendered: sdk_renderer.RenderedMap) -> None:
     """The application layer as a tree that is copied onto ``/``. Nothing in it belongs to the user that runs it."""
-    shutil.copytree(source.path, root / "opt" / "holoscan" / "app")
+    shutil.copytree(
+        source.path,
+        root / "opt" / "holoscan" / "app",
+        ignore=lambda folder, names: {GOLDEN_FOLDER} & set(names) if Path(folder) == source.path else set(),
+    )
     manifests, work = root / "etc" / "holoscan", root / "var" / "holoscan"
     manifests.mkdir(parents=True)
     work.mkdir(parents=True)

@@ -96,7 +96,7 @@ def read_app_config(folder: Path) -> AppConfig:
 
 def parse_app_config(text: str) -> AppConfig:
     """Read the text of an ``app.yaml``. Raises ManifestError with every finding."""
-    data = _load_yaml(text)
+    data = load_yaml(text, APP_YAML)
     findings: list[str] = []
     application, resources = data.get("application"), data.get("resources")
     if not isinstance(application, dict):
@@ -187,19 +187,20 @@ def parse_package_manifest(text: str) -> PackageManifest:
     return manifest
 
 
-def _load_yaml(text: str) -> dict[str, Any]:
+def load_yaml(text: str, what: str) -> dict[str, Any]:
+    """A YAML mapping from an untrusted file that the errors call ``what``. Raises ManifestError."""
     try:
         # An alias is a reference; a few nested ones write themselves out as gigabytes of JSON.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ManifestError(APP_YAML, ["YAML aliases (*name) are not supported; write the value out"])
+            raise ManifestError(what, ["YAML aliases (*name) are not supported; write the value out"])
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as wrong:
         if isinstance(wrong, ManifestError):
             raise
         line = getattr(getattr(wrong, "problem_mark", None), "line", None)
-        raise ManifestError(APP_YAML, [f"not valid YAML{f' near line {line + 1}' if line is not None else ''}"]) from wrong
+        raise ManifestError(what, [f"not valid YAML{f' near line {line + 1}' if line is not None else ''}"]) from wrong
     if not isinstance(data, dict):
-        raise ManifestError(APP_YAML, ["empty, or not a mapping at its top level"])
+        raise ManifestError(what, ["empty, or not a mapping at its top level"])
     return data
 
 

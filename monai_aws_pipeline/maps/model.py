@@ -1,7 +1,7 @@
-"""The model file: from where the settings say into the cache, checked by its SHA-256.
+"""Files that the settings name by address and SHA-256 (the model, the golden study, its reference): fetched into the cache and checked.
 
 Here belongs the reading of paths, ``file:`` and ``https:`` addresses. Reading from S3 is a callable handed in, because nothing in this
-folder knows AWS. The cache is keyed by the hash, so a model that did not change is never fetched twice.
+folder knows AWS. The cache is keyed by the hash, so a file that did not change is never fetched twice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -26,7 +27,7 @@ _TIMEOUT_S: Final = 60
 
 
 class ModelError(RuntimeError):
-    """The model cannot be used. The message says why and what to do."""
+    """The model (or another file that is fetched as it is) cannot be used. The message says why and what to do."""
 
 
 class ModelMissingError(ModelError):
@@ -38,13 +39,34 @@ class ModelAlteredError(ModelError):
 
 
 class ModelUnreachableError(ModelError):
-    """The place of the model could not be read."""
+    """The place of the file could not be read."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file that settings name. ``what`` in the user's words; ``uri`` and ``sha256`` are the two settings; ``folder`` in the cache."""
+
+    what: str
+    uri: str
+    sha256: str
+    folder: str
+
+
+MODEL: Final = Named("model", "MONAI_AWS_MODEL_URI", "MONAI_AWS_MODEL_SHA256", "models")
+GOLDEN_STUDY: Final = Named("golden study", "MONAI_AWS_GOLDEN_STUDY", "MONAI_AWS_GOLDEN_STUDY_SHA256", "golden")
+GOLDEN_REFERENCE: Final = Named("golden reference", "MONAI_AWS_GOLDEN_REFERENCE", "MONAI_AWS_GOLDEN_REFERENCE_SHA256", "golden")
 
 
 def fetch_model(uri: str, sha256: str, cache: Path, *, download_s3: S3Download | None = None) -> Path:
-    """Bring the model to ``cache/models/SHA256/NAME`` and return that path.
+    """Bring the model to ``cache/models/SHA256/NAME`` and return that path. As ``fetch_file``."""
+    return fetch_file(MODEL, uri, sha256, cache, download_s3=download_s3)
+
+
+def fetch_file(named: Named, uri: str, sha256: str, cache: Path, *, download_s3: S3Download | None = None) -> Path:
+    """Bring a file to ``cache/FOLDER/SHA256/NAME`` and return that path.
 
     Args:
+        named: What it is, for the words of an error.
         uri: Path, ``file:``, ``https:`` or ``s3:`` address of one file. A relative path is taken from the working folder.
         sha256: Expected SHA-256, 64 hex digits.
         cache: Folder of cached files.
@@ -54,19 +76,19 @@ def fetch_model(uri: str, sha256: str, cache: Path, *, download_s3: S3Download |
         ModelMissingError, ModelAlteredError, ModelUnreachableError.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ModelError("MONAI_AWS_MODEL_SHA256 is not 64 hex digits; get it with `sha256sum FILE`")
-    name = _file_name(uri)
-    target = cache / "models" / sha256 / name
+        raise ModelError(f"{named.sha256} is not 64 hex digits; get it with `sha256sum FILE`")
+    name = _file_name(named, uri)
+    target = cache / named.folder / sha256 / name
     if target.is_file() and _sha256(target) == sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         partial = Path(scratch) / name
-        _copy(uri, partial, download_s3)
+        _copy(named, uri, partial, download_s3)
         found = _sha256(partial)
         if found != sha256:
             raise ModelAlteredError(
-                f"{name} has SHA-256 {found}, but MONAI_AWS_MODEL_SHA256 says {sha256}. If the model was meant to change, "
+                f"{name} has SHA-256 {found}, but {named.sha256} says {sha256}. If the {named.what} was meant to change, "
                 "set the new value; if not, somebody altered the file"
             )
         partial.chmod(0o644)
@@ -74,51 +96,53 @@ def fetch_model(uri: str, sha256: str, cache: Path, *, download_s3: S3Download |
     return target
 
 
-def _file_name(uri: str) -> str:
+def _file_name(named: Named, uri: str) -> str:
     parts = urlsplit(uri)
     path = unquote(parts.path) if parts.scheme else uri
     name = path.rstrip("/").rpartition("/")[2]
     if not _NAME.fullmatch(name):
-        raise ModelError("MONAI_AWS_MODEL_URI must end with a file name of letters, digits, '.', '_' and '-'")
+        raise ModelError(f"{named.uri} must end with a file name of letters, digits, '.', '_' and '-'")
     return name
 
 
-def _copy(uri: str, target: Path, download_s3: S3Download | None) -> None:
+def _copy(named: Named, uri: str, target: Path, download_s3: S3Download | None) -> None:
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         if download_s3 is None:
-            raise ModelUnreachableError("an s3: model needs AWS access, which this caller has not")
+            raise ModelUnreachableError(f"an s3: {named.what} needs AWS access, which this caller has not")
         if not parts.netloc or not parts.path.strip("/"):
-            raise ModelError("MONAI_AWS_MODEL_URI: expected s3://BUCKET/KEY")
+            raise ModelError(f"{named.uri}: expected s3://BUCKET/KEY")
         try:
             download_s3(parts.netloc, parts.path.lstrip("/"), target)
         except ModelError:
             raise
         except Exception as wrong:
             why = type(wrong).__name__
-            raise ModelUnreachableError(f"the model could not be read from S3 ({why}); check the address and s3:GetObject") from wrong
+            raise ModelUnreachableError(
+                f"the {named.what} could not be read from S3 ({why}); check the address and s3:GetObject"
+            ) from wrong
     elif parts.scheme == "https":
-        _download(uri, target)
+        _download(named, uri, target)
     elif parts.scheme in ("", "file"):
         source = Path(unquote(parts.path) if parts.scheme else uri).expanduser()
         if not source.is_file():
-            raise ModelMissingError(f"there is no model file at {source}; check MONAI_AWS_MODEL_URI")
+            raise ModelMissingError(f"there is no {named.what} file at {source}; check {named.uri}")
         shutil.copyfile(source, target)
     else:
-        raise ModelError(f"MONAI_AWS_MODEL_URI: '{parts.scheme}:' is not supported; use a path, file:, https: or s3:")
+        raise ModelError(f"{named.uri}: '{parts.scheme}:' is not supported; use a path, file:, https: or s3:")
 
 
-def _download(uri: str, target: Path) -> None:
+def _download(named: Named, uri: str, target: Path) -> None:
     try:
         with closing(urllib.request.urlopen(uri, timeout=_TIMEOUT_S)) as response, target.open("wb") as out:  # noqa: S310  https only
             if not response.geturl().startswith("https:"):
-                raise ModelUnreachableError("the model's address redirects to one without encryption")
+                raise ModelUnreachableError(f"the {named.what}'s address redirects to one without encryption")
             shutil.copyfileobj(response, out)
     except urllib.error.HTTPError as wrong:
         kind = ModelMissingError if wrong.code in (404, 410) else ModelUnreachableError
-        raise kind(f"the server answered {wrong.code} for the model; check MONAI_AWS_MODEL_URI and whether it needs a login") from wrong
+        raise kind(f"the server answered {wrong.code} for the {named.what}; check {named.uri} and whether it needs a login") from wrong
     except OSError as wrong:
-        raise ModelUnreachableError(f"the model could not be downloaded: {wrong}") from wrong
+        raise ModelUnreachableError(f"the {named.what} could not be downloaded: {wrong}") from wrong
 
 
 def _sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from monai_aws_pipeline.maps import conformance, recipe, sdk_renderer
 from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextError, sdk_pins, write_context
+from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
@@ -134,6 +135,20 @@ def test_the_tag_speaks_and_labels_tell_where_an_image_comes_from(tmp_path, mode
     assert labels["org.opencontainers.image.revision"] == built.commit
     assert labels["monai-aws.model-sha256"] == DIGEST
     assert labels["monai-aws.dependencies"] == built.dependency_key
+
+
+def test_the_golden_study_names_itself_in_labels_and_the_tag_and_is_not_in_the_image(tmp_path):
+    expectation = read_expectation(Path(TINY))
+    assert expectation is not None
+    without = context(tmp_path, "a")
+    built = context(tmp_path, "b", golden=Golden(tmp_path / "study.zip", "1" * 64, expectation))
+    labels, files = image_of(built)[0]["config"]["Labels"], image_of(built)[1]  # type: ignore[index]
+    assert (labels["monai-aws.golden-study"], labels["monai-aws.golden-reference"]) == ("1" * 64, "")
+    assert labels["monai-aws.golden-expect"] == hashlib.sha256(expectation.to_json()).hexdigest()
+    assert image_of(without)[0]["config"]["Labels"]["monai-aws.golden-study"] == ""  # type: ignore[index]
+    assert built.tag != without.tag
+    assert built.layers == without.layers
+    assert not [path for path in files if "golden" in path]
 
 
 def test_a_title_cannot_leave_its_label(tmp_path):

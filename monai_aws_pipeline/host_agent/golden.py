@@ -1,0 +1,215 @@
+"""The golden study on a machine: run by the MAP as any study is, measured, and held against what was expected.
+
+Two callers: the gate on a build host, before an image is pushed (files come over SSH), and ``prove`` on an inference host, for an image of
+the registry (files come from the bucket by the hashes in its labels). Here belongs measuring; the judgement is in ``maps.expectation``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pydicom
+
+from monai_aws_pipeline.contract import golden_key
+from monai_aws_pipeline.host_agent import preview
+from monai_aws_pipeline.host_agent.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.hosting import Hosting
+from monai_aws_pipeline.host_agent.intake import unpack
+from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, run_study
+from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.outputs import DICOM, DICOM_SEG, Produced
+from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.maps.expectation import (
+    LABEL_EXPECT,
+    LABEL_REFERENCE,
+    LABEL_STUDY,
+    Expectation,
+    ExpectationError,
+    Found,
+    FoundFile,
+    FoundSegment,
+    Verdict,
+    judge,
+    read_json,
+)
+from monai_aws_pipeline.maps.hosting import Limits
+
+log = logging.getLogger(__name__)
+
+MISSED: Final = 4
+"""Exit code where a point is not met."""
+_LOG_LINES: Final = 60
+
+
+@dataclass(frozen=True)
+class Given:
+    """The files of a golden study on this machine. ``reference`` is a DICOM SEG, None where there is none."""
+
+    study: Path
+    expectation: Expectation
+    reference: Path | None = None
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder of its own that is gone afterwards."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="golden-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, given: Given, folder: Path) -> Verdict:
+    """Let the MAP answer the study in ``folder`` and judge the answer. Raises JobError where the machine and not the MAP is at fault."""
+    try:
+        study = _only_study(given.study, folder / "files")
+        (folder / "study").mkdir()
+        inferred = run_study(hosting, limits, stop, ready, study, folder / "study")
+    except JobError as wrong:
+        if wrong.code in HOST_CODES:
+            raise
+        _show_log(folder / "study" / "map.log")
+        return judge(given.expectation, Found(failure=f"{wrong.code}: {wrong.cause}"))
+    verdict = judge(given.expectation, measure(inferred, folder / "study" / "output", given.reference))
+    if not verdict.passed:
+        _show_log(folder / "study" / "map.log")
+    return verdict
+
+
+def measure(inferred: Inferred, output: Path, reference: Path | None) -> Found:
+    """Files, volumes and Dice of an answer."""
+    compared = preview.read_segmentation(reference) if reference else None
+    segments: list[FoundSegment] = []
+    for item in inferred.produced:
+        if item.kind != DICOM_SEG:
+            continue
+        try:
+            segmentation = preview.read_segmentation(item.path)
+            segments += [_segment(segmentation, segment, compared) for segment in preview.measure(segmentation)]
+        except Exception as wrong:  # somebody's file, whose text may quote a value; the points say that its segments were not found
+            why = wrong if isinstance(wrong, preview.NotDrawableError) else type(wrong).__name__
+            log.warning("a segmentation cannot be measured (%s)", why)
+    files = tuple(FoundFile(item.path.relative_to(output).as_posix(), item.kind, _sop_class(item)) for item in inferred.produced)
+    return Found(files, tuple(segments), inferred.end.seconds, inferred.end.peak_bytes)
+
+
+def _segment(segmentation: preview.Segmentation, segment: preview.Segment, reference: preview.Segmentation | None) -> FoundSegment:
+    if reference is None:
+        return FoundSegment(segment.label, segment.volume_ml)
+    numbers = [number for number, label in reference.labels.items() if label == segment.label]
+    if len(numbers) != 1:
+        return FoundSegment(segment.label, segment.volume_ml, no_dice=f"the reference has {len(numbers)} segments of this label")
+    try:
+        return FoundSegment(segment.label, segment.volume_ml, dice(segmentation, segment.number, reference, numbers[0]))
+    except preview.NotDrawableError as wrong:
+        return FoundSegment(segment.label, segment.volume_ml, no_dice=str(wrong))
+
+
+def dice(found: preview.Segmentation, number: int, reference: preview.Segmentation, its_number: int) -> float:
+    """Dice coefficient of two segments on the same grid of voxels, 1.0 where both are empty.
+
+    The planes are matched by their position in patient space alone, so that a mask that is shifted, mirrored or out of order scores badly.
+    Raises NotDrawableError where voxels do not lie on voxels: then there is nothing to count.
+    """
+    ours, theirs = found.grid, reference.grid
+    same = (
+        (ours.rows, ours.columns) == (theirs.rows, theirs.columns)
+        and np.allclose(ours.orientation, theirs.orientation, atol=1e-3)
+        and np.allclose(ours.spacing, theirs.spacing, rtol=1e-3)
+        and np.isclose(found.slice_distance, reference.slice_distance, rtol=1e-3)
+    )
+    apart = ours.positions[0] - theirs.positions[0]
+    along = float(apart @ theirs.normal)
+    in_plane = float(np.linalg.norm(apart - along * theirs.normal))
+    steps = along / reference.slice_distance
+    if not same or in_plane > 0.1 * min(theirs.spacing) or abs(steps - round(steps)) > 0.1:
+        raise preview.NotDrawableError("lies on another grid than the reference")
+    one, other = _planes(found, number, theirs.along[0]), _planes(reference, its_number, theirs.along[0])
+    common = sum(int((mask & other[place]).sum()) for place, mask in one.items() if place in other)
+    total = sum(int(mask.sum()) for planes in (one, other) for mask in planes.values())
+    return 2 * common / total if total else 1.0
+
+
+def _planes(segmentation: preview.Segmentation, number: int, origin: float) -> dict[int, preview.Array]:
+    """Masks of a segment by the index of their plane, counted from ``origin`` in mm along the normal."""
+    planes: dict[int, preview.Array] = {}
+    for index in np.flatnonzero(segmentation.segment_of_frame == number):
+        place = round(float(segmentation.grid.along[index] - origin) / segmentation.slice_distance)
+        mask = segmentation.frames[index] >= 0.5
+        planes[place] = planes[place] | mask if place in planes else mask
+    return planes
+
+
+def _only_study(archive: Path, target: Path) -> Study:
+    target.mkdir()
+    unpack(archive, target)
+    studies = read_studies(sorted(target.glob("*.dcm")))
+    if len(studies) != 1:
+        raise RefusedError(Code.BAD_REQUEST, f"The golden study holds {len(studies)} studies instead of one.")
+    return studies[0]
+
+
+def _sop_class(item: Produced) -> str:
+    if item.kind not in (DICOM, DICOM_SEG):
+        return ""
+    return str(pydicom.dcmread(item.path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)
+
+
+def _show_log(path: Path) -> None:
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines()[-_LOG_LINES:]:
+            log.warning("the application said: %s", line)
+
+
+# ----------------------------------------------------------------------------------------------------------------- by the image's labels
+
+
+def from_labels(labels: Mapping[str, str], store: Store, folder: Path) -> Given | None:
+    """Fetch what an image's labels name from the bucket, each checked by its hash; None where they name nothing. Raises FailedError."""
+    if not labels.get(LABEL_STUDY):
+        return None
+    study = _fetch(store, labels[LABEL_STUDY], folder / "study.zip")
+    expected = _fetch(store, labels.get(LABEL_EXPECT, ""), folder / "expect.json")
+    reference = _fetch(store, labels[LABEL_REFERENCE], folder / "reference.dcm") if labels.get(LABEL_REFERENCE) else None
+    try:
+        return Given(study, read_json(expected.read_bytes()), reference)
+    except ExpectationError as wrong:
+        raise FailedError(Code.GOLDEN_MISSING, f"The image's expectation cannot be read ({wrong}).") from wrong
+
+
+def _fetch(store: Store, sha256: str, target: Path) -> Path:
+    try:
+        store.download(golden_key(sha256), "", "", target)
+    except (RefusedError, ValueError) as wrong:
+        raise FailedError(Code.GOLDEN_MISSING, f"The bucket has no object golden/{sha256[:12]}…, which the image's labels name.") from wrong
+    with target.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            raise FailedError(Code.GOLDEN_MISSING, f"The object golden/{sha256[:12]}… was altered; its content is not what its name says.")
+    return target
+
+
+def report(image: str, digest: str, verdict: Verdict | None, started: float) -> str:
+    """The one JSON line. ``started``: monotonic seconds; no verdict: the image names no golden study."""
+    line = {
+        "image": image,
+        "digest": digest,
+        "golden": "none" if verdict is None else "passed" if verdict.passed else "failed",
+        "points": [asdict(point) for point in verdict.points] if verdict else [],
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return json.dumps(line, sort_keys=True)

@@ -1,0 +1,177 @@
+"""The golden study on a machine: answered as any study is, measured, and judged; its files come from the bucket by an image's labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from moto import mock_aws
+from pydicom.uid import SegmentationStorage, generate_uid
+
+from monai_aws_pipeline.contract import MapFacts, golden_key
+from monai_aws_pipeline.host_agent import golden, preview
+from monai_aws_pipeline.host_agent.errors import Code, FailedError
+from monai_aws_pipeline.host_agent.hosting import PerStudy
+from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.maps.expectation import LABEL_EXPECT, LABEL_REFERENCE, LABEL_STUDY, Verdict, parse_expectation
+from monai_aws_pipeline.maps.hosting import Limits, RunSpec
+
+from .dicom_files import write_seg, write_series
+from .test_job import WELL, PretendedEngine
+
+READY = ReadyMap("map", RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan"), MapFacts(), 1, 0.0)
+EXPECTED = {
+    "files": [{"kind": "dicom-seg", "sop-class": SegmentationStorage, "count": 1}, {"name": "stl/*.stl", "count": 1}],
+    "segments": {"Brain": {"volume-ml": {"min": 0.57, "max": 0.58}, "dice": {"min": 0.9}}},
+    "limits": {"seconds": 1, "memory-mib": 1},
+}
+
+
+def block(low: int = 2, high: int = 5) -> np.ndarray:
+    mask = np.zeros((8, 16, 16), dtype=bool)
+    mask[low:high, 4:8, 4:8] = True  # 3 x 4 x 4 voxels of 2 x 2 x 3 mm: 0.576 ml
+    return mask
+
+
+@dataclass
+class Place:
+    """A golden study on disk, and a MAP that is a Python function."""
+
+    folder: Path
+    source: list[Path]
+    given: golden.Given
+
+    def examine(self, mask: np.ndarray | None, **end: Any) -> Verdict:
+        def answer(source: Path, target: Path):
+            if mask is not None:
+                write_seg(target / "seg.dcm", sorted(source.iterdir()), mask)
+                (target / "stl").mkdir()
+                (target / "stl" / "brain.stl").write_text("solid")
+            return replace(WELL, **end)
+
+        work = self.folder / f"work{len(list(self.folder.iterdir()))}"
+        work.mkdir()
+        return golden.examine(PerStudy(PretendedEngine(answer)), Limits(), threading.Event(), READY, self.given, work)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    source = write_series(tmp_path / "source", generate_uid())
+    reference = write_seg(tmp_path / "reference.dcm", source, block())
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in source:
+            archive.write(path, path.name)
+    return Place(tmp_path, source, golden.Given(tmp_path / "study.zip", parse_expectation(EXPECTED), reference))
+
+
+def test_a_good_answer_passes_every_point_and_the_line_says_so(place: Place):
+    verdict = place.examine(block())
+    assert verdict.passed, verdict.missed
+    line = json.loads(golden.report("map@sha256:0", "sha256:0", verdict, 0.0))
+    assert (line["golden"], line["image"], line["digest"]) == ("passed", "map@sha256:0", "sha256:0")
+    assert {"name": "Dice of Brain", "expected": "at least 0.9", "found": "1.0000", "ok": True} in line["points"]
+    assert json.loads(golden.report("m", "", None, 0.0))["golden"] == "none"
+
+
+def test_a_shifted_answer_has_the_volume_and_not_the_dice(place: Place):
+    verdict = place.examine(block(3, 6))
+    assert [str(point) for point in verdict.missed] == ["Dice of Brain: expected at least 0.9, found 0.6667"]
+
+
+def test_an_application_that_fails_writes_nothing_or_never_ends_is_a_miss_with_its_code(place: Place, caplog: pytest.LogCaptureFixture):
+    for verdict, code in (
+        (place.examine(None, exit_code=3), "map_failed"),
+        (place.examine(None), "no_output"),
+        (place.examine(block(), timed_out=True), "map_timeout"),
+        (place.examine(block(), out_of_memory=True), "map_out_of_memory"),
+    ):
+        (point,) = verdict.missed
+        assert (point.name, point.found.partition(":")[0]) == ("application", code)
+    assert "the application said: hello" in caplog.text
+
+
+def test_a_machine_that_fails_is_not_the_applications_fault(place: Place):
+    class Broken(PretendedEngine):
+        def run(self, arguments: list[str], **_: Any):
+            raise FailedError(Code.ENGINE_FAILED, "The container did not start.")
+
+    (place.folder / "work").mkdir()
+    with pytest.raises(FailedError):
+        golden.examine(PerStudy(Broken()), Limits(), threading.Event(), READY, place.given, place.folder / "work")  # type: ignore[arg-type]
+
+
+def test_a_golden_upload_of_two_studies_or_none_is_said_as_such(place: Place):
+    with zipfile.ZipFile(place.given.study, "a") as archive:
+        for path in write_series(place.folder / "other", generate_uid()):
+            archive.write(path, f"other-{path.name}")
+    (point,) = place.examine(block()).points
+    assert "holds 2 studies instead of one" in point.found
+
+
+def test_dice_is_counted_by_place_not_by_order_and_only_on_one_grid(place: Place, tmp_path: Path):
+    def seg(name: str, mask: np.ndarray, source: list[Path]) -> preview.Segmentation:
+        return preview.read_segmentation(write_seg(tmp_path / name, source, mask))
+
+    reference = seg("a.dcm", block(), place.source)
+    assert golden.dice(seg("b.dcm", block(), place.source), 1, reference, 1) == 1.0
+    assert golden.dice(seg("c.dcm", block(4, 7), place.source), 1, reference, 1) == pytest.approx(2 * 1 / 6)
+    assert golden.dice(seg("d.dcm", block(5, 8), place.source), 1, reference, 1) == 0.0
+    for elsewhere in (write_series(tmp_path / "gap", "1.2.3", gap=3.7), write_series(tmp_path / "wide", "1.2.3", spacing=2.1)):
+        with pytest.raises(preview.NotDrawableError, match="another grid"):
+            golden.dice(seg("e.dcm", block(), elsewhere), 1, reference, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------- by the image's labels
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="studies")
+        yield Store(client, "studies")
+
+
+def put(store: Store, content: bytes) -> str:
+    sha256 = hashlib.sha256(content).hexdigest()
+    store._s3.put_object(Bucket="studies", Key=golden_key(sha256), Body=content)
+    return sha256
+
+
+def test_what_the_labels_name_is_fetched_and_checked(place: Place, store: Store, tmp_path: Path):
+    assert place.given.reference is not None
+    (tmp_path / "fetched").mkdir()
+    labels = {
+        LABEL_STUDY: put(store, place.given.study.read_bytes()),
+        LABEL_EXPECT: put(store, place.given.expectation.to_json()),
+        LABEL_REFERENCE: put(store, place.given.reference.read_bytes()),
+    }
+    given = golden.from_labels(labels, store, tmp_path / "fetched")
+    assert given is not None
+    assert given.expectation == place.given.expectation
+    assert replace(place, given=given).examine(block()).passed
+    assert golden.from_labels({}, store, tmp_path) is None
+    assert golden.from_labels({LABEL_STUDY: ""}, store, tmp_path) is None
+
+
+def test_a_missing_altered_or_unreadable_object_is_named(store: Store, tmp_path: Path):
+    study = put(store, b"study")
+    with pytest.raises(FailedError, match="no object golden/"):
+        golden.from_labels({LABEL_STUDY: "0" * 64}, store, tmp_path)
+    with pytest.raises(FailedError, match="no object golden/"):
+        golden.from_labels({LABEL_STUDY: study}, store, tmp_path)
+    with pytest.raises(FailedError, match="cannot be read"):
+        golden.from_labels({LABEL_STUDY: study, LABEL_EXPECT: put(store, b"{}")}, store, tmp_path)
+    store._s3.put_object(Bucket="studies", Key=golden_key(study), Body=b"another")
+    with pytest.raises(FailedError, match="was altered"):
+        golden.from_labels({LABEL_STUDY: study}, store, tmp_path)
