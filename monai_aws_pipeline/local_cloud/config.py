@@ -101,6 +101,7 @@ class CloudConfig:
 
 def configure(state_dir: Path | None = None, port: int = DEFAULT_PORT, *, agent_delay_s: float = 2.0) -> CloudConfig:
     """The configuration for a state folder (default ``.local-cloud`` here); caches lie under the setting ``cache_dir``."""
-    state = (state_dir or Path(".local-cloud")).absolute()
-    cache = load_settings().cache_dir.absolute() / "local-cloud"
+    # Resolved: the kernel lists a mount under its real path, and what is not found there is not unmounted.
+    state = (state_dir or Path(".local-cloud")).resolve()
+    cache = load_settings().cache_dir.resolve() / "local-cloud"
     return CloudConfig(state_dir=state, port=port, cache_dir=cache, agent_delay_s=agent_delay_s)

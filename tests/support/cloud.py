@@ -32,7 +32,7 @@ def session_config(name: str) -> CloudConfig:
 
 
 def _folder() -> Path:
-    return load_settings().cache_dir.absolute() / "test-clouds"
+    return load_settings().cache_dir.resolve() / "test-clouds"
 
 
 def _sweep() -> None:
