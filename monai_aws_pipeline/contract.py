@@ -256,11 +256,16 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each phase. ``queued``: enqueued to taken; ``boot``: machine start to agent ready, for the first job after a boot."""
+    """Seconds of each phase. ``queued``: enqueued to taken; ``boot``: machine start to agent ready, for the first job after a boot.
+
+    ``waiting``: fetched, and the machine at work on another study. ``upload``: end of the inference to the commit. ``total``: enqueued to
+    committed; a boot lies within ``queued``.
+    """
 
     queued: float = 0.0
     boot: float = 0.0
     download: float = 0.0
+    waiting: float = 0.0
     pull: float = 0.0
     inference: float = 0.0
     upload: float = 0.0
@@ -271,7 +276,8 @@ class Timings:
 class Resources:
     """What the MAP used for the study: peak memory in bytes, ``peak_gpu_memory`` only where there is a GPU, and CPU seconds.
 
-    ``hosting``: ``per_study`` (a container of its own) or ``warm`` (a process forked in a container that had the imports); empty: it never ran.
+    ``hosting``: ``per_study`` (a container of its own) or ``warm`` (a process forked in a container that had the imports); empty: it
+    never ran.
     """
 
     peak_rss: int = 0
@@ -282,10 +288,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the study cost in US dollars and on which basis (price, instance type, seconds)."""
+    """What the study cost in US dollars and on which basis (price, instance type, seconds).
+
+    ``shares`` in US dollars, adding up to ``usd``: ``boot``, ``pull``, ``inference`` (with everything else that was done for studies) and
+    ``idle``, the time without work before the study, which is the tail before the machine's last stop as well.
+    """
 
     usd: float = 0.0
     basis: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -509,6 +520,10 @@ def _part(kind: type[_T], data: Mapping[str, Any], name: str, sequences: tuple[s
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ContractError(f"{name}.{spec.name} must be a list of strings")
             values[spec.name] = tuple(value)
+        elif spec.type == "Mapping[str, float]":
+            if not isinstance(value, dict) or not all(type(number) in (int, float) for number in value.values()):
+                raise ContractError(f"{name}.{spec.name} must map names to numbers")
+            values[spec.name] = dict(value)
         elif isinstance(value, bool) or not isinstance(value, _ACCEPTS[str(spec.type)]):
             raise ContractError(f"{name}.{spec.name} must be {spec.type}")
         else:

@@ -25,9 +25,7 @@ def usd_per_hour(instance_type: str) -> float:
     return ON_DEMAND_USD_PER_HOUR.get(instance_type, 0.0)
 
 
-def basis(instance_type: str, region: str) -> str:
-    """What a cost figure rests on, in words."""
-    if instance_type not in ON_DEMAND_USD_PER_HOUR:
-        return f"no list price known for {instance_type}"
+def basis(region: str) -> str:
+    """What the prices of this table rest on, in words."""
     note = "" if region == "us-east-1" else f", not adjusted for {region}"
-    return f"{instance_type} on demand, us-east-1 list price of {AS_OF}{note}"
+    return f"on demand, us-east-1 list price of {AS_OF}{note}"

@@ -17,7 +17,7 @@ from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeRes
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
-from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
+from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
@@ -47,7 +47,7 @@ def plan_hosts(existing: Sequence[Machine], content: str, count: int) -> HostPla
     return HostPlan(keep, retire, count - len(keep))
 
 
-def agent_settings(settings: Settings, instance_type: str) -> dict[str, Any]:
+def agent_settings(settings: Settings) -> dict[str, Any]:
     """The content of /etc/monai-aws/agent.json. No secret is in it: the agent reads those with its role."""
     names = settings.names
     return {
@@ -62,8 +62,8 @@ def agent_settings(settings: Settings, instance_type: str) -> dict[str, Any]:
         "map_timeout_s": settings.map_timeout_s,
         "map_memory_mib": settings.map_memory_mib,
         "idle_stop_minutes": settings.idle_stop_minutes,
-        "usd_per_hour": usd_per_hour(instance_type),
-        "price_basis": basis(instance_type, settings.region),
+        "usd_per_hour": ON_DEMAND_USD_PER_HOUR,  # of every type: which one it becomes is known when there is capacity
+        "price_basis": basis(settings.region),
     }
 
 
@@ -85,7 +85,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches)
     image = materialized_version(context.instance, "gpu_ami")
     pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context.instance, "map_image"))
-    agent = agent_settings(chosen, chosen.instance_types[0])
+    agent = agent_settings(chosen)
     content = host_content(image, agent)
 
     plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
@@ -110,7 +110,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             "instance_type": hosts[0].type,
             "image_id": image,
             "map_digest": pushed.digest,
-            "usd_per_hour_while_running": agent["usd_per_hour"],
+            "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
             "idle_stop_minutes": chosen.idle_stop_minutes,
             "pull_seconds": MetadataValue.json(pulls),
             "reused": MetadataValue.bool(plan.create == 0),

@@ -25,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
+from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
 from monai_aws_pipeline.host_agent.errors import JobError
@@ -93,7 +94,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     hosting = PerStudy(engine)
     around = Surroundings(
         config=config,
-        store=Store(session.client("s3", config=_CALLS), config.bucket),
+        store=Store(session.client("s3", config=_CALLS), config.bucket, stop),
         queue=JobsQueue(session.client("sqs", config=_CALLS), config.jobs_queue),
         engine=engine,
         hosting=hosting,
@@ -102,6 +103,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         host=read_host(),
         work=WORK_FOLDER,
         stop=stop,
+        bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
     )
     try:
         Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()

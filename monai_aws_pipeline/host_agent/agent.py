@@ -1,6 +1,6 @@
-"""The agent's life on one machine: start clean, answer jobs while there are any, then stop the machine.
+"""The agent's life on one machine: start clean, take jobs while there are any, then stop the machine.
 
-Here belongs the loop and the decision to stop. What happens to one job is in ``job.py``.
+Here belongs the loop and the decision to stop. What happens to jobs is in ``pipeline.py`` and ``job.py``.
 """
 
 from __future__ import annotations
@@ -10,34 +10,22 @@ import logging
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.host_agent.job import Outcome, Surroundings, handle, wipe
+from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.metadata import seconds_since_start
+from monai_aws_pipeline.host_agent.pipeline import Pipeline, wipe
 
 log = logging.getLogger(__name__)
 
 RUNTIME_FOLDER: Final = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/monai-aws"))
 WORK_FOLDER: Final = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/monai-aws")) / "work"
 _QUEUE_PAUSE_S: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Idleness:
-    """Since when there is nothing to do, in monotonic seconds. Time until a given-back job returns does not count as idle."""
-
-    since: float
-
-    def stop_due(self, now: float, idle_stop_minutes: float) -> bool:
-        """Whether the machine has been idle long enough."""
-        return now - self.since >= idle_stop_minutes * 60
 
 
 class Agent:
@@ -55,29 +43,40 @@ class Agent:
         if not self._in_use() and (left := around.engine.remove_leftovers()):
             log.warning("removed %d container(s) that an earlier agent left", left)
         log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
-        idle = Idleness(time.monotonic())
+        pipeline = Pipeline(around)
+        try:
+            idle = self._take_jobs(pipeline)
+        except BaseException:
+            around.stop.set()
+            raise
+        finally:
+            pipeline.close()
+            around.bill.keep()
+        if pipeline.broken:
+            raise pipeline.broken
+        if idle:
+            log.info("nothing to do for %.1f min; stopping this machine", around.config.idle_stop_minutes)
+            self._power_off()
+
+    def _take_jobs(self, pipeline: Pipeline) -> bool:
+        """Take jobs until told to stop (False) or idle for long enough with nothing in hand and nothing queued (True)."""
+        around = self._around
         while not around.stop.is_set():
+            if not pipeline.wait_for_place():
+                continue
             try:
-                idle, worked = self._turn(idle)
+                delivery = around.queue.take()
+                if delivery:
+                    pipeline.accept(delivery)
+                    continue
             except (ClientError, BotoCoreError) as wrong:
                 # The clock of idleness goes on: a host that cannot reach its queue must not run, and cost, for ever.
                 log.warning("the queue did not answer (%s); again in %.0f s", wrong.__class__.__name__, _QUEUE_PAUSE_S)
                 around.stop.wait(_QUEUE_PAUSE_S)
-                worked = False
-            due = not worked and idle.stop_due(time.monotonic(), around.config.idle_stop_minutes)
+            due = pipeline.idle_seconds() >= around.config.idle_stop_minutes * 60
             if due and not around.stop.is_set() and self._still_empty() and not self._in_use():
-                log.info("nothing to do for %.1f min; stopping this machine", around.config.idle_stop_minutes)
-                self._power_off()
-                return
-
-    def _turn(self, idle: Idleness) -> tuple[Idleness, bool]:
-        delivery = self._around.queue.take()
-        if delivery is None:
-            return idle, False
-        ended = handle(self._around, delivery, self._boot.take())
-        if ended.outcome is Outcome.UNREADABLE:
-            return idle, True  # a poisoned message must not keep a machine running
-        return Idleness(max(idle.since, time.monotonic() + ended.retry_in)), True
+                return True
+        return False
 
     def _still_empty(self) -> bool:
         """The last look, so that what arrived meanwhile is not left to the next schedule. An unreachable queue counts as empty."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +25,9 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """One host's settings. ``map_timeout_s`` in seconds, ``map_memory_mib`` in MiB, ``usd_per_hour`` in US dollars.
+    """One host's settings. ``map_timeout_s`` in seconds, ``map_memory_mib`` in MiB, ``usd_per_hour`` in US dollars by instance type.
 
-    ``price_basis`` says in one line whose price it is, for example ``on-demand, us-east-1``.
+    ``price_basis`` says in one line whose prices they are, for example ``on-demand, us-east-1``.
     """
 
     deployment: str
@@ -40,7 +41,7 @@ class AgentConfig:
     map_timeout_s: int
     map_memory_mib: int
     idle_stop_minutes: float
-    usd_per_hour: float
+    usd_per_hour: Mapping[str, float]
     price_basis: str
 
     @property
@@ -64,7 +65,6 @@ _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
     "map_timeout_s": (10, 86400, True),
     "map_memory_mib": (64, 1048576, True),
     "idle_stop_minutes": (0.01, 1440, False),
-    "usd_per_hour": (0, 1000, False),
 }
 
 
@@ -89,7 +89,7 @@ def parse_config(text: str) -> AgentConfig:
     if problems:
         raise ConfigError("agent.json is wrong:\n  " + "\n  ".join(problems))
     given: dict[str, Any] = {spec.name: data[spec.name] for spec in fields(AgentConfig)}
-    return AgentConfig(**{**given, "idle_stop_minutes": float(given["idle_stop_minutes"]), "usd_per_hour": float(given["usd_per_hour"])})
+    return AgentConfig(**{**given, "idle_stop_minutes": float(given["idle_stop_minutes"])})
 
 
 def _problem(name: str, data: dict[str, Any]) -> str | None:
@@ -99,8 +99,16 @@ def _problem(name: str, data: dict[str, Any]) -> str | None:
     if name in _TEXTS:
         pattern, expected = _TEXTS[name]
         return None if isinstance(value, str) and re.fullmatch(pattern, value) else f"{name}: expected {expected}"
+    if name == "usd_per_hour":
+        good = isinstance(value, dict) and all(
+            re.fullmatch(r"[a-z0-9.-]{1,40}", key) and _is_number(of, 0, 1000) for key, of in value.items()
+        )
+        return None if good else "usd_per_hour: expected numbers from 0 to 1000 by instance type"
     low, high, whole = _NUMBERS[name]
-    number = isinstance(value, int) or (isinstance(value, float) and not whole and math.isfinite(value))
-    if number and not isinstance(value, bool) and low <= value <= high:
+    if _is_number(value, low, high) and not (whole and isinstance(value, float)):
         return None
     return f"{name}: expected a {'whole ' if whole else ''}number from {low} to {high}"
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high

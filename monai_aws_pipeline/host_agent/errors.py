@@ -97,17 +97,12 @@ REMEDIES: Final[dict[Code, str]] = {
 
 
 class JobError(Exception):
-    """A job that ends without a result. ``cause`` says what was found, never in which file of whom.
-
-    ``run_seconds`` and ``run_peak_bytes`` are of the MAP's run, 0 where it never ran.
-    """
+    """A job that ends without a result. ``cause`` says what was found, never in which file of whom."""
 
     def __init__(self, code: Code, cause: str):
         super().__init__(f"{code}: {cause}")
         self.code = code
         self.cause = cause
-        self.run_seconds = 0.0
-        self.run_peak_bytes = 0
 
     @property
     def remedy(self) -> str:

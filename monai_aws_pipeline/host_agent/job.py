@@ -1,9 +1,9 @@
-"""One job from its message to its answer: a pipeline of small steps over frozen values.
+"""The steps of one job, over frozen values.
 
-    take → fetch → group into studies → (for each study) infer → publish → commit → keep the original → mark done → delete the message
+    prepare (fetch, check, group into studies) → for each study: attempt (the MAP runs), publish (judge, upload, commit) → finish
 
-Here belongs the order of the steps and what each kind of failure means for the message. Each step knows only what it is handed, so that
-fetching the next study and publishing the last one can overlap with an inference. I/O lives in Store, JobsQueue, Engine and LiveMap.
+Here belongs what each step does and what each kind of failure means. Each step knows only what it is handed; on which thread it runs, and
+that the steps of several jobs overlap, is decided in ``pipeline.py``. I/O lives in Store, JobsQueue, Engine and LiveMap.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -40,13 +39,14 @@ from monai_aws_pipeline.contract import (
     utc_text,
 )
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
+from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.config import AgentConfig
 from monai_aws_pipeline.host_agent.dicom import Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
-from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat, JobsQueue
+from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.store import Store
@@ -54,11 +54,8 @@ from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_t
 
 log = logging.getLogger(__name__)
 
+PREFETCH_MARGIN: Final = 4 << 30
 HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
-
-
-class WorkFolderError(Exception):
-    """A job's folder could not be wiped. The agent ends: the next study must not meet the remains of this one."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +73,18 @@ class Surroundings:
     work: Path
     stop: threading.Event
     limits: IntakeLimits = field(default_factory=IntakeLimits)
+    bill: Bill = field(default_factory=Bill)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A job in hand: its message, its receipt, when it was taken (clock and monotonic seconds) and its fresh folder."""
+    """A job in hand: its message, its receipt, its fresh folder, and when it was taken (clock and monotonic seconds)."""
 
     message: JobMessage
     delivery: Delivery
     folder: Path
     at: datetime
     started: float
-    boot_seconds: float
 
     @property
     def queued_seconds(self) -> float:
@@ -105,11 +102,58 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log."""
+
+    study: Study
+    folder: Path
+    source: Path
+    target: Path
+    without_identifiers: Callable[[Iterable[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class OneStudy:
+    """One study of a job, ready to be inferred since ``at`` (monotonic seconds)."""
+
+    placed: Placed
+    pseudonym: str
+    facts: InputFacts
+    timings: Timings
+    at: float
+
+    @property
+    def folder(self) -> Path:
+        """Its own folder within the job's."""
+        return self.placed.folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What of a job is left to infer, and the commits of studies that an earlier try answered."""
+
+    studies: tuple[OneStudy, ...]
+    known: tuple[ResultRecord, ...]
+
+
+@dataclass(frozen=True)
 class Inferred:
     """What the MAP wrote for one study and how its run ended."""
 
     end: RunEnd
     produced: tuple[Produced, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds."""
+
+    one: OneStudy
+    timings: Timings
+    ended: float
+    ready: ReadyMap | None = None
+    end: RunEnd | None = None
+    error: JobError | None = None
 
 
 class Outcome(StrEnum):
@@ -130,49 +174,10 @@ class Ended:
     retry_in: int = 0
 
 
-# --------------------------------------------------------------------------------------------------------------------- one receipt
+# ------------------------------------------------------------------------------------------------------------- before the inference
 
 
-def handle(around: Surroundings, delivery: Delivery, boot_seconds: float = 0.0) -> Ended:
-    """Work on one receipt to its end and settle its message. Raises nothing but WorkFolderError and the queue's own errors."""
-    try:
-        message = read_message(delivery.body, around.config.bucket)
-    except ContractError as wrong:
-        log.warning("a message cannot be read (%s); it goes to the dead-letter queue", wrong)
-        around.queue.give_back(delivery, 0)
-        return Ended(Outcome.UNREADABLE)
-    with Heartbeat(around.queue, delivery):
-        ended = _work(around, message, delivery, boot_seconds)
-    if ended.outcome in (Outcome.ANSWERED, Outcome.REPEATED):
-        around.queue.done(delivery)
-    elif ended.outcome is Outcome.INTERRUPTED:
-        around.queue.hand_over(delivery)
-    else:
-        around.queue.give_back(delivery, ended.retry_in)
-    log.info("job %s: %s", message.job, ended.outcome)
-    return ended
-
-
-def _work(around: Surroundings, message: JobMessage, delivery: Delivery, boot_seconds: float) -> Ended:
-    try:
-        if _was_answered(around, message):
-            return Ended(Outcome.REPEATED)
-        with fresh_folder(around.work / message.job) as folder:
-            taken = Taken(message, delivery, folder, datetime.now(UTC), time.monotonic(), boot_seconds)
-            answer(around, taken)
-        return Ended(Outcome.ANSWERED)
-    except InterruptedJobError:
-        return Ended(Outcome.INTERRUPTED)
-    except WorkFolderError:
-        raise
-    except Exception as wrong:  # whatever happens, this message comes back and the next study is unaffected
-        error = as_job_error(wrong)
-        retry = retry_seconds(error.code, delivery.receives)
-        log.warning("job %s: try %d failed (%s: %s); again in %d s", message.job, delivery.receives, error.code, error.cause, retry)
-        return Ended(Outcome.GIVEN_BACK, retry)
-
-
-def _was_answered(around: Surroundings, message: JobMessage) -> bool:
+def was_answered(around: Surroundings, message: JobMessage) -> bool:
     """Whether the job is done already; what a crash left undone after that is completed here."""
     done = commit.read_done(around.store, message.job)
     if done is None:
@@ -184,72 +189,24 @@ def _was_answered(around: Surroundings, message: JobMessage) -> bool:
     return True
 
 
-def answer(around: Surroundings, taken: Taken) -> tuple[ResultRecord, ...]:
-    """Answer a job completely: every study committed, the original kept, the job marked done, ``input/`` cleared.
-
-    Raises FailedError when a study failed and the queue will deliver the job again; InterruptedJobError when the host is stopping.
-    """
-    message = taken.message
-    try:
-        source = originals.source_of(message)
-        log.info("job %s: taken (try %d, %s, %d bytes)", message.job, taken.delivery.receives, source.kind, message.size)
-        records = _answer_studies(around, taken, source)
-    except RefusedError as error:
-        records = (_commit_end(around, taken, error, Status.QUARANTINED),)
-    except FailedError as error:
-        if not taken.delivery.last:
-            raise
-        records = (_commit_end(around, taken, error, Status.FAILED),)
-    kind = _kind_or_zip(message)
-    originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
-    commit.write_done(around.store, message.job, records)
-    originals.remove(around.store, message, kind)
-    return records
-
-
-def _answer_studies(around: Surroundings, taken: Taken, source: originals.Source) -> tuple[ResultRecord, ...]:
+def prepare(around: Surroundings, taken: Taken) -> Prepared:
+    """Bring the upload here, check it, and place each study that no earlier try answered. Raises RefusedError, FailedError."""
+    source = originals.source_of(taken.message)
+    log.info("job %s: taken (try %d, %s, %d bytes)", taken.message.job, taken.delivery.receives, source.kind, taken.message.size)
     fetched = fetch(around, taken, source)
-    shared = Timings(queued=taken.queued_seconds, boot=taken.boot_seconds, download=fetched.seconds)
-    since = taken.started
-    records: list[ResultRecord] = []
-    failures: list[FailedError] = []
+    spent = Timings(queued=taken.queued_seconds, download=fetched.seconds)
+    studies: list[OneStudy] = []
+    known: list[ResultRecord] = []
     for number, study in enumerate(fetched.studies):
         pseudonym = study_id(around.secret, study.uid)
-        known = commit.find_commit(around.store, taken.message.job, pseudonym)
-        if known:
-            commit.write_index(around.store, known)  # committed by a try that ended before it could say so
-            records.append(known)
+        earlier = commit.find_commit(around.store, taken.message.job, pseudonym)
+        if earlier:
+            commit.write_index(around.store, earlier)  # committed by a try that ended before it could say so
+            known.append(earlier)
             continue
-        one = OneStudy(study, pseudonym, taken.folder / f"study-{number}", input_facts(taken.message, study), shared, since)
-        try:
-            records.append(_answer_study(around, taken, one))
-        except RefusedError as error:
-            records.append(_commit_end(around, taken, error, Status.QUARANTINED, one))
-        except FailedError as error:
-            if taken.delivery.last:
-                records.append(_commit_end(around, taken, error, Status.FAILED, one))
-            else:
-                failures.append(error)
-        # Boot and download are counted once, with the first study; later ones begin where the last one ended.
-        since, shared = time.monotonic(), Timings(queued=taken.queued_seconds)
-    if failures:
-        raise failures[0]
-    return tuple(records)
-
-
-# ----------------------------------------------------------------------------------------------------------------------- the steps
-
-
-@dataclass(frozen=True)
-class OneStudy:
-    """One study of a job in hand: its pseudonym, folder, facts, and the timings that were spent before it. ``since``: monotonic seconds."""
-
-    study: Study
-    pseudonym: str
-    folder: Path
-    facts: InputFacts
-    timings: Timings
-    since: float
+        placed = place(study, taken.folder / f"study-{number}", around.config.limits)
+        studies.append(OneStudy(placed, pseudonym, input_facts(taken.message, study), spent, time.monotonic()))
+    return Prepared(tuple(studies), tuple(known))
 
 
 def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetched:
@@ -265,27 +222,60 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     return Fetched(studies, size, time.monotonic() - started)
 
 
-def infer(around: Surroundings, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
-    """Run the MAP on one study of a job. As ``run_study``."""
-    return run_study(around.hosting, around.config.limits, around.stop, ready, study, folder)
+def place(study: Study, folder: Path, limits: Limits) -> Placed:
+    """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
+    without_identifiers = identifier_filter(study)
+    source, target = folder / "input", folder / "output"
+    folder.mkdir(exist_ok=True)
+    source.mkdir(mode=0o755)
+    source.chmod(0o755)
+    target.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(target, limits.uid, limits.gid)
+    for instance in study.instances:
+        instance.path.rename(source / instance.path.name).chmod(0o644)
+    return Placed(study, folder, source, target, without_identifiers)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- inference
+
+
+def attempt(around: Surroundings, message: JobMessage, one: OneStudy) -> Attempt:
+    """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer."""
+    began = time.monotonic()
+    spent, ready = replace(one.timings, waiting=began - one.at), None
+    try:
+        ready = around.live_map.ready(message.request, around.stop)
+        spent = replace(spent, pull=ready.seconds)
+        end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed)
+        return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
+    except InterruptedJobError:
+        raise
+    except Exception as wrong:
+        return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
+
+
+def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed) -> RunEnd:
+    """Run the MAP on a placed study; its log lies in ``folder/map.log`` afterwards. Raises FailedError, InterruptedJobError."""
+    folder = placed.folder
+    limits = replace(limits, labels=((CONTAINER_LABEL, folder.parent.name),))
+    name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
+    end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop)
+    (folder / "map.log").write_text("\n".join(placed.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
+    log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
+    return end
+
+
+def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
+    """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
+    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib)
+    return Inferred(end, outputs.collect(placed.target, placed.study.uid))
 
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
-    """Run the MAP on one study in fresh folders; its log lies in ``folder/map.log`` afterwards, however it ended. Raises JobError."""
-    limits = replace(limits, labels=((CONTAINER_LABEL, folder.parent.name),))
-    without_identifiers = identifier_filter(study)
-    source, target = _study_folders(study, folder, limits)
-    name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
-    timeout = effective_timeout(ready.spec, limits)
-    end = hosting.run(ready, source, target, limits, name=name, stop=stop)
-    (folder / "map.log").write_text("\n".join(without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
-    log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
-    try:
-        judge_end(end, timeout, limits.memory_mib)
-        return Inferred(end, outputs.collect(target, study.uid))
-    except FailedError as error:
-        error.run_seconds, error.run_peak_bytes = end.seconds, end.peak_bytes
-        raise
+    """One study from its files to judged outputs, for whoever has a MAP and a study but no queue. Raises JobError."""
+    placed = place(study, folder, limits)
+    return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
 
 
 def judge_end(end: RunEnd, timeout_s: int, memory_mib: int) -> None:
@@ -298,65 +288,106 @@ def judge_end(end: RunEnd, timeout_s: int, memory_mib: int) -> None:
         raise FailedError(Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.")
 
 
-def _answer_study(around: Surroundings, taken: Taken, one: OneStudy) -> ResultRecord:
-    one.folder.mkdir()
-    ready = around.live_map.ready(taken.message.request, around.stop)
-    inferred = infer(around, ready, one.study, one.folder)
-    published = time.monotonic()
-    placed = [replace(item, path=one.folder / "input" / item.path.name) for item in one.study.instances]
+# -------------------------------------------------------------------------------------------------------------- after the inference
+
+
+def publish(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+    """Commit one study. Raises FailedError when it failed and the queue will deliver its job again."""
+    try:
+        return _commit_answer(around, taken, tried)
+    except Exception as wrong:
+        return _end(around, taken, as_job_error(wrong), tried)
+
+
+def refuse(around: Surroundings, taken: Taken, error: JobError) -> ResultRecord:
+    """Commit a job that ended before any study of it could be inferred. Raises the error when the queue will deliver the job again."""
+    return _end(around, taken, error)
+
+
+def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) -> None:
+    """Every study has committed: the original is kept, the job marked done, ``input/`` cleared."""
+    message = taken.message
+    kind = _kind_or_zip(message)
+    originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
+    commit.write_done(around.store, message.job, records)
+    originals.remove(around.store, message, kind)
+
+
+def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+    if tried.error or not tried.ready or not tried.end:
+        raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
+    one, ready, job = tried.one, tried.ready, taken.message.job
+    inferred = judge(around.config.limits, ready, one.placed, tried.end)
+    placed = [replace(item, path=one.placed.source / item.path.name) for item in one.placed.study.instances]
     extra = preview.describe(inferred.produced, placed, one.folder)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
-    earlier = commit.find_commit(around.store, taken.message.job, one.pseudonym)
+    earlier = commit.find_commit(around.store, job, one.pseudonym)
     if earlier:  # answered elsewhere while the MAP ran here: nothing of this copy is uploaded
         commit.write_index(around.store, earlier)
         return earlier
-    spent = Timings(
-        queued=one.timings.queued, boot=one.timings.boot, download=one.timings.download, pull=ready.seconds, inference=inferred.end.seconds
-    )
 
-    def record() -> ResultRecord:
+    def record(charged: Seconds) -> ResultRecord:
         now = time.monotonic()
-        timings = completed(spent, now - published, now - one.since)
+        spent = replace(tried.timings, boot=charged.boot, upload=now - tried.ended)
         return ResultRecord(
-            job=taken.message.job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
-            map=ready.facts, host=around.host, timings=timings,
-            resources=Resources(inferred.end.peak_bytes, inferred.end.peak_gpu_bytes, inferred.end.cpu_seconds, inferred.end.hosting),
-            cost=cost_of(timings, around.config, around.host), request=taken.message.request,
+            job=job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
+            map=ready.facts, host=around.host, timings=completed(spent, now - taken.started),
+            resources=resources_of(inferred.end),
+            cost=cost_of(charged, ready.seconds, around.config, around.host), request=taken.message.request,
         )  # fmt: skip
 
-    return commit.commit_success(around.store, taken.message.job, one.pseudonym, produced, record)
+    return _charged(around, record, lambda make: commit.commit_success(around.store, job, one.pseudonym, produced, make))
 
 
-def _commit_end(around: Surroundings, taken: Taken, error: JobError, status: Status, one: OneStudy | None = None) -> ResultRecord:
-    """Commit a job that was refused or failed for good, unless it was answered meanwhile."""
-    message = taken.message
+def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | None = None) -> ResultRecord:
+    """Commit a study, or a job whose studies are not known, that was refused or failed for good; otherwise raise its error."""
+    status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
+    if status is Status.FAILED and not taken.delivery.last:
+        raise error
+    message, one = taken.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
     earlier = commit.find_commit(around.store, message.job, study)
     if earlier:
         commit.write_index(around.store, earlier)
         return earlier
     log.warning("job %s: %s (%s: %s)", message.job, status, error.code, error.cause)
-    logs = [path] if one and (path := one.folder / "map.log").is_file() else []
-    before = one.timings if one else Timings(queued=taken.queued_seconds, boot=taken.boot_seconds)
-    before = replace(before, inference=error.run_seconds)
-    timings = completed(before, 0.0, time.monotonic() - (one.since if one else taken.started))
-    record = ResultRecord(
-        job=message.job, study=study, status=status, committed_at=utc_text(datetime.now(UTC)),
-        input=one.facts if one else input_facts(message, None), map=_map_facts(around, message, one), host=around.host, timings=timings,
-        resources=Resources(error.run_peak_bytes), cost=cost_of(timings, around.config, around.host),
-        error=ResultError(str(error.code), error.message), request=message.request,
-    )  # fmt: skip
-    return commit.commit_refusal(around.store, record, error, [outputs.made_here(path, outputs.LOG) for path in logs])
+    logs = [outputs.made_here(path, outputs.LOG)] if one and (path := one.folder / "map.log").is_file() else []
+    spent = tried.timings if tried else Timings(queued=taken.queued_seconds)
+
+    def record(charged: Seconds) -> ResultRecord:
+        return ResultRecord(
+            job=message.job, study=study, status=status, committed_at=utc_text(datetime.now(UTC)),
+            input=one.facts if one else input_facts(message, None), map=tried.ready.facts if tried and tried.ready else MapFacts(),
+            host=around.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - taken.started),
+            resources=resources_of(tried.end) if tried and tried.end else Resources(),
+            cost=cost_of(charged, spent.pull, around.config, around.host),
+            error=ResultError(str(error.code), error.message), request=message.request,
+        )  # fmt: skip
+
+    return _charged(around, record, lambda make: commit.commit_refusal(around.store, make(), error, logs))
 
 
-def _map_facts(around: Surroundings, message: JobMessage, one: OneStudy | None) -> MapFacts:
-    if one is None:
-        return MapFacts()
+def _charged(
+    around: Surroundings, build: Callable[[Seconds], ResultRecord], write: Callable[[Callable[[], ResultRecord]], ResultRecord]
+) -> ResultRecord:
+    """Commit a record with what is unpaid at that moment, which stays unpaid unless this very record is the one that counts."""
+    ours: ResultRecord | None = None
+    winner: ResultRecord | None = None
+    charged = Seconds()
+
+    def make() -> ResultRecord:
+        nonlocal ours, charged
+        charged = around.bill.charge()
+        ours = build(charged)
+        return ours
+
     try:
-        return around.live_map.ready(message.request, around.stop).facts
-    except JobError:
-        return MapFacts()  # there was no MAP to run, which is then the very error that is committed
+        winner = write(make)
+        return winner
+    finally:
+        if not (ours and winner and (ours.host, ours.committed_at) == (winner.host, winner.committed_at)):
+            around.bill.refund(charged)
 
 
 # ------------------------------------------------------------------------------------------------------------------- pure decisions
@@ -382,17 +413,31 @@ def input_facts(message: JobMessage, study: Study | None) -> InputFacts:
     )
 
 
-def completed(spent: Timings, upload: float, busy: float) -> Timings:
-    """Timings with upload and total; total runs from the upload's event to the commit: queued + busy. Rounded to milliseconds."""
-    values = {**vars(spent), "upload": upload, "total": spent.queued + busy}
+def resources_of(end: RunEnd) -> Resources:
+    """What a record says about the machine's resources that a run used."""
+    return Resources(end.peak_bytes, end.peak_gpu_bytes, end.cpu_seconds, end.hosting)
+
+
+def completed(spent: Timings, in_hand: float) -> Timings:
+    """Timings with their total, which runs from the upload's event to the commit: queued + seconds in hand. Rounded to milliseconds."""
+    values = {**vars(spent), "total": spent.queued + in_hand}
     return Timings(**{name: round(value, 3) for name, value in values.items()})
 
 
-def cost_of(timings: Timings, config: AgentConfig, host: HostFacts) -> Cost:
-    """What the seconds of this study cost: price of an hour times busy seconds, boot included; idle time is no study's own."""
-    busy = timings.total - timings.queued + timings.boot
-    basis = f"{config.usd_per_hour:.4f} USD/h x {busy:.1f} s busy on {host.type or 'this host'}"
-    return Cost(round(config.usd_per_hour * busy / 3600, 6), f"{basis} ({config.price_basis})" if config.price_basis else basis)
+def cost_of(charged: Seconds, pull: float, config: AgentConfig, host: HostFacts) -> Cost:
+    """What the seconds charged to a study cost, by share: boot, pull, inference (with all else that the machine did meanwhile), idle."""
+    price = config.usd_per_hour.get(host.type)
+    pull = min(pull, charged.busy)
+    seconds = {"boot": charged.boot, "pull": pull, "inference": charged.busy - pull, "idle": charged.idle}
+    shares = {name: round((price or 0.0) * spent / 3600, 6) for name, spent in seconds.items()}
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    basis = config.price_basis if price is not None else "no list price known"
+    return Cost(round(sum(shares.values()), 6), f"{price or 0.0:.4f} USD/h on {host.type or 'this host'} ({basis}): {spent}", shares)
+
+
+def room_to_prefetch(size: int, free: int) -> bool:
+    """Whether a study of ``size`` bytes may be fetched while others are in hand, with ``free`` bytes left on the disk."""
+    return free > PREFETCH_MARGIN and size <= free // 2
 
 
 def retry_seconds(code: Code, receives: int) -> int:
@@ -400,7 +445,7 @@ def retry_seconds(code: Code, receives: int) -> int:
     return (30 if code in HOST_CODES else 5) * receives
 
 
-def as_job_error(wrong: Exception) -> JobError:
+def as_job_error(wrong: BaseException) -> JobError:
     """Any exception as one with a code. The text of a foreign exception is left out, because it may quote a key or a DICOM value."""
     if isinstance(wrong, JobError):
         return wrong
@@ -423,38 +468,3 @@ def _kind_or_zip(message: JobMessage) -> originals.Kind:
         return originals.source_of(message).kind
     except RefusedError:
         return originals.Kind.RERUN if message.request else originals.Kind.ZIP  # one object, kept and removed like a zip
-
-
-# --------------------------------------------------------------------------------------------------------------------------- folders
-
-
-@contextmanager
-def fresh_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards. Raises WorkFolderError when it could not be removed."""
-    wipe(path)
-    path.mkdir(parents=True, mode=0o700)
-    try:
-        yield path
-    finally:
-        wipe(path)
-
-
-def wipe(path: Path) -> None:
-    """Remove a folder and verify that it is gone. Raises WorkFolderError."""
-    if path.exists():
-        shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        raise WorkFolderError("a job's folder could not be removed")
-
-
-def _study_folders(study: Study, folder: Path, limits: Limits) -> tuple[Path, Path]:
-    """The study's files moved into a folder that the MAP's user may read, and an empty one it may write."""
-    source, target = folder / "input", folder / "output"
-    source.mkdir(mode=0o755)
-    source.chmod(0o755)
-    target.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(target, limits.uid, limits.gid)
-    for instance in study.instances:
-        instance.path.rename(source / instance.path.name).chmod(0o644)
-    return source, target

@@ -7,6 +7,7 @@ Source: AWS, "Add preconditions to S3 operations with conditional requests".
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -42,14 +43,15 @@ class StoredObject:
 class Store:
     """One bucket. Every method raises FailedError(STORAGE_FAILED) with the service's error code when S3 does not do it."""
 
-    def __init__(self, client: S3Client, bucket: str):
+    def __init__(self, client: S3Client, bucket: str, stop: threading.Event | None = None):
         self._s3 = client
+        self._stop = stop or threading.Event()
         self.bucket = bucket
 
     def download(self, key: str, version: str, etag: str, target: Path) -> int:
         """Fetch exactly that version (or, in a bucket without versions, that ETag); returns bytes.
 
-        Raises RefusedError(UPLOAD_MISSING or UPLOAD_REPLACED) when it is no longer there.
+        Raises RefusedError(UPLOAD_MISSING or UPLOAD_REPLACED) when it is no longer there, InterruptedJobError when the host is stopping.
         """
         which: dict[str, Any] = {"VersionId": version} if version else {"IfMatch": etag} if etag else {}
 
@@ -57,6 +59,8 @@ class Store:
             answer = self._s3.get_object(Bucket=self.bucket, Key=key, **which)
             with target.open("wb") as file:
                 for chunk in answer["Body"].iter_chunks(1 << 20):
+                    if self._stop.is_set():
+                        raise InterruptedJobError("the host is stopping")
                     file.write(chunk)
             return target.stat().st_size
 

@@ -20,6 +20,8 @@ from monai_aws_pipeline.studies.preview import PreviewError, thumbnail_uri
 JOB_TAG: Final = "monai-aws/job"
 STATUS_TAG: Final = "monai-aws/status"
 
+COST_SHARES: Final = ("boot", "pull", "inference", "idle")
+
 MAX_SEGMENTS: Final = 64
 MAX_OUTPUT_ROWS: Final = 100
 
@@ -87,6 +89,8 @@ def record_metadata(
     metadata["committed_at"] = MetadataValue.timestamp(parse_utc(record.committed_at))
     metadata |= {f"{phase.name}_s": MetadataValue.float(float(getattr(record.timings, phase.name))) for phase in fields(Timings)}
     metadata["cost_usd"] = MetadataValue.float(float(record.cost.usd))
+    shares = [share for share in COST_SHARES if share in record.cost.shares]
+    metadata |= {f"cost_{share}_usd": MetadataValue.float(float(record.cost.shares[share])) for share in shares}
     metadata["input_bytes"] = MetadataValue.int(record.input.bytes)
     metadata["input_instances"] = MetadataValue.int(record.input.instances)
     metadata["input_series"] = MetadataValue.int(record.input.series)

@@ -69,11 +69,11 @@ RECORDS = st.builds(
     ),
     map=st.builds(MapFacts, *[st.text()] * 6),
     host=st.builds(HostFacts, *[st.text()] * 3),
-    timings=st.builds(Timings, *[NUMBERS] * 7),
+    timings=st.builds(Timings, *[NUMBERS] * 8),
     resources=st.builds(
         Resources, peak_rss=st.integers(0), peak_gpu_memory=st.none() | st.integers(0), cpu_seconds=NUMBERS, hosting=st.text()
     ),
-    cost=st.builds(Cost, usd=NUMBERS, basis=st.text()),
+    cost=st.builds(Cost, usd=NUMBERS, basis=st.text(), shares=st.dictionaries(st.text(max_size=8), NUMBERS, max_size=4)),
     outputs=st.lists(st.builds(OutputFile, key=st.text(), sha256=st.text(), bytes=st.integers(0), kind=st.text()), max_size=3).map(tuple),
     error=st.none() | st.builds(ResultError, code=st.text(), message=st.text()),
     archive=st.none()

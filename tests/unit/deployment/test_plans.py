@@ -41,8 +41,8 @@ def test_each_input_of_an_image_changes_its_content():
 
 def test_the_agent_is_told_no_secret_and_a_changed_setting_makes_another_host():
     settings = load_settings(bucket="studies-bucket", deployment="ward")
-    agent = agent_settings(settings, "g4dn.xlarge")
+    agent = agent_settings(settings)
     assert agent["study_key_secret"] == "monai-aws/ward/study-key"
-    assert agent["usd_per_hour"] == 0.526
-    changed = agent_settings(settings.model_copy(update={"idle_stop_minutes": 9.0}), "g4dn.xlarge")
+    assert agent["usd_per_hour"]["g4dn.xlarge"] == 0.526
+    changed = agent_settings(settings.model_copy(update={"idle_stop_minutes": 9.0}))
     assert host_content("ami-1", agent) != host_content("ami-1", changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_aws_pipeline.contract import HostFacts, JobMessage, Timings
-from monai_aws_pipeline.host_agent.agent import BootOnce, Idleness, Preparing
+from monai_aws_pipeline.host_agent.agent import BootOnce, Preparing
+from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.commit import JobDone, error_json
 from monai_aws_pipeline.host_agent.config import AgentConfig, ConfigError, parse_config
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code, FailedError, RefusedError
-from monai_aws_pipeline.host_agent.job import as_job_error, completed, cost_of, fresh_folder, judge_end, retry_seconds
+from monai_aws_pipeline.host_agent.job import (
+    PREFETCH_MARGIN,
+    as_job_error,
+    completed,
+    cost_of,
+    judge_end,
+    retry_seconds,
+    room_to_prefetch,
+)
 from monai_aws_pipeline.host_agent.live_map import image_for
 from monai_aws_pipeline.host_agent.metadata import seconds_since_start
 from monai_aws_pipeline.host_agent.originals import Kind, kept_keys, source_of, upload_name
+from monai_aws_pipeline.host_agent.pipeline import fresh_folder
 
 GOOD = {
     "deployment": "dev",
@@ -35,7 +46,7 @@ GOOD = {
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,
-    "usd_per_hour": 0.526,
+    "usd_per_hour": {"g4dn.xlarge": 0.526, "g5.xlarge": 1.006},
     "price_basis": "on-demand, us-east-1",
 }
 ENDED = RunEnd(0, out_of_memory=False, timed_out=False, seconds=1, peak_bytes=1, peak_source="", peak_gpu_bytes=None, log_tail=())
@@ -179,19 +190,77 @@ def test_an_unexpected_error_is_named_by_its_place_and_never_by_its_text() -> No
     assert "test_decisions.py" in error.cause
 
 
-def test_cost_counts_busy_seconds_and_boot_but_not_the_queue() -> None:
-    config = parse_config(json.dumps(GOOD | {"usd_per_hour": 3.6}))
-    timings = completed(Timings(queued=100, boot=20, download=1, inference=5), upload=1, busy=10)
-    assert timings.total == 110
-    cost = cost_of(timings, config, HostFacts("i-1", "g4dn.xlarge", "ami-1"))
-    assert cost.usd == pytest.approx(0.03)
-    assert "g4dn.xlarge" in cost.basis
+def test_the_total_runs_from_the_upload_to_the_commit() -> None:
+    assert completed(Timings(queued=100, boot=20, download=1, waiting=2, inference=5, upload=1), 10).total == 110
+
+
+@given(*[st.floats(0, 1e5)] * 4)
+def test_cost_has_named_shares_that_add_up(boot: float, idle: float, busy: float, pull: float) -> None:
+    config = parse_config(json.dumps(GOOD | {"usd_per_hour": {"g4dn.xlarge": 9.9, "g5.xlarge": 3.6}}))
+    cost = cost_of(Seconds(boot, idle, busy), pull, config, HostFacts("i-1", "g5.xlarge", "ami-1"))
+    assert cost.usd == pytest.approx((boot + idle + busy) / 1000, abs=5e-6)
+    assert sum(cost.shares.values()) == pytest.approx(cost.usd, abs=1e-6)
+    assert cost.shares["boot"] == pytest.approx(boot / 1000, abs=1e-6)
+    assert cost.shares["idle"] == pytest.approx(idle / 1000, abs=1e-6)
+    assert set(cost.shares) == {"boot", "pull", "inference", "idle"}
+    assert min(cost.shares.values()) >= 0
+    assert "g5.xlarge" in cost.basis
     assert "on-demand" in cost.basis
 
 
-@given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0.01, 1440))
-def test_the_machine_stops_exactly_when_idle_long_enough(since: float, later: float, minutes: float) -> None:
-    assert Idleness(since).stop_due(since + later, minutes) == ((since + later) - since >= minutes * 60)
+def test_a_host_of_a_type_without_a_price_says_so_and_costs_nothing() -> None:
+    cost = cost_of(Seconds(busy=10), 0, parse_config(json.dumps(GOOD)), HostFacts("i-1", "p9.huge", "ami-1"))
+    assert cost.usd == 0
+    assert "no list price known" in cost.basis
+
+
+@given(st.lists(st.tuples(st.sampled_from(["begin", "end", "charge", "refund"]), st.floats(0, 1000)), max_size=40))
+def test_every_second_of_a_machine_is_charged_to_exactly_one_study(steps: list[tuple[str, float]]) -> None:
+    now, busy = 0.0, 0.0
+    bill = Bill(take_boot=iter([7.0] + [0.0] * 100).__next__, clock=lambda: now)
+    jobs: list[AbstractContextManager[None]] = []
+    charged: list[Seconds] = []
+    for step, seconds in steps:
+        now += seconds
+        busy += seconds if jobs else 0
+        if step == "begin":
+            jobs.append(bill.job())
+            jobs[-1].__enter__()
+        elif step == "end" and jobs:
+            jobs.pop().__exit__(None, None, None)
+        elif step == "charge":
+            charged.append(bill.charge())
+        elif step == "refund" and charged:
+            bill.refund(charged.pop())
+    charged.append(bill.charge())
+    assert sum(part.boot for part in charged) == 7
+    assert sum(part.busy for part in charged) == pytest.approx(busy)
+    assert sum(part.idle for part in charged) == pytest.approx(now - busy)
+
+
+def test_the_idle_tail_before_a_stop_is_charged_to_the_first_study_after_it_and_to_no_other(tmp_path: Path) -> None:
+    now, file = 0.0, tmp_path / "unpaid.json"
+    before = Bill(file, clock=lambda: now)
+    now = 300.0
+    before.keep()
+    after = Bill(file, clock=lambda: now)
+    now = 302.0
+    assert after.charge().idle == 302
+    assert Bill(file, clock=lambda: now).charge().idle == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"idle": "x"}', '{"idle": -5}', '{"idle": NaN}', '{"idle": 1e99}'])
+def test_a_damaged_file_of_idle_seconds_charges_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "unpaid.json").write_text(text)
+    assert Bill(tmp_path / "unpaid.json", clock=lambda: 0).charge() == Seconds()
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "room"),
+    [(500 << 20, 50 << 30, True), (30 << 30, 50 << 30, False), (1, PREFETCH_MARGIN, False), (1, PREFETCH_MARGIN + 1, True)],
+)
+def test_a_study_is_fetched_beside_another_only_with_room_on_the_disk(size: int, free: int, room: bool) -> None:
+    assert room_to_prefetch(size, free) is room
 
 
 def test_boot_is_charged_once_even_when_the_agent_restarts(tmp_path: Path) -> None:

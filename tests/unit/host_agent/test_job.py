@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import (
@@ -33,9 +31,10 @@ from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.intake import IntakeLimits
-from monai_aws_pipeline.host_agent.job import Outcome, Surroundings, handle
-from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
+from monai_aws_pipeline.host_agent.job import Ended, Outcome, Surroundings
+from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import RunSpec
 
@@ -47,6 +46,15 @@ WELL = RunEnd(
     0, out_of_memory=False, timed_out=False, seconds=0.1, peak_bytes=5, peak_source="", peak_gpu_bytes=None, log_tail=("hello", "done")
 )
 Map = Callable[[Path, Path], RunEnd]
+
+
+def handle(host: Surroundings, delivery: Delivery) -> Ended:
+    """One receipt, alone, to its end."""
+    pipeline = Pipeline(host)
+    ended = pipeline.accept(delivery)
+    pipeline.close()
+    assert not pipeline.broken
+    return ended.result(0)
 
 
 def answers(source: Path, target: Path) -> RunEnd:
@@ -66,6 +74,9 @@ class PretendedEngine:
         volumes = [arguments[at + 1].split(":")[0] for at, word in enumerate(arguments) if word == "--volume"]
         self.runs += 1
         return self.run_map(Path(volumes[0]), Path(volumes[1]))
+
+    def remove_leftovers(self) -> int:
+        return 0
 
 
 @dataclass
@@ -133,20 +144,6 @@ class Bench:
 
     def messages(self) -> int:
         return len(self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10, VisibilityTimeout=0).get("Messages", []))
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        s3, sqs = boto3.client("s3"), boto3.client("sqs")
-        s3.create_bucket(Bucket="studies")
-        dead = sqs.create_queue(QueueName="dead")["QueueUrl"]
-        arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
-        url = sqs.create_queue(QueueName="monai-aws-dev-jobs", Attributes={"RedrivePolicy": redrive})["QueueUrl"]
-        yield Bench(s3, sqs, url, tmp_path)
 
 
 def zip_of(folder: Path, *studies: str, slices: int = 3) -> bytes:

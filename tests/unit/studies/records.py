@@ -59,7 +59,7 @@ def succeeded(number: int, at: datetime = NOON, digest: str = DIGEST, request: s
         host=HostFacts("i-0123456789abcdef0", "g4dn.xlarge", "ami-0123456789abcdef0"),
         timings=Timings(queued=2.5, boot=20, download=0.4, pull=11.5, inference=9.25, upload=0.75, total=44.4),
         resources=Resources(peak_rss=1_610_612_736, cpu_seconds=11.5, hosting="warm"),
-        cost=Cost(0.0065, "0.526 USD/h g4dn.xlarge for 44.4 s"),
+        cost=Cost(0.0065, "0.526 USD/h g4dn.xlarge for 44.4 s", {"boot": 0.003, "pull": 0.0015, "inference": 0.0015, "idle": 0.0005}),
         outputs=tuple(OutputFile(output_key(study, job, name), "f" * 64, 1000, kind) for name, kind in files),
         request=request,
     )

@@ -32,6 +32,7 @@ def test_a_result_is_shown_with_units_and_types():
     assert metadata["inference_s"] == FloatMetadataValue(9.25)
     assert metadata["total_s"] == FloatMetadataValue(44.4)
     assert metadata["cost_usd"] == FloatMetadataValue(0.0065)
+    assert metadata["cost_idle_usd"] == FloatMetadataValue(0.0005)
     assert metadata["cost_basis"] == TextMetadataValue("0.526 USD/h g4dn.xlarge for 44.4 s")
     assert metadata["volume_brain_ml"] == FloatMetadataValue(1437.251)
     assert metadata["volume_left_kidney_ml"] == FloatMetadataValue(0.5)

@@ -1,0 +1,275 @@
+"""Several jobs at once, one MAP at a time: the next study is fetched and the last one published while the present one is inferred.
+
+Here belongs which step runs on which thread, how many jobs may be in hand, and how each receipt is settled. What the steps do is in
+``job.py``. A job in hand has its own heartbeat, folder and end; a step that fails ends its own job only.
+
+    calling thread: prepare    one thread: the MAP    two threads: publish, finish
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
+from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
+from monai_aws_pipeline.host_agent.job import (
+    Attempt,
+    Ended,
+    Outcome,
+    Prepared,
+    Surroundings,
+    Taken,
+    as_job_error,
+    attempt,
+    finish,
+    prepare,
+    publish,
+    read_message,
+    refuse,
+    retry_seconds,
+    room_to_prefetch,
+    was_answered,
+)
+from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
+
+log = logging.getLogger(__name__)
+
+IN_HAND: Final = 4
+"""One that waits for the MAP, one inferred, two being published: a bucket slower than the MAP holds it up and does not fill the disk."""
+_PUBLISHERS: Final = 2
+_LOOK_S: Final = 0.5
+
+Step = Callable[["_Job"], None]
+
+
+class WorkFolderError(Exception):
+    """A job's folder could not be wiped. The agent ends: the next study must not meet the remains of this one."""
+
+
+class _Job:
+    """A job in hand. ``life`` holds what ends with it, ``waits`` says that it is still before its inference."""
+
+    def __init__(self, message: JobMessage, delivery: Delivery, folder: Path):
+        self.message, self.delivery = message, delivery
+        self.taken = Taken(message, delivery, folder, datetime.now(UTC), time.monotonic())
+        self.waits = True
+        self.life = ExitStack()
+        self.ended: Future[Ended] = Future()
+
+
+class Pipeline:
+    """The jobs in hand on this host. ``broken`` holds the error that must end the agent."""
+
+    def __init__(self, around: Surroundings):
+        self._around = around
+        self._changed = threading.Condition()
+        self._jobs: list[_Job] = []
+        self._inference = ThreadPoolExecutor(1, "inference")
+        self._publishing = ThreadPoolExecutor(_PUBLISHERS, "publishing")
+        self._idle_since = time.monotonic()
+        self.broken: WorkFolderError | None = None
+        around.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def idle_seconds(self) -> float:
+        """For how long nothing has been in hand. Until a job that was given back returns, the machine does not count as idle."""
+        with self._changed:
+            return 0.0 if self._jobs else time.monotonic() - self._idle_since
+
+    def wait_for_place(self, seconds: float = _LOOK_S) -> bool:
+        """Whether another job may be taken, after waiting for that for so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._jobs) < IN_HAND and not any(job.waits for job in self._jobs), seconds)
+
+    def accept(self, delivery: Delivery) -> Future[Ended]:
+        """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""
+        try:
+            message = read_message(delivery.body, self._around.config.bucket)
+        except ContractError as wrong:
+            log.warning("a message cannot be read (%s); it goes to the dead-letter queue", wrong)
+            self._around.queue.give_back(delivery, 0)
+            unreadable: Future[Ended] = Future()
+            unreadable.set_result(Ended(Outcome.UNREADABLE))  # not noted as work: a poisoned message must not keep a machine running
+            return unreadable
+        job = _Job(message, delivery, self._around.work / message.job)
+        with self._changed:
+            self._jobs.append(job)
+        self._step(job, self._prepare)
+        return job.ended
+
+    def close(self) -> None:
+        """End all threads: what is being published is finished, what was not is handed over once the host is told to stop."""
+        self._inference.shutdown()
+        self._publishing.shutdown()
+
+    # -- the steps ---------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, job: _Job) -> None:
+        job.life.enter_context(self._around.bill.job())
+        job.life.enter_context(Heartbeat(self._around.queue, job.delivery))
+        self._wait_for_turn(job)
+        if was_answered(self._around, job.message):
+            self._settle(job, Ended(Outcome.REPEATED))
+            return
+        job.life.enter_context(fresh_folder(job.taken.folder))
+        try:
+            prepared = prepare(self._around, job.taken)
+        except (InterruptedJobError, WorkFolderError):
+            raise
+        except Exception as wrong:
+            self._pass(job, self._publishing, partial(self._refuse, error=as_job_error(wrong)))
+        else:
+            if prepared.studies:
+                self._inference.submit(self._step, job, partial(self._infer, prepared=prepared))
+            else:
+                self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
+
+    def _infer(self, job: _Job, prepared: Prepared) -> None:
+        with self._changed:
+            job.waits = False
+            self._changed.notify_all()
+        early: list[Future[ResultRecord]] = []
+        interrupted: InterruptedJobError | None = None
+        try:
+            for one in prepared.studies[:-1]:
+                self._check_stop()
+                early.append(self._publishing.submit(publish, self._around, job.taken, attempt(self._around, job.message, one)))
+            self._check_stop()
+            last = [attempt(self._around, job.message, prepared.studies[-1])]
+        except InterruptedJobError as wrong:
+            interrupted, last = wrong, []  # studies that are inferred are published all the same
+        self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
+
+    def _finish(
+        self,
+        job: _Job,
+        prepared: Prepared,
+        early: Sequence[Future[ResultRecord]] = (),
+        last: Sequence[Attempt] = (),
+        interrupted: InterruptedJobError | None = None,
+    ) -> None:
+        """Publish the last study on this thread, wait for those before it, and end the job."""
+        records, errors = [*prepared.known], []
+        for tried in last:
+            try:
+                records.append(publish(self._around, job.taken, tried))
+            except FailedError as wrong:
+                errors.append(wrong)
+        for future in early:  # handed to the same threads before this step was, so a thread is at it already: this wait ends
+            try:
+                records.append(future.result())
+            except FailedError as wrong:
+                errors.append(wrong)
+        if interrupted or errors:
+            raise interrupted or errors[0]
+        finish(self._around, job.taken, records)
+        self._settle(job, Ended(Outcome.ANSWERED))
+
+    def _refuse(self, job: _Job, error: JobError) -> None:
+        finish(self._around, job.taken, [refuse(self._around, job.taken, error)])
+        self._settle(job, Ended(Outcome.ANSWERED))
+
+    def _pass(self, job: _Job, threads: ThreadPoolExecutor, step: Step) -> None:
+        with self._changed:
+            job.waits = False
+            self._changed.notify_all()
+        threads.submit(self._step, job, step)
+
+    def _step(self, job: _Job, step: Step) -> None:
+        try:
+            step(job)
+        except BaseException as wrong:
+            self._settle(job, self._end_of(job, wrong))
+
+    # -- decisions and ends ------------------------------------------------------------------------------------------------
+
+    def _wait_for_turn(self, job: _Job) -> None:
+        """Until no other receipt of the same job is in hand, and until there is room on the disk beside those that are."""
+        with self._changed:
+            while True:
+                self._check_stop()
+                others = [other for other in self._jobs if other is not job]
+                twin = any(other.message.job == job.message.job for other in others)
+                if not twin and (not others or room_to_prefetch(job.message.size, shutil.disk_usage(self._around.work).free)):
+                    return
+                self._changed.wait(_LOOK_S)
+
+    def _check_stop(self) -> None:
+        if self._around.stop.is_set():
+            raise InterruptedJobError("the host is stopping")
+
+    def _end_of(self, job: _Job, wrong: BaseException) -> Ended | None:
+        if isinstance(wrong, InterruptedJobError):
+            return Ended(Outcome.INTERRUPTED)
+        if isinstance(wrong, WorkFolderError):
+            self._break(wrong)
+            return None
+        error = as_job_error(wrong)
+        retry = retry_seconds(error.code, job.delivery.receives)
+        log.warning("job %s: try %d failed (%s: %s); again in %d s", job.message.job, job.delivery.receives, error.code, error.cause, retry)
+        return Ended(Outcome.GIVEN_BACK, retry)
+
+    def _settle(self, job: _Job, ended: Ended | None) -> None:
+        """The end of a receipt: its folder is gone, its heartbeat has ended, and its message is removed, handed over or given back."""
+        queue, delivery = self._around.queue, job.delivery
+        try:
+            job.life.close()
+            if ended is None:
+                pass  # the agent ends, and the message comes back by itself
+            elif ended.outcome in (Outcome.ANSWERED, Outcome.REPEATED):
+                queue.done(delivery)
+            elif ended.outcome is Outcome.INTERRUPTED:
+                queue.hand_over(delivery)
+            else:
+                queue.give_back(delivery, ended.retry_in)
+        except WorkFolderError as wrong:
+            self._break(wrong)
+        except (ClientError, BotoCoreError) as wrong:
+            log.warning(
+                "job %s: the queue did not answer (%s); the message comes back by itself", job.message.job, wrong.__class__.__name__
+            )
+        finally:
+            ended = ended or Ended(Outcome.INTERRUPTED)
+            with self._changed:
+                self._jobs.remove(job)
+                self._idle_since = max(self._idle_since, time.monotonic() + ended.retry_in)
+                self._changed.notify_all()
+            log.info("job %s: %s", job.message.job, ended.outcome)
+            job.ended.set_result(ended)
+
+    def _break(self, wrong: WorkFolderError) -> None:
+        self.broken = self.broken or wrong
+        self._around.stop.set()
+
+
+# --------------------------------------------------------------------------------------------------------------------------- folders
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards. Raises WorkFolderError when it could not be removed."""
+    wipe(path)
+    path.mkdir(parents=True, mode=0o700)
+    try:
+        yield path
+    finally:
+        wipe(path)
+
+
+def wipe(path: Path) -> None:
+    """Remove a folder and verify that it is gone. Raises WorkFolderError."""
+    if path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        raise WorkFolderError("a job's folder could not be removed")
