@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dagster import (
@@ -44,7 +44,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MapPlan:
-    """What is to be in the registry. ``digest`` is empty where it has to be built."""
+    """What is to be in the registry. ``digest`` is empty where it has to be built, from ``start`` on."""
 
     tag: str
     version: str
@@ -53,6 +53,7 @@ class MapPlan:
     model_sha256: str
     machine_image: str
     digest: str = ""
+    start: packaging.Start = field(default_factory=packaging.Start)
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,29 @@ def require_sound(examination: doctor.Examination, report: Report, warn: Report)
 
 
 def prepare_context(
-    settings: Settings, clients: Clients, folder: Path, report: Report, examined: source.Source | None = None
+    settings: Settings,
+    clients: Clients,
+    folder: Path,
+    report: Report,
+    *,
+    examined: source.Source | None = None,
+    start: packaging.Start | None = None,
 ) -> build_context.BuildContext:
     """Everything the image is built from, in one folder: source, model, wheels, manifests. What is cached is not fetched again.
 
-    ``examined``: the copy of the source that the doctor has looked at, used instead of another one.
+    ``examined``: the copy of the source that the doctor has looked at, used instead of another one. ``start``: where the build will start;
+    without it the context is good for its names alone, and no wheel is gathered.
     """
     checked_out = examined or source.checkout(settings.app_source, settings.app_ref, settings.app_dir, folder / "source")
     report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
     model_file = None
     if settings.model_uri:
         model_file = model.fetch_model(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
-    wheels = None
+    gathered, wheels = "", None
     if settings.wheelhouse == "collect":
         requirements = checked_out.path / "requirements.txt"
+        gathered = wheelhouse.name_of(requirements, settings.map_python)
+    if gathered and start and not start.kept:
         wheels = wheelhouse.collect(
             requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
         )
@@ -114,7 +124,9 @@ def prepare_context(
         image_name=settings.ecr_repository,
         model_file=model_file,
         model_sha256=settings.model_sha256 if model_file else "",
+        gathered=gathered,
         wheels=wheels,
+        kept=start.kept if start else (),
         timeout_s=settings.map_timeout_s,
     )
 
@@ -135,7 +147,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
         sound = require_sound(seen, context.log.info, context.log.warning)
         registry = Registry(clients.ecr, chosen.ecr_repository)
         registry.ensure(chosen.deployment, chosen.owner)
-        wanted = prepare_context(chosen, clients, folder, context.log.info, sound)
+        wanted = prepare_context(chosen, clients, folder, context.log.info, examined=sound)
     plan = MapPlan(
         tag=wanted.tag,
         version=wanted.version,
@@ -148,8 +160,9 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     if found:
         context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
         return replace(plan, digest=found.digest)
-    context.log.info(f"{plan.tag} has to be built")
-    return plan
+    start = packaging.starting_point(wanted.stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
+    context.log.info(f"{plan.tag} has to be built; the registry has its {' and '.join(start.kept) or 'stages not'}")
+    return replace(plan, start=start)
 
 
 @op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.")
@@ -161,7 +174,7 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
     repository = Registry(clients.ecr, chosen.ecr_repository).ensure(chosen.deployment, chosen.owner)
     clock = _Clock()
     with working_folder(chosen) as folder:
-        prepared = prepare_context(chosen, clients, folder, report)
+        prepared = prepare_context(chosen, clients, folder, report, start=plan.start)
         if prepared.tag != plan.tag:
             raise Failure(
                 f"The source changed while the build was planned ({plan.tag} became {prepared.tag}). Materialise map_image again."
@@ -171,16 +184,18 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             if chosen.ami_mode == "stock":
                 provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
             clock.lap("machine")
-            sent = built.remote.send_folder(prepared.path, packaging.CONTEXT_FOLDER, report, what="Sending source, model and wheels")
+            sent = built.remote.send_folder(prepared.path, packaging.CONTEXT_FOLDER, report, what="Sending what is built")
             report(f"sent {sent / 1e6:.0f} MB")
             clock.lap("send")
             bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
             packaging.log_in(bench)
-            candidate = packaging.build(bench, prepared.network, plan.tag)
+            candidate = packaging.build(bench, prepared, plan.start)
             clock.lap("build")
             # Between these two lines the image is on the machine and nowhere else.
             digest = packaging.push(bench, candidate)
             clock.lap("push")
+            packaging.keep(bench, prepared, plan.start)
+            clock.lap("keep")
         clock.lap("terminate")
     return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps)
 
@@ -208,6 +223,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "built_on": built.plan.machine_image,
         "packager": chosen.packager,
         "reused": MetadataValue.bool(built.reused),
+        "stages_reused": ", ".join(built.plan.start.kept) or "none",
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},
     }
     return Output(None, data_version=DataVersion(image.digest), metadata=metadata)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,12 +45,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stage of the Dockerfile whose image is worth keeping. ``key``: SHA-256 over everything that it is made from."""
+
+    name: str
+    key: str
+
+    @property
+    def tag(self) -> str:
+        """The tag that its image is kept under."""
+        return f"{self.name}-{self.key[:32]}"
+
+
+@dataclass(frozen=True)
 class BuildContext:
     """A folder that is ready for ``docker build``, and what it will make.
 
     ``tag``: ``VERSION-COMMIT7-CONTENT8``. ``content_hash``: SHA-256 over everything that decides about the image except the commit.
-    ``dependency_key``: names the dependency layer; an image kept under it can replace the stage ``dependencies``. ``network``: value of
-    ``docker build --network``; ``none`` when the wheels are in the context.
+    ``dependency_key``: names the dependency layer. ``stages``: those below the application, the lowest first. ``network``: value of
+    ``docker build --network``; ``none`` when nothing has to be fetched.
     """
 
     path: Path
@@ -66,6 +79,7 @@ class BuildContext:
     sdk_version: str
     layers: tuple[Layer, ...]
     golden: Golden | None = None
+    stages: tuple[Stage, ...]
 
 
 def write_context(
@@ -76,7 +90,9 @@ def write_context(
     image_name: str = "map",
     model_file: Path | None = None,
     model_sha256: str = "",
+    gathered: str = "",
     wheels: Path | None = None,
+    kept: Collection[str] = (),
     timeout_s: int = 0,
     golden: Golden | None = None,
 ) -> BuildContext:
@@ -89,7 +105,9 @@ def write_context(
         image_name: Repository name; only recorded in the label ``tag``.
         model_file: The model, or None for an application without one. It lies in the image as ``/opt/holoscan/models/STEM/NAME``.
         model_sha256: SHA-256 of the model file, already checked.
-        wheels: Wheelhouse (``wheelhouse.collect``), or None to let the build host's pip use its index.
+        gathered: Name of the wheelhouse (``wheelhouse.name_of``) that the packages come from; empty: the build host's pip uses its index.
+        wheels: That wheelhouse (``wheelhouse.collect``). Not needed where the dependencies are kept, nor to learn the tag.
+        kept: Names of the stages that the build takes from the registry; their files are left out.
         timeout_s: The application's own timeout, written into ``app.json``; 0 for none.
         golden: The golden study that the image has to answer; its hashes become labels, and nothing of it goes into the image.
 
@@ -104,8 +122,10 @@ def write_context(
     if (model_file is None) != (not model_sha256):
         raise BuildContextError("model_file and model_sha256 go together")
     config = read_app_config(source.path)
+    if wheels and not gathered:
+        raise BuildContextError("wheels need the name of their wheelhouse, which names the layer made from them")
     house = wheelhouse.read(wheels) if wheels else None
-    if house and config.pip_packages:
+    if gathered and config.pip_packages:
         raise BuildContextError("app.yaml has 'pip-packages', which a wheelhouse does not see: move them to requirements.txt beside it")
     requirements = _requirements(source.path, config)
     pins = sdk_pins(requirements, _text(source.path / "constraints.txt"))
@@ -115,12 +135,14 @@ def write_context(
         sdk_version=pins[0], holoscan_version=pins[1],
     )  # fmt: skip
 
-    _write_dependencies(target / "dependencies", requirements, _text(source.path / "constraints.txt"), house)
-    if model_file:
+    if "dependencies" not in kept:
+        _write_dependencies(target / "dependencies", requirements, _text(source.path / "constraints.txt"), house)
+    if model_file and "model" not in kept:
         _place(model_file, target / "model" / "opt" / "holoscan" / "models" / model_file.stem / model_file.name)
     _write_application(target / "app", source, rendered)
 
-    dependency_key = _dependency_key(base_image, requirements, _text(source.path / "constraints.txt"), house)
+    packages = [gathered] if gathered else [requirements, _text(source.path / "constraints.txt")]
+    dependency_key = _digest([recipe.dependency_stage(base_image), recipe.INSTALL_SH, *packages])
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
@@ -137,7 +159,7 @@ def write_context(
         commit=source.commit,
         content_hash=content,
         dependency_key=dependency_key,
-        network="none" if house else "default",
+        network="none" if gathered or kept else "default",
         app_json=rendered.app_json,
         pkg_json=rendered.pkg_json,
         model_sha256=model_sha256,
@@ -148,7 +170,15 @@ def write_context(
             Layer("application", application_key, _bytes(target / "app")),
         ),
         golden=golden,
+        stages=_stages(dependency_key, model_file, model_sha256),
     )
+
+
+def _stages(dependency_key: str, model_file: Path | None, model_sha256: str) -> tuple[Stage, ...]:
+    dependencies = Stage("dependencies", dependency_key)
+    if model_file is None:
+        return (dependencies,)
+    return (dependencies, Stage("model", _digest([dependency_key, recipe.model_stage(has_model=True), model_file.name, model_sha256])))
 
 
 def sdk_pins(requirements: str, constraints: str) -> tuple[str, str]:
@@ -210,12 +240,6 @@ def _dockerfile(base_image: str, config: AppConfig, rendered: sdk_renderer.Rende
     }
     has_model = bool(marks[LABEL_MODEL])
     return recipe.dockerfile(base_image, has_model=has_model, environment=rendered.environment, labels=tuple(labels.items()))
-
-
-def _dependency_key(base_image: str, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> str:
-    """Hash of everything the dependency layer is made of. With a wheelhouse its wheels decide, not the text that led to them."""
-    inputs = [house.content_hash, house.python_version] if house else [requirements, constraints]
-    return _digest([recipe.dependency_stage(base_image), recipe.INSTALL_SH, *inputs])
 
 
 def _digest(parts: list[str]) -> str:

@@ -1,7 +1,8 @@
 """The texts a layered MAP image is built from: its Dockerfile and the script of its dependency layer. Pure; nothing is read or written.
 
 Three layers, from the one that changes least: dependencies, model, application. Each is a stage, so that ``--target dependencies``
-builds (and a registry can keep) the first alone, and ``--build-arg DEPENDENCIES=IMAGE`` starts from a kept one instead of building it.
+builds (and a registry can keep) the first alone, and ``--build-arg DEPENDENCIES=IMAGE`` starts from a kept one instead of building it;
+the same goes for the stage ``model``.
 Works with the BuildKit of Docker 20.10 and later, and pulls no Dockerfile frontend.
 """
 
@@ -104,22 +105,26 @@ def dependency_stage(base_image: str) -> str:
 
 def dockerfile(base_image: str, *, has_model: bool, environment: Pairs, labels: Pairs, work_dir: str = "/var/holoscan") -> str:
     """The whole Dockerfile. Raises RecipeError when a value cannot be written into it."""
-    model = _place("model") if has_model else ""
     variables = "".join(f"ENV {_name(name)}={quoted(value)}\n" for name, value in environment)
     marks = "".join(f"LABEL {quoted(name)}={quoted(value)}\n" for name, value in labels)
     return (
         "# A MAP in layers: dependencies, model, application. Written by monai_aws_pipeline; edits are lost.\n"
         "ARG DEPENDENCIES=dependencies\n"
+        "ARG MODEL=model\n"
         f"{dependency_stage(base_image)}\n"
-        "FROM ${DEPENDENCIES} AS model\n"
-        f"{model}\n"
-        "FROM model AS application\n"
+        f"{model_stage(has_model=has_model)}\n"
+        "FROM ${MODEL} AS application\n"
         f"{_place('app')}"
         f"{variables}{marks}"
         f"WORKDIR {work_dir}\n"
         f"USER {UID}:{UID}\n"
         'ENTRYPOINT ["/var/holoscan/tools"]\n'
     )
+
+
+def model_stage(*, has_model: bool) -> str:
+    """The stage that lays the model over the dependencies."""
+    return f"FROM ${{DEPENDENCIES}} AS model\n{_place('model') if has_model else ''}"
 
 
 def _place(folder: str) -> str:

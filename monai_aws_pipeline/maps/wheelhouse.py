@@ -31,6 +31,7 @@ _SCHEMA: Final = "monai-aws/wheelhouse/1"
 _HEARTBEAT_S: Final = 10.0
 _PROGRESS: Final = re.compile(r"^\s*(Collecting|Downloading|Processing|Building wheel|Created wheel|ERROR|error:)")
 _ADDRESS: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"(?<=://)[^/@\s'\"]*@")
 _FOLDER: Final = re.compile(r"(?<=\s)/\S*/")
 # The parts of pip's configuration that decide which file is taken for a requirement.
 _DECIDING: Final = frozenset(
@@ -69,17 +70,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Wheelhouse:
-    """A complete wheelhouse. ``content_hash`` covers the name and SHA-256 of every wheel, nothing else."""
+    """A complete wheelhouse."""
 
     path: Path
     python_version: str
     wheels: tuple[Wheel, ...]
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 in hex over the wheels."""
-        lines = sorted(f"{wheel.file} {wheel.sha256}" for wheel in self.wheels)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def bytes(self) -> int:
@@ -103,11 +98,7 @@ def collect(requirements: Path, cache: Path, python_version: str, on_line: OnLin
         RequirementsError: pip's resolver or a download failed; with pip's last words.
         PipMissingError: This Python cannot run pip.
     """
-    if not re.fullmatch(r"3\.\d{1,2}", python_version):
-        raise WheelhouseError(f"python_version {python_version!r} is not of the form 3.11")
-    if not requirements.is_file():
-        raise RequirementsError(f"{requirements.name} is missing in the application folder; list there what the application imports")
-    key = wheelhouse_key(requirements, python_version, _pip_configuration())
+    key = name_of(requirements, python_version)
     folder = cache / "wheelhouses"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / key
@@ -131,6 +122,18 @@ def collect(requirements: Path, cache: Path, python_version: str, on_line: OnLin
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return target
+
+
+def name_of(requirements: Path, python_version: str) -> str:
+    """The name that ``collect`` gives the wheelhouse of a requirements file here, with nothing gathered.
+
+    Raises RequirementsError when there is no such file, WheelhouseError for a version that is none.
+    """
+    if not re.fullmatch(r"3\.\d{1,2}", python_version):
+        raise WheelhouseError(f"python_version {python_version!r} is not of the form 3.11")
+    if not requirements.is_file():
+        raise RequirementsError(f"{requirements.name} is missing in the application folder; list there what the application imports")
+    return wheelhouse_key(requirements, python_version, _pip_configuration())
 
 
 def wheelhouse_key(requirements: Path, python_version: str, pip_configuration: str = "") -> str:
@@ -252,10 +255,10 @@ def _locked(path: Path, on_line: OnLine) -> Iterator[None]:
 
 
 def _pip_configuration() -> str:
-    """Hash of pip's deciding options; hashed because index addresses may hold credentials."""
+    """Hash of pip's deciding options; hashed because index addresses tell of a hospital's network. Logins in them decide nothing."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.partition("=")[0].rpartition(".")[2] in _DECIDING]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(_LOGIN.sub("", line) for line in lines)).encode()).hexdigest()
 
 
 def _significant(text: str) -> list[str]:

@@ -34,6 +34,8 @@ def model(tmp_path):
 
 def context(tmp_path: Path, name: str, app: str = TINY, **options: object) -> BuildContext:
     source = checkout(app, "HEAD", ".", tmp_path / f"{name}-source")
+    if "wheels" in options:
+        options.setdefault("gathered", "w1")
     return write_context(source, tmp_path / name, base_image=str(options.pop("base_image", BASE)), **options)  # type: ignore[arg-type]
 
 
@@ -112,8 +114,9 @@ def test_each_layer_changes_with_its_own_inputs_only(tmp_path, model):
 
     base = keys("base")
     assert keys("model", model_file=other_model, model_sha256=other_digest) == [base[0], other_digest, base[2]]
-    assert keys("wheels", wheels=other_wheels)[1:] == base[1:]
-    assert keys("wheels2", wheels=other_wheels)[0] != base[0]
+    assert keys("same", wheels=other_wheels) == base  # the wheelhouse's name decides, so that the key is known before anything is gathered
+    assert keys("wheels", gathered="w2")[1:] == base[1:]
+    assert keys("wheels2", gathered="w2")[0] != base[0]
     assert keys("image", base_image="registry.example.org/base:2")[0] != base[0]
 
 
@@ -124,6 +127,38 @@ def test_with_wheels_the_build_needs_no_network_and_without_it_does(tmp_path):
     assert (with_wheels.path / "dependencies/wheels.txt").read_text() == "alpha==1.0\nbeta==1.0\n"
     assert (with_wheels.path / "dependencies/python.txt").read_text() == "3.11"
     assert not (without.path / "dependencies/wheels.txt").exists()
+
+
+def test_a_stage_that_is_kept_is_left_out_and_nothing_else_changes(tmp_path, model):
+    chosen: dict[str, object] = {"model_file": model, "model_sha256": DIGEST, "gathered": "w1"}
+    whole = context(tmp_path, "whole", wheels=local_wheelhouse(tmp_path / "wheels"), **chosen)
+    planned = context(tmp_path, "planned", **chosen)
+    later = context(tmp_path, "later", kept=("dependencies",), **chosen)
+    latest = context(tmp_path, "latest", kept=("dependencies", "model"), **chosen)
+    for each in (planned, later, latest):
+        assert (each.tag, each.content_hash, each.stages) == (whole.tag, whole.content_hash, whole.stages)
+        assert (each.path / "Dockerfile").read_text() == (whole.path / "Dockerfile").read_text()
+    assert [path.name for path in sorted(later.path.iterdir())] == ["Dockerfile", "app", "model"]
+    assert [path.name for path in sorted(latest.path.iterdir())] == ["Dockerfile", "app"]
+    assert context(tmp_path, "internet", kept=("dependencies",)).network == "none"
+
+
+def test_the_name_of_a_stage_changes_with_what_it_is_made_of(tmp_path, model):
+    def tags(name: str, **options: object) -> list[str]:
+        return [stage.tag for stage in context(tmp_path, name, **{"model_file": model, "model_sha256": DIGEST, **options}).stages]
+
+    dependencies, with_model = tags("a")
+    assert dependencies.startswith("dependencies-")
+    assert with_model.startswith("model-")
+    renamed = model.with_name("other.ts")
+    renamed.write_bytes(WEIGHTS)
+    assert tags("b", model_file=renamed)[0] == dependencies
+    assert tags("b2", model_file=renamed)[1] != with_model
+    other = tags("c", base_image="registry.example.org/base:2")
+    assert other[0] != dependencies
+    assert other[1] != with_model
+    assert tags("d", app=EXAMPLE)[0] != dependencies
+    assert len(tags("e", model_file=None, model_sha256="")) == 1
 
 
 def test_the_tag_speaks_and_labels_tell_where_an_image_comes_from(tmp_path, model):
@@ -189,7 +224,9 @@ def test_pip_packages_that_a_wheelhouse_cannot_see_are_refused(tmp_path):
     built = write_context(source, tmp_path / "a", base_image=BASE)
     assert "numpy" in (built.path / "dependencies/requirements.txt").read_text()
     with pytest.raises(BuildContextError, match=r"requirements\.txt"):
-        write_context(source, tmp_path / "b", base_image=BASE, wheels=local_wheelhouse(tmp_path / "w"))
+        write_context(source, tmp_path / "b", base_image=BASE, gathered="w1", wheels=local_wheelhouse(tmp_path / "w"))
+    with pytest.raises(BuildContextError, match="name of their wheelhouse"):
+        write_context(source, tmp_path / "c", base_image=BASE, wheels=local_wheelhouse(tmp_path / "w2"))
 
 
 def test_versions_are_those_the_application_pins():
