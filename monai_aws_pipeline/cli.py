@@ -27,6 +27,7 @@ from rich.text import Text
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.secrets import secret_name
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
@@ -147,6 +148,7 @@ def bootstrap(bucket: str, require_tls: bool) -> None:
             "Owner": settings.owner,
             "BucketName": bucket,
             "EcrRepository": settings.ecr_repository,
+            "AppSourceSecret": secret_name(settings.app_source_secret),
             "RequireTls": str(require_tls).lower(),
         },
         _say,
@@ -182,12 +184,18 @@ def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
     from tempfile import TemporaryDirectory
 
+    from monai_aws_pipeline.deployment.source_login import source_login
     from monai_aws_pipeline.maps.doctor import consult
 
     settings = load_settings()
     s3 = Clients(settings.region).s3
     with TemporaryDirectory(prefix="monai-aws-doctor-") as folder:
-        seen = consult(settings, target=Path(folder), download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)))
+        seen = consult(
+            settings,
+            target=Path(folder),
+            download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)),
+            login=source_login(settings),
+        )
     if not seen.findings:
         _say("Nothing is known against building this application.")
         return
@@ -383,6 +391,7 @@ def _named_errors() -> tuple[type[Exception], ...]:
     from monai_aws_pipeline.dagster_processes import DagsterProcessError
     from monai_aws_pipeline.demo import DemoError
     from monai_aws_pipeline.local_cloud.errors import LocalCloudError
+    from monai_aws_pipeline.maps.git import SourceError
     from monai_aws_pipeline.operations import OperationError
     from monai_aws_pipeline.studies.results_store import UnreadableResultError
 
@@ -391,6 +400,7 @@ def _named_errors() -> tuple[type[Exception], ...]:
         CloudError,
         ContractError,
         OperationError,
+        SourceError,
         UnreadableResultError,
         LocalCloudError,
         DemoError,

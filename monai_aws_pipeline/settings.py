@@ -139,6 +139,11 @@ class Settings(BaseSettings):
     app_source: str = Field("examples/brain_mri/app", min_length=1, description="git URL or path of the MAP application")
     app_ref: str = Field("HEAD", pattern=r"^[\w./@^~{}-]{1,200}$", description="git ref to build")
     app_dir: str = Field(".", min_length=1, description="folder of the application inside its source")
+    app_source_secret: str = Field(
+        "",
+        pattern=r"^$|^[A-Za-z0-9/_+=.@-]+$|^arn:[\w:/+=.@-]+$",
+        description="name or ARN of the secret with a token or deploy key for a private app_source",
+    )
     model_uri: str = Field("", description="path, file:, https: or s3: address of the model")
     model_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the model file")
     golden_study: str = Field("", description="address of a zipped study that every new MAP must answer; empty: none")

@@ -33,6 +33,10 @@ class RegistryError(CloudError):
     """The registry does not hold what it should."""
 
 
+class SecretError(CloudError):
+    """A secret is missing or is not what it should be."""
+
+
 class CommandError(CloudError):
     """A command on a host could not be sent or failed there."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
@@ -86,6 +87,11 @@ class Clients:
     def scheduler(self) -> EventBridgeSchedulerClient:
         """The scheduled wake."""
         return self._session.client("scheduler", config=self._config)
+
+    @cached_property
+    def secrets(self) -> SecretsManagerClient:
+        """The login of a private application repository."""
+        return self._session.client("secretsmanager", config=self._config)
 
     @cached_property
     def sqs(self) -> SQSClient:

@@ -35,6 +35,7 @@ from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
+from monai_aws_pipeline.deployment.source_login import source_login
 from monai_aws_pipeline.maps import build_context, doctor, model, source, wheelhouse
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
@@ -104,7 +105,9 @@ def prepare_context(
     ``examined``: the copy of the source that the doctor has looked at, used instead of another one. ``start``: where the build will start;
     without it the context is good for its names alone, and no wheel is gathered.
     """
-    checked_out = examined or source.checkout(settings.app_source, settings.app_ref, settings.app_dir, folder / "source")
+    checked_out = examined or source.checkout(
+        settings.app_source, settings.app_ref, settings.app_dir, folder / "source", source_login(settings)
+    )
     report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
     model_file = None
     if settings.model_uri:
@@ -143,7 +146,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     """Observe source and registry; decide."""
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
-        seen = doctor.consult(chosen, target=folder / "source", download_s3=_from_s3(clients))
+        seen = doctor.consult(chosen, target=folder / "source", download_s3=_from_s3(clients), login=source_login(chosen))
         sound = require_sound(seen, context.log.info, context.log.warning)
         registry = Registry(clients.ecr, chosen.ecr_repository)
         registry.ensure(chosen.deployment, chosen.owner)

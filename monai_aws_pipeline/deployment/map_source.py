@@ -12,7 +12,10 @@ from dagster import (
     sensor,
 )
 
-from monai_aws_pipeline.maps.source import SourceError, observe
+from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.deployment.source_login import source_login
+from monai_aws_pipeline.maps.git import SourceError
+from monai_aws_pipeline.maps.source import observe
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -25,12 +28,12 @@ KEY = AssetKey("map_source")
 def map_source(settings: SettingsResource) -> DataVersion:
     """Ask the git remote (or look at the folder) for what app_ref means now."""
     chosen = settings.load()
-    return DataVersion(observe(chosen.app_source, chosen.app_ref))
+    return DataVersion(observe(chosen.app_source, chosen.app_ref, source_login(chosen)))
 
 
 def observation(settings: Settings) -> AssetObservation:
-    """What the source is now, as an event for the lineage. Raises SourceError."""
-    version = observe(settings.app_source, settings.app_ref)
+    """What the source is now, as an event for the lineage. Raises SourceError or, for its login, CloudError."""
+    version = observe(settings.app_source, settings.app_ref, source_login(settings))
     return AssetObservation(asset_key=KEY, tags={"dagster/data_version": version}, metadata={"commit": version, "ref": settings.app_ref})
 
 
@@ -43,7 +46,7 @@ def map_source_changed(context: SensorEvaluationContext, settings: SettingsResou
     """Compare the source with the last tick's."""
     try:
         seen = observation(settings.load())
-    except SourceError as error:
+    except (SourceError, CloudError) as error:
         return SkipReason(f"The source could not be looked at: {error}")
     version = str(seen.tags["dagster/data_version"])
     if version == context.cursor:

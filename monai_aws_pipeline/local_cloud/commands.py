@@ -63,6 +63,10 @@ class LocalCloud:
         """Forget all ordered faults."""
         control(self.config, "DELETE", "/_local/faults")
 
+    def received_bytes(self, repository: str) -> int:
+        """Bytes of blobs and manifests that were pushed to an ECR repository since the server started."""
+        return int(control(self.config, "GET", "/_local/registry")["received_bytes"].get(repository, 0))
+
     def lose_instance(self, instance_id: str) -> None:
         """Pull a machine's plug."""
         control(self.config, "POST", "/_local/instances/lose", {"instance_id": instance_id})

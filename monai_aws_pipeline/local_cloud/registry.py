@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,14 @@ class RegistryDoor:
         self._authorise = authorise
         self._accept_manifest = accept_manifest
         self._stored = stored
+        self.received: Counter[str] = Counter()  # bytes of blobs and manifests that were sent here, by repository
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         login = login_of(scope["headers"])
         wanted = understand(scope["method"], scope["path"])
+        if wanted is not None:
+            receive = self._counting(wanted.name, receive)
         refusal = self._authorise(login, wanted)
         if refusal is None and wanted is None:
             await _answer(send, 200, b"{}", [(b"docker-distribution-api-version", b"registry/2.0")])
@@ -122,6 +126,14 @@ class RegistryDoor:
                 await self._forward(scope, receive, send)
         if refusal is not None:
             await refuse(send, refusal)
+
+    def _counting(self, repository: str, receive: Receive) -> Receive:
+        async def counted() -> dict[str, Any]:
+            message = await receive()
+            self.received[repository] += len(message.get("body", b""))
+            return message
+
+        return counted
 
     async def _take_manifest(
         self, scope: Scope, receive: Receive, send: Send, login: str | None, wanted: RegistryRequest

@@ -305,7 +305,9 @@ class Cloud:
             return
         try:
             body = json.loads(await _body(receive) or b"{}")
-            if (method, path) == ("GET", "/_local/faults"):
+            if (method, path) == ("GET", "/_local/registry"):
+                await _json(send, 200, {"received_bytes": dict(self.registry_door.received)})
+            elif (method, path) == ("GET", "/_local/faults"):
                 await _json(send, 200, {"pending": self.faults.pending(), "held": self.faults.held()})
             elif (method, path) == ("POST", "/_local/faults"):
                 await _json(send, 200, await self._order(body))

@@ -78,8 +78,8 @@ class BuildContext:
     model_sha256: str
     sdk_version: str
     layers: tuple[Layer, ...]
-    golden: Golden | None = None
     stages: tuple[Stage, ...]
+    golden: Golden | None = None
 
 
 def write_context(

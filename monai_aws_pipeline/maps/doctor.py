@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from monai_aws_pipeline.maps import model, recipe, sdk_renderer
+from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.manifest import AppConfig, ManifestError, read_app_config
-from monai_aws_pipeline.maps.source import Source, SourceError, checkout
+from monai_aws_pipeline.maps.source import Source, checkout
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.settings import Settings
@@ -109,13 +110,14 @@ class _Code:
     uses_bundle: bool = False
 
 
-def consult(settings: Settings, *, target: Path, download_s3: model.S3Download | None = None) -> Examination:
+def consult(settings: Settings, *, target: Path, download_s3: model.S3Download | None = None, login: Login | None = None) -> Examination:
     """Examine the application and the model that the settings name. Raises nothing that is their fault.
 
     Args:
         settings: Where they are and how they would be built.
         target: Folder for a copy of the application; must not exist or be empty. The model goes into the cache.
         download_s3: Reads ``s3:`` addresses.
+        login: Opens a private repository.
     """
     plan = Plan(settings.base_image, settings.wheelhouse == "collect", settings.model_uri, settings.model_sha256)
     findings: list[Finding] = []
@@ -126,7 +128,7 @@ def consult(settings: Settings, *, target: Path, download_s3: model.S3Download |
         except model.ModelError as wrong:
             findings.append(Finding("model", str(wrong), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256"))
     try:
-        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target)
+        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login)
     except SourceError as wrong:
         remedy = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
         return Examination((Finding("source", str(wrong), remedy), *findings))

@@ -1,7 +1,7 @@
 """The application's source: which version it is, and a clean copy of it, from a git address or a folder.
 
-Here belongs git as a child process. Addresses and refs come from settings and are handed over as arguments of their own behind ``--``; only
-the protocols https, ssh, git and file are allowed, and git never asks a question. The packaged folder is the one that holds ``app.yaml``:
+Addresses and refs come from settings; git itself, its login and its errors are in ``git.py``. The packaged
+folder is the one that holds ``app.yaml``:
 ``app_source`` (joined with ``app_dir`` where the source is larger than the application).
 
 A folder inside a git work tree has the commit that last touched it. When it holds changes, or is in no repository, its version is the first
@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable
@@ -22,47 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from monai_aws_pipeline.maps import git
+from monai_aws_pipeline.maps.git import NoApplicationError, RefMissingError, SourceError, SourceMissingError, SourceRefusedError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-_TIMEOUT_S: Final = 300
-_ALLOWED: Final = "file:https:ssh:git"
 _SCP_LIKE: Final = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+:(?!//)(?!\\)[^\s]+")
 _REF: Final = re.compile(r"(?!-)[\w./@^~{}-]{1,200}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _NOT_SOURCE: Final = frozenset(
     {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", ".env"}
 )
-_LOGIN: Final = ("terminal prompts disabled", "authentication failed", "permission denied", "could not read username", "error: 403")
-_ABSENT: Final = ("not found", "does not appear to be a git repository", "no such file", "does not exist", "could not resolve host")
-
-
-class SourceError(RuntimeError):
-    """The application's source cannot be used. The message says why and what to do."""
-
-
-class SourceMissingError(SourceError):
-    """There is no folder or repository at the given place."""
-
-
-class RefMissingError(SourceError):
-    """The repository has no such ref."""
-
-
-class NoApplicationError(SourceError):
-    """The folder holds no ``app.yaml``."""
-
-
-class CredentialsMissingError(SourceError):
-    """The repository is private and git has no credentials for it."""
-
-
-class SourceRefusedError(SourceError):
-    """The address, ref or content is of a kind that is not allowed."""
-
-
-class GitError(SourceError):
-    """git failed for another reason; its own words are in the message."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +47,16 @@ class Source:
     content_hash: str
 
 
-def observe(app_source: str, ref: str) -> str:
+def observe(app_source: str, ref: str, login: git.Login | None = None) -> str:
     """The current version of a source as 40 hex digits, without copying it.
 
-    For a folder and the ref ``HEAD`` that is the working folder as it is; any other ref, and any address, is read from git.
+    For a folder and the ref ``HEAD`` that is the working folder as it is; any other ref, and any address, is read from git. ``login`` is
+    for a private repository.
     Raises SourceError of the kind that fits.
     """
     _check_ref(ref)
     if _is_address(app_source):
-        return _resolve_remote(app_source, ref)
+        return _resolve_remote(app_source, ref, login)
     folder = _local_folder(app_source)
     repository = _repository_of(folder)
     if ref != "HEAD":
@@ -96,7 +66,7 @@ def observe(app_source: str, ref: str) -> str:
     return _version_of_folder(folder, repository)[0]
 
 
-def checkout(app_source: str, ref: str, app_dir: str, target: Path) -> Source:
+def checkout(app_source: str, ref: str, app_dir: str, target: Path, login: git.Login | None = None) -> Source:
     """Copy the application into ``target``, which must not exist or be empty, and return it.
 
     Files keep their executable bit and nothing else; a version control folder, caches and ``.env`` are left out. Raises SourceError.
@@ -106,7 +76,7 @@ def checkout(app_source: str, ref: str, app_dir: str, target: Path) -> Source:
     if target.exists() and any(target.iterdir()):
         raise SourceError(f"{target} is not empty")
     if _is_address(app_source):
-        commit, dirty = _checkout_remote(app_source, ref, inside, target), False
+        commit, dirty = _checkout_remote(app_source, ref, inside, target, login), False
     else:
         folder = _local_folder(app_source)
         repository = _repository_of(folder)
@@ -150,7 +120,7 @@ def _repository_of(folder: Path) -> Path | None:
     """Root of the git work tree a folder lies in; None when it is in none, or git is not installed."""
     if not shutil.which("git"):
         return None
-    done = _run_git(["-C", str(folder), "rev-parse", "--show-toplevel"], trusted=_ours(folder))
+    done = git.run(["-C", str(folder), "rev-parse", "--show-toplevel"], trusted=_ours(folder))
     if done.returncode == 0 and done.stdout.strip():
         return Path(done.stdout.strip())
     if "dubious ownership" in done.stderr:
@@ -168,8 +138,8 @@ def _ours(folder: Path) -> bool:
 
 def _version_of_folder(folder: Path, repository: Path | None) -> tuple[str, bool]:
     if repository is not None:
-        status = _git(["-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", "."], trusted=_ours(folder))
-        log = _run_git(["-C", str(folder), "log", "-1", "--format=%H", "HEAD", "--", "."], trusted=_ours(folder))
+        status = git.text(["-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", "."], trusted=_ours(folder))
+        log = git.run(["-C", str(folder), "log", "-1", "--format=%H", "HEAD", "--", "."], trusted=_ours(folder))
         commit = log.stdout.strip()
         if not status.strip() and log.returncode == 0 and _COMMIT.fullmatch(commit):
             return commit, False
@@ -180,7 +150,7 @@ def _relative_files(folder: Path, repository: Path | None) -> list[Path]:
     """The files that are source: what git tracks or would, or everything but caches where there is no git."""
     if repository is not None:
         command = ["-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."]
-        names: Iterable[Path] = (Path(name) for name in _git(command, trusted=_ours(folder)).split("\0") if name)
+        names: Iterable[Path] = (Path(name) for name in git.text(command, trusted=_ours(folder)).split("\0") if name)
     else:
         names = (path.relative_to(folder) for path in folder.rglob("*"))
     wanted = {name for name in names if not _NOT_SOURCE & set(name.parts)}
@@ -225,13 +195,13 @@ def _is_address(app_source: str) -> bool:
         raise SourceRefusedError("git helpers such as 'ext::' run commands and are refused; use https:, ssh:, git: or file:")
     scheme, found, rest = app_source.partition("://")
     if found:
-        if scheme not in _ALLOWED.split(":"):
+        if scheme not in git.ALLOWED.split(":"):
             raise SourceRefusedError(f"'{scheme}:' is not allowed for MONAI_AWS_APP_SOURCE; use https:, ssh:, git: or file:")
         user = rest.partition("/")[0].rpartition("@")[0]
         if ":" in user or (user and scheme == "https"):
             raise SourceRefusedError(
-                "MONAI_AWS_APP_SOURCE holds credentials, which would end in logs; remove them and configure a git credential helper, "
-                "or use an SSH key"
+                "MONAI_AWS_APP_SOURCE holds credentials, which would end in logs; remove them and put them into Secrets Manager "
+                f"({git.SETTING})"
             )
         return True
     if Path(app_source).expanduser().exists() or (PROJECT_ROOT / app_source).exists():
@@ -259,19 +229,19 @@ def _commit_of(repository: Path, folder: Path, ref: str) -> str:
     """The commit that last touched a folder, seen from a ref."""
     trusted = _ours(folder)
     asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
-    found = _run_git(["-C", str(repository), *asked], trusted=trusted)
+    found = git.run(["-C", str(repository), *asked], trusted=trusted)
     if found.returncode or not _COMMIT.fullmatch(found.stdout.strip()):
         raise RefMissingError(f"the repository has no commit {ref!r}; check MONAI_AWS_APP_REF")
     where = str(_in_repository(repository, folder))
-    commit = _git(["-C", str(repository), "log", "-1", "--format=%H", found.stdout.strip(), "--", where], trusted=trusted).strip()
+    commit = git.text(["-C", str(repository), "log", "-1", "--format=%H", found.stdout.strip(), "--", where], trusted=trusted).strip()
     return commit if _COMMIT.fullmatch(commit) else found.stdout.strip()
 
 
-def _resolve_remote(address: str, ref: str) -> str:
+def _resolve_remote(address: str, ref: str, login: git.Login | None) -> str:
     if _COMMIT.fullmatch(ref):
         return ref
     patterns = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}", ref]
-    lines = _git(["ls-remote", "--", address, *patterns]).splitlines()
+    lines = git.text(["ls-remote", "--", address, *patterns], address=address, login=login).splitlines()
     found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
     for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}", ref):
         if _COMMIT.fullmatch(found.get(name, "")):
@@ -279,15 +249,20 @@ def _resolve_remote(address: str, ref: str) -> str:
     raise RefMissingError(f"the repository has no branch or tag {ref!r}; check MONAI_AWS_APP_REF (a commit must be given in full)")
 
 
-def _checkout_remote(address: str, ref: str, inside: PurePosixPath, target: Path) -> str:
-    commit = _resolve_remote(address, ref)
+def _checkout_remote(address: str, ref: str, inside: PurePosixPath, target: Path, login: git.Login | None) -> str:
+    commit = _resolve_remote(address, ref, login)
     with tempfile.TemporaryDirectory() as scratch_name:
         clone = Path(scratch_name) / "clone.git"
-        _git(["init", "--quiet", "--bare", str(clone)])
-        one = _run_git(["-C", str(clone), "fetch", "--quiet", "--depth=1", "--no-tags", "--", address, commit])
+        git.text(["init", "--quiet", "--bare", str(clone)])
+        one = git.run(["-C", str(clone), "fetch", "--quiet", "--depth=1", "--no-tags", "--", address, commit], address=address, login=login)
         if one.returncode:  # a server that does not hand out a commit by its name
-            _git(["-C", str(clone), "fetch", "--quiet", "--", address, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"])
-            if _run_git(["-C", str(clone), "cat-file", "-e", f"{commit}^{{commit}}"]).returncode:
+            everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+            git.text(
+                ["-C", str(clone), "fetch", "--quiet", "--", address, *everything],
+                address=address,
+                login=login,
+            )
+            if git.run(["-C", str(clone), "cat-file", "-e", f"{commit}^{{commit}}"]).returncode:
                 raise RefMissingError(f"the repository has no commit {commit}; check MONAI_AWS_APP_REF")
         _export(clone, inside, commit, target)
     return commit
@@ -297,12 +272,14 @@ def _export(repository: Path, inside: PurePosixPath, commit: str, target: Path) 
     """Write the files of a folder at a commit. git makes the tar; links out of the folder and devices are refused when it is unpacked."""
     where = "" if str(inside) == "." else str(inside)
     trusted = _ours(repository)
-    kind = _run_git(["-C", str(repository), "cat-file", "-t", f"{commit}:{where}"], trusted=trusted)
+    kind = git.run(["-C", str(repository), "cat-file", "-t", f"{commit}:{where}"], trusted=trusted)
     if kind.stdout.strip() != "tree":
         raise NoApplicationError(f"commit {commit[:12]} has no folder {where or '.'}; set MONAI_AWS_APP_DIR to the one with app.yaml")
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        _git(["-C", str(repository), "archive", "--format=tar", f"--output={scratch / 'app.tar'}", f"{commit}:{where}"], trusted=trusted)
+        git.text(
+            ["-C", str(repository), "archive", "--format=tar", f"--output={scratch / 'app.tar'}", f"{commit}:{where}"], trusted=trusted
+        )
         unpacked = scratch / "app"
         unpacked.mkdir()
         try:
@@ -311,52 +288,3 @@ def _export(repository: Path, inside: PurePosixPath, commit: str, target: Path) 
         except tarfile.TarError as wrong:
             raise SourceRefusedError(f"the application holds a file that is not allowed: {wrong}") from wrong
         _copy_files(unpacked, _relative_files(unpacked, None), target)
-
-
-def _git(arguments: list[str], *, trusted: bool = False) -> str:
-    done = _run_git(arguments, trusted=trusted)
-    if done.returncode:
-        raise _named(done.stderr)
-    return done.stdout
-
-
-def _run_git(arguments: list[str], *, trusted: bool = False) -> subprocess.CompletedProcess[str]:
-    if not shutil.which("git"):
-        raise GitError("git is not installed; install it, or point MONAI_AWS_APP_SOURCE at a folder")
-    kept = ("GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in kept}
-    environment = {
-        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-        **inherited,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "",
-        "SSH_ASKPASS_REQUIRE": "never",
-        "GIT_ALLOW_PROTOCOL": _ALLOWED,
-        "GIT_LFS_SKIP_SMUDGE": "1",
-        "LC_ALL": "C",
-    }
-    # A repository's own configuration may name programs to run; those two are the ones our commands would start.
-    options = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *(["-c", "safe.directory=*"] if trusted else [])]
-    try:
-        return subprocess.run(
-            ["git", *options, *arguments], check=False, capture_output=True, text=True, errors="surrogateescape", env=environment,
-            timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as wrong:
-        raise GitError(f"git did not answer within {_TIMEOUT_S} s; check the network and MONAI_AWS_APP_SOURCE") from wrong
-
-
-def _named(said: str) -> SourceError:
-    """The error that git's words mean."""
-    low = said.lower()
-    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "nothing")
-    if any(sign in low for sign in _LOGIN):
-        remedy = "configure a credential helper, or an SSH key and an ssh: address"
-        return CredentialsMissingError(f"the repository needs a login that git has not: {remedy}. git said: {last}")
-    if any(sign in low for sign in _ABSENT):
-        return SourceMissingError(
-            f"there is no git repository at MONAI_AWS_APP_SOURCE (a private one may look like that). git said: {last}"
-        )
-    if "not allowed" in low and "transport" in low:
-        return SourceRefusedError("this protocol is not allowed; use https:, ssh:, git: or file:")
-    return GitError("git failed: " + last)

@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import source
-from monai_aws_pipeline.maps.source import (
-    NoApplicationError,
-    RefMissingError,
-    SourceError,
-    SourceMissingError,
-    SourceRefusedError,
-    checkout,
-    content_hash,
-    observe,
-)
+from monai_aws_pipeline.maps import git as git_program
+from monai_aws_pipeline.maps.git import NoApplicationError, RefMissingError, SourceError, SourceMissingError, SourceRefusedError
+from monai_aws_pipeline.maps.source import checkout, content_hash, observe
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -148,7 +140,7 @@ def test_a_missing_ref_folder_repository_or_app_yaml_has_its_own_error(repositor
     ],
 )
 def test_an_address_that_runs_commands_or_holds_a_secret_is_refused_without_asking_git(address, monkeypatch):
-    monkeypatch.setattr(source, "_run_git", lambda *_, **__: pytest.fail("git was asked"))
+    monkeypatch.setattr(git_program, "run", lambda *_, **__: pytest.fail("git was asked"))
     with pytest.raises(SourceRefusedError) as caught:
         observe(address, "HEAD")
     assert "secret" not in str(caught.value)
@@ -185,7 +177,7 @@ def test_a_repository_cannot_make_git_run_its_own_programs(repository, tmp_path)
 
 def test_git_never_waits_for_a_password(repository):
     """The message of a server that asks for a login becomes an error of its own."""
-    error = source._named("fatal: could not read Username for 'https://git.example.org': terminal prompts disabled")
+    error = git_program.named("fatal: could not read Username for 'https://git.example.org': terminal prompts disabled")
     assert type(error).__name__ == "CredentialsMissingError"
     assert issubclass(type(error), SourceError)
 
