@@ -1,10 +1,11 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test lint bench clean use dev
+.PHONY: help demo demo-down ui test lint bench fuzz clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
+SECONDS ?= 600
 TESTS ?= tests
 
 help:
@@ -14,6 +15,7 @@ help:
 	@echo "make test       all tests (TESTS=path for some)"
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
+	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:
@@ -42,6 +44,9 @@ lint: dev
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)
+
+fuzz: dev
+	@$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
 
 clean:
 	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi

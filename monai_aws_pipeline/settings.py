@@ -162,6 +162,15 @@ class Settings(BaseSettings):
     map_timeout_s: int = Field(1800, ge=10, le=86400, description="longest run of one study in seconds")
     map_memory_mib: int = Field(12288, ge=256, le=1048576, description="memory limit of the MAP container in MiB")
     idle_stop_minutes: float = Field(5.0, gt=0, le=1440, description="an idle host stops after this many minutes")
+    upload_max_mib: int = Field(8192, ge=1, le=1048576, description="largest upload as stored, in MiB")
+    unpacked_max_mib: int = Field(24576, ge=1, le=4194304, description="largest upload unpacked, in MiB; never more than the free disk")
+    upload_max_files: int = Field(50000, ge=1, le=1000000, description="most files in one upload, over all of its zips")
+    unpack_max_ratio: int = Field(250, ge=2, le=10000, description="unpacked to stored size, judged from 256 MiB on; a zip bomb exceeds it")
+    unpack_max_depth: int = Field(1, ge=0, le=3, description="levels of zips inside the zip that are opened")
+    unpack_max_seconds: int = Field(900, ge=10, le=7200, description="longest unpacking of one upload in seconds")
+    require_volume: bool = Field(
+        False, description="refuse studies in which no series is a regular volume (geometry known, no plane missing)"
+    )
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
 
     phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field("allow", description="what to do with identified studies")

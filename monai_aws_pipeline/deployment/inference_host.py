@@ -62,6 +62,13 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
         "map_timeout_s": settings.map_timeout_s,
         "map_memory_mib": settings.map_memory_mib,
         "idle_stop_minutes": settings.idle_stop_minutes,
+        "upload_max_mib": settings.upload_max_mib,
+        "unpacked_max_mib": settings.unpacked_max_mib,
+        "upload_max_files": settings.upload_max_files,
+        "unpack_max_ratio": settings.unpack_max_ratio,
+        "unpack_max_depth": settings.unpack_max_depth,
+        "unpack_max_seconds": settings.unpack_max_seconds,
+        "require_volume": settings.require_volume,
         "usd_per_hour": ON_DEMAND_USD_PER_HOUR,  # of every type: which one it becomes is known when there is capacity
         "price_basis": basis(settings.region),
     }

@@ -103,6 +103,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         host=read_host(),
         work=WORK_FOLDER,
         stop=stop,
+        limits=config.intake,
         bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
     )
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.host_agent.intake import IntakeLimits
 from monai_aws_pipeline.maps.hosting import Limits
 
 DEFAULT_PATH: Final = Path("/etc/monai-aws/agent.json")
@@ -41,6 +42,13 @@ class AgentConfig:
     map_timeout_s: int
     map_memory_mib: int
     idle_stop_minutes: float
+    upload_max_mib: int
+    unpacked_max_mib: int
+    upload_max_files: int
+    unpack_max_ratio: int
+    unpack_max_depth: int
+    unpack_max_seconds: int
+    require_volume: bool
     usd_per_hour: Mapping[str, float]
     price_basis: str
 
@@ -48,6 +56,18 @@ class AgentConfig:
     def limits(self) -> Limits:
         """What one run of the MAP may use."""
         return Limits(timeout_s=self.map_timeout_s, memory_mib=self.map_memory_mib, gpus=self.gpus, network=self.map_network)
+
+    @property
+    def intake(self) -> IntakeLimits:
+        """What one upload may be."""
+        return IntakeLimits(
+            upload_bytes=self.upload_max_mib << 20,
+            unpacked_bytes=self.unpacked_max_mib << 20,
+            files=self.upload_max_files,
+            ratio=self.unpack_max_ratio,
+            depth=self.unpack_max_depth,
+            seconds=self.unpack_max_seconds,
+        )
 
 
 _TEXTS: Final = {
@@ -65,7 +85,16 @@ _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
     "map_timeout_s": (10, 86400, True),
     "map_memory_mib": (64, 1048576, True),
     "idle_stop_minutes": (0.01, 1440, False),
+    "upload_max_mib": (1, 1048576, True),
+    "unpacked_max_mib": (1, 4194304, True),
+    "upload_max_files": (1, 1000000, True),
+    "unpack_max_ratio": (2, 10000, True),
+    "unpack_max_depth": (0, 3, True),
+    "unpack_max_seconds": (10, 7200, True),
 }
+
+
+_SWITCHES: Final = frozenset({"require_volume"})
 
 
 def load_config(path: Path = DEFAULT_PATH) -> AgentConfig:
@@ -99,6 +128,8 @@ def _problem(name: str, data: dict[str, Any]) -> str | None:
     if name in _TEXTS:
         pattern, expected = _TEXTS[name]
         return None if isinstance(value, str) and re.fullmatch(pattern, value) else f"{name}: expected {expected}"
+    if name in _SWITCHES:
+        return None if isinstance(value, bool) else f"{name}: expected true or false"
     if name == "usd_per_hour":
         good = isinstance(value, dict) and all(
             re.fullmatch(r"[a-z0-9.-]{1,40}", key) and _is_number(of, 0, 1000) for key, of in value.items()

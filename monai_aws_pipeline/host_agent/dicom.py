@@ -9,28 +9,36 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pydicom
-from pydicom.dataset import FileDataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
+from monai_aws_pipeline.host_agent.dicom_structure import Structure, read_structure
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-_TAGS: Final = [
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Rows", "Columns", "BitsAllocated",
-    "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation",
-]  # fmt: skip
+_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
+_MODALITY, _PATIENT_ID, _PHOTOMETRIC = 0x00080060, 0x00100020, 0x00280004
+_SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100
+_WANTED: Final = frozenset(
+    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, _MODALITY, _PATIENT_ID, _PHOTOMETRIC, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS}
+)
+_UID_NAMES: Final = {_STUDY_UID: "StudyInstanceUID", _SERIES_UID: "SeriesInstanceUID", _SOP_UID: "SOPInstanceUID"}
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_CLAIM_FROM: Final = 256 << 20
+_CLAIM_RATIO: Final = 1000
+"""No image of this size compresses a thousandfold: what claims to would only fill a reader's memory."""
 
 _IDENTIFYING: Final = [
     "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "PatientBirthName", "PatientMotherBirthName",
@@ -49,6 +57,8 @@ class Instance:
     sop_uid: str
     sop_class: str
     modality: str
+    patient: bytes = field(default=b"", repr=False)
+    """SHA-256 of the patient's id, to notice two patients in one study; empty where there is none. Kept nowhere."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,8 @@ class Study:
 def read_studies(files: list[Path]) -> tuple[Study, ...]:
     """Group files into studies, in order of StudyInstanceUID. Raises RefusedError.
 
-    A DICOMDIR is left out. The same instance twice counts once; one SOPInstanceUID with different contents is refused.
+    A DICOMDIR is left out. The same instance twice counts once; one SOPInstanceUID with different contents is refused, and so is a study
+    of two patients and a series of two studies.
     """
     by_sop: dict[str, Instance] = {}
     for path in sorted(files):
@@ -87,6 +98,7 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
     grouped: defaultdict[str, list[Instance]] = defaultdict(list)
     for instance in by_sop.values():
         grouped[instance.study_uid].append(instance)
+    _refuse_mixed(by_sop.values())
     return tuple(Study(uid, tuple(grouped[uid])) for uid in sorted(grouped))
 
 
@@ -113,61 +125,101 @@ def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
 
 
 def read_instance(path: Path) -> Instance | None:
-    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged or incomplete file."""
+    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file."""
     try:
-        with path.open("rb") as stream:
-            data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
-            left = path.stat().st_size - stream.tell()
-        if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-            return None
-        instance = Instance(
-            path=path,
-            study_uid=_uid(data, "StudyInstanceUID"),
-            series_uid=_uid(data, "SeriesInstanceUID"),
-            sop_uid=_uid(data, "SOPInstanceUID"),
-            sop_class=str(data.get("SOPClassUID") or ""),
-            modality=str(data.get("Modality") or ""),
-        )
-        missing = is_cut_short(data, left)
+        found = read_structure(path, _WANTED)
     except RefusedError:
         raise
-    except Exception as wrong:  # pydicom raises a dozen kinds on damaged bytes, and each means the same here
+    except (struct.error, ValueError, LookupError) as wrong:  # the walk checks its bounds; this is for the case nobody thought of
         raise RefusedError(Code.DICOM_DAMAGED, "A DICOM file cannot be read to the end of its header.") from wrong
-    if missing:
-        raise RefusedError(Code.DICOM_DAMAGED, "A DICOM file is shorter than its own rows, columns and frames say.")
+    if found.media_class == MediaStorageDirectoryStorage:
+        return None
+    patient = text_of(found, _PATIENT_ID).encode()
+    instance = Instance(
+        path=path,
+        study_uid=_uid(found, _STUDY_UID),
+        series_uid=_uid(found, _SERIES_UID),
+        sop_uid=_uid(found, _SOP_UID),
+        sop_class=text_of(found, _SOP_CLASS),
+        modality=text_of(found, _MODALITY),
+        patient=hashlib.sha256(patient).digest() if patient else b"",
+    )
+    check_pixels(found)
     return instance
 
 
-def is_cut_short(data: FileDataset, left: int) -> bool:
-    """Whether an image ends before its pixels do. ``left``: bytes from the PixelData element (or the end of the header) to the end of file.
+def check_pixels(found: Structure) -> None:
+    """Refuse an image whose pixels are fewer than its rows, columns and frames say, or whose claim is absurd. Raises RefusedError."""
+    frames = max(1, _number(found, _FRAMES, 1))
+    if found.pixel_bytes < 0:
+        # Not every object with rows has pixels, but every image has: its file was cut off before them.
+        if _ROWS in found.values or "Image Storage" in UID(text_of(found, _SOP_CLASS)).name:
+            raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image ends before its pixels begin.")
+        return
+    claimed = claimed_pixel_bytes(found)
+    if found.fragments >= 0:
+        if found.fragments < frames or not found.pixel_bytes:
+            raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image has fewer compressed frames than it says.")
+        if claimed > _CLAIM_FROM and claimed > _CLAIM_RATIO * found.pixel_bytes:
+            raise RefusedError(Code.DICOM_TOO_LARGE, "A DICOM image claims far more pixels than its compressed data can hold.")
+    elif not _is_encapsulated(found.syntax) and found.pixel_bytes < claimed:
+        raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image is shorter than its own rows, columns and frames say.")
 
-    The reader itself takes a value that the end of file cuts off as if it were whole.
-    """
-    is_image = "Rows" in data or "Image Storage" in UID(str(data.get("SOPClassUID") or "")).name
-    syntax = data.file_meta.get("TransferSyntaxUID")
-    if not is_image or syntax == DeflatedExplicitVRLittleEndian:
-        return False
-    header = 8 if syntax == ImplicitVRLittleEndian else 12  # tag, VR and length before the value: PS3.5 section 7.1
-    return left < header + stored_pixel_bytes(data)
 
-
-def stored_pixel_bytes(data: FileDataset) -> int:
-    """Bytes that PixelData must have at least, 0 where that cannot be known (compressed, or no image). PS3.5 section 8.2."""
-    syntax = data.file_meta.get("TransferSyntaxUID")
-    if syntax is None or syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian or "Rows" not in data:
-        return 0
-    pixels = int(data.Rows) * int(data.get("Columns") or 0) * int(data.get("NumberOfFrames") or 1)
-    bits = pixels * int(data.get("SamplesPerPixel") or 1) * int(data.get("BitsAllocated") or 0)
-    if data.get("PhotometricInterpretation") == "YBR_FULL_422":
+def claimed_pixel_bytes(found: Structure) -> int:
+    """Bytes of the uncompressed pixels by the image's own description. PS3.5 section 8.2."""
+    pixels = _number(found, _ROWS) * _number(found, _COLUMNS) * max(1, _number(found, _FRAMES, 1))
+    bits = pixels * _number(found, _SAMPLES, 1) * _number(found, _BITS)
+    if text_of(found, _PHOTOMETRIC) == "YBR_FULL_422":
         bits = bits * 2 // 3
     return (bits + 7) // 8
 
 
-def _uid(data: FileDataset, name: str) -> str:
-    value = str(data.get(name) or "").strip(" \0")
-    if not value or len(value) > 64:
-        raise RefusedError(Code.DICOM_INCOMPLETE, f"A DICOM file has no usable {name}.")
-    return value
+def text_of(found: Structure, tag: int) -> str:
+    """A value as text without its padding; empty where there is none."""
+    value = found.values.get(tag)
+    return value.data.decode("utf-8", "replace").strip(" \0") if value else ""
+
+
+def _number(found: Structure, tag: int, missing: int = 0) -> int:
+    """A whole number of VR US or IS. Raises RefusedError for anything else."""
+    value = found.values.get(tag)
+    if value is None or not value.data:
+        return missing
+    if tag == _FRAMES:
+        text = text_of(found, tag)
+        if re.fullmatch(r"\+?[0-9]{1,10}", text):
+            return int(text)
+    elif len(value.data) == 2 and value.vr in ("US", ""):
+        return int.from_bytes(value.data, "little" if found.little_endian else "big")
+    raise RefusedError(Code.DICOM_DAMAGED, "A DICOM image does not tell its size in numbers.")
+
+
+def _is_encapsulated(syntax: str) -> bool:
+    try:
+        return UID(syntax).is_encapsulated
+    except ValueError:  # private or none: read as native
+        return False
+
+
+def _uid(found: Structure, tag: int) -> str:
+    value = found.values.get(tag)
+    text = text_of(found, tag)
+    if value is None or not text:
+        raise RefusedError(Code.DICOM_INCOMPLETE, f"A DICOM file has no {_UID_NAMES[tag]}.")
+    if value.vr not in ("UI", "UN", "") or len(text) > 64 or not _UID.fullmatch(text):
+        raise RefusedError(Code.DICOM_BAD_UID, f"A DICOM file has a {_UID_NAMES[tag]} that is no UID.")
+    return text
+
+
+def _refuse_mixed(instances: Iterable[Instance]) -> None:
+    study_of: dict[str, str] = {}
+    patient_of: dict[str, bytes] = {}
+    for item in instances:
+        if study_of.setdefault(item.series_uid, item.study_uid) != item.study_uid:
+            raise RefusedError(Code.STUDY_MIXED, "One series belongs to two studies.")
+        if item.patient and patient_of.setdefault(item.study_uid, item.patient) != item.patient:
+            raise RefusedError(Code.STUDY_MIXED, "The instances of one study name two patients.")
 
 
 def _sha256(path: Path) -> str:

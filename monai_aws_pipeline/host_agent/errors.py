@@ -30,12 +30,20 @@ class Code(StrEnum):
     ZIP_TOO_MANY_FILES = "zip_too_many_files"
     ZIP_TOO_LARGE = "zip_too_large"
     ZIP_RATIO = "zip_ratio"
+    ZIP_OVERLAP = "zip_overlap"
     ZIP_NESTED = "zip_nested"
     UNPACK_TIME = "unpack_time"
     NO_DICOM = "no_dicom"
     DICOM_DAMAGED = "dicom_damaged"
+    DICOM_TRUNCATED = "dicom_truncated"
+    DICOM_TOO_COMPLEX = "dicom_too_complex"
+    DICOM_TOO_LARGE = "dicom_too_large"
     DICOM_INCOMPLETE = "dicom_incomplete"
+    DICOM_BAD_UID = "dicom_bad_uid"
     INSTANCE_CONFLICT = "instance_conflict"
+    STUDY_MIXED = "study_mixed"
+    NO_GEOMETRY = "no_geometry"
+    IRREGULAR_VOLUME = "irregular_volume"
     # the MAP did not answer
     MAP_FAILED = "map_failed"
     MAP_TIMEOUT = "map_timeout"
@@ -45,6 +53,7 @@ class Code(StrEnum):
     OUTPUT_UNSAFE = "output_unsafe"
     OUTPUT_NOT_DICOM = "output_not_dicom"
     OUTPUT_OTHER_STUDY = "output_other_study"
+    OUTPUT_GEOMETRY = "output_geometry"
     # this host or its surroundings
     NO_LIVE_MAP = "no_live_map"
     PULL_FAILED = "pull_failed"
@@ -57,7 +66,7 @@ class Code(StrEnum):
 
 REMEDIES: Final[dict[Code, str]] = {
     Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",
-    Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise the host's limit.",
+    Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise MONAI_AWS_UPLOAD_MAX_MIB.",
     Code.UPLOAD_REPLACED: "Nothing to do if the newer upload of the same name was meant; it has its own result.",
     Code.UPLOAD_MISSING: "Upload the study again; it was removed before it could be read.",
     Code.UPLOAD_TYPE: "Upload a .zip, or a folder followed by its _READY marker.",
@@ -66,18 +75,26 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.ZIP_TRUNCATED: "Upload the file again; the end of the zip is missing.",
     Code.ZIP_DAMAGED: "Create the zip again and check it with `unzip -t` before uploading.",
     Code.ZIP_ENCRYPTED: "Create the zip without a password; the bucket encrypts it at rest.",
-    Code.ZIP_COMPRESSION: "Create the zip with the usual methods (stored, deflate, bzip2 or lzma).",
-    Code.ZIP_UNSAFE_NAME: "Create the zip with relative names inside one folder.",
+    Code.ZIP_COMPRESSION: "Create the zip with one of the usual methods, stored or deflate.",
+    Code.ZIP_UNSAFE_NAME: "Create the zip with plain relative names inside one folder.",
     Code.ZIP_LINK: "Create the zip from plain files, without links or devices (`zip -r` follows links by default).",
-    Code.ZIP_TOO_MANY_FILES: "Upload one study at a time, or raise the host's limit.",
-    Code.ZIP_TOO_LARGE: "Upload one study at a time, or raise the host's limit.",
-    Code.ZIP_RATIO: "Create the zip from the plain DICOM files; this one unpacks to far more than a study does.",
-    Code.ZIP_NESTED: "Put the DICOM files into one zip; at most one zip inside it is opened.",
-    Code.UNPACK_TIME: "Upload one study at a time.",
+    Code.ZIP_TOO_MANY_FILES: "Upload one study at a time, or raise MONAI_AWS_UPLOAD_MAX_FILES.",
+    Code.ZIP_TOO_LARGE: "Upload one study at a time, raise MONAI_AWS_UNPACKED_MAX_MIB, or use a larger root volume.",
+    Code.ZIP_RATIO: "Create the zip from the plain DICOM files; this one unpacks far too large (MONAI_AWS_UNPACK_MAX_RATIO).",
+    Code.ZIP_OVERLAP: "Create the zip again; entries of this one share their bytes, which no zip program does.",
+    Code.ZIP_NESTED: "Put the DICOM files into one zip; zips inside a zip are opened down to MONAI_AWS_UNPACK_MAX_DEPTH levels.",
+    Code.UNPACK_TIME: "Upload one study at a time, or raise MONAI_AWS_UNPACK_MAX_SECONDS.",
     Code.NO_DICOM: "Upload DICOM files with the 128-byte preamble (PS3.10); pictures, texts and a DICOMDIR alone are no study.",
     Code.DICOM_DAMAGED: "Export the study again; an incomplete study is not inferred, because its result could mislead.",
+    Code.DICOM_TRUNCATED: "Export or transfer the study again; a file ends too early, and half a study could mislead.",
+    Code.DICOM_TOO_COMPLEX: "Export the study again without private elements; no image nests or counts its elements like this.",
+    Code.DICOM_TOO_LARGE: "Export the study again uncompressed; a file claims far more pixels than it can hold.",
     Code.DICOM_INCOMPLETE: "Export the study again with StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID in each file.",
+    Code.DICOM_BAD_UID: "Export the study again; an identifier is not made of digits and dots (PS3.5 section 9).",
     Code.INSTANCE_CONFLICT: "Export the study again; two files claim one SOPInstanceUID with different content.",
+    Code.STUDY_MIXED: "Export each study by itself; results must not mix two patients or two studies.",
+    Code.NO_GEOMETRY: "Send the original images; no series tells where its planes lie, and this deployment needs a volume.",
+    Code.IRREGULAR_VOLUME: "Send the complete series; planes are missing or unevenly spaced, and this deployment needs a volume.",
     Code.MAP_FAILED: "Read map.log beside this file; the application itself ended with an error.",
     Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
     Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",
@@ -86,6 +103,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
     Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
+    Code.OUTPUT_GEOMETRY: "Let the application take frame of reference, orientation, spacing and positions from the series it segmented.",
     Code.NO_LIVE_MAP: "Materialise map_image; no MAP was published for this deployment yet.",
     Code.PULL_FAILED: "Check that the host may read the repository and that it has the digest; then: monai-aws upload --again.",
     Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then: monai-aws upload --again.",

@@ -8,6 +8,7 @@ files are numbered, so that no name can reach a path, a log or the MAP. Reading 
 from __future__ import annotations
 
 import errno
+import re
 import stat
 import struct
 import time
@@ -20,13 +21,20 @@ from typing import IO, Final
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 
 CHUNK: Final = 1 << 20
-_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-"""Not LZMA: its header lets the sender choose a dictionary of 4 GiB."""
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Not LZMA, whose header lets the sender choose a dictionary of 4 GiB; not bzip2, of which zipfile expands at once whatever one read
+brings, and 4 KiB of it can become 4 GiB."""
+_NAME_CHARACTERS: Final = 1024
+"""No file system takes a longer path; names are checked and then never used."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_LOCAL_HEADER: Final = 30
+"""Bytes before an entry's name and content."""
+_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
 
 @dataclass(frozen=True)
 class IntakeLimits:
-    """What one upload may hold: bytes as stored and unpacked, files, nested zips, seconds to unpack.
+    """What one upload may hold: bytes as stored and unpacked, files, nested zips, seconds to unpack. settings.py has the same defaults.
 
     ``ratio``: unpacked to stored bytes, judged once ``ratio_from`` bytes are unpacked, because a small empty image compresses well.
     """
@@ -55,6 +63,7 @@ class _Meter:
         self.files += 1
         if self.files > self.limits.files:
             raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The upload holds more than {self.limits.files} files.")
+        self.time()
 
     def bytes(self, count: int) -> None:
         self.unpacked += count
@@ -62,6 +71,9 @@ class _Meter:
             raise RefusedError(Code.ZIP_TOO_LARGE, f"The upload unpacks to more than {self.limits.unpacked_bytes >> 20} MiB.")
         if self.unpacked > self.limits.ratio_from and self.unpacked > self.limits.ratio * max(1, self.stored):
             raise RefusedError(Code.ZIP_RATIO, f"The upload unpacks to more than {self.limits.ratio} times its size.")
+        self.time()
+
+    def time(self) -> None:
         if time.monotonic() > self.deadline:
             raise RefusedError(Code.UNPACK_TIME, f"Unpacking took longer than {self.limits.seconds:.0f} s.")
 
@@ -115,6 +127,7 @@ def _unpack_zip(archive: Path, target: Path, meter: _Meter, depth: int) -> None:
     with archive.open("rb") as stream:
         _check_directory(stream, meter.limits)
         with _opened(stream) as opened:
+            check_overlap(opened.infolist())
             for entry in opened.infolist():
                 _take_entry(opened, entry, target, meter, depth)
 
@@ -145,7 +158,9 @@ def _take_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, m
 def check_entry(entry: zipfile.ZipInfo) -> None:
     """Refuse what a zip of a study never holds: names that leave the folder, links and devices, encryption, exotic compression."""
     name = entry.orig_filename.replace("\\", "/")
-    if "\0" in name or name.startswith("/") or name[1:2] == ":" or ".." in name.split("/") or not name.strip("/"):
+    if len(name) > _NAME_CHARACTERS or _CONTROL.search(name):
+        raise RefusedError(Code.ZIP_UNSAFE_NAME, "The zip has an entry whose name is far too long or holds control characters.")
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/") or not name.strip("/"):
         raise RefusedError(Code.ZIP_UNSAFE_NAME, "The zip has an entry whose name is absolute or leads out of its folder.")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind and not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
@@ -154,6 +169,17 @@ def check_entry(entry: zipfile.ZipInfo) -> None:
         raise RefusedError(Code.ZIP_ENCRYPTED, "The zip is encrypted.")
     if entry.compress_type not in _METHODS:
         raise RefusedError(Code.ZIP_COMPRESSION, f"The zip uses compression method {entry.compress_type}, which is not read here.")
+
+
+def check_overlap(entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse entries that share bytes: a few megabytes of one entry, listed thousands of times, are a bomb without any ratio."""
+    behind = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < 0:
+            raise RefusedError(Code.ZIP_DAMAGED, "The zip's table of contents points outside the file.")
+        if entry.header_offset < behind:
+            raise RefusedError(Code.ZIP_OVERLAP, "Two entries of the zip share the same bytes.")
+        behind = entry.header_offset + _LOCAL_HEADER + entry.compress_size
 
 
 def _check_directory(stream: IO[bytes], limits: IntakeLimits) -> None:
@@ -165,23 +191,26 @@ def _check_directory(stream: IO[bytes], limits: IntakeLimits) -> None:
     stream.seek(0)
     head = stream.read(4)
     stream.seek(0)
-    at = tail.rfind(b"PK\x05\x06")
+    at = tail.rfind(_END)
     if at < 0 or len(tail) - at < 22:
         if head[:2] == b"PK":
             raise RefusedError(Code.ZIP_TRUNCATED, "The zip ends before its table of contents.")
         raise RefusedError(Code.NOT_A_ZIP, "The upload is named .zip but is no zip.")
     entries, directory_bytes = struct.unpack_from("<HI", tail, at + 10)
-    locator = tail.rfind(b"PK\x06\x07", 0, at)
-    if locator >= 0 and len(tail) - locator >= 20:
-        # zip64: the counts above are placeholders, the real ones are in the record that the locator points to
-        (offset,) = struct.unpack_from("<Q", tail, locator + 8)
+    if tail[at - 20 : at - 16] == _LOCATOR64 and at >= 20:
+        # zip64: the counts above are placeholders. Readers look for the record where the locator points or right before it: judge both.
+        (offset,) = struct.unpack_from("<Q", tail, at - 12)
+        before = size - len(tail) + at - 20 - 56
         if offset + 56 > size:
             raise RefusedError(Code.ZIP_DAMAGED, "The zip's table of contents points outside the file.")
-        stream.seek(offset)
-        record = stream.read(56)
+        for place in {offset, max(0, before)}:
+            stream.seek(place)
+            record = stream.read(56)
+            if record[:4] == _END64 and len(record) == 56:
+                more, larger = struct.unpack_from("<QQ", record, 32)
+                entries = more if entries == 0xFFFF else max(entries, more)
+                directory_bytes = larger if directory_bytes == 0xFFFFFFFF else max(directory_bytes, larger)
         stream.seek(0)
-        if record[:4] == b"PK\x06\x06":
-            entries, directory_bytes = struct.unpack_from("<QQ", record, 32)
     # An entry takes at least 46 bytes, so a directory that understates its count is caught by its size (1 KiB an entry is generous).
     if entries > limits.files or directory_bytes > limits.files * 1024:
         raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The upload holds more than {limits.files} files.")

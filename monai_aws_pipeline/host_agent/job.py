@@ -41,9 +41,10 @@ from monai_aws_pipeline.contract import (
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.config import AgentConfig
-from monai_aws_pipeline.host_agent.dicom import Study, identifier_filter, read_studies
+from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.geometry import require_volumes
 from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
@@ -110,6 +111,11 @@ class Placed:
     source: Path
     target: Path
     without_identifiers: Callable[[Iterable[str]], list[str]]
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The study's instances where they lie now."""
+        return tuple(replace(item, path=self.source / item.path.name) for item in self.study.instances)
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,8 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
     files, size = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
     studies = read_studies(files)
+    if around.config.require_volume:
+        require_volumes(studies)
     if source.only_study:
         studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
         if not studies:
@@ -269,7 +277,7 @@ def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: R
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
     judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib)
-    return Inferred(end, outputs.collect(placed.target, placed.study.uid))
+    return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
 
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
@@ -318,8 +326,7 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, taken.message.job
     inferred = judge(around.config.limits, ready, one.placed, tried.end)
-    placed = [replace(item, path=one.placed.source / item.path.name) for item in one.placed.study.instances]
-    extra = preview.describe(inferred.produced, placed, one.folder)
+    extra = preview.describe(inferred.produced, one.placed.instances, one.folder)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
     earlier = commit.find_commit(around.store, job, one.pseudonym)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pydicom
 from pydicom.uid import SegmentationStorage
 
-from monai_aws_pipeline.host_agent.errors import Code, FailedError
+from monai_aws_pipeline.host_agent.dicom import Instance, read_instance
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+from monai_aws_pipeline.host_agent.geometry import check_segmentation
 from monai_aws_pipeline.host_agent.intake import looks_like_dicom
 
 DICOM_SEG: Final = "dicom-seg"
@@ -54,10 +56,11 @@ class Produced:
         return _CONTENT_TYPES.get(Path(self.name).suffix, "application/octet-stream")
 
 
-def collect(folder: Path, study_uid: str) -> tuple[Produced, ...]:
+def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tuple[Produced, ...]:
     """Judge every file below ``folder``. Raises FailedError when there is none, or when one is no answer to the study.
 
-    Each DICOM output must parse and carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study does.
+    Each DICOM output must parse, be whole, and carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study
+    does. A segmentation must lie on ``source``, the instances of the study where they are now; empty: not judged.
     """
     found = []
     for path in sorted(folder.rglob("*")):
@@ -65,6 +68,8 @@ def collect(folder: Path, study_uid: str) -> tuple[Produced, ...]:
             raise FailedError(Code.OUTPUT_UNSAFE, "The application wrote a link or a special file into its output.")
         if path.is_file():
             found.append((path, _kind(path, study_uid)))
+            if source and found[-1][1] == DICOM_SEG:
+                check_segmentation(path, source)
     if not found:
         raise FailedError(Code.NO_OUTPUT, "The application ended well and wrote no output.")
     numbers: Counter[str] = Counter()
@@ -96,14 +101,14 @@ def _kind(path: Path, study_uid: str) -> str:
             raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a .dcm file that is not DICOM.")
         return MESH if path.suffix.lower() in _MESHES else OTHER
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True)
-        sop_class, study = str(data.SOPClassUID), str(data.get("StudyInstanceUID") or "").strip(" \0")
-        _ = data.SOPInstanceUID
-    except Exception as wrong:  # pydicom raises a dozen kinds on damaged bytes, and each means the same here
-        raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that cannot be read.") from wrong
-    if study != study_uid:
+        written = read_instance(path)
+    except RefusedError as wrong:
+        raise FailedError(Code.OUTPUT_NOT_DICOM, f"The application wrote a file that is no whole DICOM object: {wrong.cause}") from wrong
+    if written is None or not written.sop_class:
+        raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that is no object of a study.")
+    if written.study_uid != study_uid:
         raise FailedError(Code.OUTPUT_OTHER_STUDY, "The application wrote a DICOM object that belongs to another study than its input.")
-    return DICOM_SEG if sop_class == SegmentationStorage else DICOM
+    return DICOM_SEG if written.sop_class == SegmentationStorage else DICOM
 
 
 def _suffix(path: Path) -> str:

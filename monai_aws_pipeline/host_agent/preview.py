@@ -13,15 +13,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent.dicom import Instance
+from monai_aws_pipeline.host_agent.geometry import Array as Array  # part of this module too
+from monai_aws_pipeline.host_agent.geometry import Grid
 from monai_aws_pipeline.host_agent.outputs import DICOM_SEG, Produced
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ _MAX_PIXELS: Final = 1 << 31
 _MAX_IN_PLANE: Final = 256
 _PANE: Final = 256
 _COLOURS: Final = ((255, 64, 64), (64, 200, 255), (255, 208, 64), (120, 255, 120), (220, 120, 255), (255, 150, 60))
-
-Array = NDArray[Any]
 
 
 class NotDrawableError(Exception):
@@ -46,27 +45,6 @@ class Segment:
     number: int
     label: str
     volume_ml: float
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Planes in patient space: positions (n, 3) in mm LPS, row and column direction cosines, pixel spacing (row, column) in mm."""
-
-    positions: Array
-    orientation: Array
-    spacing: tuple[float, float]
-    rows: int
-    columns: int
-
-    @property
-    def normal(self) -> Array:
-        """Unit normal of the planes."""
-        return np.cross(self.orientation[:3], self.orientation[3:])
-
-    @property
-    def along(self) -> Array:
-        """Positions of the planes along the normal, in mm."""
-        return np.asarray(self.positions @ self.normal)
 
 
 @dataclass(frozen=True)

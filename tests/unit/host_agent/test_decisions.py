@@ -20,6 +20,7 @@ from monai_aws_pipeline.host_agent.commit import JobDone, error_json
 from monai_aws_pipeline.host_agent.config import AgentConfig, ConfigError, parse_config
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code, FailedError, RefusedError
+from monai_aws_pipeline.host_agent.intake import IntakeLimits
 from monai_aws_pipeline.host_agent.job import (
     PREFETCH_MARGIN,
     as_job_error,
@@ -46,6 +47,13 @@ GOOD = {
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,
+    "upload_max_mib": 8192,
+    "unpacked_max_mib": 24576,
+    "upload_max_files": 50000,
+    "unpack_max_ratio": 250,
+    "unpack_max_depth": 1,
+    "unpack_max_seconds": 900,
+    "require_volume": False,
     "usd_per_hour": {"g4dn.xlarge": 0.526, "g5.xlarge": 1.006},
     "price_basis": "on-demand, us-east-1",
 }
@@ -64,6 +72,10 @@ def test_a_good_agent_json_is_read() -> None:
     config = parse_config(json.dumps(GOOD | {"unknown": 1}))
     assert isinstance(config, AgentConfig)
     assert config.limits.memory_mib == 4096
+    assert config.intake == IntakeLimits()
+    assert parse_config(json.dumps(GOOD | {"unpack_max_ratio": 90, "upload_max_mib": 1})).intake == replace(
+        IntakeLimits(), ratio=90, upload_bytes=1 << 20
+    )
 
 
 def test_every_wrong_field_is_reported_at_once() -> None:

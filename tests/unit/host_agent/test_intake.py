@@ -144,7 +144,7 @@ def test_a_hostile_upload_is_refused_with_its_code_and_writes_nothing_outside(ca
     "entries",
     [
         {"study/1.dcm": DICOM, "study/2": DICOM},
-        {"Müller^Hans/ü é '\";$(reboot)\n.dcm": DICOM, "__MACOSX/._x": b"x"},
+        {"Müller^Hans/ü é '\";$(reboot).dcm": DICOM, "__MACOSX/._x": b"x"},
         {"win\\dows\\1.dcm": DICOM, "README.txt": b"hello", "thumbs.db": b"\0" * 300},
         {"in.zip": zipped({"1.dcm": DICOM}), "2.dcm": DICOM},
         {"report.docx": zipped({"word.xml": b"x"}), "1.dcm": DICOM},
@@ -153,7 +153,7 @@ def test_a_hostile_upload_is_refused_with_its_code_and_writes_nothing_outside(ca
     ],
     ids=["plain", "names from hell", "Windows separators", "nested once", "an office file beside", "a long name", "dots that do not climb"],
 )
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_an_honest_zip_gives_its_dicom_files_under_numbers(entries: dict[str, bytes], method: int, tmp_path: Path) -> None:
     (tmp_path / "u").mkdir()
     (tmp_path / "upload.zip").write_bytes(zipped(entries, method))
