@@ -112,6 +112,21 @@ def ecr_resource(action: str, body: bytes, region: str) -> str | None:
     return f"arn:aws:ecr:{region}:{ACCOUNT}:repository/{names[0]}" if action == "DescribeRepositories" and len(names) == 1 else None
 
 
+def alarm_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of a call on alarms by a list of names, which ministack takes for all of them; None to keep ministack's."""
+    named = alarms_deleted(action, body, region)
+    return named[0] if named else None
+
+
+def alarms_deleted(action: str, body: bytes, region: str) -> list[str]:
+    """ARNs of the alarms that a call deletes."""
+    try:
+        data = json.loads(body or b"{}") if action == "DeleteAlarms" else {}
+    except ValueError:
+        return []
+    return [f"arn:aws:cloudwatch:{region}:{ACCOUNT}:alarm:{name}" for name in data.get("AlarmNames") or []]
+
+
 def ssm_instances(action: str, body: bytes, region: str) -> list[str]:
     """ARNs of the instances a command is sent to."""
     if action != "SendCommand":
@@ -163,7 +178,7 @@ class Authorizer:
                 return ec2_resources(action, params, region)[0]
             if service == "iam" and "InstanceProfileName" in params:  # ministack takes it for all of them
                 return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
-            named = {"ssm": ssm_resource, "ecr": ecr_resource}.get(service)
+            named = {"ssm": ssm_resource, "ecr": ecr_resource, "monitoring": alarm_resource}.get(service)
             special = named(action, body, region) if named else None
             return special or str(original_resource(service, method, path, headers, body, params, region, account))
 
@@ -218,6 +233,8 @@ class Authorizer:
                 )
         if service == "ssm":
             checks += [(f"ssm:{action}", arn, {}) for arn in ssm_instances(action, body, region)]
+        if service == "monitoring":
+            checks += [("cloudwatch:DeleteAlarms", arn, {}) for arn in alarms_deleted(action, body, region)[1:]]
         for role in passed_roles(service, action, parameters, body, self._roles_of_profile):
             checks.append(("iam:PassRole", role, {"iam:PassedToService": _PASSED_TO[service]}))
         for needed, arn, context in checks:
