@@ -17,7 +17,7 @@ import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -103,6 +103,15 @@ class Engine:
             raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(wrong))}.") from wrong
         finally:
             shutil.rmtree(self._config, ignore_errors=True)
+
+    def evict(self, keep: Collection[str]) -> int:
+        """Remove images that are none of ``keep`` (by digest) and that no container uses; how many. Layers of a kept image stay."""
+        lines = self._run(["image", "ls", "--digests", "--no-trunc", "--format", "{{.Repository}}@{{.Digest}} {{.ID}}"]).stdout.decode()
+        images = [(reference, found) for reference, _, found in (line.partition(" ") for line in lines.splitlines())]
+        kept = {found for reference, found in images if reference in keep}
+        unwanted = {found if "<none>" in reference else reference for reference, found in images if found not in kept}
+        # Without --force: the engine itself refuses an image that a container uses.
+        return sum(self._run(["image", "rm", name], check=False).returncode == 0 for name in sorted(unwanted))
 
     def _pull(self, image: str, stop: threading.Event) -> None:
         started = spoken = time.monotonic()

@@ -8,15 +8,18 @@ from __future__ import annotations
 import base64
 import logging
 import re
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import MapFacts
-from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.engine import Engine, EngineError, ImageFacts
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
 
@@ -34,6 +37,12 @@ LABEL_VERSION: Final = "org.opencontainers.image.version"
 LABEL_MODEL: Final = "monai-aws.model-sha256"
 
 
+LOW_BYTES: Final = 8 << 30
+"""Free bytes below which images that are not live go before the next study."""
+PULL_BYTES: Final = 20 << 30
+"""The same before a pull. Otherwise they stay: a new MAP shares most of its layers with the one before."""
+
+
 @dataclass(frozen=True)
 class ReadyMap:
     """A MAP in the local store. ``seconds`` went into the pull, ``bytes`` is the unpacked size."""
@@ -48,13 +57,18 @@ class ReadyMap:
 class LiveMap:
     """The deployment's live MAP, read anew for each job; the last one that was made ready is remembered."""
 
-    def __init__(self, ssm: SSMClient, ecr: ECRClient, engine: Engine, parameter: str):
+    def __init__(self, ssm: SSMClient, ecr: ECRClient, engine: Engine, parameter: str, free: Callable[[], int] | None = None):
         self._ssm, self._ecr, self._engine, self._parameter = ssm, ecr, engine, parameter
+        self._free = free or free_bytes
         self._known: dict[str, ReadyMap] = {}
 
     def ready(self, request: str, stop: threading.Event) -> ReadyMap:
         """The live MAP, or for a re-run that digest of the same repository, pulled if it is not here. Raises JobError."""
-        return self.make_ready(image_for(self._read_parameter(), request), stop)
+        live = self._read_parameter()
+        image = image_for(live, request)
+        if self._free() < LOW_BYTES:
+            self._evict({live, image})
+        return self.make_ready(image, stop)
 
     def make_ready(self, image: str, stop: threading.Event) -> ReadyMap:
         """That image by digest, pulled if it is not here. Raises JobError."""
@@ -63,13 +77,39 @@ class LiveMap:
             return self._known[image]
         started = time.monotonic()
         if not present:
-            log.info("pulling the MAP %s", image.rpartition("@")[2][:19])
-            username, password = self._credentials()
-            self._engine.pull(image, username, password, stop)
+            self._pull(image, stop)
         seconds = time.monotonic() - started if not present else 0.0
         found = describe(self._engine.facts(image), seconds)
         self._known = {image: ReadyMap(found.image, found.spec, found.facts, found.bytes, 0.0)}
         return found
+
+    def _pull(self, image: str, stop: threading.Event) -> None:
+        if self._free() < PULL_BYTES:
+            self._evict_for(image)
+        log.info("pulling the MAP %s", image.rpartition("@")[2][:19])
+        username, password = self._credentials()
+        try:
+            self._engine.pull(image, username, password, stop)
+        except FailedError as wrong:
+            if wrong.code is not Code.DISK_FULL or not self._evict_for(image):
+                raise
+            self._engine.pull(image, username, password, stop)
+
+    def _evict_for(self, image: str) -> int:
+        try:
+            return self._evict({image, self._read_parameter()})
+        except FailedError:
+            return 0  # which MAP is live is not known, so none is safe to remove
+
+    def _evict(self, keep: set[str]) -> int:
+        try:
+            evicted = self._engine.evict(keep)
+        except EngineError as wrong:
+            log.warning("images could not be removed (%s)", wrong)
+            return 0
+        if evicted:
+            log.info("the disk is short; removed %d image(s) that are not live", evicted)
+        return evicted
 
     def _read_parameter(self) -> str:
         try:
@@ -87,6 +127,11 @@ class LiveMap:
         except (ClientError, BotoCoreError, LookupError, ValueError) as wrong:
             raise FailedError(Code.PULL_FAILED, f"The registry gave no authorization ({wrong.__class__.__name__}).") from wrong
         return username, password
+
+
+def free_bytes(places: tuple[Path, ...] = (Path("/var/lib/docker"), Path("/"))) -> int:
+    """Free bytes where the engine keeps its images."""
+    return shutil.disk_usage(next(place for place in places if place.exists())).free
 
 
 def is_image(text: str) -> bool:

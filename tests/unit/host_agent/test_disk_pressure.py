@@ -1,0 +1,116 @@
+"""A disk that runs short of room for images: what goes, what never goes, and when."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.errors import Code, FailedError
+from monai_aws_pipeline.host_agent.live_map import LOW_BYTES, PULL_BYTES, LiveMap
+
+REPOSITORY = "127.0.0.1:5000/monai-aws/dev"
+OLD, LIVE, NEW = (f"{REPOSITORY}@sha256:{digit * 64}" for digit in "abc")
+APP = '{"command": "[\\"true\\"]", "input": {"path": "input"}, "output": {"path": "output"}}'
+STOP = threading.Event()
+
+
+@dataclass
+class Disk:
+    """An engine with images on a disk of so many free bytes. Each image takes 10 GiB."""
+
+    free: int
+    images: list[str] = field(default_factory=lambda: [OLD, LIVE])
+    pulls: int = 0
+
+    def has(self, image: str) -> bool:
+        return image in self.images
+
+    def pull(self, image: str, *_: Any) -> None:
+        self.pulls += 1
+        if self.free < 10 << 30:
+            raise FailedError(Code.DISK_FULL, "The disk is full.")
+        self.images.append(image)
+        self.free -= 10 << 30
+
+    def facts(self, image: str) -> ImageFacts:
+        return ImageFacts(image, 1, {}, APP)
+
+    def evict(self, keep: set[str]) -> int:
+        gone = [image for image in self.images if image not in keep]
+        self.images = [image for image in self.images if image in keep]
+        self.free += len(gone) * (10 << 30)
+        return len(gone)
+
+
+@pytest.fixture
+def parameters(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        client = boto3.client("ssm", region_name="us-east-1")
+        client.put_parameter(Name="/live", Value=LIVE, Type="String")
+        yield client
+
+
+def live_map(disk: Disk, ssm: Any) -> LiveMap:
+    return LiveMap(ssm, boto3.client("ecr", region_name="us-east-1"), disk, "/live", lambda: disk.free)  # type: ignore[arg-type]
+
+
+def test_with_room_an_old_image_stays_because_the_next_one_shares_its_layers(parameters: Any) -> None:
+    disk = Disk(free=PULL_BYTES)
+    live_map(disk, parameters).make_ready(NEW, STOP)
+    assert disk.images == [OLD, LIVE, NEW]
+
+
+def test_without_room_for_a_pull_all_go_but_the_live_one(parameters: Any) -> None:
+    disk = Disk(free=PULL_BYTES - 1)
+    live_map(disk, parameters).make_ready(NEW, STOP)
+    assert disk.images == [LIVE, NEW]
+
+
+def test_a_disk_that_is_short_before_a_study_loses_its_old_images_and_a_rerun_keeps_its_own(parameters: Any) -> None:
+    disk = Disk(free=LOW_BYTES - 1, images=[OLD, LIVE, NEW])
+    assert live_map(disk, parameters).ready("sha256:" + "a" * 64, STOP).image == OLD
+    assert disk.images == [OLD, LIVE]
+
+
+def test_a_pull_that_meets_a_full_disk_is_tried_once_more_after_room_was_made(parameters: Any) -> None:
+    disk = Disk(free=1)
+    seen = iter([PULL_BYTES])  # other work filled the disk after it was looked at
+    LiveMap(parameters, boto3.client("ecr", region_name="us-east-1"), disk, "/live", lambda: next(seen)).make_ready(NEW, STOP)  # type: ignore[arg-type]
+    assert (disk.pulls, disk.images) == (2, [LIVE, NEW])
+
+
+def test_a_disk_that_stays_full_fails_with_a_code_and_keeps_the_live_map(parameters: Any) -> None:
+    disk = Disk(free=1, images=[LIVE])
+    with pytest.raises(FailedError) as wrong:
+        live_map(disk, parameters).make_ready(NEW, STOP)
+    assert wrong.value.code is Code.DISK_FULL
+    assert disk.images == [LIVE]
+
+
+def test_nothing_goes_while_it_is_not_known_which_map_is_live(parameters: Any) -> None:
+    parameters.delete_parameter(Name="/live")
+    disk = Disk(free=PULL_BYTES - 1)
+    live_map(disk, parameters).make_ready(NEW, STOP)
+    assert disk.images == [OLD, LIVE, NEW]
+
+
+def test_the_engine_removes_by_digest_what_is_not_kept_and_what_it_may(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"""#!/bin/sh
+case "$1 $2" in
+  "image ls") printf '%s\\n' '{OLD} sha256:1' '{LIVE} sha256:2' 'local/same@<none> sha256:2' '<none>@<none> sha256:3' '{NEW} sha256:4' ;;
+  "image rm") echo "$3" >> {tmp_path}/removed; test "$3" != '{NEW}' ;;
+esac
+""")
+    docker.chmod(0o755)
+    assert Engine(tmp_path / "config", str(docker)).evict({LIVE}) == 2, "one is in use"
+    assert (tmp_path / "removed").read_text().split() == sorted([OLD, "sha256:3", NEW])
