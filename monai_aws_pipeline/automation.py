@@ -3,6 +3,7 @@
 See https://docs.dagster.io/guides/automate
 """
 
+import time
 from collections.abc import Sequence
 
 from dagster import (
@@ -12,8 +13,10 @@ from dagster import (
     DefaultSensorStatus,
     Failure,
     OpExecutionContext,
+    RunRequest,
     ScheduleDefinition,
     SensorEvaluationContext,
+    SensorResult,
     SkipReason,
     define_asset_job,
     job,
@@ -21,17 +24,32 @@ from dagster import (
     sensor,
 )
 
+from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.teardown import Teardown, plan
+from monai_aws_pipeline.deployment.map_source import Watched, observation
+from monai_aws_pipeline.maps.git import SourceError
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
+STARTED_BY_A_CHANGE = {"build": "build_map", "promote": "release_map"}
+"""The job that each value of on_source_change starts; ``observe`` starts none."""
 PLATFORM: Sequence[str] = ("gpu_ami", "map_image", "inference_host", "s3_trigger")
 
 build_map = define_asset_job(
     "build_map",
     AssetSelection.assets("gpu_ami", "map_image"),
     description="Build and push the MAP; nothing is deployed.",
+)
+promote_map = define_asset_job(
+    "promote_map",
+    AssetSelection.assets("live_map"),
+    description="Make a built MAP answer studies, after a host has answered the golden study with it; by default the one built last.",
+)
+release_map = define_asset_job(
+    "release_map",
+    AssetSelection.assets("gpu_ami", "map_image", "live_map"),
+    description="Build and push the MAP, then promote it. What map_source_changed starts with on_source_change=promote.",
 )
 deploy_inference = define_asset_job(
     "deploy_inference",
@@ -111,6 +129,34 @@ def _has_ended(context: SensorEvaluationContext, run_id: str) -> bool:
     run = context.instance.get_run_by_id(run_id)
     # A run that this Dagster does not know is another installation's: its timer and the sweep by time end it.
     return run is not None and run.is_finished
+
+
+@sensor(
+    jobs=[build_map, release_map],
+    minimum_interval_seconds=60,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Records a new version of the source, and starts build_map or release_map where on_source_change says so.",
+)
+def map_source_changed(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
+    """Compare the source with the last look. A remote that does not answer is asked again after a pause that grows."""
+    chosen, before, now = settings.load(), Watched.parse(context.cursor), time.time()
+    if now < before.not_before:
+        return SkipReason(f"The source could not be looked at {before.failures} times; next look in {before.not_before - now:.0f} s.")
+    try:
+        seen = observation(chosen)
+    except (SourceError, CloudError) as error:
+        after = before.missed(now)
+        return SensorResult(
+            skip_reason=SkipReason(f"The source could not be looked at: {error} Next look in {after.not_before - now:.0f} s."),
+            cursor=after.to_text(),
+        )
+    version = str(seen.tags["dagster/data_version"])
+    after = before.saw(version)
+    if version == before.version:
+        return SensorResult(skip_reason=SkipReason(f"Nothing changed: the source is still at {version[:7]}."), cursor=after.to_text())
+    started = STARTED_BY_A_CHANGE.get(chosen.on_source_change)
+    requests = [RunRequest(run_key=f"{started}:{after.run_key}", job_name=started)] if started else []
+    return SensorResult(asset_events=[seen], run_requests=requests, cursor=after.to_text())
 
 
 def schedules(settings: Settings) -> list[ScheduleDefinition]:

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -331,6 +332,48 @@ def replay(everything: bool, job: str | None, since: str | None) -> None:
     if incomplete:
         _say("There was more than fits into ten minutes. Run it again for the rest.")
         sys.exit(1)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def maps(as_json: bool) -> None:
+    """The MAPs in the registry, the newest first: which is live, which was before."""
+    from monai_aws_pipeline.cloud.promotion import LiveMaps, label
+
+    settings = load_settings()
+    found = LiveMaps(Clients(settings.region), settings, _say).maps()
+    if as_json:
+        print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
+        return
+    table = Table(title=f"{settings.ecr_repository}, deployment {settings.deployment}", title_justify="left")
+    for column in ("MAP", "digest", "pushed", "MB", ""):
+        table.add_column(column, overflow="fold")
+    for each in found:
+        image = each.image
+        table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.standing)
+    CONSOLE.print(table)
+
+
+@cli.command()
+@click.argument("wanted", metavar="[MAP]", default="")
+@click.option("--why", default="", help="The reason, kept with the change.")
+def promote(wanted: str, why: str) -> None:
+    """Make a MAP live after a host has answered its golden study; by default the one pushed last. MAP is a tag or a digest."""
+    from monai_aws_pipeline.cloud.promotion import LiveMaps
+
+    settings = load_settings()
+    LiveMaps(Clients(settings.region), settings, _say).promote(wanted, who=f"{settings.owner}, monai-aws promote", why=why)
+
+
+@cli.command()
+@click.argument("wanted", metavar="[MAP]", default="")
+@click.option("--why", default="", help="The reason, kept with the change.")
+def rollback(wanted: str, why: str) -> None:
+    """Go back to a MAP that was live before; by default the one before the present one. Takes seconds, builds and asks nothing."""
+    from monai_aws_pipeline.cloud.promotion import LiveMaps
+
+    settings = load_settings()
+    LiveMaps(Clients(settings.region), settings, _say).rollback(wanted, who=f"{settings.owner}, monai-aws rollback", why=why)
 
 
 @cli.command()

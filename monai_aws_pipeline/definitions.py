@@ -15,9 +15,10 @@ from dagster_aws.s3 import S3Resource
 from monai_aws_pipeline import automation
 from monai_aws_pipeline.deployment.ami import gpu_ami
 from monai_aws_pipeline.deployment.inference_host import inference_host
+from monai_aws_pipeline.deployment.live_map import live_map, live_map_changed, rollback_map
 from monai_aws_pipeline.deployment.map_checks import map_conformance
 from monai_aws_pipeline.deployment.map_image import map_image
-from monai_aws_pipeline.deployment.map_source import map_source, map_source_changed
+from monai_aws_pipeline.deployment.map_source import map_source
 from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
@@ -34,10 +35,13 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         "s3": S3Resource(region_name=chosen.region),
     }
     return Definitions(
-        assets=[map_source, gpu_ami, map_image, inference_host, s3_trigger, inference_result],
+        assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result],
         asset_checks=[map_conformance],
         jobs=[
             automation.build_map,
+            automation.promote_map,
+            automation.release_map,
+            rollback_map,
             automation.deploy_inference,
             automation.deploy_all,
             automation.rerun_studies,
@@ -45,7 +49,12 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.teardown,
         ],
         schedules=automation.schedules(chosen),
-        sensors=[study_results_sensor(chosen.results_interval_s), map_source_changed, automation.run_cleanup],
+        sensors=[
+            study_results_sensor(chosen.results_interval_s),
+            automation.map_source_changed,
+            live_map_changed,
+            automation.run_cleanup,
+        ],
         executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes
         resources=resources | dict(resource_overrides or {}),
     )

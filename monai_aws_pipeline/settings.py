@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch"
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
+    promote_on_deploy: bool = Field(
+        True, description="true: inference_host makes the newest MAP live; false: only promote_map does, once there is a live one"
+    )
+    on_source_change: Literal["observe", "build", "promote"] = Field(
+        "observe", description="what a new version of the source starts: nothing, build_map, or build_map and a promotion"
+    )
     wake_every_minutes: int = Field(5, ge=1, le=60, description="the wake function also runs on this schedule")
     rebuild_cron: str = Field("0 3 * * 1", description="cron of scheduled_map_rebuild, UTC")
     ami_refresh_cron: str = Field("0 2 1 * *", description="cron of scheduled_ami_refresh, UTC")

@@ -28,6 +28,15 @@ class CommandResult:
     stderr: str
 
 
+@dataclass(frozen=True)
+class ParameterVersion:
+    """One version of a parameter as its history has it. ``at``: ISO 8601."""
+
+    value: str
+    description: str
+    at: str
+
+
 class Commands:
     """SSM Run Command and Parameter Store."""
 
@@ -88,6 +97,24 @@ class Commands:
             if code_of(error) == "ParameterNotFound":
                 return ""
             raise refused(error, f"reading the parameter {name}") or error from error
+
+    def parameter_history(self, name: str) -> list[ParameterVersion]:
+        """Every version of a parameter that AWS keeps (100), oldest first; none where it does not exist."""
+        try:
+            pages = list(self._ssm.get_paginator("get_parameter_history").paginate(Name=name))
+        except ClientError as error:
+            if code_of(error) == "ParameterNotFound":
+                return []
+            raise refused(error, f"reading the history of the parameter {name}") or error from error
+        versions = sorted((found for page in pages for found in page["Parameters"]), key=lambda found: found.get("Version", 0))
+        return [
+            ParameterVersion(
+                value=found.get("Value", ""),
+                description=found.get("Description", ""),
+                at=found["LastModifiedDate"].isoformat() if "LastModifiedDate" in found else "",
+            )
+            for found in versions
+        ]
 
     def delete_parameter(self, name: str) -> None:
         """Delete a parameter; one that is gone already is fine."""

@@ -21,6 +21,7 @@ from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_ecr.type_defs import ImageDetailTypeDef
 
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
@@ -119,17 +120,19 @@ class Registry:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return None
             raise refused(error, "describing images in ECR") or error from error
-        if not details:
-            return None
-        found = details[0]
-        pushed = found.get("imagePushedAt")
-        return PushedImage(
-            repository=uri,
-            digest=found.get("imageDigest", ""),
-            tags=tuple(found.get("imageTags", [])),
-            bytes=found.get("imageSizeInBytes", 0),
-            pushed_at=pushed.isoformat() if pushed else "",
-        )
+        return _image(uri, details[0]) if details else None
+
+    def images(self) -> list[PushedImage]:
+        """All images that have a tag, the one pushed last first; none where there is no repository."""
+        try:
+            uri = self._ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0].get("repositoryUri", "")
+            pages = self._ecr.get_paginator("describe_images").paginate(repositoryName=self.name, filter={"tagStatus": "TAGGED"})
+            found = [_image(uri, detail) for page in pages for detail in page["imageDetails"]]
+        except ClientError as error:
+            if code_of(error) == "RepositoryNotFoundException":
+                return []
+            raise refused(error, "listing the images in ECR") or error from error
+        return sorted(found, key=lambda image: image.pushed_at, reverse=True)
 
     def require(self, *, tag: str = "", digest: str = "") -> PushedImage:
         """Like ``find``. Raises RegistryError when the image is not there."""
@@ -199,6 +202,17 @@ class Registry:
             raise RegistryError(f"{digest} is larger than {max_bytes} bytes.", "Build and push the MAP again.")
         _check_digest(body, digest)
         return body
+
+
+def _image(uri: str, detail: ImageDetailTypeDef) -> PushedImage:
+    pushed = detail.get("imagePushedAt")
+    return PushedImage(
+        repository=uri,
+        digest=detail.get("imageDigest", ""),
+        tags=tuple(detail.get("imageTags", [])),
+        bytes=detail.get("imageSizeInBytes", 0),
+        pushed_at=pushed.isoformat() if pushed else "",
+    )
 
 
 def _runs_on(platform: object, architecture: str) -> bool:

@@ -1,7 +1,8 @@
 """inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
 
 A host is replaced when what it was made from changed (image, settings of the agent); a new MAP is pulled onto the host there is.
-``live-map`` in Parameter Store is written after a host holds that MAP, so that no study meets a MAP that is not there.
+Afterwards that MAP is made live, so that no study meets one that is not there: always when none is live yet, never when a rollback took
+it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live, the hosts hold the live one.
 """
 
 import hashlib
@@ -18,14 +19,25 @@ from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
+from monai_aws_pipeline.cloud.promotion import (
+    AGENT,
+    PULL_SECONDS,
+    TAG_PREPARED,
+    Kind,
+    LiveMaps,
+    awake,
+    label,
+    last_json,
+    live_after_deploy,
+    standing,
+)
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
 from monai_aws_pipeline.deployment.lineage import materialized_version
+from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
-
-TAG_PREPARED = "monai-aws:prepared-map"
 
 Report = Callable[[str], None]
 
@@ -91,7 +103,13 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     started = time.monotonic()
     machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches)
     image = materialized_version(context.instance, "gpu_ami")
-    pushed = Registry(clients.ecr, chosen.ecr_repository).require(digest=materialized_version(context.instance, "map_image"))
+    registry, maps = Registry(clients.ecr, chosen.ecr_repository), LiveMaps(clients, chosen, report)
+    candidate = registry.require(digest=materialized_version(context.instance, "map_image"))
+    present = {image.digest for image in registry.images()}
+    wanted, kept_back = live_after_deploy(standing(maps.history()), candidate.digest, present, chosen.promote_on_deploy)
+    pushed = registry.require(digest=wanted)
+    if kept_back:
+        report(f"{label(candidate)} is not made live: {kept_back}")
     agent = agent_settings(chosen)
     content = host_content(image, agent)
 
@@ -102,10 +120,11 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         for _ in range(plan.create):
             created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, report))
         hosts = [*plan.keep, *created]
-        pulls = [_prepare(machines, commands, host, pushed, report, new=host in created) for host in hosts]
-    if commands.parameter(chosen.names.live_map_parameter) != pushed.reference:
-        commands.set_parameter(chosen.names.live_map_parameter, pushed.reference, "the MAP that answers studies")
-        report(f"live MAP is now {pushed.digest}")
+        pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
+    if maps.live() != pushed.digest:
+        change = maps.switch(Kind.DEPLOY, pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
+        for event in change_events(change):
+            context.log_event(event)
     for machine in plan.retire:
         machines.terminate(machine.id)
         report(f"retired {machine.id}, which was made from other inputs")
@@ -117,6 +136,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             "instance_type": hosts[0].type,
             "image_id": image,
             "map_digest": pushed.digest,
+            "map_tag": label(pushed),
+            **({"not_made_live": f"{label(candidate)}: {kept_back}"} if kept_back else {}),
             "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
             "idle_stop_minutes": chosen.idle_stop_minutes,
             "pull_seconds": MetadataValue.json(pulls),
@@ -161,47 +182,31 @@ def _launch(
     return machines.launch(spec, report)
 
 
-def _prepare(machines: Machines, commands: Commands, host: Machine, pushed: PushedImage, report: Report, *, new: bool) -> float:
-    """Have a host pull the MAP by digest, once. Returns the pull's seconds.
-
-    A new host and one that was stopped are stopped afterwards; one that was running is answering studies and stops by itself when idle.
-    """
+def _prepare(
+    machines: Machines,
+    commands: Commands,
+    host: Machine,
+    pushed: PushedImage,
+    at_work: Callable[[], bool],
+    report: Report,
+    *,
+    new: bool,
+) -> float:
+    """Have a host pull the MAP by digest, once. Returns the pull's seconds."""
     now = machines.look(host.id) or host
     if now.tags.get(TAG_PREPARED) == pushed.digest:
         report(f"{host.id} holds {pushed.digest} already")
         return 0.0
-    serving = now.state == "running" and not new
-    if now.state == "stopping":
-        machines.wait(host.id, "stopped", 300)
-    if now.state in ("stopping", "stopped"):
-        machines.start(host.id)
-    machines.wait(host.id, "running", 300)
-    report(f"waiting for the SSM agent of {host.id}")
-    commands.wait_online(host.id)
-    report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
-    # The SSM agent may be up before the container engine is; starting the engine waits until it is.
-    script = f"systemctl start docker\n/opt/monai-aws/bin/monai-aws-agent prepare --image {pushed.reference}"
-    ended = commands.run(host.id, script, seconds=1800, comment="pull the MAP")
-    if ended.exit_code != 0:
-        raise CommandError(
-            f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",
-            "Check that its role may read the repository and that its disk has room; then materialise inference_host again.",
-        )
-    facts = _last_json(ended.stdout)
-    machines.tag(host.id, {TAG_PREPARED: pushed.digest})
-    if serving:
-        report(f"{host.id} holds {pushed.digest}; it is at work and stops by itself when idle")
-    else:
-        machines.stop(host.id)
-        machines.wait(host.id, "stopped", 300)
-        report(f"{host.id} holds {pushed.digest} and is stopped: it costs nothing until a study comes")
-    return float(facts.get("seconds", 0.0))
-
-
-def _last_json(text: str) -> dict[str, Any]:
-    """The JSON object on the last line, empty where there is none: what a host prints is parsed with care."""
-    try:
-        found = json.loads(text.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    with awake(machines, commands, host, at_work, report, new=new):
+        report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
+        # The SSM agent may be up before the container engine is; starting the engine waits until it is.
+        script = f"systemctl start docker\n{AGENT} prepare --image {pushed.reference}"
+        ended = commands.run(host.id, script, seconds=PULL_SECONDS, comment="pull the MAP")
+        if ended.exit_code != 0:
+            raise CommandError(
+                f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",
+                "Check that its role may read the repository and that its disk has room; then materialise inference_host again.",
+            )
+        machines.tag(host.id, {TAG_PREPARED: pushed.digest})
+        report(f"{host.id} holds {pushed.digest}")
+    return float(last_json(ended.stdout).get("seconds", 0.0))

@@ -1,25 +1,23 @@
-"""map_source: the application's source, observed and never built here. Data version: its commit, or a hash of its content."""
+"""map_source: the application's source, observed and never built here. Data version: its commit, or a hash of its content.
 
-from dagster import (
-    AssetKey,
-    AssetObservation,
-    DataVersion,
-    DefaultSensorStatus,
-    SensorEvaluationContext,
-    SensorResult,
-    SkipReason,
-    observable_source_asset,
-    sensor,
-)
+The sensor ``map_source_changed`` is in ``automation``; what follows from one of its looks is decided here.
+"""
 
-from monai_aws_pipeline.cloud.errors import CloudError
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from dagster import AssetKey, AssetObservation, DataVersion, observable_source_asset
+
 from monai_aws_pipeline.deployment.source_login import source_login
-from monai_aws_pipeline.maps.git import SourceError
 from monai_aws_pipeline.maps.source import observe
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.settings import Settings
 
 KEY = AssetKey("map_source")
+
+FIRST_PAUSE_S: Final = 60.0
+LONGEST_PAUSE_S: Final = 3600.0
 
 
 @observable_source_asset(
@@ -37,18 +35,38 @@ def observation(settings: Settings) -> AssetObservation:
     return AssetObservation(asset_key=KEY, tags={"dagster/data_version": version}, metadata={"commit": version, "ref": settings.app_ref})
 
 
-@sensor(
-    minimum_interval_seconds=60,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="Records a new commit of the source, so that the lineage shows a map_image that is behind. Starts no run.",
-)
-def map_source_changed(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
-    """Compare the source with the last tick's."""
-    try:
-        seen = observation(settings.load())
-    except (SourceError, CloudError) as error:
-        return SkipReason(f"The source could not be looked at: {error}")
-    version = str(seen.tags["dagster/data_version"])
-    if version == context.cursor:
-        return SkipReason(f"The source is still at {version[:7]}.")
-    return SensorResult(asset_events=[seen], cursor=version)
+@dataclass(frozen=True)
+class Watched:
+    """What the sensor remembers: the last version, how many it has seen, looks that failed since, and when to look again (Unix time)."""
+
+    version: str = ""
+    count: int = 0
+    failures: int = 0
+    not_before: float = 0.0
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> "Watched":
+        """From the sensor's cursor; one that is not ours counts as nothing seen, which observes the source again and harms nobody."""
+        try:
+            known = json.loads(cursor or "")
+            return cls(str(known["version"]), int(known["count"]), int(known["failures"]), float(known["not_before"]))
+        except (ValueError, KeyError, TypeError):
+            return cls()
+
+    def to_text(self) -> str:
+        """For the cursor."""
+        return json.dumps(asdict(self))
+
+    def saw(self, version: str) -> "Watched":
+        """After a look that came through."""
+        return Watched(version, self.count + (version != self.version))
+
+    def missed(self, now: float) -> "Watched":
+        """After a look that failed: the next one waits, each time twice as long, an hour at most."""
+        pause = min(FIRST_PAUSE_S * 2**self.failures, LONGEST_PAUSE_S)
+        return Watched(self.version, self.count, self.failures + 1, now + pause)
+
+    @property
+    def run_key(self) -> str:
+        """One run for each change: a tick that is repeated asks for the same run, and a commit that comes back asks for another."""
+        return f"{self.version}@{self.count}"

@@ -11,7 +11,7 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import MAP_IMAGE, S3_TRIGGER, STUDIES, current_versions
+from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id, s3_path
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
 from monai_aws_pipeline.studies.results_store import ResultsStore
@@ -20,8 +20,8 @@ from monai_aws_pipeline.studies.results_store import ResultsStore
 @asset(
     key="inference_result",
     partitions_def=STUDIES,
-    # map_image beside s3_trigger: a study answered by an older MAP is stale, and Dagster compares direct inputs only.
-    deps=[MAP_IMAGE, S3_TRIGGER],
+    # live_map beside s3_trigger: a study that another MAP than the live one answered is stale, and Dagster compares direct inputs only.
+    deps=[LIVE_MAP, S3_TRIGGER],
     group_name="studies",
     kinds={"dicom", "s3"},
     description="The answer to one study, recorded when its upload was answered. Materialise it to have the live MAP answer again.",
@@ -46,7 +46,7 @@ def inference_result(
     return MaterializeResult(
         metadata=record_metadata(record, result.measurements, result.preview_png, bucket=store.bucket),
         data_version=DataVersion(result_id(record.job, record.study)),
-        tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), MAP_IMAGE),
+        tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
     )
 
 

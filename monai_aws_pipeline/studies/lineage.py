@@ -32,8 +32,8 @@ from dagster import (
 )
 
 from monai_aws_pipeline.contract import ResultRecord, parse_utc
+from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.studies.record_metadata import (
-    DATA_VERSION_TAG,
     failed,
     observation_tags,
     provenance_tags,
@@ -44,7 +44,7 @@ from monai_aws_pipeline.studies.results_index import Arrival
 from monai_aws_pipeline.studies.results_store import ResultsStore, StoredResult, UnreadableResultError
 
 INFERENCE_RESULT: Final = AssetKey("inference_result")
-MAP_IMAGE: Final = AssetKey("map_image")
+LIVE_MAP: Final = AssetKey("live_map")
 S3_TRIGGER: Final = AssetKey("s3_trigger")
 STUDIES: Final = DynamicPartitionsDefinition(name="study")
 
@@ -115,7 +115,7 @@ def event_of(result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tupl
         return AssetObservation(
             INFERENCE_RESULT, description=what, metadata=metadata, partition=record.study or None, tags=observation_tags(record)
         )
-    tags = provenance_tags(record, upstream, MAP_IMAGE)
+    tags = provenance_tags(record, upstream, LIVE_MAP)
     return AssetMaterialization(INFERENCE_RESULT, metadata=metadata, partition=record.study, tags=tags)
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from dagster import AssetKey, MetadataValue, TableColumn, TableRecord, TableSchema
 
 from monai_aws_pipeline.contract import ContractError, IndexEntry, OutputFile, ResultRecord, Status, Timings, parse_utc
+from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG, version_tags
 from monai_aws_pipeline.studies.preview import PreviewError, thumbnail_uri
 
 JOB_TAG: Final = "monai-aws/job"
@@ -28,13 +29,6 @@ MAX_OUTPUT_ROWS: Final = 100
 _OUTPUT_SCHEMA: Final = TableSchema(
     columns=[TableColumn("kind"), TableColumn("bytes", "int"), TableColumn("sha256"), TableColumn("key")],
 )
-# The tags that a run writes onto its materializations and that Dagster reads back for staleness (dagster._core.definitions.data_version,
-# 1.13): a materialization recorded without a run shows its provenance the same way. tests/unit/studies hold that they still mean that.
-_CODE_VERSION: Final = "dagster/code_version"
-DATA_VERSION_TAG: Final = "dagster/data_version"
-_DATA_VERSION_IS_OURS: Final = "dagster/data_version_is_user_provided"
-_INPUT_DATA_VERSION: Final = "dagster/input_data_version"
-_INPUT_EVENT: Final = "dagster/input_event_pointer"
 
 
 @dataclass(frozen=True)
@@ -106,25 +100,14 @@ def record_metadata(
     return metadata
 
 
-def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[str, int]], map_image: AssetKey) -> dict[str, str]:
+def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[str, int]], live_map: AssetKey) -> dict[str, str]:
     """Tags of a materialization that Dagster reads as its provenance: which data versions of its upstream assets it was made from.
 
-    The version of ``map_image`` is the digest that answered the study, so a study made by an older MAP shows as stale.
+    The version of ``live_map`` is the digest that answered the study, so a study is stale when another MAP is live, newer or older.
     ``other_inputs``: data version and storage id of the remaining upstream assets at the time of recording, where they are known.
     """
-    tags = {
-        JOB_TAG: record.job,
-        STATUS_TAG: record.status.value,
-        _CODE_VERSION: record.map.commit or "unknown",
-        DATA_VERSION_TAG: result_id(record.job, record.study),
-        _DATA_VERSION_IS_OURS: "true",
-        f"{_INPUT_DATA_VERSION}/{map_image.to_user_string()}": record.map.digest or "unknown",
-        f"{_INPUT_EVENT}/{map_image.to_user_string()}": "NULL",
-    }
-    for key, (version, storage_id) in other_inputs.items():
-        tags[f"{_INPUT_DATA_VERSION}/{key.to_user_string()}"] = version
-        tags[f"{_INPUT_EVENT}/{key.to_user_string()}"] = str(storage_id) if storage_id else "NULL"
-    return tags
+    version = version_tags(result_id(record.job, record.study), record.map.commit, {live_map: (record.map.digest, 0), **other_inputs})
+    return {JOB_TAG: record.job, STATUS_TAG: record.status.value, **version}
 
 
 def observation_tags(record: ResultRecord) -> dict[str, str]:

@@ -11,8 +11,11 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.cloud.promotion import Change, Kind
+from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import InputFacts, JobMessage, ResultRecord, Status, processed_key
+from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
 from monai_aws_pipeline.studies.inference_result import inference_result
@@ -109,7 +112,7 @@ def test_a_host_that_cannot_be_woken_at_once_only_delays_the_job(deployment: Dep
 
 @asset(key="map_image")
 def a_map_image() -> MaterializeResult:  # type: ignore[type-arg]
-    return MaterializeResult(data_version=DataVersion(LIVE[0]))
+    return MaterializeResult(data_version=DataVersion(BUILT[0]))
 
 
 @asset(key="s3_trigger")
@@ -117,7 +120,7 @@ def a_trigger() -> MaterializeResult:  # type: ignore[type-arg]
     return MaterializeResult(data_version=DataVersion("s3://studies/input/"))
 
 
-LIVE = [DIGEST]
+BUILT = [DIGEST]
 
 
 class Lineage:
@@ -125,7 +128,9 @@ class Lineage:
 
     def __init__(self, instance: DagsterInstance, deployment: Deployment):
         self.instance, self.deployment = instance, deployment
-        self.graph = Definitions(assets=[a_map_image, a_trigger, inference_result], resources=self.resources()).resolve_asset_graph()
+        self.graph = Definitions(
+            assets=[a_map_image, live_map, a_trigger, inference_result], resources=self.resources()
+        ).resolve_asset_graph()
 
     def resources(self) -> dict[str, Any]:
         return {
@@ -135,9 +140,18 @@ class Lineage:
         }
 
     def build_map(self, digest: str) -> None:
-        LIVE[0] = digest
+        BUILT[0] = digest
         assert materialize([a_map_image, a_trigger], instance=self.instance).success
+
+    def make_live(self, digest: str) -> None:
         self.deployment.make_live(digest)
+        image = PushedImage("registry/map", digest, ("1.0.0-0123456-01234567",), 1, "")
+        for event in change_events(Change(Kind.PROMOTE, image, "", "test", "", changed=True)):
+            self.instance.report_runless_asset_event(event)
+
+    def release(self, digest: str) -> None:
+        self.build_map(digest)
+        self.make_live(digest)
 
     def record(self, record: ResultRecord) -> None:
         self.instance.add_dynamic_partitions("study", [record.study])
@@ -147,7 +161,7 @@ class Lineage:
 
     def rerun(self, study: str) -> Any:
         return materialize(
-            [inference_result, a_map_image, a_trigger],
+            [inference_result, a_map_image, live_map, a_trigger],
             selection=[inference_result],
             instance=self.instance,
             partition_key=study,
@@ -155,38 +169,56 @@ class Lineage:
             raise_on_error=False,
         )
 
-    def judged(self, study: str) -> tuple[str, list[str]]:
+    def judged(self, study: str, key: AssetKey = INFERENCE_RESULT) -> tuple[str, list[str]]:
         resolver = CachingStaleStatusResolver(self.instance, self.graph, LoadingContextForTest(self.instance))
-        causes = resolver.get_stale_causes(INFERENCE_RESULT, study)
-        return resolver.get_status(INFERENCE_RESULT, study).value, [f"{cause.reason}: {cause.dependency_asset_key}" for cause in causes]
+        causes = resolver.get_stale_causes(key, study or None)
+        return resolver.get_status(key, study or None).value, [f"{cause.reason}: {cause.dependency_asset_key}" for cause in causes]
 
 
 @pytest.fixture
 def lineage(instance: DagsterInstance, deployment: Deployment) -> Lineage:
     lineage = Lineage(instance, deployment)
-    lineage.build_map(DIGEST)
+    lineage.release(DIGEST)
     return lineage
 
 
 def test_a_study_answered_by_the_present_map_is_fresh_and_by_an_older_one_stale(lineage: Lineage):
     lineage.record(succeeded(1, digest=DIGEST, outputs=()))
     assert lineage.judged(STUDY) == ("FRESH", [])
-    lineage.build_map(OTHER_DIGEST)
+    lineage.release(OTHER_DIGEST)
     status, causes = lineage.judged(STUDY)
     assert status == "STALE"
-    assert causes == ["has a new dependency data version: " + str(AssetKey("map_image"))]
+    assert causes == ["has a new dependency data version: " + str(LIVE_MAP)]
 
 
 def test_a_study_that_an_older_map_answers_after_the_new_one_was_built_is_stale_at_once(lineage: Lineage):
-    lineage.build_map(OTHER_DIGEST)
+    lineage.release(OTHER_DIGEST)
     lineage.record(succeeded(1, digest=DIGEST, outputs=()))
     assert lineage.judged(STUDY)[0] == "STALE"
 
 
 def test_building_the_same_map_again_makes_nothing_stale(lineage: Lineage):
     lineage.record(succeeded(1, digest=DIGEST, outputs=()))
-    lineage.build_map(DIGEST)
+    lineage.release(DIGEST)
     assert lineage.judged(STUDY) == ("FRESH", [])
+
+
+def test_a_map_that_is_built_and_not_live_makes_no_study_stale_and_live_map_behind(lineage: Lineage):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    assert lineage.judged("", LIVE_MAP) == ("FRESH", [])
+    lineage.build_map(OTHER_DIGEST)
+    assert lineage.judged(STUDY) == ("FRESH", [])
+    assert lineage.judged("", LIVE_MAP)[0] == "STALE"
+
+
+def test_after_a_rollback_the_results_of_the_withdrawn_map_are_stale_and_those_of_the_other_are_not(lineage: Lineage):
+    lineage.record(succeeded(1, digest=DIGEST, outputs=()))
+    lineage.release(OTHER_DIGEST)
+    lineage.record(succeeded(2, digest=OTHER_DIGEST, outputs=()))
+    assert (lineage.judged(STUDY)[0], lineage.judged(study_of(2))[0]) == ("STALE", "FRESH")
+    lineage.make_live(DIGEST)
+    assert (lineage.judged(STUDY)[0], lineage.judged(study_of(2))[0]) == ("FRESH", "STALE")
+    assert lineage.judged("", LIVE_MAP)[0] == "STALE", "the newest image is not the live one"
 
 
 def test_a_refused_job_is_no_result_and_changes_no_freshness(lineage: Lineage):
@@ -197,14 +229,14 @@ def test_a_refused_job_is_no_result_and_changes_no_freshness(lineage: Lineage):
 
 def test_materialising_a_stale_study_has_the_live_map_answer_and_makes_it_fresh(lineage: Lineage, monkeypatch: pytest.MonkeyPatch):
     lineage.record(succeeded(1, digest=DIGEST, outputs=()))
-    lineage.build_map(OTHER_DIGEST)
+    lineage.release(OTHER_DIGEST)
     deployment = lineage.deployment
     monkeypatch.setattr(Reruns, "_wake", lambda self: deployment.answer())  # the agent, prompt
     result = lineage.rerun(STUDY)
     assert result.success
     (event,) = result.asset_materializations_for_node("inference_result")
     assert event.metadata["map_digest"].value == OTHER_DIGEST
-    assert event.tags["dagster/input_data_version/map_image"] == OTHER_DIGEST
+    assert event.tags["dagster/input_data_version/live_map"] == OTHER_DIGEST
     assert lineage.judged(STUDY) == ("FRESH", [])
 
 

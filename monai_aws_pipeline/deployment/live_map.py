@@ -1,0 +1,150 @@
+"""live_map: the MAP that answers studies. Data version: its digest.
+
+Materialising it promotes a MAP: a host answers the golden study with it first. The job ``rollback_map`` records onto it too, and so does
+the sensor ``live_map_changed`` where something else has changed the parameter: the command line, another Dagster, AWS's console. The
+deed itself is in ``cloud.promotion``.
+
+Its provenance is the image it is, not the newest one: while another MAP is built and not promoted, live_map is stale, and the results
+of the live one are not.
+"""
+
+from collections.abc import Mapping
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    Config,
+    DataVersion,
+    DefaultSensorStatus,
+    MaterializeResult,
+    MetadataValue,
+    OpExecutionContext,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    TableColumn,
+    TableRecord,
+    TableSchema,
+    asset,
+    job,
+    op,
+    sensor,
+)
+from pydantic import Field
+
+from monai_aws_pipeline.cloud.promotion import Change, LiveMaps, Proof, label
+from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+
+LIVE_MAP = AssetKey("live_map")
+MAP_IMAGE = AssetKey("map_image")
+INFERENCE_HOST = AssetKey("inference_host")
+
+_POINTS = TableSchema(columns=[TableColumn("point"), TableColumn("expected"), TableColumn("found"), TableColumn("met", "bool")])
+
+Metadata = Mapping[str, str | int | float | bool | MetadataValue]
+
+
+class WhichMap(Config):
+    """Which MAP, and the reason for those who come later."""
+
+    map: str = Field("", description="tag, digest, or the digest's first digits; empty: see the job")
+    why: str = Field("", description="kept with the change; no patient's name here")
+
+
+def change_metadata(change: Change) -> Metadata:
+    """What the lineage shows of a change of the live MAP."""
+    found: dict[str, str | int | float | bool | MetadataValue] = {
+        "kind": str(change.kind),
+        "digest": change.image.digest,
+        "tag": label(change.image),
+        "image": change.image.reference,
+        "previous": change.previous or "none",
+        "by": change.who,
+        "why": change.why or "not said",
+        "changed": MetadataValue.bool(change.changed),
+    }
+    return found | (_proof_metadata(change.proof) if change.proof else {})
+
+
+def _proof_metadata(proof: Proof) -> dict[str, str | int | float | bool | MetadataValue]:
+    rows = [TableRecord({"point": p.name, "expected": p.expected, "found": p.found, "met": p.ok}) for p in proof.points]
+    return {
+        "golden_study": proof.golden,
+        "golden_seconds": proof.seconds,
+        "golden_host": proof.host,
+        **({"golden_points": MetadataValue.table(records=rows, schema=_POINTS)} if rows else {}),
+    }
+
+
+def live_tags(digest: str) -> dict[str, str]:
+    """Data version and provenance of live_map: the image that it is, whatever was built since."""
+    return version_tags(digest, "", {MAP_IMAGE: (digest, 0)})
+
+
+def change_events(change: Change) -> tuple[AssetMaterialization, AssetObservation]:
+    """The change for the lineage: onto live_map, and where an operator looks at the hosts."""
+    metadata = change_metadata(change)
+    return (
+        AssetMaterialization(LIVE_MAP, metadata=metadata, tags=live_tags(change.image.digest)),
+        AssetObservation(INFERENCE_HOST, description=f"answers with {label(change.image)}", metadata=metadata),
+    )
+
+
+@asset(
+    key=LIVE_MAP,
+    deps=[MAP_IMAGE],
+    group_name="platform",
+    kinds={"docker"},
+    description="The MAP that answers studies. Materialise it to promote map_image, after a host has answered the golden study with it.",
+)
+def live_map(context: AssetExecutionContext, config: WhichMap, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
+    """Promote the named MAP, or the one that map_image has made last."""
+    chosen = settings.load()
+    maps = LiveMaps(cloud.clients(), chosen, context.log.info)
+    wanted = config.map or materialized_version(context.instance, "map_image")
+    change = maps.promote(wanted, who=f"{chosen.owner}, run {context.run.run_id[:8]}", why=config.why)
+    context.log_event(change_events(change)[1])
+    digest = change.image.digest
+    return MaterializeResult(data_version=DataVersion(digest), tags=live_tags(digest), metadata=change_metadata(change))
+
+
+@op
+def take_back(context: OpExecutionContext, config: WhichMap, settings: SettingsResource, cloud: CloudResource) -> None:
+    """Make a MAP live that was so before: the named one, or the one before the present one. No host is asked, nothing is built."""
+    chosen = settings.load()
+    maps = LiveMaps(cloud.clients(), chosen, context.log.info)
+    change = maps.rollback(config.map, who=f"{chosen.owner}, run {context.run_id[:8]}", why=config.why)
+    for event in change_events(change):
+        context.log_event(event)
+
+
+@job(description="Answer studies with a MAP that did so before; by default the one before the present one. Takes seconds.")
+def rollback_map() -> None:
+    """See ``cloud.promotion``."""
+    take_back()
+
+
+@sensor(
+    minimum_interval_seconds=60,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Records the live MAP where something else than a run here has changed it. Starts no run.",
+)
+def live_map_changed(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SensorResult | SkipReason:
+    """Compare the parameter with what is recorded; level-triggered, so that nothing depends on having seen the change."""
+    maps = LiveMaps(cloud.clients(), settings.load(), context.log.info)
+    digest = maps.live()
+    if not digest:
+        return SkipReason("No MAP is live yet.")
+    if digest == latest_version(context.instance, "live_map"):
+        return SkipReason(f"{digest[:19]} is live and recorded.")
+    image, last = maps.find(digest), maps.history()[-1]
+    metadata = {"digest": digest, "tag": label(image) if image else "no longer in the registry", "note": last.note, "at": last.at}
+    return SensorResult(
+        asset_events=[
+            AssetMaterialization(LIVE_MAP, metadata=metadata, tags=live_tags(digest)),
+            AssetObservation(INFERENCE_HOST, description=f"answers with {metadata['tag']}", metadata=metadata),
+        ]
+    )

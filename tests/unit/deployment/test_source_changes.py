@@ -1,0 +1,151 @@
+"""What a look at the source leads to: one run for each change, none where nothing changed, patience where the remote does not answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, build_sensor_context
+
+from monai_aws_pipeline.automation import map_source_changed
+from monai_aws_pipeline.deployment.map_source import Watched
+from monai_aws_pipeline.resources import SettingsResource
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = {
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+    environment = {**os.environ, **identity}
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, env=environment
+    ).stdout.strip()
+
+
+def commit(folder: Path, text: str) -> str:
+    (folder / "app.yaml").write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", text)
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    commit(folder, "one")
+    return folder
+
+
+class Ticks:
+    """The daemon's part: keeps the cursor, and starts a run key once."""
+
+    def __init__(self, source: str, mode: str) -> None:
+        self.settings = {"app_source": source, "app_ref": "main", "on_source_change": mode}
+        self.cursor: str | None = None
+        self.started: dict[str, str] = {}
+
+    def __call__(self) -> Any:
+        with DagsterInstance.ephemeral() as instance:
+            resources = {"settings": SettingsResource(overrides=self.settings)}
+            context = build_sensor_context(instance=instance, cursor=self.cursor, resources=resources)
+            data = map_source_changed.evaluate_tick(context)
+        self.cursor = data.cursor or self.cursor
+        for request in data.run_requests or []:
+            self.started.setdefault(request.run_key, request.job_name)
+        return data
+
+
+@pytest.mark.parametrize(("mode", "job"), [("build", "build_map"), ("promote", "release_map")])
+def test_a_push_starts_one_run_and_a_look_at_the_same_commit_none(remote: Path, mode: str, job: str):
+    tick = Ticks(f"file://{remote}", mode)
+    tick()
+    assert list(tick.started.values()) == [job]
+    again = tick()
+    assert again.run_requests == []
+    assert "Nothing changed" in again.skip_message
+    commit(remote, "two")
+    tick()
+    assert list(tick.started.values()) == [job, job]
+
+
+def test_a_tick_that_is_repeated_after_a_crash_asks_for_the_same_run(remote: Path):
+    tick = Ticks(f"file://{remote}", "build")
+    tick()
+    before = tick.cursor
+    commit(remote, "two")
+    tick()
+    tick.cursor = before  # the daemon died before it stored the cursor
+    tick()
+    assert len(tick.started) == 2
+
+
+def test_a_commit_that_comes_back_is_built_again(remote: Path):
+    tick = Ticks(f"file://{remote}", "build")
+    tick()
+    commit(remote, "two")
+    tick()
+    git(remote, "reset", "-q", "--hard", "HEAD~1")
+    tick()
+    assert len(tick.started) == 3
+
+
+def test_by_default_a_push_is_recorded_and_starts_nothing(remote: Path):
+    tick = Ticks(f"file://{remote}", "observe")
+    first = tick()
+    assert [event.metadata["commit"].value for event in first.asset_events] == [git(remote, "rev-parse", "HEAD")]
+    commit(remote, "two")
+    tick()
+    assert tick.started == {}
+
+
+def test_a_remote_that_does_not_answer_is_asked_less_and_less_and_forgotten_when_it_is_back(remote: Path):
+    away = remote.with_name("away")
+    tick = Ticks(f"file://{remote}", "build")
+    tick()
+    remote.rename(away)
+    failed = tick()
+    assert "could not be looked at" in failed.skip_message
+    assert "next look" in tick().skip_message.lower(), "not asked before the pause is over"
+    away.rename(remote)
+    tick.cursor = Watched(Watched.parse(tick.cursor).version, 1, 1, 0.0).to_text()  # the pause is over
+    commit(remote, "two")
+    tick()
+    assert len(tick.started) == 2
+    assert Watched.parse(tick.cursor).failures == 0
+
+
+def test_the_pause_doubles_up_to_an_hour():
+    state, pauses = Watched("v", 1), []
+    for _ in range(9):
+        state = state.missed(1000.0)
+        pauses.append(state.not_before - 1000.0)
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+
+
+def test_a_changed_folder_without_git_is_a_change_too(tmp_path: Path):
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.yaml").write_text("one")
+    tick = Ticks(str(folder), "build")
+    tick.settings["app_ref"] = "HEAD"
+    tick()
+    tick()
+    (folder / "app.yaml").write_text("two")
+    tick()
+    assert len(tick.started) == 2
+    shutil.rmtree(folder)
+    assert "could not be looked at" in tick().skip_message
+
+
+@pytest.mark.parametrize("cursor", [None, "", "4df28b3", "[]", '{"version": 1}', '{"version": "v", "count": "x"}'])
+def test_a_cursor_of_another_time_is_nothing_seen(cursor: str | None):
+    assert Watched.parse(cursor) == Watched()
