@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
 def tiny_study(
@@ -42,6 +42,17 @@ def tiny_study(
 def tiny_study_zip(instances: int = 6, study_uid: str | None = None, **options: object) -> bytes:
     """A zip of one tiny study. Options as in ``tiny_study``."""
     items = tiny_study(instances, study_uid, **options)  # type: ignore[arg-type]
+    return zip_of({f"IMG{index:04d}.dcm": dicom_bytes(item) for index, item in enumerate(items)})
+
+
+def ct_study_zip(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> bytes:
+    """A zip of one synthetic CT series: a ball of lung (-800 HU) in soft tissue (40 HU)."""
+    items = tiny_study(instances, study_uid, wish=wish, modality="CT")
+    for item in items:
+        item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        item.BodyPartExamined, item.RescaleType = "CHEST", "HU"
+        item.RescaleIntercept, item.RescaleSlope = -1024, 1
+        item.PixelData = np.where(item.pixel_array == 800, 224, 1064).astype("<u2").tobytes()
     return zip_of({f"IMG{index:04d}.dcm": dicom_bytes(item) for index, item in enumerate(items)})
 
 

@@ -1,0 +1,212 @@
+"""Somebody's own application, given by settings alone: from the doctor to an answered study, to a second version, and back to the first.
+
+The application lies in a git repository of its own, reads CT, brings a model file and a package that nothing else here needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from click.testing import CliRunner
+from dagster import AssetKey, AssetRecordsFilter, ExecuteInProcessResult
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+
+from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.trigger import Trigger
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.definitions import build_defs
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.settings import PROJECT_ROOT
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, current_versions, event_of
+from monai_aws_pipeline.studies.results_store import ResultsStore
+from tests.support.platform import Platform, environment, platform
+from tests.support.studies import ct_study_zip
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+
+APP = PROJECT_ROOT / "tests" / "apps" / "lung_ct"
+
+
+@dataclass
+class Project:
+    """The engineer's own repository and model, outside of this project."""
+
+    repository: Path
+    model: Path
+
+    def write_model(self, version: str, low_hu: int) -> str:
+        """A model file; returns its SHA-256."""
+        self.model.write_text(json.dumps({"version": version, "low_hu": low_hu, "high_hu": -500}))
+        return hashlib.sha256(self.model.read_bytes()).hexdigest()
+
+    def release(self, version: str) -> str:
+        """Commit the application under a version; returns the commit."""
+        folder = self.repository / "inference" / "map"
+        shutil.copytree(APP, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        manifest = folder / "app.yaml"
+        manifest.write_text(manifest.read_text().replace("version: 1.0.0", f"version: {version}"))
+        (self.repository / "README.md").write_text("Training code, papers, and one folder with the application.\n")
+        self._git("add", "-A")
+        self._git("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-q", "-m", version)
+        return self._git("rev-parse", "HEAD")
+
+    def _git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(self.repository), *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("own")
+    made = Project(folder / "lung-air", folder / "air.json")
+    subprocess.run(["git", "init", "-q", "-b", "main", str(made.repository)], check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A deployment of that application. Its settings are all that is said about it."""
+    project.release("1.0.0")
+    own = {
+        "MONAI_AWS_APP_SOURCE": f"file://{project.repository}",
+        "MONAI_AWS_APP_REF": "main",
+        "MONAI_AWS_APP_DIR": "inference/map",
+        "MONAI_AWS_MODEL_URI": str(project.model),
+        "MONAI_AWS_MODEL_SHA256": project.write_model("1", low_hu=-950),
+    }
+    with platform(local_cloud, "own", tmp_path_factory.mktemp("own-platform"), **own) as made:
+        yield made
+
+
+def run(place: Platform, *arguments: str) -> str:
+    with environment(place.variables):
+        done = CliRunner().invoke(cli, [*arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def job(place: Platform, name: str, config: dict[str, Any] | None = None) -> ExecuteInProcessResult:
+    with environment(place.variables):
+        definition = build_defs(place.settings).get_repository_def().get_job(name)
+        return definition.execute_in_process(instance=place.instance, run_config=config, raise_on_error=True)
+
+
+def answer(place: Platform, name: str, **study: Any) -> ResultRecord:
+    """Upload a study, wait for the answer, record it in the lineage as the sensor does."""
+    uploaded = place.upload(f"input/{name}.zip", ct_study_zip(**study))
+    return record(place, uploaded)
+
+
+def record(place: Platform, uploaded: str) -> ResultRecord:
+    (found,) = place.answers([uploaded])[uploaded]
+    assert found.status is Status.SUCCEEDED, found.error
+    store = ResultsStore(place.clients.s3, place.settings.bucket)
+    upstream = current_versions(place.instance, [AssetKey("s3_trigger")])
+    place.instance.add_dynamic_partitions(str(STUDIES.name), [found.study])
+    place.instance.report_runless_asset_event(event_of(store.with_outputs(found), store.bucket, upstream))
+    return found
+
+
+def status(place: Platform, key: AssetKey, study: str = "") -> str:
+    graph = build_defs(place.settings).resolve_asset_graph()
+    return CachingStaleStatusResolver(place.instance, graph, LoadingContextForTest(place.instance)).get_status(key, study or None).value
+
+
+def live(place: Platform) -> dict[str, Any]:
+    """What the lineage says about the live MAP."""
+    (latest,) = place.instance.fetch_materializations(AssetRecordsFilter(AssetKey("live_map")), limit=1).records
+    assert latest.asset_materialization is not None
+    return {name: value.value for name, value in latest.asset_materialization.metadata.items()}
+
+
+def parameter(place: Platform) -> str:
+    value = place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"]
+    return value.rpartition("@")[2]
+
+
+def test_ones_own_application_goes_from_the_doctor_to_an_answered_study_by_settings_alone(place: Platform, project: Project):
+    assert "Nothing is known against" in run(place, "doctor", "app")
+    assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
+
+    found = answer(place, "chest", study_uid="2.25.4711")
+    commit = subprocess.run(["git", "-C", str(project.repository), "rev-parse", "main"], capture_output=True, text=True, check=True)
+    assert (found.map.app_version, found.map.commit) == ("1.0.0", commit.stdout.strip())
+    assert found.map.model_sha256 == place.variables["MONAI_AWS_MODEL_SHA256"]
+    assert found.input.modalities == ("CT",)
+    segmentation = next(output for output in found.outputs if output.kind == "dicom-seg")
+    dataset = pydicom.dcmread(io.BytesIO(place.read(segmentation.key)))
+    assert (dataset.StudyInstanceUID, dataset.SegmentSequence[0].SegmentLabel) == ("2.25.4711", "Air")
+    assert live(place)["tag"].startswith("1.0.0-")
+
+
+def test_a_second_version_is_built_promoted_and_rolled_back_and_the_lineage_tells_the_studies_apart(place: Platform, project: Project):
+    first = parameter(place)
+    before = answer(place, "by-first", instances=5)
+    assert before.map.digest == first
+
+    commit = project.release("1.1.0")
+    place.variables["MONAI_AWS_MODEL_SHA256"] = project.write_model("2", low_hu=-900)  # type: ignore[index]
+    assert job(place, "build_map").success
+    assert parameter(place) == first, "what is built is not live"
+    assert (status(place, AssetKey("live_map")), status(place, INFERENCE_RESULT, before.study)) == ("STALE", "FRESH")
+
+    place.wait_stopped()
+    promoted = job(place, "promote_map", {"ops": {"live_map": {"config": {"why": "finds less noise"}}}})
+    (said,) = promoted.asset_materializations_for_node("live_map")
+    second = parameter(place)
+    assert second != first
+    assert said.metadata["golden_study"].value == "none"
+    assert (live(place)["digest"], live(place)["previous"], live(place)["why"]) == (second, first, "finds less noise")
+    assert [host.state for host in place.machines(ROLE_INFERENCE)] == ["stopped"], "the host is left as it was found"
+
+    during = place.upload("input/during.zip", ct_study_zip(instances=4, wish="slow"))
+    wait_at_work(place)
+    began = time.monotonic()
+    job(place, "rollback_map", {"ops": {"take_back": {"config": {"why": "finds too little"}}}})
+    assert parameter(place) == first
+    took = time.monotonic() - began
+    after = answer(place, "after", instances=7)
+    within = record(place, during)
+
+    assert (within.map.digest, after.map.digest) == (second, first), "the host changes its MAP between studies and never within one"
+    assert (within.map.app_version, within.map.commit) == ("1.1.0", commit)
+    assert (before.map.app_version, after.map.app_version) == ("1.0.0", "1.0.0")
+    assert within.map.model_sha256 != after.map.model_sha256 == before.map.model_sha256
+    assert [status(place, INFERENCE_RESULT, study.study) for study in (before, within, after)] == ["FRESH", "STALE", "FRESH"]
+    assert (live(place)["kind"], live(place)["digest"], live(place)["why"]) == ("rollback", first, "finds too little")
+    assert took < 60
+
+    listed = {each["tags"][0][:5]: each["standing"] for each in json.loads(run(place, "maps", "--json"))}
+    assert listed == {"1.0.0": "live", "1.1.0": "withdrawn"}
+    place.wait_stopped()
+
+
+def test_a_deployment_does_not_bring_a_withdrawn_map_back(place: Platform):
+    first = parameter(place)
+    (made,) = place.materialize("inference_host").asset_materializations_for_node("inference_host")
+    assert parameter(place) == first
+    assert made.metadata["map_digest"].value == first
+    assert "taken back by a rollback" in str(made.metadata["not_made_live"].value)
+
+
+def wait_at_work(place: Platform, seconds: float = 120) -> None:
+    """Until a host has taken a job."""
+    trigger = Trigger(place.clients, {})
+    queue = trigger.find_queue(place.settings.names.jobs_queue)
+    assert queue is not None
+    deadline = time.monotonic() + seconds
+    while not trigger.depth(queue)[1]:
+        assert time.monotonic() < deadline, f"no host took the job: {place.diagnosis()}"
+        time.sleep(0.2)
