@@ -137,7 +137,8 @@ def local_reset(state_dir: Path, port: int) -> None:
 @cli.command()
 @click.option("--bucket", required=True, help="Name of the bucket to create.")
 @click.option("--require-tls/--allow-plain-http", default=True, show_default=True, help="Refuse plain HTTP on the bucket.")
-def bootstrap(bucket: str, require_tls: bool) -> None:
+@click.option("--github-subject", default="", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
+def bootstrap(bucket: str, require_tls: bool, github_subject: str) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key."""
     settings = load_settings()
     outputs = deploy_stack(
@@ -151,6 +152,7 @@ def bootstrap(bucket: str, require_tls: bool) -> None:
             "EcrRepository": settings.ecr_repository,
             "AppSourceSecret": secret_name(settings.app_source_secret),
             "RequireTls": str(require_tls).lower(),
+            "GitHubSubject": github_subject,
         },
         _say,
     )
