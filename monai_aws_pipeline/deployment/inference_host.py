@@ -106,7 +106,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     registry, maps = Registry(clients.ecr, chosen.ecr_repository), LiveMaps(clients, chosen, report)
     candidate = registry.require(digest=materialized_version(context.instance, "map_image"))
     present = {image.digest for image in registry.images()}
-    wanted, kept_back = live_after_deploy(standing(maps.history()), candidate.digest, present, chosen.promote_on_deploy)
+    now = standing(maps.history())
+    wanted, kept_back = live_after_deploy(now, candidate.digest, present, chosen.promote_on_deploy)
     pushed = registry.require(digest=wanted)
     if kept_back:
         report(f"{label(candidate)} is not made live: {kept_back}")
@@ -121,7 +122,10 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
-    if maps.live() != pushed.digest:
+    live = maps.live()
+    if live not in (pushed.digest, now.live):
+        report(f"{live} became live meanwhile and stays so")
+    elif live != pushed.digest:
         change = maps.switch(Kind.DEPLOY, pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
         for event in change_events(change):
             context.log_event(event)
