@@ -7,6 +7,8 @@ PYTHON := .venv/bin/python
 BENCH ?=
 SECONDS ?= 600
 TESTS ?= tests
+# Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
+PARALLEL ?= 2
 
 help:
 	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"
@@ -34,7 +36,7 @@ ui: use
 	@.venv/bin/monai-aws ui
 
 test: dev
-	@$(PYTHON) -m pytest $(TESTS)
+	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile $(TESTS)
 
 lint: dev
 	@.venv/bin/ruff check .

@@ -6,6 +6,7 @@ file is checked by SHA-256 and kept under the cache folder; a second call finds 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -95,7 +96,9 @@ def _fetch_volume(files: ExampleFiles, on_line: Callable[[str], None]) -> None:
             if os.geteuid() != 0:
                 raise
             on_line("head volume: refreshing the package lists first")  # a fresh machine or image has none
-            _run(["apt-get", "-q", "update"], remedy, folder=scratch)
+            with Path("/run/monai-aws-packages.lock").open("w") as lock:  # apt fails for the second of two; the embedded AWS waits here too
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _run(["apt-get", "-q", "update"], remedy, folder=scratch)
             _run(command, remedy, folder=scratch)
         packages = list(Path(scratch).glob("*.deb"))
         if len(packages) != 1:

@@ -6,6 +6,7 @@ Missing programs are installed through apt, each with the reason told. Nothing t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -23,6 +24,8 @@ Progress = Callable[[str], None]
 
 MINIMUM_FREE_BYTES: Final = 10 * 1024**3
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
+_LOCK: Final = Path("/run/monai-aws-packages.lock")
+"""apt works for one at a time and fails for the second; two clouds that start together wait for each other instead."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ def free_ssh_port(address: str) -> int:
 
 def ensure_system_packages(config: CloudConfig, on_progress: Progress, *, engine_wanted: bool = True) -> None:
     """Install what is missing and say what and why. PackagesError where there is no apt or it fails."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _ensure(config, on_progress, engine_wanted)
+
+
+def _ensure(config: CloudConfig, on_progress: Progress, engine_wanted: bool) -> None:
     wanted = [need for need in (*NEEDS, *((ENGINE,) if engine_wanted else ())) if not program(need.program)]
     if wanted:
         for need in wanted:
@@ -118,7 +127,8 @@ def _apt_install(packages: list[str]) -> None:
     _require_apt()
     with _no_services():
         _apt("update", "-qq")
-        _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
+        # A machine that has just booted runs its own upgrades for some minutes.
+        _apt("install", "-y", "-qq", "-o", "DPkg::Lock::Timeout=600", "--no-install-recommends", *packages)
 
 
 def _unpack_registry(config: CloudConfig) -> None:

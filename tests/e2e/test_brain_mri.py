@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Workplace]:
-    folder = load_settings().cache_dir.absolute() / "test-clouds" / f"{os.getpid()}-demo"
+    folder = load_settings().cache_dir.resolve() / "test-clouds" / f"{os.getpid()}-demo"
     made = demo.Workplace(tmp_path_factory.mktemp("demo"), folder, free_port())
     try:
         yield made
