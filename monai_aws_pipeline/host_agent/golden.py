@@ -26,6 +26,7 @@ from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.host_agent import preview
 from monai_aws_pipeline.host_agent.dicom import Study, read_studies
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.geometry import Array
 from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import unpack
 from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, run_study
@@ -145,9 +146,9 @@ def dice(found: preview.Segmentation, number: int, reference: preview.Segmentati
     return 2 * common / total if total else 1.0
 
 
-def _planes(segmentation: preview.Segmentation, number: int, origin: float) -> dict[int, preview.Array]:
+def _planes(segmentation: preview.Segmentation, number: int, origin: float) -> dict[int, Array]:
     """Masks of a segment by the index of their plane, counted from ``origin`` in mm along the normal."""
-    planes: dict[int, preview.Array] = {}
+    planes: dict[int, Array] = {}
     for index in np.flatnonzero(segmentation.segment_of_frame == number):
         place = round(float(segmentation.grid.along[index] - origin) / segmentation.slice_distance)
         mask = segmentation.frames[index] >= 0.5

@@ -46,6 +46,8 @@ class IntakeLimits:
     ratio_from: int = 256 << 20
     depth: int = 1
     seconds: float = 900.0
+    disk_bytes: int = 0
+    """What the host's disk has room for; 0 for any. Meeting this one is the host's fault and not the upload's."""
 
 
 @dataclass
@@ -69,6 +71,8 @@ class _Meter:
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise RefusedError(Code.ZIP_TOO_LARGE, f"The upload unpacks to more than {self.limits.unpacked_bytes >> 20} MiB.")
+        if self.limits.disk_bytes and self.unpacked > self.limits.disk_bytes:
+            raise FailedError(Code.DISK_FULL, "The upload unpacks to more than the host's disk has room for.")
         if self.unpacked > self.limits.ratio_from and self.unpacked > self.limits.ratio * max(1, self.stored):
             raise RefusedError(Code.ZIP_RATIO, f"The upload unpacks to more than {self.limits.ratio} times its size.")
         self.time()
@@ -231,7 +235,7 @@ def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, meter: _Meter) -> I
             while chunk := source.read(CHUNK):
                 meter.bytes(len(chunk))
                 yield chunk
-    except (RefusedError, GeneratorExit):
+    except (RefusedError, FailedError, GeneratorExit):
         raise
     except Exception as wrong:  # zlib.error, EOFError, BadZipFile, OSError of bz2, struct.error: the content is damaged
         _raise_if_disk(wrong)
@@ -259,5 +263,5 @@ def _raise_if_disk(wrong: BaseException) -> None:
 
 
 def with_free_space(limits: IntakeLimits, free_bytes: int) -> IntakeLimits:
-    """The same limits on a disk with ``free_bytes`` left: a tenth stays free, so that a bomb meets the limit before the full disk."""
-    return replace(limits, unpacked_bytes=min(limits.unpacked_bytes, max(1, free_bytes * 9 // 10)))
+    """The same limits on a disk with ``free_bytes`` left: a tenth stays free, so that nobody else on the host meets a full disk."""
+    return replace(limits, disk_bytes=max(1, free_bytes * 9 // 10))

@@ -21,8 +21,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent.dicom import Instance
-from monai_aws_pipeline.host_agent.geometry import Array as Array  # part of this module too
-from monai_aws_pipeline.host_agent.geometry import Grid
+from monai_aws_pipeline.host_agent.geometry import Array, Grid
 from monai_aws_pipeline.host_agent.outputs import DICOM_SEG, Produced
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, check_size, keep_dicom, unpack, with_free_space
 
 DICOM = b"\0" * 128 + b"DICM" + b"pixels" * 50
@@ -217,6 +217,10 @@ def test_the_size_alone_refuses_before_anything_is_downloaded() -> None:
         check_size(0, SMALL)
 
 
-def test_a_nearly_full_disk_lowers_the_limit_so_that_the_disk_never_fills() -> None:
-    assert with_free_space(SMALL, 1 << 20).unpacked_bytes == (1 << 20) * 9 // 10
-    assert with_free_space(SMALL, 1 << 40) == SMALL
+def test_a_nearly_full_disk_is_met_before_it_fills_and_is_not_the_uploads_fault(tmp_path: Path) -> None:
+    archive = tmp_path / "upload.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("1.dcm", bytes(128) + b"DICM" + bytes(100_000))
+    with pytest.raises(FailedError, match="disk_full"):
+        unpack(archive, tmp_path, with_free_space(SMALL, 100_000))
+    assert with_free_space(SMALL, 1 << 20).disk_bytes == (1 << 20) * 9 // 10
