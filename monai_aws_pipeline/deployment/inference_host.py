@@ -71,6 +71,7 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
         "study_key_secret": settings.study_key_secret_arn or names.study_key_secret,
         "gpus": settings.gpus,
         "map_network": settings.map_network,
+        "map_hosting": settings.map_hosting,
         "map_timeout_s": settings.map_timeout_s,
         "map_memory_mib": settings.map_memory_mib,
         "idle_stop_minutes": settings.idle_stop_minutes,

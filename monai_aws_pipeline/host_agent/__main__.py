@@ -24,17 +24,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent import golden
-from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
+from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
 from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
 from monai_aws_pipeline.host_agent.errors import JobError
-from monai_aws_pipeline.host_agent.hosting import PerStudy
+from monai_aws_pipeline.host_agent.hosting import Hosting, PerStudy
 from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
 from monai_aws_pipeline.host_agent.metadata import read_host
 from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.host_agent.warm import Warm
 from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
 from monai_aws_pipeline.maps.hosting import Limits
 
@@ -91,7 +92,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     stop = _told_to_stop()
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker")
-    hosting = PerStudy(engine)
+    hosting: Hosting = Warm(engine, STATE_FOLDER) if config.map_hosting == "warm" else PerStudy(engine)
     around = Surroundings(
         config=config,
         store=Store(session.client("s3", config=_CALLS), config.bucket, stop),

@@ -24,7 +24,8 @@ from monai_aws_pipeline.host_agent.pipeline import Pipeline, wipe
 log = logging.getLogger(__name__)
 
 RUNTIME_FOLDER: Final = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/monai-aws"))
-WORK_FOLDER: Final = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/monai-aws")) / "work"
+STATE_FOLDER: Final = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/monai-aws"))
+WORK_FOLDER: Final = STATE_FOLDER / "work"
 _QUEUE_PAUSE_S: Final = 10.0
 
 

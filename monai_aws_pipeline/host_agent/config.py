@@ -39,6 +39,7 @@ class AgentConfig:
     study_key_secret: str
     gpus: str
     map_network: str
+    map_hosting: str
     map_timeout_s: int
     map_memory_mib: int
     idle_stop_minutes: float
@@ -79,6 +80,7 @@ _TEXTS: Final = {
     "study_key_secret": (r"[\w/+=.@:-]{1,600}", "a Secrets Manager name or ARN"),
     "gpus": (r"|all|\d{1,2}", "empty, all or a number"),
     "map_network": (r"none|host|bridge", "none, host or bridge"),
+    "map_hosting": (r"warm|per_study", "warm or per_study"),
     "price_basis": (r"[^\x00-\x1f]{0,200}", "one line of text"),
 }
 _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {

@@ -10,25 +10,25 @@ import io
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.meter import Meter
 from monai_aws_pipeline.maps.hosting import APP_MANIFEST_PATHS, CONTAINER_LABEL
 
 log = logging.getLogger(__name__)
 
 LOG_LINES: Final = 200
-_LINE_BYTES: Final = 4096
+LINE_BYTES: Final = 4096
 _TICK_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120
@@ -174,7 +174,7 @@ class Engine:
         """Run one container to its end. Raises FailedError(ENGINE_FAILED) when it never started, InterruptedJobError on ``stop``."""
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
-        meter = _Meter(lambda: self._inspect(name, "{{.State.Pid}}"), gpu)
+        meter = self.meter(name, gpu)
         process = subprocess.Popen([self._docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment)
         reader = _read_into(process.stdout, tail)
         timed_out = False
@@ -193,11 +193,11 @@ class Engine:
             reader.join(5)
             return self._judge(name, process.returncode, meter, tuple(tail), timed_out=timed_out, seconds=seconds)
         finally:
-            self._run(["rm", "--force", name], check=False)
+            self.remove(name)
             _end(process)
 
-    def _judge(self, name: str, returned: int, meter: _Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
-        state = _as_object(self._inspect(name, "{{json .State}}"))
+    def _judge(self, name: str, returned: int, meter: Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
+        state = self.state(name)
         never_started = str(state.get("StartedAt", _NEVER)).startswith(_NEVER)
         if never_started and returned not in (126, 127):  # 126 and 127: the image has no such command, which is the MAP's fault
             raise FailedError(Code.ENGINE_FAILED, f"The container did not start: {_one_line(tail[-1] if tail else 'no message')}.")
@@ -210,7 +210,25 @@ class Engine:
             peak_source=meter.source,
             peak_gpu_bytes=meter.gpu_peak,
             log_tail=tail,
+            cpu_seconds=meter.cpu_seconds,
         )
+
+    def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        """Start a container that stays, with pipes to its standard streams. The caller ends it with ``remove``."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment)
+
+    def meter(self, name: str, gpu: bool, *, warm: bool = False) -> Meter:
+        """A meter of a container by name."""
+        return Meter(lambda: self._inspect(name, "{{.State.Pid}}"), gpu, warm=warm)
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Docker's State of a container, empty where there is none."""
+        return _as_object(self._inspect(name, "{{json .State}}"))
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container; none of that name is fine."""
+        self._run(["rm", "--force", name], check=False)
 
     def _inspect(self, name: str, template: str) -> str:
         return self._run(["container", "inspect", "--format", template, name], check=False).stdout.decode().strip()
@@ -230,75 +248,9 @@ class Engine:
         return done
 
 
-class _Meter:
-    """Peak memory of a running container, read from its control group every tick.
-
-    cgroup v2 ``memory.peak`` and v1 ``memory.max_usage_in_bytes`` are the kernel's own high-water marks of what counts against the
-    limit (page cache included), so a reading just before the end is the truth up to the last tick. Where neither exists (v2 before Linux
-    5.19), ``VmHWM`` of the first process. GPU memory: the largest ``memory.used`` that nvidia-smi showed, of the whole GPU, once a second.
-    """
-
-    def __init__(self, pid_of: Callable[[], str], gpu: bool):
-        self.peak = 0
-        self.source = ""
-        self.gpu_peak: int | None = None
-        self._pid_of = pid_of
-        self._gpu = gpu and shutil.which("nvidia-smi") is not None
-        self._file: Path | None = None
-        self._gpu_at = 0.0
-
-    def sample(self) -> None:
-        if self._file is None:
-            pid = self._pid_of()
-            if not pid.isdigit() or pid == "0":
-                return
-            self._file, self.source = _memory_file(int(pid))
-        self.peak = max(self.peak, _read_peak(self._file))
-        if self._gpu and time.monotonic() - self._gpu_at >= 1:
-            self._gpu_at = time.monotonic()
-            self._sample_gpu()
-
-    def _sample_gpu(self) -> None:
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        try:
-            shown = subprocess.run(command, capture_output=True, timeout=5, check=False).stdout.split()
-        except (OSError, subprocess.TimeoutExpired):
-            return
-        self.gpu_peak = max([self.gpu_peak or 0, *(int(value) << 20 for value in shown if value.isdigit())])
-
-
-def _memory_file(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> tuple[Path, str]:
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            candidate, source = root / path.lstrip("/") / "memory.peak", "cgroup v2 memory.peak"
-        elif "memory" in controllers.split(","):
-            candidate, source = root / "memory" / path.lstrip("/") / "memory.max_usage_in_bytes", "cgroup v1 memory.max_usage_in_bytes"
-        else:
-            continue
-        if candidate.is_file():
-            return candidate, source
-    return proc / str(pid) / "status", "VmHWM of the first process"
-
-
-def _read_peak(path: Path) -> int:
-    try:
-        text = path.read_text()
-    except OSError:
-        return 0  # the container just ended
-    found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE) if path.name == "status" else None
-    if found:
-        return int(found[1]) * 1024
-    return int(text) if text.strip().isdigit() else 0
-
-
 def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
     def read() -> None:
-        while stream is not None and (line := stream.readline(_LINE_BYTES)):  # bounded: a MAP may print without ever ending a line
+        while stream is not None and (line := stream.readline(LINE_BYTES)):  # bounded: a MAP may print without ever ending a line
             tail.append(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     thread = threading.Thread(target=read, name="output", daemon=True)

@@ -19,6 +19,11 @@ APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
 CONTAINER_LABEL: Final = "monai-aws.job"
 """Label of every container the agent starts, so that one left by a crash is found and removed."""
 
+WARM_SERVER_PATH: Final = "/opt/monai-aws/warm_server.py"
+"""Where the server of a warm container is bound into it."""
+
+_PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
+_FLAG: Final = re.compile(r"-[bBEIOPqsSu]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
 
@@ -56,6 +61,17 @@ class Limits:
     uid: int = 1000
     gid: int = 1000
     labels: tuple[tuple[str, str], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class PythonCommand:
+    """A Python command line: interpreter, its own flags, ``script`` or ``module`` with its path or name, and the arguments."""
+
+    interpreter: str
+    flags: tuple[str, ...]
+    kind: str
+    name: str
+    arguments: tuple[str, ...]
 
 
 def parse_app_json(text: str) -> RunSpec:
@@ -109,6 +125,26 @@ def run_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: P
 
     Without ``--rm``, so that the end (exit code, killed for memory) can be read before the agent removes the container.
     """
+    # The MAP's own entry point (`tools`) ends with 0 even when the application failed, so the application is started directly.
+    return [*_isolated(app, input_folder, output_folder, limits, name), "--entrypoint", app.command[0], image, *app.command[1:]]
+
+
+def warm_arguments(
+    image: str, app: RunSpec, python: PythonCommand, server: Path, input_folder: Path, output_folder: Path, limits: Limits, *, name: str
+) -> list[str]:
+    """Arguments after ``docker`` that start ``server`` in the MAP's own Python, in the same isolation as a study of its own.
+
+    ``--interactive``: the agent speaks with the server through standard input, because the container has no network.
+    """
+    return [
+        *_isolated(app, input_folder, output_folder, limits, name),
+        "--interactive",
+        "--volume", f"{server}:{WARM_SERVER_PATH}:ro",
+        "--entrypoint", python.interpreter, image, *python.flags, WARM_SERVER_PATH,
+    ]  # fmt: skip
+
+
+def _isolated(app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, name: str) -> list[str]:
     arguments = [
         "run",
         "--name", name,
@@ -133,8 +169,26 @@ def run_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: P
         arguments += ["--gpus", limits.gpus, "--shm-size", "1g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
     for key, value in container_environment(app):
         arguments += ["--env", f"{key}={value}"]
-    # The MAP's own entry point (`tools`) ends with 0 even when the application failed, so the application is started directly.
-    return [*arguments, "--entrypoint", app.command[0], image, *app.command[1:]]
+    return arguments
+
+
+def python_command(command: tuple[str, ...]) -> PythonCommand | None:
+    """A command that runs a Python script, folder or module, taken apart; None for any other command."""
+    if not _PYTHON.fullmatch(posixpath.basename(command[0])):
+        return None
+    rest = list(command[1:])
+    flags: list[str] = []
+    while rest and rest[0].startswith("-"):
+        word = rest.pop(0)
+        if word == "-m" and rest:
+            return PythonCommand(command[0], tuple(flags), "module", rest[0], tuple(rest[1:]))
+        if word in ("-W", "-X") and rest:
+            flags += [word, rest.pop(0)]
+        elif _FLAG.fullmatch(word):
+            flags.append(word)
+        else:
+            return None
+    return PythonCommand(command[0], tuple(flags), "script", rest[0], tuple(rest[1:])) if rest else None
 
 
 def container_environment(app: RunSpec) -> tuple[tuple[str, str], ...]:

@@ -122,6 +122,22 @@ def test_the_outputs_refer_to_the_study_they_were_made_from(place: Platform):
     place.wait_stopped()
 
 
+def test_later_studies_are_answered_warm_and_meet_nothing_of_each_other(place: Platform):
+    found = []
+    for number, wish in enumerate(("tiny", "tiny:litter", "tiny:look", "tiny:fail", "tiny:look")):
+        job = place.upload(f"input/warm-{number}.zip", tiny_study_zip(wish=wish))
+        if wish == "tiny:fail":
+            continue
+        (record,) = place.answers([job])[job]
+        assert record.status is Status.SUCCEEDED, (wish, record.error)
+        assert {"dicom-seg", "mesh"} <= {output.kind for output in record.outputs}
+        assert record.resources.cpu_seconds > 0
+        assert record.resources.peak_rss > 0
+        found.append(record.resources.hosting)
+    assert found[1:] == ["warm"] * 3
+    place.wait_stopped()
+
+
 def test_no_name_of_an_upload_reaches_a_key_record_or_log_of_ours(place: Platform):
     for key in place.keys(""):
         assert "Jane" not in key

@@ -3,14 +3,18 @@
 It exists so that the tests can go the whole way quickly. It answers a study as a real one would (one DICOM SEG that refers to the source
 series, one closed STL in LPS millimetres), and misbehaves on request, which is read from the SeriesDescription:
 ``tiny:fail`` ends with exit code 3, ``tiny:nothing`` writes nothing, ``tiny:foreign`` answers for another study, ``tiny:garbage`` writes a
-file that is no DICOM, ``tiny:sleep=SECONDS`` takes its time first.
+file that is no DICOM, ``tiny:sleep=SECONDS`` takes its time first, ``tiny:litter`` leaves files and
+processes wherever it can, and ``tiny:look`` ends with exit code 7 if it finds anything of another study.
 """
 
 # ruff: noqa: T201  what it prints becomes the log of the run
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,6 +47,12 @@ def main() -> int:
         (output / "segmentation.dcm").write_bytes(b"this is no DICOM")
         return 0
 
+    if wish == "tiny:litter":
+        litter()
+    if wish == "tiny:look" and (found := traces(source, slices)):
+        print(f"tiny: found {found}", file=sys.stderr)
+        return 7
+
     volume = np.stack([item.pixel_array for item in slices])
     mask = volume > volume.mean()
     seg = segmentation(slices, mask)
@@ -52,6 +62,46 @@ def main() -> int:
     (output / "surface.stl").write_bytes(box_stl(slices, mask))
     print(f"tiny: {int(mask.sum())} voxels marked in {len(slices)} slices")
     return 0
+
+
+PLACES = ("/tmp", "/dev/shm", "/dev/mqueue", "/var/holoscan", "/opt/holoscan", "/var/tmp", "/run")  # noqa: S108
+
+
+def litter() -> None:
+    """Leave a file in every folder that lets us, shared memory, and processes that try to outlive this one."""
+    for place in PLACES:
+        try:
+            (Path(place) / "left by a study").write_text("left by a study")
+            (Path(place) / "closed").mkdir()
+            (Path(place) / "closed" / "deep").write_text("left by a study")
+            (Path(place) / "closed").chmod(0)
+        except OSError:
+            continue
+    ctypes.CDLL(None).shmget(4711, 4096, 0o1666)
+    for _ in range(5):
+        if os.fork() == 0:
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(3600)
+            os._exit(0)
+    subprocess.Popen(["sleep", "3600"], start_new_session=True)
+
+
+def traces(source: Path, slices: list[Dataset]) -> list[str]:
+    """What is there that a study alone in its container would not meet: names of files, processes, shared memory."""
+    found = [str(path) for place in PLACES for path in Path(place).rglob("*") if path.name in ("left by a study", "closed", "deep")]
+    found += [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and int(path.name) not in (1, os.getpid())]
+    found += Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    found += [path.name for path in source.rglob("*") if path.is_file()][len(slices) :]
+    found += [str(path) for path in Path(os.environ["HOLOSCAN_OUTPUT_PATH"]).rglob("*")]
+    if os.getpid() != 1:
+        for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/fd/0"):
+            try:
+                os.close(os.open(path, os.O_RDONLY))
+                found.append(path)
+            except OSError:
+                continue
+    return found
 
 
 def read_series(folder: Path) -> list[Dataset]:

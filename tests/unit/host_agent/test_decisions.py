@@ -44,6 +44,7 @@ GOOD = {
     "study_key_secret": "monai-aws/dev/study-key",
     "gpus": "",
     "map_network": "none",
+    "map_hosting": "warm",
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,

@@ -1,0 +1,143 @@
+"""What a container uses: memory, processor seconds, kills for lack of memory, read from its control group; GPU memory from nvidia-smi.
+
+Here belongs reading the kernel's figures and saying where each comes from. Both versions of control groups are read: which one a host has
+follows from its distribution.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """The files of one container's control group; a path that does not exist reads as 0.
+
+    ``peak``: the kernel's high-water mark of what counts against the limit, page cache included. ``now``: the same figure at this moment.
+    Where the kernel keeps no mark (v2 before Linux 5.19), ``peak`` is the first process's ``status`` and its ``VmHWM`` counts.
+    """
+
+    peak: Path
+    peak_source: str
+    now: Path
+    cpu: Path
+    events: Path
+
+    def peak_bytes(self) -> int:
+        """High-water mark in bytes."""
+        found = re.search(r"^VmHWM:\s+(\d+) kB", _text(self.peak), re.MULTILINE) if self.peak.name == "status" else None
+        return int(found[1]) * 1024 if found else _number(self.peak)
+
+    def now_bytes(self) -> int:
+        """Memory in use, in bytes."""
+        return _number(self.now)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all its processes so far, ended ones included."""
+        if self.cpu.name == "cpu.stat":
+            found = re.search(r"^usage_usec (\d+)", _text(self.cpu), re.MULTILINE)
+            return int(found[1]) / 1e6 if found else 0.0
+        return _number(self.cpu) / 1e9
+
+    def kills(self) -> int:
+        """How many of its processes the kernel has killed because the limit was reached."""
+        found = re.search(r"^oom_kill (\d+)", _text(self.events), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+
+def control_group(pid: int, proc: Path = _PROC, root: Path = _GROUPS) -> ControlGroup:
+    """The control group of a process."""
+    v2: Path | None = None
+    v1: dict[str, Path] = {}
+    for line in _text(proc / str(pid) / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            v2 = root / path.lstrip("/")
+        for controller in controllers.split(","):
+            v1[controller] = root / controller / path.lstrip("/")
+    if "memory" in v1:
+        memory = v1["memory"]
+        return ControlGroup(
+            memory / "memory.max_usage_in_bytes",
+            "cgroup v1 memory.max_usage_in_bytes",
+            memory / "memory.usage_in_bytes",
+            v1.get("cpuacct", memory) / "cpuacct.usage",
+            memory / "memory.oom_control",
+        )
+    group = v2 or root / "missing"
+    peak, source = group / "memory.peak", "cgroup v2 memory.peak"
+    if not peak.is_file():
+        peak, source = proc / str(pid) / "status", "VmHWM of the first process"
+    return ControlGroup(peak, source, group / "memory.current", group / "cpu.stat", group / "memory.events")
+
+
+class Meter:
+    """What one run used, sampled while it lasts.
+
+    A container of its own starts from zero, and the last reading of the kernel's marks before its end is the truth up to the last tick.
+    In a warm container (``warm=True``) figures are differences since the meter was made, and the memory mark is the run's own only if it
+    rose; else the largest sample of what was in use. GPU memory: the largest ``memory.used`` of the whole GPU, once a second.
+    """
+
+    def __init__(self, pid_of: Callable[[], str], gpu: bool, *, warm: bool = False):
+        self.peak = 0
+        self.source = ""
+        self.gpu_peak: int | None = None
+        self.cpu_seconds = 0.0
+        self.kills = 0
+        self._pid_of = pid_of
+        self._gpu = gpu and shutil.which("nvidia-smi") is not None
+        self._gpu_at = 0.0
+        self._warm = warm
+        self._group = self._find() if warm else None
+        self._before = (self._group.peak_bytes(), self._group.cpu_seconds(), self._group.kills()) if self._group else (0, 0.0, 0)
+
+    def sample(self) -> None:
+        """Read everything once. Does nothing until the container has a process."""
+        self._group = self._group or self._find()
+        if self._group is None:
+            return
+        peak, cpu, kills = self._before
+        marked = self._group.peak_bytes()
+        if not self._warm or marked > peak:
+            self.peak, self.source = max(self.peak, marked), self._group.peak_source
+        elif (now := self._group.now_bytes()) > self.peak:
+            self.peak, self.source = now, f"samples of {self._group.now.name}"
+        self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
+        self.kills = max(self.kills, self._group.kills() - kills)
+        if self._gpu and time.monotonic() - self._gpu_at >= 1:
+            self._gpu_at = time.monotonic()
+            self._sample_gpu()
+
+    def _find(self) -> ControlGroup | None:
+        pid = self._pid_of()
+        return control_group(int(pid)) if pid.isdigit() and pid != "0" else None
+
+    def _sample_gpu(self) -> None:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        try:
+            shown = subprocess.run(command, capture_output=True, timeout=5, check=False).stdout.split()
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        self.gpu_peak = max([self.gpu_peak or 0, *(int(value) << 20 for value in shown if value.isdigit())])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""  # the container just ended, or the kernel has no such figure
+
+
+def _number(path: Path) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,190 @@
+"""The engine of a host: ends of runs told apart, credentials that do not stay, and what a container used, from the kernel's own files."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from monai_aws_pipeline.host_agent.engine import LOG_LINES, Engine, EngineError, RunEnd
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.meter import Meter, control_group
+from monai_aws_pipeline.maps.hosting import Limits, RunSpec, run_arguments
+from tests.support import pretended_docker
+
+SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
+IMAGE = "registry.test/map@sha256:" + "a" * 64
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    command = tmp_path / "docker-command"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {pretended_docker.__file__} "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "docker" / "app").mkdir(parents=True)
+    monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
+    return Engine(tmp_path / "credentials", str(command))
+
+
+def run(engine: Engine, folder: Path, program: str, timeout_s: float = 20, stop: threading.Event | None = None) -> RunEnd:
+    (folder / "docker" / "app" / "__main__.py").write_text(program)
+    arguments = run_arguments(IMAGE, SPEC, folder, folder, Limits(), name="one")
+    try:
+        return engine.run(arguments, name="one", timeout_s=timeout_s, stop=stop or threading.Event())
+    finally:
+        assert not (folder / "docker" / "one.json").exists(), "the container is removed whatever happens"
+
+
+def answers(folder: Path, **answer: str) -> None:
+    (folder / "docker" / "answers.json").write_text(json.dumps(answer))
+
+
+def calls(folder: Path) -> list[list[str]]:
+    return [json.loads(line) for line in (folder / "docker" / "calls").read_text().splitlines()]
+
+
+def test_the_exit_code_and_the_last_lines_are_the_applications(engine: Engine, tmp_path: Path) -> None:
+    end = run(engine, tmp_path, "import sys\nfor n in range(300): print('line', n)\nsys.exit(7)")
+    assert (end.exit_code, end.timed_out, end.out_of_memory, end.hosting) == (7, False, False, "per_study")
+    assert end.log_tail[-1] == "line 299"
+    assert len(end.log_tail) == LOG_LINES
+
+
+def test_a_line_without_an_end_is_cut(engine: Engine, tmp_path: Path) -> None:
+    end = run(engine, tmp_path, "print('x' * 10000)")
+    assert max(len(line) for line in end.log_tail) == 4096
+
+
+def test_a_run_that_hangs_is_killed(engine: Engine, tmp_path: Path) -> None:
+    end = run(engine, tmp_path, "import time; time.sleep(100)", timeout_s=0.5)
+    assert end.timed_out
+    assert ["kill", "one"] in calls(tmp_path)
+
+
+def test_a_stopping_host_interrupts_a_run(engine: Engine, tmp_path: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(InterruptedJobError):
+        run(engine, tmp_path, "import time; time.sleep(100)", stop=stop)
+
+
+def test_a_container_that_never_started_is_the_engines_fault(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "docker" / "refuses to start").touch()
+    with pytest.raises(FailedError, match="no such runtime") as failed:
+        run(engine, tmp_path, "")
+    assert failed.value.code is Code.ENGINE_FAILED
+
+
+def test_credentials_are_gone_after_a_pull_and_never_an_argument(engine: Engine, tmp_path: Path) -> None:
+    answers(tmp_path, login="ok", pull="ok")
+    engine.pull(IMAGE, "AWS", "a secret", threading.Event())
+    assert not (tmp_path / "credentials").exists()
+    assert ["login", "--username", "AWS", "--password-stdin", "registry.test"] in calls(tmp_path)
+    assert "a secret" not in (tmp_path / "docker" / "calls").read_text()
+
+
+def test_a_failed_login_is_a_failed_pull(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(FailedError) as failed:
+        engine.pull(IMAGE, "AWS", "a secret", threading.Event())
+    assert failed.value.code is Code.PULL_FAILED
+    assert not (tmp_path / "credentials").exists()
+
+
+def test_an_images_facts_are_read_without_starting_it(engine: Engine, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        member = tarfile.TarInfo("app.json")
+        member.size = 2
+        tar.addfile(member, io.BytesIO(b"{}"))
+    answers(
+        tmp_path,
+        image=json.dumps([{"Size": 7, "Config": {"Labels": {"a": "b"}}}]),
+        create="container-id\n",
+        cp=archive.getvalue().decode("latin-1"),
+    )
+    facts = engine.facts(IMAGE)
+    assert (facts.bytes, facts.labels, facts.app_json) == (7, {"a": "b"}, "{}")
+    assert ["rm", "--force", "container-id"] in calls(tmp_path)
+    assert not [call for call in calls(tmp_path) if call[0] == "run"]
+
+
+def test_what_an_earlier_agent_left_is_removed(engine: Engine, tmp_path: Path) -> None:
+    answers(tmp_path, ps="one two\n")
+    assert engine.remove_leftovers() == 2
+    assert calls(tmp_path)[-1] == ["rm", "--force", "one", "two"]
+    answers(tmp_path)
+    with pytest.raises(EngineError):
+        engine.remove_leftovers()
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- meter
+
+
+def cgroup(tmp_path: Path, text: str, files: dict[str, str]) -> tuple[Path, Path]:
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "7" / "cgroup").write_text(text)
+    (tmp_path / "proc" / "7" / "status").write_text("Name:\tx\nVmHWM:\t    2048 kB\n")
+    for name, content in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path / "proc", tmp_path / "groups"
+
+
+def test_both_versions_of_control_groups_are_read(tmp_path: Path) -> None:
+    one = control_group(7, *cgroup(
+        tmp_path / "v1", "5:cpuacct,cpu:/docker/x\n4:memory:/docker/x\n1:name=systemd:/docker/x\n", {
+            "memory/docker/x/memory.max_usage_in_bytes": "100\n", "memory/docker/x/memory.usage_in_bytes": "50\n",
+            "memory/docker/x/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+            "cpuacct/docker/x/cpuacct.usage": "2500000000\n",
+        }))  # fmt: skip
+    two = control_group(7, *cgroup(
+        tmp_path / "v2", "0::/system.slice/docker-x.scope\n", {
+            "system.slice/docker-x.scope/memory.peak": "100\n", "system.slice/docker-x.scope/memory.current": "50\n",
+            "system.slice/docker-x.scope/memory.events": "low 0\noom 3\noom_kill 3\n",
+            "system.slice/docker-x.scope/cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
+        }))  # fmt: skip
+    for group in (one, two):
+        assert (group.peak_bytes(), group.now_bytes(), group.cpu_seconds(), group.kills()) == (100, 50, 2.5, 3)
+    assert one.peak_source == "cgroup v1 memory.max_usage_in_bytes"
+    assert two.peak_source == "cgroup v2 memory.peak"
+
+
+def test_without_a_mark_of_the_kernel_the_first_process_tells(tmp_path: Path) -> None:
+    group = control_group(7, *cgroup(tmp_path, "0::/x\n", {"x/memory.current": "50\n"}))
+    assert (group.peak_bytes(), group.peak_source, group.kills()) == (2048 * 1024, "VmHWM of the first process", 0)
+
+
+def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("memory.peak", "memory.current", "cpu.stat", "memory.events")
+
+    def kernel(*values: str) -> None:
+        for name, value in zip(names, values, strict=True):
+            (tmp_path / "groups" / "x" / name).write_text(value)
+
+    proc, root = cgroup(tmp_path, "0::/x\n", dict.fromkeys((f"x/{name}" for name in names), ""))
+    monkeypatch.setattr("monai_aws_pipeline.host_agent.meter.control_group", lambda pid: control_group(pid, proc, root))
+    kernel("900", "300", "usage_usec 5000000", "oom_kill 1")
+    warm = Meter(lambda: "7", gpu=False, warm=True)
+    kernel("900", "500", "usage_usec 6000000", "oom_kill 1")
+    warm.sample()
+    kernel("900", "400", "usage_usec 6500000", "oom_kill 1")
+    warm.sample()
+    assert (warm.peak, warm.cpu_seconds, warm.kills, warm.source) == (500, 1.5, 0, "samples of memory.current")
+    kernel("950", "400", "usage_usec 6500000", "oom_kill 2")
+    warm.sample()
+    assert (warm.peak, warm.kills, warm.source) == (950, 1, "cgroup v2 memory.peak")
+    alone = Meter(lambda: "7", gpu=False)
+    alone.sample()
+    assert (alone.peak, alone.cpu_seconds) == (950, 6.5)
+
+
+def test_nothing_is_measured_before_there_is_a_process() -> None:
+    meter = Meter(lambda: "", gpu=False)
+    meter.sample()
+    assert (meter.peak, meter.cpu_seconds, meter.gpu_peak) == (0, 0.0, None)
