@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 import pydicom
 
 from monai_aws_pipeline.host_agent import warm_server
-from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, RunEnd
+from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, EngineError, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import Hosting, PerStudy
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
@@ -141,7 +141,7 @@ class Warm:
         except RefusedError as why:
             self.close()
             return self._verdicts.write(digest, PER_STUDY, str(why))
-        except (FailedError, InterruptedJobError, OSError, ValueError) as wrong:
+        except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as wrong:
             self.close()  # says nothing about the MAP: the next study of this digest is tried again
             log.warning("whether this MAP can be hosted warm is not known yet (%s)", wrong.__class__.__name__)
             return None

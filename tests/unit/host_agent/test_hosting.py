@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.maps.hosting import AppManifestError, Limits, RunSpec, effective_timeout, parse_app_json, run_arguments
+from monai_aws_pipeline.maps.hosting import (
+    WARM_SERVER_PATH,
+    AppManifestError,
+    Limits,
+    PythonCommand,
+    RunSpec,
+    effective_timeout,
+    parse_app_json,
+    python_command,
+    run_arguments,
+    warm_arguments,
+)
 
 MANIFEST = {
     "apiVersion": "1.0.0",
@@ -60,6 +71,48 @@ def test_the_shorter_timeout_holds() -> None:
 
 def test_a_command_written_as_a_list_is_read_too() -> None:
     assert spec(command=["python3", "/app"]).command == ("python3", "/app")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "kind", "name", "rest"),
+    [
+        (("python3", "/opt/holoscan/app"), (), "script", "/opt/holoscan/app", ()),
+        (("/usr/bin/python3.12", "-u", "-m", "app", "--x"), ("-u",), "module", "app", ("--x",)),
+        (("python", "-X", "dev", "-W", "ignore", "main.py", "a"), ("-X", "dev", "-W", "ignore"), "script", "main.py", ("a",)),
+    ],
+)
+def test_a_python_command_is_taken_apart(
+    command: tuple[str, ...], flags: tuple[str, ...], kind: str, name: str, rest: tuple[str, ...]
+) -> None:
+    assert python_command(command) == PythonCommand(command[0], flags, kind, name, rest)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bash", "-c", "x"),
+        ("python3",),
+        ("python3", "-c", "x"),
+        ("python3", "-m"),
+        ("python3", "--version"),
+        ("python3-config", "x"),
+        ("-",),
+    ],
+)
+def test_any_other_command_is_none(command: tuple[str, ...]) -> None:
+    assert python_command(command) is None
+
+
+def test_a_warm_container_is_isolated_as_one_of_its_own() -> None:
+    alone = arguments(spec(), Limits(gpus="all"))
+    python = python_command(spec().command)
+    assert python
+    warm = warm_arguments("host/map@sha256:x", spec(), python, Path("/s.py"), Path("/w/in"), Path("/w/out"), Limits(gpus="all"), name="n")
+    same = alone.index("--entrypoint")
+    assert warm[:same] == alone[:same]
+    assert " ".join(warm[same:]) == (
+        f"--interactive --volume /s.py:{WARM_SERVER_PATH}:ro --entrypoint python3 host/map@sha256:x {WARM_SERVER_PATH}"
+    )
 
 
 @pytest.mark.parametrize(
