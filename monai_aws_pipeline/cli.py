@@ -53,13 +53,20 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--down", is_flag=True, help="End every process of the demo instead of running it.")
-def demo(down: bool) -> None:
+@click.option("--rollback", "roll_back", is_flag=True, help="After the demo: a second MAP version, a study by each, and the way back.")
+def demo(down: bool, roll_back: bool) -> None:
     """From an empty machine to an inferred study with its lineage, on the embedded AWS."""
     from monai_aws_pipeline import demo as steps
 
+    if down and roll_back:
+        raise click.UsageError("--down ends the demo, --rollback needs it: choose one.")
     place = steps.Workplace.default()
     if down:
         steps.down(place, CONSOLE)
+    elif roll_back:
+        from monai_aws_pipeline.demo_rollback import show
+
+        show(place, CONSOLE)
     else:
         steps.run(place, CONSOLE)
 

@@ -39,6 +39,7 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
+from monai_aws_pipeline.studies.record_metadata import JOB_TAG
 from monai_aws_pipeline.studies.results_store import ResultsStore
 
 DEPLOYMENT: Final = "demo"
@@ -168,9 +169,9 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         with progress.phase("study", "Uploading a study and waiting for its result"):
             record, reused = _answer(clients, settings, study_zip, previous, progress.line)
         with progress.phase("lineage", "Waiting for the sensor to record it"):
-            _wait_recorded(record.study, progress.line)
+            wait_recorded(record.study, progress.line)
         with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
-            _wait_stopped(clients, settings, progress.line)
+            wait_stopped(clients, settings, progress.line)
         with progress.phase("evaluate", "Comparing with the reference mask"):
             evaluation = _evaluate(clients, settings, record, files, place)
         summary |= _facts(clients, settings, record, evaluation, address, place) | {"status": "succeeded", "study_reused": reused}
@@ -329,18 +330,26 @@ def _answer(
     raise DemoError(f"Job {job} has no result after 15 minutes. Look at the host's log: monai-aws status")
 
 
-def _wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120) -> None:
+def wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120, job: str = "") -> None:
+    """Wait until the sensor has recorded an answer to a study, or that of one job. Raises DemoError."""
     wanted = AssetRecordsFilter(asset_key=AssetKey("inference_result"), asset_partitions=[study])
     deadline = time.monotonic() + seconds
+
+    def recorded(instance: DagsterInstance) -> bool:
+        latest = instance.fetch_materializations(wanted, limit=1).records
+        event = latest[0].asset_materialization if latest else None
+        return event is not None and (not job or (event.tags or {}).get(JOB_TAG) == job)
+
     with DagsterInstance.get() as instance:
-        while not instance.fetch_materializations(wanted, limit=1).records:
+        while not recorded(instance):
             if time.monotonic() > deadline:
                 raise DemoError("The sensor study_results did not record the study; see its ticks in the UI and .demo/dagster/daemon.log.")
             time.sleep(0.5)
     report(f"inference_result[{study}] is recorded")
 
 
-def _wait_stopped(clients: Clients, settings: Settings, report: Callable[[str], None], seconds: float = 180) -> None:
+def wait_stopped(clients: Clients, settings: Settings, report: Callable[[str], None], seconds: float = 180) -> None:
+    """Wait until every inference host has stopped itself. Raises DemoError."""
     deadline = time.monotonic() + seconds
     machines = Machines(clients.ec2, settings.deployment)
     while any(machine.state != "stopped" for machine in machines.find(ROLE_INFERENCE)):

@@ -23,6 +23,7 @@ from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE
+from monai_aws_pipeline.maps.build_context import is_stage_tag
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -364,11 +365,11 @@ class LiveMaps:
                 return "previous"
             return "was live" if digest in once else ""
 
-        return tuple(ListedMap(image, of(image.digest)) for image in self._registry.images())
+        return tuple(ListedMap(image, of(image.digest)) for image in self._images())
 
     def promote(self, wanted: str, who: str, why: str = "") -> Change:
         """Make a MAP live after a host has answered its golden study with it. Raises PromotionError; nothing was changed then."""
-        image = choose_map(self._registry.images(), wanted)
+        image = choose_map(self._images(), wanted)
         previous = self.live()
         if previous == image.digest:
             self._report(f"nothing changed: {label(image)} is live already")
@@ -387,7 +388,7 @@ class LiveMaps:
     def rollback(self, wanted: str, who: str, why: str = "") -> Change:
         """Make a MAP live that was so before; without a name the one before the present one. Raises PromotionError."""
         past = self.history()
-        image = choose_return(self._registry.images(), past, wanted)
+        image = choose_return(self._images(), past, wanted)
         previous = self.live()
         if previous == image.digest:
             self._report(f"nothing changed: {label(image)} is live already")
@@ -405,6 +406,10 @@ class LiveMaps:
         """Whether studies wait or are answered now; about, as SQS counts."""
         queue = self._trigger.find_queue(self._settings.names.jobs_queue)
         return queue is not None and any(self._trigger.depth(queue))
+
+    def _images(self) -> list[PushedImage]:
+        """The MAPs of the repository, newest first: without the lower stages of builds, which it keeps too."""
+        return [image for image in self._registry.images() if not all(is_stage_tag(tag) for tag in image.tags)]
 
     def _prove(self, image: PushedImage) -> Proof:
         host = choose_host(self._machines.find(ROLE_INFERENCE))

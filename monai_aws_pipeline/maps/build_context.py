@@ -28,6 +28,7 @@ LABEL_CONTENT: Final = "monai-aws.content"
 LABEL_DEPENDENCIES: Final = "monai-aws.dependencies"
 LABEL_REVISION: Final = "org.opencontainers.image.revision"
 
+_STAGE_TAG: Final = re.compile(r"(dependencies|model)-[0-9a-f]{32}")
 _PIN: Final = re.compile(r"^\s*([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*==\s*([0-9][0-9A-Za-z.]*)")
 
 
@@ -55,6 +56,11 @@ class Stage:
     def tag(self) -> str:
         """The tag that its image is kept under."""
         return f"{self.name}-{self.key[:32]}"
+
+
+def is_stage_tag(tag: str) -> bool:
+    """Whether a tag is one that a stage's image is kept under, and no MAP's."""
+    return _STAGE_TAG.fullmatch(tag) is not None
 
 
 @dataclass(frozen=True)

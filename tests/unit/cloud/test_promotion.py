@@ -242,7 +242,7 @@ def push(clients: Clients, *tags: str) -> list[str]:
 
 
 def test_maps_says_what_each_image_is_and_a_rollback_goes_back_and_says_so(clients: Clients):
-    first, second, _ = push(clients, "1.0.0", "2.0.0", "3.0.0")
+    first, second, *_ = push(clients, "1.0.0", "2.0.0", "3.0.0", f"dependencies-{'0a' * 16}", f"model-{'1b' * 16}")
     live = LiveMaps(clients, SETTINGS, lambda _: None)
     for digest in (first, second):
         live.switch(DEPLOY, next(each.image for each in live.maps() if each.image.digest == digest), "test", "")
