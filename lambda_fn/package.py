@@ -15,6 +15,7 @@ from typing import Final
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _SOURCES: Final = (
     "lambda_fn/__init__.py",
+    "lambda_fn/folders.py",
     "lambda_fn/hosts.py",
     "lambda_fn/wake.py",
     "monai_aws_pipeline/__init__.py",

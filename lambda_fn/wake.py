@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
@@ -18,6 +19,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
+from lambda_fn.folders import Folders
 from lambda_fn.hosts import Hosts
 from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, ContractError, JobMessage
 
@@ -30,13 +32,15 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer a batch of the uploads queue, or any other event (the schedule's) by waking hosts for the jobs that wait."""
+    """Answer a batch of the uploads queue, or any other event (the schedule's): complete quiet folders, wake hosts for waiting jobs."""
     answer: dict[str, Any] = {}
     sent = 0
     if "Records" in event:
         with processor(event["Records"], enqueue, context):
             sent = sum(int(result[1]) for result in processor.process() if result[0] == "success")
         answer = dict(processor.response())
+    elif minutes := float(os.environ["FOLDER_QUIET_MINUTES"]):
+        Folders(os.environ["UPLOADS_BUCKET"], timedelta(minutes=minutes), logger).complete()
     waiting = max(sent, jobs_waiting())  # the count of a queue lags behind what was just sent to it
     if waiting:
         Hosts(os.environ["MONAI_AWS_DEPLOYMENT"], logger).wake(waiting)

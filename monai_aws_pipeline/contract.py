@@ -140,6 +140,11 @@ def index_hour_prefix(moment: datetime) -> str:
     return f"{INDEX_PREFIX}{moment.astimezone(UTC):%Y/%m/%d/%H}/"
 
 
+def is_folder_part(key: str) -> bool:
+    """Whether an object below ``input/FOLDER/`` belongs to the folder's study: no marker, and no .zip, which is an upload of its own."""
+    return not key.endswith(("/", f"/{READY_MARKER}")) and not key.lower().endswith(".zip")
+
+
 def _safe_name(name: str) -> str:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or not all(re.fullmatch(r"[A-Za-z0-9._-]+", part) for part in parts):

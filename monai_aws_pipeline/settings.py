@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     map_memory_mib: int = Field(12288, ge=256, le=1048576, description="memory limit of the MAP container in MiB")
     idle_stop_minutes: float = Field(5.0, gt=0, le=1440, description="an idle host stops after this many minutes")
     upload_max_mib: int = Field(8192, ge=1, le=1048576, description="largest upload as stored, in MiB")
-    unpacked_max_mib: int = Field(24576, ge=1, le=4194304, description="largest upload unpacked, in MiB; never more than the free disk")
+    unpacked_max_mib: int = Field(24576, ge=1, le=4194304, description="largest upload unpacked, in MiB")
     upload_max_files: int = Field(50000, ge=1, le=1000000, description="most files in one upload, over all of its zips")
     unpack_max_ratio: int = Field(250, ge=2, le=10000, description="unpacked to stored size, judged from 256 MiB on; a zip bomb exceeds it")
     unpack_max_depth: int = Field(1, ge=0, le=3, description="levels of zips inside the zip that are opened")
@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     )
     on_source_change: Literal["observe", "build", "promote"] = Field(
         "observe", description="what a new version of the source starts: nothing, build_map, or build_map and a promotion"
+    )
+    folder_quiet_minutes: float = Field(
+        10.0, ge=0, le=1440, description="a folder under input/ that received nothing for so long is complete; 0: only with _READY"
     )
     wake_every_minutes: int = Field(5, ge=1, le=60, description="the wake function also runs on this schedule")
     rebuild_cron: str = Field("0 3 * * 1", description="cron of scheduled_map_rebuild, UTC")

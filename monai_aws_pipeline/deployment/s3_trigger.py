@@ -65,7 +65,12 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             handler=HANDLER,
             code=code,
             sha256=base64.b64encode(digest).decode(),
-            environment={"MONAI_AWS_DEPLOYMENT": chosen.deployment, "JOBS_QUEUE_URL": jobs.url},
+            environment={
+                "MONAI_AWS_DEPLOYMENT": chosen.deployment,
+                "JOBS_QUEUE_URL": jobs.url,
+                "UPLOADS_BUCKET": bucket,
+                "FOLDER_QUIET_MINUTES": f"{chosen.folder_quiet_minutes:g}",
+            },
         )
     )
     trigger.ensure_event_source(names.wake_function, uploads)

@@ -71,10 +71,10 @@ class _Meter:
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise RefusedError(Code.ZIP_TOO_LARGE, f"The upload unpacks to more than {self.limits.unpacked_bytes >> 20} MiB.")
-        if self.limits.disk_bytes and self.unpacked > self.limits.disk_bytes:
-            raise FailedError(Code.DISK_FULL, "The upload unpacks to more than the host's disk has room for.")
         if self.unpacked > self.limits.ratio_from and self.unpacked > self.limits.ratio * max(1, self.stored):
             raise RefusedError(Code.ZIP_RATIO, f"The upload unpacks to more than {self.limits.ratio} times its size.")
+        if self.limits.disk_bytes and self.unpacked > self.limits.disk_bytes:
+            raise FailedError(Code.DISK_FULL, "The upload unpacks to more than the host's disk has room for.")
         self.time()
 
     def time(self) -> None:

@@ -20,7 +20,7 @@ from monai_aws_pipeline.contract import (
     JobMessage,
     ResultRecord,
     Status,
-    job_done_key,
+    is_folder_part,
     processed_key,
     quarantine_key,
 )
@@ -79,7 +79,12 @@ def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: I
 
 
 def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> int:
-    parts = _parts_of(store, message)
+    marker = _marker(store, message)
+    if marker is None:
+        raise RefusedError(Code.UPLOAD_MISSING, "The folder's marker is no longer in the bucket.")
+    if marker.etag != message.etag:
+        raise RefusedError(Code.UPLOAD_REPLACED, "The folder was completed again by another marker.")
+    parts = _parts_of(store, marker)
     size = sum(part.size for part in parts)
     check_size(size, limits)
     if len(parts) > limits.files:
@@ -107,7 +112,9 @@ def keep(store: Store, message: JobMessage, kind: Kind, records: Iterable[Result
         elif packed.is_file():
             store.upload(packed, target, "application/zip")
         else:
-            for number, part in enumerate(_parts_of(store, message), start=1):
+            marker = _marker(store, message)
+            parts = _parts_of(store, marker) if marker and marker.etag == message.etag else []
+            for number, part in enumerate(parts, start=1):
                 store.copy(part.key, "", quarantine_key(message.job, f"upload/{number:06d}"))
 
 
@@ -127,23 +134,30 @@ def upload_name(message: JobMessage, kind: Kind) -> str:
 
 
 def remove(store: Store, message: JobMessage, kind: Kind) -> None:
-    """Remove what was answered from ``input/``; what arrived there after the job was done is left for its own job.
+    """Remove what was answered from ``input/``; what arrived there after the folder's marker is left for its own job.
 
-    Both times compared are the bucket's own, so a host whose clock is wrong removes nothing too much.
+    The marker goes last: files without one were never answered. Both times compared are the bucket's own, so a host whose clock is wrong
+    removes nothing too much.
     """
     if kind is Kind.ZIP:
         store.delete(message.key, message.version, message.etag)
     elif kind is Kind.FOLDER:
-        done = store.find(job_done_key(message.job))
-        folder = message.key.removesuffix(READY_MARKER)
-        for part in store.list(folder) if done else ():
-            if done and part.modified <= done.modified:
-                store.delete(part.key, "", part.etag)
+        marker = _marker(store, message)
+        if marker is None or marker.etag != message.etag:
+            return  # removed already, or a newer marker has made the folder somebody else's job
+        for part in _parts_of(store, marker):
+            store.delete(part.key, "", part.etag)
+        store.delete(marker.key, message.version, marker.etag)
 
 
-def _parts_of(store: Store, message: JobMessage) -> list[StoredObject]:
-    folder = message.key.removesuffix(READY_MARKER)
-    return [part for part in store.list(folder) if part.size and not part.key.endswith(("/", READY_MARKER))]
+def _marker(store: Store, message: JobMessage) -> StoredObject | None:
+    return next((item for item in store.list(message.key) if item.key == message.key), None)
+
+
+def _parts_of(store: Store, marker: StoredObject) -> list[StoredObject]:
+    """What was in the folder when the marker completed it."""
+    folder = marker.key.removesuffix(READY_MARKER)
+    return [item for item in store.list(folder) if item.size and item.modified <= marker.modified and is_folder_part(item.key)]
 
 
 def _pack(files: list[Path], target: Path) -> None:

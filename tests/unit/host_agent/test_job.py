@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from monai_aws_pipeline.host_agent.job import Ended, Outcome, Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
-from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.host_agent.store import Store, StoredObject
 from monai_aws_pipeline.maps.hosting import RunSpec
 
 from .dicom_files import write_series
@@ -217,6 +218,66 @@ def test_a_completed_folder_is_a_study_and_is_kept_as_a_zip(bench: Bench, tmp_pa
     kept = bench.s3.get_object(Bucket="studies", Key=processed_key(study_id(SECRET, uid), message.job, "upload.zip"))["Body"].read()
     (tmp_path / "kept.zip").write_bytes(kept)
     assert zipfile.ZipFile(tmp_path / "kept.zip").namelist() == ["000001.dcm", "000002.dcm", "000003.dcm"]
+
+
+def test_a_zip_that_lies_in_a_completed_folder_is_left_for_its_own_job(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    for path in write_series(tmp_path / "s", uid, slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+    bench.s3.put_object(Bucket="studies", Key="input/f/another.zip", Body=zip_of(tmp_path, generate_uid()))
+    message = bench.upload("input/f/_READY", b"now")
+    assert bench.turn() is Outcome.ANSWERED
+    assert bench.record(result_key(study_id(SECRET, uid), message.job)).input.instances == 2
+    assert bench.stored("input/") == ["input/f/another.zip"]
+
+
+def test_what_arrives_after_the_marker_is_neither_inferred_nor_removed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_series(tmp_path / "s", generate_uid(), slices=3)
+    for path in files[:2]:
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+    message = bench.upload("input/f/_READY", b"now")
+    late = f"input/f/{files[2].name}"
+    bench.s3.put_object(Bucket="studies", Key=late, Body=files[2].read_bytes())
+    listed = Store.list
+
+    def later(store: Store, prefix: str) -> Iterator[StoredObject]:
+        for item in listed(store, prefix):
+            yield replace(item, modified=item.modified + timedelta(hours=1)) if item.key == late else item
+
+    monkeypatch.setattr(Store, "list", later)
+    assert bench.turn() is Outcome.ANSWERED
+    (record,) = [bench.record(key) for key in bench.stored("output/") if key.endswith("result.json")]
+    assert (record.job, record.input.instances) == (message.job, 2)
+    assert bench.stored("input/") == [late]
+
+
+def test_a_folder_that_was_completed_again_belongs_to_the_newer_marker(bench: Bench, tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "s", generate_uid(), slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+    older = bench.upload("input/f/_READY", b"one")
+    newer = bench.upload("input/f/_READY", b"two")
+    assert [bench.turn(), bench.turn()] == [Outcome.ANSWERED, Outcome.ANSWERED]
+    assert bench.record(quarantine_key(older.job, "result.json")).error.code == Code.UPLOAD_REPLACED  # type: ignore[union-attr]
+    assert [key for key in bench.stored("output/") if key.endswith("result.json") and newer.job in key]
+    assert bench.stored("input/") == []
+
+
+def test_a_folder_is_cleared_with_its_marker_last(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in write_series(tmp_path / "s", generate_uid(), slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+    bench.upload("input/f/_READY", b"now")
+    removed: list[str] = []
+    delete = Store.delete
+
+    def watched(store: Store, key: str, version: str = "", etag: str = "") -> None:
+        removed.append(key)
+        delete(store, key, version, etag)
+
+    monkeypatch.setattr(Store, "delete", watched)
+    assert bench.turn() is Outcome.ANSWERED
+    assert removed == ["input/f/image000.dcm", "input/f/image001.dcm", "input/f/_READY"]
 
 
 def test_a_rerun_answers_its_one_study_and_leaves_the_original_where_it_is(bench: Bench, tmp_path: Path) -> None:

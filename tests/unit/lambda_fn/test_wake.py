@@ -166,6 +166,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         url = sqs.create_queue(QueueName="monai-aws-dev-jobs")["QueueUrl"]
         monkeypatch.setenv("JOBS_QUEUE_URL", url)
         monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "dev")
+        monkeypatch.setenv("FOLDER_QUIET_MINUTES", "0")
         image = ec2.describe_images()["Images"][0]["ImageId"]
 
         def launch(deployment: str = "dev", role: str = "inference") -> str:
@@ -302,7 +303,13 @@ def test_a_backlog_starts_a_second_host_and_duplicates_kick_nobody_twice_into_an
 def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_path: Path) -> None:
     assert build_zip(tmp_path / "a.zip") == build_zip(tmp_path / "b.zip")
     names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
-    assert {"lambda_fn/wake.py", "lambda_fn/hosts.py", "monai_aws_pipeline/contract.py", "jmespath/__init__.py"} <= set(names)
+    assert {
+        "lambda_fn/wake.py",
+        "lambda_fn/hosts.py",
+        "lambda_fn/folders.py",
+        "monai_aws_pipeline/contract.py",
+        "jmespath/__init__.py",
+    } <= set(names)
     assert "aws_lambda_powertools/__init__.py" in names
     assert not [name for name in names if name.startswith(("boto", "monai_aws_pipeline/host_agent")) or "__pycache__" in name]
 

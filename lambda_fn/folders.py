@@ -1,0 +1,119 @@
+"""Folders that nobody completed: when their newest object has been quiet for long enough, the marker is put here.
+
+Here belongs reading ``input/`` and deciding; what the marker leads to is the ordinary way of an upload. Times are the bucket's own.
+Nothing is logged but counts: a folder's name may be a patient's. An uploader who knows that a folder is complete does not wait for this
+and puts the marker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambda_fn.hosts import code_of
+from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, is_folder_part, utc_text
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.paginator import ListObjectsV2Paginator
+
+FOLDERS_PER_RUN: Final = 500
+"""How many folders are looked at in one run. Completed ones leave ``input/`` when they are answered, so the next run sees others."""
+SECONDS_PER_RUN: Final = 25.0
+_TAKEN: Final = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One object of a folder: key, size in bytes, when the bucket received it."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+def is_quiet(objects: Iterable[Seen], now: datetime, quiet: timedelta) -> bool:
+    """Whether a folder holds files, has no marker anywhere in it, and received nothing for the quiet period.
+
+    A marker deeper inside means that the uploader completes parts of this folder, and will complete the others.
+    """
+    newest = None
+    for item in objects:
+        if item.key.endswith(f"/{READY_MARKER}"):
+            return False
+        if item.size and is_folder_part(item.key):
+            newest = max(newest or item.modified, item.modified)
+    return newest is not None and now - newest >= quiet
+
+
+class Folders:
+    """The folders directly under ``input/`` of one bucket."""
+
+    def __init__(self, bucket: str, quiet: timedelta, logger: Logger):
+        self._bucket, self._quiet, self._log = bucket, quiet, logger
+
+    def complete(self) -> int:
+        """Put the marker into each quiet folder; returns how many. Raises nothing: the next schedule looks again."""
+        put = 0
+        deadline = time.monotonic() + SECONDS_PER_RUN
+        try:
+            for number, folder in enumerate(self._folders()):
+                if number >= FOLDERS_PER_RUN or time.monotonic() > deadline:
+                    self._log.info("more folders than one run looks at; left to the schedule", extra={"looked_at": number})
+                    break
+                put += self._complete(folder)
+        except (ClientError, BotoCoreError) as wrong:
+            self._log.warning("folders cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
+        if put:
+            self._log.info("quiet folders completed", extra={"folders": put})
+        return put
+
+    def _complete(self, folder: str) -> bool:
+        # The marker is looked for first and the files after it: a host that clears an answered folder removes the marker last, so files
+        # without a marker were never answered.
+        if any(item.key == folder + READY_MARKER for _, item in self._objects(folder + READY_MARKER)):
+            return False
+        objects, now = [], datetime.now(UTC)
+        for now, item in self._objects(folder):  # noqa: B007  the time of the last answer counts
+            objects.append(item)
+        if not is_quiet(objects, now, self._quiet):
+            return False
+        # The time is its content, because an upload is known by what it holds: the same folder name may be used again.
+        body = f"complete after {self._quiet.total_seconds() / 60:g} quiet minutes, {utc_text(datetime.now(UTC))}, {len(objects)} objects\n"
+        try:
+            s3().put_object(Bucket=self._bucket, Key=folder + READY_MARKER, Body=body.encode(), IfNoneMatch="*")
+        except ClientError as wrong:
+            if code_of(wrong) in _TAKEN:
+                return False  # somebody else completed it in this very moment
+            raise
+        return True
+
+    def _folders(self) -> Iterator[str]:
+        for page in _pages().paginate(Bucket=self._bucket, Prefix=INPUT_PREFIX, Delimiter="/"):
+            yield from (entry["Prefix"] for entry in page.get("CommonPrefixes", []))
+
+    def _objects(self, prefix: str) -> Iterator[tuple[datetime, Seen]]:
+        """The objects under a prefix, each with the bucket's own time of the answer that named it."""
+        for page in _pages().paginate(Bucket=self._bucket, Prefix=prefix):
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for item in page.get("Contents", []):
+                yield now, Seen(item["Key"], item["Size"], item["LastModified"])
+
+
+def _pages() -> ListObjectsV2Paginator:
+    return s3().get_paginator("list_objects_v2")
+
+
+@cache
+def s3() -> S3Client:
+    """The S3 client, made once for each execution environment."""
+    return boto3.client("s3")
