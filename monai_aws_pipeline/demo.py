@@ -27,6 +27,7 @@ from rich.table import Table
 
 from examples.brain_mri.evaluate import Evaluation, evaluate
 from examples.brain_mri.fetch import ExampleFiles, fetch
+from examples.brain_mri.reference import write_golden
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
@@ -251,6 +252,7 @@ def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: 
         "DAGSTER_HOME": str(place.home),
         "MONAI_AWS_MODEL_URI": str(files.model),
         "MONAI_AWS_MODEL_SHA256": files.model_sha256,
+        **write_golden(files),
         "MONAI_AWS_IDLE_STOP_MINUTES": "0.25",
         "MONAI_AWS_WAKE_EVERY_MINUTES": "1",
         "MONAI_AWS_RESULTS_INTERVAL_S": "5",

@@ -1,7 +1,7 @@
 """Command line of the example, for development outside any container. See README.md beside this file.
 
-``fetch`` and ``study`` and ``evaluate`` run in the project's own environment; ``run`` and ``expected`` need the application's requirements
-(torch), which belong to an environment of their own.
+``fetch``, ``study``, ``golden`` and ``evaluate`` run in the project's own environment; ``run`` and ``expected`` need the application's
+requirements (torch), which belong to an environment of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     study = commands.add_parser("study", help="write the head volume as a zipped MR study")
     study.add_argument("target", type=Path)
     study.add_argument("--seed", help="the same seed gives the same study; without one each study is new")
+    golden = commands.add_parser("golden", help="write the golden study and its reference, and print their settings")
+    golden.add_argument("target", type=Path, nargs="?", help="folder (default: beside the fetched files)")
     run = commands.add_parser("run", help="run the application on a folder of DICOM files")
     run.add_argument("input", type=Path)
     run.add_argument("output", type=Path)
@@ -52,6 +54,15 @@ def _study(chosen: argparse.Namespace) -> int:
 
     written = write_study_zip(fetch(chosen.cache).volume, chosen.target, seed=chosen.seed)
     print(f"{written.path}: {written.instances} instances, {written.bytes:,} bytes")
+    return 0
+
+
+def _golden(chosen: argparse.Namespace) -> int:
+    from examples.brain_mri.fetch import fetch
+    from examples.brain_mri.reference import write_golden
+
+    for name, value in write_golden(fetch(chosen.cache), chosen.target).items():
+        print(f"{name}={value}")
     return 0
 
 

@@ -30,13 +30,14 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import packaging
+from monai_aws_pipeline.deployment import golden_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import source_login
-from monai_aws_pipeline.maps import build_context, doctor, model, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, doctor, golden, model, source, wheelhouse
+from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -45,7 +46,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MapPlan:
-    """What is to be in the registry. ``digest`` is empty where it has to be built, from ``start`` on."""
+    """What is to be in the registry. ``digest`` is empty where it has to be built, from ``start`` on.
+
+    ``golden``: what can be said of the golden study once it is there.
+    """
 
     tag: str
     version: str
@@ -55,15 +59,17 @@ class MapPlan:
     machine_image: str
     digest: str = ""
     start: packaging.Start = field(default_factory=packaging.Start)
+    golden: str = ""
 
 
 @dataclass(frozen=True)
 class BuiltMap:
-    """A plan and what became of it; seconds by phase."""
+    """A plan and what became of it; seconds by phase; the points of the golden gate where it was held."""
 
     plan: MapPlan
     reused: bool
     seconds: dict[str, float]
+    golden: tuple[Point, ...] = ()
 
 
 @contextmanager
@@ -131,6 +137,7 @@ def prepare_context(
         wheels=wheels,
         kept=start.kept if start else (),
         timeout_s=settings.map_timeout_s,
+        golden=golden.gather(settings, checked_out.path, download_s3=_from_s3(clients)),
     )
 
 
@@ -157,10 +164,12 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
         commit=wanted.commit,
         sdk_version=wanted.sdk_version,
         model_sha256=wanted.model_sha256,
+        golden=f"passed ({wanted.golden.study_sha256})" if wanted.golden else "",
         machine_image=materialized_version(context.instance, "gpu_ami"),
     )
     found = registry.find(tag=plan.tag)
     if found:
+        golden_gate.keep(clients.s3, chosen.bucket, wanted.golden)  # the bucket may have been emptied since
         context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
         return replace(plan, digest=found.digest)
     start = packaging.starting_point(wanted.stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
@@ -194,13 +203,16 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             packaging.log_in(bench)
             candidate = packaging.build(bench, prepared, plan.start)
             clock.lap("build")
-            # Between these two lines the image is on the machine and nowhere else.
+            # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
+            judged = golden_gate.hold(built.remote, candidate, prepared.golden, chosen, folder / "golden", report)
+            golden_gate.keep(clients.s3, chosen.bucket, prepared.golden)
+            clock.lap("golden")
             digest = packaging.push(bench, candidate)
             clock.lap("push")
             packaging.keep(bench, prepared, plan.start)
             clock.lap("keep")
         clock.lap("terminate")
-    return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps)
+    return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps, golden=judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
@@ -227,6 +239,8 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "packager": chosen.packager,
         "reused": MetadataValue.bool(built.reused),
         "stages_reused": ", ".join(built.plan.start.kept) or "none",
+        "golden": built.plan.golden or "none",
+        **({"golden_points": golden_gate.table(built.golden)} if built.golden else {}),
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},
     }
     return Output(None, data_version=DataVersion(image.digest), metadata=metadata)

@@ -12,7 +12,6 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from monai_aws_pipeline.maps import model, recipe, sdk_renderer
+from monai_aws_pipeline.maps import golden_study, model, recipe, sdk_renderer
+from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.manifest import AppConfig, ManifestError, read_app_config
 from monai_aws_pipeline.maps.source import Source, checkout
@@ -43,26 +43,6 @@ _BUNDLE: Final = "MonaiBundleInferenceOperator"
 _BUNDLE_FILES: Final = ("metadata.json", "inference.json")
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://|\bfile:", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,80}")
-
-
-class Severity(StrEnum):
-    """``ERROR``: the build or the first study would fail. ``WARNING``: it works today and may not tomorrow, or elsewhere."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong. ``point`` says where: source, app.yaml, entry-point, requirements, constraints, sdk, model, base-image."""
-
-    point: str
-    message: str
-    remedy: str
-    severity: Severity = Severity.ERROR
-
-    def __str__(self) -> str:
-        return f"{self.severity} in {self.point}: {self.message}. {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,7 @@ class _Code:
 
 
 def consult(settings: Settings, *, target: Path, download_s3: model.S3Download | None = None, login: Login | None = None) -> Examination:
-    """Examine the application and the model that the settings name. Raises nothing that is their fault.
+    """Examine the application, the model and the golden study that the settings name. Raises nothing that is their fault.
 
     Args:
         settings: Where they are and how they would be built.
@@ -132,6 +112,7 @@ def consult(settings: Settings, *, target: Path, download_s3: model.S3Download |
     except SourceError as wrong:
         remedy = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
         return Examination((Finding("source", str(wrong), remedy), *findings))
+    findings += golden_study.examine(settings, source.path, download_s3=download_s3)
     return Examination((*examine(source, plan, model_file), *findings), source)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -17,10 +18,12 @@ from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob
 from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_layers, examine
 from monai_aws_pipeline.deployment.map_image import plan_map, require_sound
-from monai_aws_pipeline.maps.doctor import Examination, Finding, Severity
+from monai_aws_pipeline.maps.doctor import Examination
+from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import PROJECT_ROOT
+from tests.support.studies import tiny_study_zip
 from tests.unit.maps.test_conformance import APP, FILES, IMAGE, PACKAGE
 
 
@@ -94,6 +97,10 @@ def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, 
 def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    (tmp_path / "study.zip").write_bytes(tiny_study_zip())
+    monkeypatch.setenv("MONAI_AWS_BUCKET", "studies")
+    monkeypatch.setenv("MONAI_AWS_GOLDEN_STUDY", str(tmp_path / "study.zip"))
+    monkeypatch.setenv("MONAI_AWS_GOLDEN_STUDY_SHA256", hashlib.sha256((tmp_path / "study.zip").read_bytes()).hexdigest())
     sound = CliRunner().invoke(cli, ["doctor", "app"])
     assert (sound.exit_code, sound.output) == (0, "Nothing is known against building this application.\n")
     monkeypatch.setenv("MONAI_AWS_APP_DIR", "elsewhere")

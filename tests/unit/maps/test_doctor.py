@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps.doctor import Finding, Plan, Severity, consult, examine
+from monai_aws_pipeline.maps.doctor import Plan, consult, examine
+from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 

@@ -17,6 +17,7 @@ from pydicom.sr.codedict import codes
 
 from examples.brain_mri import evaluate as judge
 from examples.brain_mri import fetch as fetching
+from examples.brain_mri.reference import write_reference
 from examples.brain_mri.study import StudyError, study_datasets, write_study_zip
 
 APP = Path(__file__).parents[3] / "examples" / "brain_mri" / "app"
@@ -84,6 +85,20 @@ def test_a_seed_makes_the_same_study_and_no_seed_a_new_one(volume, tmp_path):
     assert same[0].instances == 16
     new = [write_study_zip(volume, tmp_path / "c.zip").study_instance_uid for _ in range(2)]
     assert len({*new, same[0].study_instance_uid}) == 3
+
+
+def test_the_reference_is_the_mask_on_the_studys_own_instances_with_the_same_bytes_each_time(volume, tmp_path):
+    image = nibabel.load(volume)
+    inside = np.asarray(image.dataobj) == 200
+    nibabel.save(nibabel.Nifti1Image(inside.astype(np.uint8), image.affine), tmp_path / "mask.nii.gz")
+    paths = [write_reference(volume, tmp_path / "mask.nii.gz", tmp_path / f"{name}.dcm", seed="s") for name in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert judge.evaluate(paths[0], tmp_path / "mask.nii.gz").dice == 1.0
+    found = pydicom.dcmread(paths[0])
+    assert found.StudyInstanceUID == study_datasets(volume, seed="s")[0].StudyInstanceUID
+    nibabel.save(nibabel.Nifti1Image(inside.astype(np.uint8)[1:], image.affine), tmp_path / "mask.nii.gz")
+    with pytest.raises(StudyError, match="not on the grid"):
+        write_reference(volume, tmp_path / "mask.nii.gz", tmp_path / "c.dcm", seed="s")
 
 
 def test_the_header_says_that_it_is_invented(volume, tmp_path):

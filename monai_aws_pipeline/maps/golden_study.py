@@ -1,0 +1,219 @@
+"""Whether the golden study can be judged at all, found out before any money is spent: files, expectation, study, reference, series rules.
+
+The study is read by the agent's own intake, so that what is refused on a host is refused here. Series rules of the MONAI Deploy SDK
+(https://docs.monai.io/projects/monai-deploy-app-sdk, DICOMSeriesSelectorOperator) are evaluated where the application holds them as a text;
+rules that are put together by code cannot be known here, and nothing is said about them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+
+from monai_aws_pipeline.host_agent import preview
+from monai_aws_pipeline.host_agent.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.errors import JobError
+from monai_aws_pipeline.host_agent.intake import unpack
+from monai_aws_pipeline.maps import model
+from monai_aws_pipeline.maps.expectation import EXPECT_FILE, ExpectationError
+from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.maps.golden import Golden, GoldenError, gather, read_expectation
+
+if TYPE_CHECKING:
+    from monai_aws_pipeline.settings import Settings
+
+POINT: Final = "golden"
+_GUIDE: Final = "docs/golden.md shows how"
+_MAX_TEXT: Final = 1024 * 1024
+_MAX_FILES: Final = 2000
+_ORIENTATIONS: Final = ("sagittal", "coronal", "axial")
+
+
+def examine(settings: Settings, application: Path, *, download_s3: model.S3Download | None = None) -> list[Finding]:
+    """Everything that is known against the golden study that settings and application name. Raises nothing that is their fault."""
+    if not settings.golden_study:
+        return [_without_study(application)]
+    if not settings.bucket:
+        remedy = "Set MONAI_AWS_BUCKET to the bucket that infra/bootstrap.yaml made"
+        return [Finding(POINT, "there is no bucket to keep the golden study in", remedy)]
+    try:
+        golden = gather(settings, application, download_s3=download_s3)
+    except ExpectationError as wrong:
+        return [Finding(POINT, f"{EXPECT_FILE}: {each}", f"Correct {EXPECT_FILE}; {_GUIDE}") for each in wrong.findings]
+    except GoldenError as wrong:
+        return [Finding(POINT, str(wrong), _GUIDE[:1].upper() + _GUIDE[1:])]
+    except model.ModelError as wrong:
+        return [Finding(POINT, str(wrong), "Correct the settings MONAI_AWS_GOLDEN_…")]
+    return _judgeable(golden, application) if golden else []
+
+
+def _without_study(application: Path) -> Finding:
+    remedy = f"Set MONAI_AWS_GOLDEN_STUDY and MONAI_AWS_GOLDEN_STUDY_SHA256; {_GUIDE}"
+    try:
+        expects = read_expectation(application) is not None
+    except ExpectationError:
+        expects = True
+    said = f"{EXPECT_FILE} is there and no study to judge by it" if expects else "there is no golden study"
+    return Finding(POINT, f"{said}: a new image is pushed without having answered one", remedy, Severity.WARNING)
+
+
+def _judgeable(golden: Golden, application: Path) -> list[Finding]:
+    with tempfile.TemporaryDirectory(prefix="golden-") as folder:
+        try:
+            unpack(golden.study, Path(folder))
+            studies = read_studies(sorted(Path(folder).glob("*.dcm")))
+        except JobError as wrong:
+            return [Finding(POINT, f"the golden study would be refused ({wrong.code}: {wrong.cause})", wrong.remedy.rstrip("."))]
+        if len(studies) != 1:
+            remedy = "Zip the DICOM files of one study and set the new SHA-256"
+            return [Finding(POINT, f"the golden study holds {len(studies)} studies", remedy)]
+        findings = _geometry(studies[0])
+        findings += _rules(studies[0], application)
+        findings += _reference(golden, studies[0])
+        return findings
+
+
+def _geometry(study: Study) -> list[Finding]:
+    """Series whose slices leave gaps: an application may answer, and its volume would mean little."""
+    positions: defaultdict[str, list[Dataset]] = defaultdict(list)
+    for item in study.instances:
+        data = pydicom.dcmread(item.path, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "ImageOrientationPatient"])
+        if data.get("ImagePositionPatient") and data.get("ImageOrientationPatient"):
+            positions[item.series_uid].append(data)
+    findings = []
+    for slices in positions.values():
+        orientation = np.array(slices[0].ImageOrientationPatient, dtype=float)
+        along = np.sort([float(np.dot(np.cross(orientation[:3], orientation[3:]), item.ImagePositionPatient)) for item in slices])
+        steps = np.diff(along)
+        if len(steps) > 1 and steps.max() > 1.5 * max(float(np.median(steps)), 1e-3):
+            message = f"a series of {len(slices)} instances has a gap of {steps.max():.1f} mm where {np.median(steps):.1f} mm is its step"
+            remedy = "Export the whole series and set the new SHA-256, unless the gap is meant"
+            findings.append(Finding(POINT, message, remedy, Severity.WARNING))
+    return findings
+
+
+def _reference(golden: Golden, study: Study) -> list[Finding]:
+    if golden.reference is None:
+        return []
+    remedy = "Make the reference a DICOM SEG on the golden study's own grid, with the labels of the application's segments"
+    try:
+        data = pydicom.dcmread(golden.reference, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        labels = set(preview.read_segmentation(golden.reference).labels.values())
+    except Exception as wrong:  # whatever a file may hold that is no SEG
+        why = str(wrong) if isinstance(wrong, preview.NotDrawableError) else type(wrong).__name__
+        return [Finding(POINT, f"the golden reference cannot be read as a DICOM SEG ({why})", remedy)]
+    wanted = {rule.label for rule in golden.expectation.segments if rule.dice is not None}
+    findings = [
+        Finding(POINT, f"{EXPECT_FILE} wants a Dice of {label}, and the reference has no segment of that label", remedy)
+        for label in sorted(wanted - labels)
+    ]
+    if str(data.get("StudyInstanceUID")) != study.uid:
+        findings.append(Finding(POINT, "the golden reference belongs to another study than the golden study", remedy, Severity.WARNING))
+    return findings
+
+
+# -------------------------------------------------------------------------------------------------------------------- series rules
+
+
+def _rules(study: Study, application: Path) -> list[Finding]:
+    series: dict[str, Dataset] = {}
+    for item in study.instances:
+        if item.series_uid not in series:
+            series[item.series_uid] = pydicom.dcmread(item.path, stop_before_pixels=True)
+    findings = []
+    for where, rules in series_rules(application):
+        try:
+            chosen = [name for name, conditions in rules if any(matches(conditions, data) for data in series.values())]
+        except UndecidedError as wrong:
+            message = f"the series rules in {where} hold a condition that cannot be decided here ({wrong})"
+            findings.append(Finding(POINT, message, "Compare them with the golden study by hand", Severity.WARNING))
+            continue
+        if not chosen:
+            message = f"the series rules in {where} select none of the {len(series)} series of the golden study"
+            findings.append(Finding(POINT, message, "Correct the rules, or choose a study that the application is made for"))
+    return findings
+
+
+def series_rules(application: Path) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """Every text in the application's files that is a set of selection rules: where it is, and (name, conditions) of each selection."""
+    for path in sorted(item for item in application.rglob("*") if item.suffix in (".py", ".json"))[:_MAX_FILES]:
+        if not path.is_file() or path.stat().st_size > _MAX_TEXT:
+            continue
+        text = path.read_text("utf-8", errors="replace")
+        for each in [text] if path.suffix == ".json" else _texts(text):
+            if found := _parse(each):
+                yield path.relative_to(application).as_posix(), found
+
+
+def _texts(code: str) -> list[str]:
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # said elsewhere
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def _parse(text: str) -> list[tuple[str, dict[str, Any]]]:
+    if '"selections"' not in text:
+        return []
+    try:
+        selections = json.loads(text)["selections"]
+        return [(str(each.get("name", "")), each["conditions"]) for each in selections if isinstance(each.get("conditions"), dict)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []  # a docstring, or something else that only looks like rules
+
+
+class UndecidedError(ValueError):
+    """A condition of a kind that is not evaluated here."""
+
+
+def matches(conditions: dict[str, Any], series: Dataset) -> bool:
+    """Whether one series, by the header of one instance, meets all conditions, as the SDK's own operator decides."""
+    return all(_meets(key, wanted, series) for key, wanted in conditions.items() if wanted)
+
+
+def _meets(key: str, wanted: Any, series: Dataset) -> bool:
+    element = series.data_element(key) if key in series else None
+    if element is None or element.value in (None, ""):
+        return False
+    if key == "ImageOrientationPatient":
+        row, column = (np.array(series.ImageOrientationPatient[part], dtype=float) for part in (slice(0, 3), slice(3, 6)))
+        return _ORIENTATIONS[int(np.abs(np.cross(row, column)).argmax())] == str(wanted).lower()
+    if element.VM > 1:
+        shown = str(element.repval).lower()
+        terms = [str(term).lower() for term in (wanted if isinstance(wanted, list) else [wanted])]
+        return all((term[1:] not in shown) if term.startswith("!") else (term in shown) for term in terms)
+    if isinstance(element.value, int | float):
+        return _number(wanted, float(element.value), str(element.value))
+    if not isinstance(wanted, str):
+        raise UndecidedError(f"{key} is a text, and the condition is not")
+    try:
+        return element.value.casefold() == wanted.casefold() or bool(re.search(wanted, str(element.value), re.IGNORECASE))
+    except re.error as wrong:
+        raise UndecidedError(f"{key} has a pattern that is none") from wrong
+
+
+def _number(wanted: Any, value: float, text: str) -> bool:
+    if isinstance(wanted, str):
+        return bool(re.fullmatch(wanted, text))
+    if isinstance(wanted, int | float):
+        return value == wanted
+    match wanted:
+        case [int() | float() as low, int() | float() as high]:
+            return bool(low <= value <= high)
+        case [limit, ">" | ">=" | "<" | "<=" | "!=" as sign]:
+            limit = float(limit)
+            return {
+                ">": value > limit, ">=": value >= limit, "<": value < limit, "<=": value <= limit, "!=": value != limit
+            }[sign]  # fmt: skip
+    raise UndecidedError("a number is compared with something else")

@@ -1,0 +1,78 @@
+"""The golden gate on a real build machine: a good image is pushed and can be proved on any machine later, a bad one is not pushed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, Failure
+
+from monai_aws_pipeline.contract import ROLE_MAP_BUILD, golden_key
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.maps.expectation import LABEL_STUDY
+from monai_aws_pipeline.settings import load_settings
+from tests.support.platform import TINY_APP, Platform, environment, platform
+from tests.support.studies import tiny_study_zip
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("golden")
+    shutil.copytree(TINY_APP, folder / "app")
+    variables = {"MONAI_AWS_APP_SOURCE": str(folder / "app"), **golden_study(folder, "tiny")}
+    with platform(local_cloud, "golden", folder, **variables) as made:
+        assert made.materialize("gpu_ami").success
+        yield made
+
+
+def golden_study(folder: Path, wish: str) -> dict[str, str]:
+    """A study that makes the application behave, and the settings that name it."""
+    path = folder / f"{wish.replace(':', '-')}.zip"
+    path.write_bytes(tiny_study_zip(wish=wish))
+    return {"MONAI_AWS_GOLDEN_STUDY": str(path), "MONAI_AWS_GOLDEN_STUDY_SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def choose(place: Platform, **variables: str) -> None:
+    """Go on with other settings."""
+    place.variables = {**place.variables, **variables}
+    with environment(place.variables):
+        place.settings = load_settings()
+
+
+def pushed(place: Platform) -> list[str]:
+    found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
+    return sorted(image["imageTag"] for image in found if "imageTag" in image)
+
+
+def test_the_gate_stops_what_fails_writes_nothing_or_misses_and_lets_a_good_image_pass(place: Platform, tmp_path: Path):
+    good = dict(place.variables)
+    for wish, words in (("tiny:fail", "map_failed: .*exit code 3"), ("tiny:nothing", "no_output")):
+        choose(place, **golden_study(tmp_path, wish))
+        with pytest.raises(Failure, match=f"nothing was pushed(.|\n)*{words}"):
+            place.materialize("map_image")
+
+    choose(place, **good)
+    expectation = Path(good["MONAI_AWS_APP_SOURCE"]) / "golden" / "expect.yaml"
+    right = expectation.read_text()
+    expectation.write_text(right.replace("max: 18", "max: 17.6"))
+    with pytest.raises(Failure, match=r"volume of Bright: expected from 17\.5 to 17\.6 ml, found 17\.8 ml"):
+        place.materialize("map_image")
+    assert pushed(place) == []
+    assert place.machines(ROLE_MAP_BUILD) == []
+
+    expectation.write_text(right)
+    metadata = place.materialize("map_image").asset_materializations_for_node("record_map")[0].metadata
+    assert metadata["golden"].value == f"passed ({good['MONAI_AWS_GOLDEN_STUDY_SHA256']})"
+    points = {record.data["point"]: record.data for record in metadata["golden_points"].value.records}  # type: ignore[union-attr]
+    assert points["volume of Bright"]["found"] == "17.8 ml"
+    assert all(point["met"] for point in points.values())
+    assert len(pushed(place)) == 1
+    assert place.read(golden_key(good["MONAI_AWS_GOLDEN_STUDY_SHA256"])) == Path(good["MONAI_AWS_GOLDEN_STUDY"]).read_bytes()
+    version = place.instance.get_latest_data_version_record(AssetKey("map_image"))
+    assert version is not None
+    assert LABEL_STUDY
