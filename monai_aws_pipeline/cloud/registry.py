@@ -31,6 +31,10 @@ _MANIFESTS: Final = ("application/vnd.docker.distribution.manifest.v2+json", "ap
 _INDEXES: Final = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _TIMEOUT_S: Final = 60
+_WORST: Final = 20
+
+SEVERITIES: Final = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED")
+"""ECR's severities, the gravest first."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,26 @@ class PushedImage:
     def reference(self) -> str:
         """repository@digest, as ``docker pull`` takes it."""
         return f"{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True)
+class ImageScan:
+    """What ECR's scan of an image found. ``counts`` by severity; ``worst`` the gravest findings first, a few of them, in words."""
+
+    status: str
+    counts: dict[str, int]
+    worst: tuple[str, ...] = ()
+    completed_at: str = ""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is worth asking again."""
+        return self.status in ("PENDING", "IN_PROGRESS")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the counts say anything. ACTIVE is a continuous scan, whose counts are those of now."""
+        return self.status in ("COMPLETE", "ACTIVE")
 
 
 class Registry:
@@ -140,6 +164,26 @@ class Registry:
         if found is None:
             raise RegistryError(f"ECR repository {self.name} has no image {tag or digest}.", "Materialise map_image again.")
         return found
+
+    def scan(self, digest: str) -> ImageScan | None:
+        """The scan of the image with a digest, None where it was never scanned."""
+        try:
+            answer = self._ecr.describe_image_scan_findings(repositoryName=self.name, imageId={"imageDigest": digest}, maxResults=1000)
+        except ClientError as error:
+            if code_of(error) == "ScanNotFoundException":
+                return None
+            raise refused(error, "reading scan findings from ECR") or error from error
+        found = answer.get("imageScanFindings", {})
+        completed = found.get("imageScanCompletedAt")
+        listed = [(each.get("severity", ""), each.get("name", "")) for each in found.get("findings", [])]
+        listed += [(each.get("severity", ""), each.get("title", "")) for each in found.get("enhancedFindings", [])]
+        gravest = sorted((each for each in listed if each[0] in SEVERITIES), key=lambda each: SEVERITIES.index(each[0]))
+        return ImageScan(
+            status=str(answer.get("imageScanStatus", {}).get("status", "")),
+            counts={str(severity): int(count) for severity, count in found.get("findingSeverityCounts", {}).items()},
+            worst=tuple(f"{severity}: {name[:200]}" for severity, name in gravest[:_WORST]),
+            completed_at=completed.isoformat() if completed else "",
+        )
 
     def parts(self, digest: str, architecture: str = "amd64") -> ImageParts:
         """Configuration and layers of the image with a digest; of an index, the image for Linux on an architecture.

@@ -8,7 +8,6 @@ that any host can prove the image later.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +18,19 @@ from dagster import Failure, MetadataValue, TableRecord
 
 from monai_aws_pipeline.cloud.errors import refused
 from monai_aws_pipeline.contract import golden_key
-from monai_aws_pipeline.deployment.packaging import BUILD_LINE, Report
+from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
+from monai_aws_pipeline.deployment.packaging import Report
 from monai_aws_pipeline.maps.expectation import EXPECT_FILE, Point
 from monai_aws_pipeline.maps.golden import Golden
-from monai_aws_pipeline.remote import Remote, RemoteCommandError
+from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 FOLDER: Final = "/tmp/monai-aws-golden"  # noqa: S108  # on a machine that is ours alone
-AGENT: Final = "/opt/monai-aws/bin/monai-aws-agent"
 MISSED: Final = 4
-NO_SUCH_COMMAND: Final = 2
-# A line of a machine's output has a limited length here; the report has not.
-_PIECE: Final = 2000
-_PIECE_MARK: Final = "golden-report:"
+"""Exit code of the agent where a point is not met."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +51,15 @@ def hold(remote: Remote, image: str, golden: Golden | None, settings: Settings, 
         return None
     _lay_out(golden, work)
     remote.send_folder(work, FOLDER, report, what="Sending the golden study")
-    pieces: list[str] = []
-
-    def on_line(line: str) -> None:
-        if line.startswith(_PIECE_MARK):
-            pieces.append(line.removeprefix(_PIECE_MARK))
-        else:
-            report(f"{BUILD_LINE}{line}")
-
-    try:
-        remote.run(_command(image, golden, settings), on_line, what="The golden study", seconds=settings.map_timeout_s + 600)
-    except RemoteCommandError as wrong:
-        if wrong.exit_code == NO_SUCH_COMMAND:
-            raise Failure(
-                "The agent on the machine image cannot hold the golden gate; nothing was pushed. Materialise gpu_ami, then map_image.\n"
-                + "\n".join(wrong.tail),
-                allow_retries=False,
-            ) from wrong
-        if wrong.exit_code != MISSED:
-            raise
-    found = read_report("".join(pieces))
+    asked, seconds = arguments(image, golden, settings), settings.map_timeout_s + 600
+    answer = ask(remote, asked, report, what="The golden study", seconds=seconds, accepted=(0, MISSED, NO_SUCH_COMMAND))
+    if answer.exit_code == NO_SUCH_COMMAND:
+        lines = "\n".join(answer.tail)
+        raise Failure(
+            f"The agent on the machine cannot hold the golden gate; nothing was pushed. Materialise gpu_ami, then map_image.\n{lines}",
+            allow_retries=False,
+        )
+    found = read_report(answer.text)
     missed = [point for point in found.points if not point.ok]
     if missed or not found.points:
         raise _failure(found, missed)
@@ -130,15 +115,14 @@ def _lay_out(golden: Golden, work: Path) -> None:
         shutil.copyfile(golden.reference, work / "reference.dcm")
 
 
-def _command(image: str, golden: Golden, settings: Settings) -> str:
-    arguments = [
+def arguments(image: str, golden: Golden, settings: Settings) -> list[str]:
+    """How the agent is asked: with the limits that a host will have."""
+    return [
         "golden", "--image", image, "--study", f"{FOLDER}/study.zip", "--expect", f"{FOLDER}/expect.json",
         *(["--reference", f"{FOLDER}/reference.dcm"] if golden.reference else []),
         "--gpus", settings.gpus, "--network", settings.map_network,
         "--memory-mib", str(settings.map_memory_mib), "--timeout-s", str(settings.map_timeout_s),
     ]  # fmt: skip
-    in_pieces = f"sed 's/.\\{{{_PIECE}\\}}/&\\n/g' {FOLDER}/report.json | sed 's/^/{_PIECE_MARK}/'"
-    return f"sudo {AGENT} {shlex.join(arguments)} > {FOLDER}/report.json; code=$?; {in_pieces}; exit $code"
 
 
 def _failure(found: GateReport, missed: list[Point]) -> Failure:

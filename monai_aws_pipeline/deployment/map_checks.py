@@ -1,4 +1,4 @@
-"""Asset checks of map_image: whether what lies in the registry is what an inference host can run.
+"""Asset checks of map_image: whether what lies in the registry is what an inference host can run, and what ECR's scan found in it.
 
 Here belongs fetching the image's parts and saying what was found; the points themselves are in ``maps.conformance``. A failed check
 does not stop the run: the image is pushed already, and what a host may be given is decided where a MAP is promoted.
@@ -11,7 +11,7 @@ from typing import Final
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetKey, MetadataValue, asset_check
 
-from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob, Registry
+from monai_aws_pipeline.cloud.registry import SEVERITIES, ImageParts, ImageScan, LayerBlob, Registry
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.maps.conformance import POINTS, Finding, check
 from monai_aws_pipeline.maps.layers import Layer, LayerRefusedError, UnknownCompressionError, flatten, read_layer
@@ -105,4 +105,60 @@ def _table(failed: set[str], undecided: set[str]) -> str:
 
     return "\n".join(
         ["| Point | What it says | |", "|---|---|---|", *(f"| {name} | {text} | {state(name)} |" for name, text in POINTS.items())]
+    )
+
+
+SCAN_SECONDS: Final = 180.0
+_SCAN_PAUSE_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class ScanVerdict:
+    """Whether the scan says nothing critical, and what it says. What was not scanned has not passed."""
+
+    passed: bool
+    text: str
+
+
+def judge_scan(scan: ImageScan | None) -> ScanVerdict:
+    """A finished scan without a critical finding passes; anything else does not."""
+    if scan is None:
+        return ScanVerdict(False, "not scanned: the repository does not scan on push, or the registry has no scanner")
+    if not scan.finished:
+        return ScanVerdict(False, f"not scanned: ECR says {scan.status}")
+    counts = ", ".join(f"{scan.counts[severity]} {severity.lower()}" for severity in SEVERITIES if scan.counts.get(severity))
+    return ScanVerdict(not scan.counts.get("CRITICAL"), counts or "nothing found")
+
+
+def wait_for_scan(look: Callable[[], ImageScan | None], seconds: float, pause: float = _SCAN_PAUSE_S) -> ImageScan | None:
+    """The scan as it is when it has ended, or after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (scan := look()) is not None and scan.under_way and time.monotonic() < deadline:
+        time.sleep(pause)
+    return scan
+
+
+@asset_check(
+    asset=AssetKey("map_image"),
+    description="What ECR's scan found in the pushed image, by severity. A critical finding, or no scan, is a warning and stops nothing.",
+)
+def map_vulnerabilities(context: AssetCheckExecutionContext, settings: SettingsResource, cloud: CloudResource) -> AssetCheckResult:
+    """Ask ECR; wait a while for a scan that is under way."""
+    registry = Registry(cloud.clients().ecr, settings.load().ecr_repository)
+    digest = materialized_version(context.instance, "map_image")
+    scan = wait_for_scan(lambda: registry.scan(digest), SCAN_SECONDS)
+    verdict = judge_scan(scan)
+    context.log.info(f"vulnerabilities: {verdict.text}")
+    counts = scan.counts if scan and scan.finished else {}
+    return AssetCheckResult(
+        passed=verdict.passed,
+        severity=AssetCheckSeverity.WARN,
+        description=verdict.text,
+        metadata={
+            "digest": digest,
+            "scan_status": scan.status if scan else "NOT_SCANNED",
+            "scan_completed_at": scan.completed_at if scan else "",
+            "worst": MetadataValue.json(list(scan.worst) if scan else []),
+            **{severity.lower(): counts.get(severity, 0) for severity in SEVERITIES if scan and scan.finished},
+        },
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster import (
@@ -30,7 +31,7 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import golden_gate, packaging
+from monai_aws_pipeline.deployment import bill_of_materials, golden_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
@@ -38,6 +39,7 @@ from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import source_login
 from monai_aws_pipeline.maps import build_context, doctor, golden, model, source, wheelhouse
 from monai_aws_pipeline.maps.expectation import Point
+from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -207,24 +209,30 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             judged = golden_gate.hold(built.remote, candidate, prepared.golden, chosen, folder / "golden", report)
             golden_gate.keep(clients.s3, chosen.bucket, prepared.golden)
             clock.lap("golden")
+            content = bill_of_materials.inventory(built.remote, candidate, report) if chosen.bucket else None
+            clock.lap("inventory")
             digest = packaging.push(bench, candidate)
             clock.lap("push")
             packaging.keep(bench, prepared, plan.start)
             clock.lap("keep")
         clock.lap("terminate")
+    if content:
+        described = MapImage(repository, digest, plan.version, datetime.now(UTC))
+        bill_of_materials.keep(clients.s3, chosen.bucket, described, content, report)
     return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps, golden=judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
 def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap) -> Output[None]:
     """The registry's word is recorded, not the build's."""
-    chosen = settings.load()
-    image: PushedImage = Registry(cloud.clients().ecr, chosen.ecr_repository).require(tag=built.plan.tag)
+    chosen, clients = settings.load(), cloud.clients()
+    image: PushedImage = Registry(clients.ecr, chosen.ecr_repository).require(tag=built.plan.tag)
     if image.digest != built.plan.digest:
         raise RegistryError(
             f"{built.plan.tag} is {image.digest} in the registry, but {built.plan.digest} was pushed.",
             "Someone else pushed that tag; build again.",
         )
+    sbom = bill_of_materials.find(clients.s3, chosen.bucket, image.digest)
     metadata: dict[str, str | int | float | MetadataValue] = {
         "digest": image.digest,
         "image": image.reference,
@@ -238,7 +246,8 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "built_on": built.plan.machine_image,
         "packager": chosen.packager,
         "reused": MetadataValue.bool(built.reused),
-        "stages_reused": ", ".join(built.plan.start.kept) or "none",
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
         "golden": built.plan.golden or "none",
         **({"golden_points": golden_gate.table(built.golden)} if built.golden else {}),
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},

@@ -1,7 +1,8 @@
 """The agent's command line on the host.
 
 ``run`` is the systemd unit; ``prepare`` pulls the live MAP; ``prove`` lets a MAP of the registry answer the golden study that its labels
-name; ``golden`` does so with an image and files of this machine. All but ``run`` print one JSON line.
+name; ``golden`` does so with an image and files of this machine; ``inventory`` says what is in an image. All but ``run`` print one JSON
+line.
 Here belongs putting the pieces together and process matters: signals, logging, exit codes. Exit codes: 0 done, 2 wrong configuration,
 3 the MAP could not be made ready, 4 the golden study was not answered as expected, 1 anything else.
 """
@@ -23,7 +24,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.host_agent import golden
+from monai_aws_pipeline.host_agent import golden, inventory
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
 from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
@@ -69,12 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
     gate.add_argument("--network", choices=("none", "host", "bridge"), default="none", help="network of the container")
     gate.add_argument("--memory-mib", type=int, default=Limits.memory_mib, help="memory limit in MiB")
     gate.add_argument("--timeout-s", type=int, default=Limits.timeout_s, help="longest run in seconds")
+    contents = commands.add_parser("inventory", help="print one JSON line about what is in an image of this machine; needs no agent.json")
+    contents.add_argument("--image", required=True, help="any reference that the container engine knows")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("botocore").setLevel(logging.ERROR)
     try:
         if chosen.command == "golden":
             return _golden(chosen)
+        if chosen.command == "inventory":
+            sys.stdout.write(inventory.take(chosen.image).to_json() + "\n")
+            return 0
         config = load_config(chosen.config)
         if chosen.command == "prove":
             return _prove(config, chosen.image)

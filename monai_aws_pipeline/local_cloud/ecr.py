@@ -12,6 +12,7 @@ import json
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from .config import ACCOUNT, BASE_REPOSITORY, CloudConfig
 from .registry import Refusal, RegistryRequest, drop_repository, garbage_mark, registry_socket
 
 _TOKEN_S: Final = 12 * 3600
+_SEVERITIES: Final = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED")
 _MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 Json = dict[str, Any]
 
@@ -34,12 +36,14 @@ class ImageRegistry:
         self._config = config
         self._on_push = on_push
         self.tokens: dict[str, Json] = {}
+        self._scans: dict[tuple[str, str], Json] = {}
         self._actions: dict[str, Callable[[Json], Any]] = {
             "DescribeImages": self._describe,
             "ListImages": self._list,
             "BatchGetImage": self._get,
             "BatchDeleteImage": self._delete,
             "PutImage": self._put,
+            "DescribeImageScanFindings": self._scan_findings,
         }
 
     def install(self) -> None:
@@ -270,6 +274,48 @@ class ImageRegistry:
                 self._ask_registry("DELETE", f"/v2/{name}/manifests/{image['imageDigest']}")
                 garbage_mark(self._config).touch()
         return responses.json_response({"imageIds": deleted, "failures": failures})
+
+    # ---------------------------------------------------------------------------------------------------------------------- scans
+
+    def plant_scan(self, scan: Json) -> None:
+        """Let the next questions about an image's scan be answered so. Raises ValueError for a scan that makes no sense.
+
+        Nothing here looks for vulnerabilities, so an image without a planted scan was never scanned.
+        """
+        name, digest, status = str(scan.get("repository", "")), str(scan.get("digest", "")), str(scan.get("status", "COMPLETE"))
+        findings = scan.get("findings", [])
+        if not name or not digest.startswith("sha256:") or not isinstance(findings, list):
+            raise ValueError("a scan needs repository, digest and findings")
+        if wrong := [each for each in findings if not isinstance(each, dict) or each.get("severity") not in _SEVERITIES]:
+            raise ValueError(f"a finding needs name and severity ({', '.join(_SEVERITIES)}): {wrong[0]}")
+        self._scans[name, digest] = {"status": status, "findings": findings, "at": time.time()}
+
+    def _scan_findings(self, data: Json) -> Any:
+        name, wanted = data["repositoryName"], data.get("imageId") or {}
+        where = f"within the repository with name '{name}' in the registry with id '{ACCOUNT}'"
+        image = self._match(name, wanted)
+        if image is None:
+            message = f"The image with imageId {json.dumps(wanted)} does not exist {where}"
+            return responses.error_response_json("ImageNotFoundException", message, 400)
+        scan = self._scans.get((name, image["imageDigest"]))
+        if scan is None:
+            message = f"Image scan does not exist for the image with imageId {json.dumps(wanted)} {where}"
+            return responses.error_response_json("ScanNotFoundException", message, 400)
+        answer: Json = {
+            "registryId": ACCOUNT,
+            "repositoryName": name,
+            "imageId": {"imageDigest": image["imageDigest"], **wanted},
+            "imageScanStatus": {"status": scan["status"], "description": "planted: nothing here looks for vulnerabilities"},
+        }
+        if scan["status"] == "COMPLETE":
+            counts = Counter(finding["severity"] for finding in scan["findings"])
+            answer["imageScanFindings"] = {
+                "imageScanCompletedAt": scan["at"],
+                "vulnerabilitySourceUpdatedAt": scan["at"],
+                "findingSeverityCounts": dict(counts),
+                "findings": scan["findings"],
+            }
+        return responses.json_response(answer)
 
     def _ask_registry(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> int:
         connection = http.client.HTTPConnection("localhost", timeout=20)

@@ -318,6 +318,9 @@ class Cloud:
                 act = self.room.lose if path.endswith("lose") else self.room.refuse_ssh
                 await asyncio.get_running_loop().run_in_executor(None, act, body["instance_id"])
                 await _json(send, 200, {})
+            elif (method, path) == ("POST", "/_local/scans"):
+                self.images.plant_scan(body)
+                await _json(send, 200, {})
             else:
                 await _json(send, 404, {"message": "no such control request"})
         except (FaultError, KeyError, ValueError) as wrong:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, Failure
+from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, AssetKey, Failure
 
-from monai_aws_pipeline.contract import ROLE_MAP_BUILD, golden_key
+from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ROLE_MAP_BUILD, golden_key, sbom_key
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.maps.expectation import LABEL_STUDY
 from monai_aws_pipeline.settings import load_settings
 from tests.support.platform import TINY_APP, Platform, environment, platform
 from tests.support.studies import tiny_study_zip
@@ -73,6 +75,53 @@ def test_the_gate_stops_what_fails_writes_nothing_or_misses_and_lets_a_good_imag
     assert all(point["met"] for point in points.values())
     assert len(pushed(place)) == 1
     assert place.read(golden_key(good["MONAI_AWS_GOLDEN_STUDY_SHA256"])) == Path(good["MONAI_AWS_GOLDEN_STUDY"]).read_bytes()
-    version = place.instance.get_latest_data_version_record(AssetKey("map_image"))
-    assert version is not None
-    assert LABEL_STUDY
+
+    document = json.loads(place.read(sbom_key(metadata["digest"].value)))  # type: ignore[arg-type]
+    names = {component["name"]: component.get("version") for component in document["components"]}
+    assert names["pydicom"] == "3.0.2"
+    assert metadata["sbom_debian"].value > 10  # type: ignore[operator]
+    assert metadata["sbom"].value == f"s3://{place.settings.bucket}/{sbom_key(metadata['digest'].value)}"  # type: ignore[arg-type]
+
+
+def test_what_ecr_found_is_a_warning_by_severity_and_no_scan_is_no_pass(place: Platform, local_cloud: LocalCloud):
+    def checked() -> AssetCheckEvaluation:
+        (record,) = place.instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(AssetKey("map_image"), "map_vulnerabilities"), limit=1
+        )
+        assert record.evaluation is not None
+        return record.evaluation
+
+    first = checked()
+    digest = str(first.metadata["digest"].value)
+    assert (first.passed, first.severity, first.metadata["scan_status"].value) == (False, AssetCheckSeverity.WARN, "NOT_SCANNED")
+    findings = [{"name": "CVE-2026-0001", "severity": "CRITICAL"}, {"name": "CVE-2026-0002", "severity": "LOW"}]
+    local_cloud.plant_scan(repository=place.settings.ecr_repository, digest=digest, findings=findings)
+    assert place.materialize("map_image").asset_materializations_for_node("map_image")[0].metadata["reused"].value is True
+    second = checked()
+    assert (second.passed, second.metadata["critical"].value, second.metadata["low"].value) == (False, 1, 1)
+    assert second.metadata["worst"].value == ["CRITICAL: CVE-2026-0001", "LOW: CVE-2026-0002"]
+    local_cloud.plant_scan(repository=place.settings.ecr_repository, digest=digest, findings=findings[1:])
+    place.materialize("map_image")
+    assert checked().passed
+
+
+def test_a_host_proves_the_pushed_image_by_its_labels(place: Platform):
+    assert place.materialize("inference_host").success
+    (host,) = place.machines(ROLE_INFERENCE)
+    name = place.settings.ecr_repository
+    repository = place.clients.ecr.describe_repositories(repositoryNames=[name])["repositories"][0]["repositoryUri"]
+    (digest,) = {image["imageDigest"] for image in place.clients.ecr.list_images(repositoryName=name)["imageIds"]}
+    machines = Machines(place.clients.ec2, place.settings.deployment)
+    machines.start(host.id)
+    commands = Commands(place.clients.ssm)
+    commands.wait_online(host.id)
+    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prove --image {repository}@{digest}", seconds=120)
+    line = json.loads(ended.stdout)
+    assert (ended.exit_code, line["golden"], line["digest"]) == (0, "passed", digest), ended.stderr
+    assert {"application", "volume of Bright", "peak memory"} <= {point["name"] for point in line["points"]}
+
+    study = golden_key(place.variables["MONAI_AWS_GOLDEN_STUDY_SHA256"])
+    place.clients.s3.put_object(Bucket=place.settings.bucket, Key=study, Body=b"another study")
+    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prove --image {repository}@{digest}", seconds=120)
+    assert ended.exit_code == 3
+    assert "was altered" in ended.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -11,9 +13,11 @@ from dagster import Failure
 from moto import mock_aws
 
 from monai_aws_pipeline.contract import golden_key
-from monai_aws_pipeline.deployment.golden_gate import _command, _failure, keep, read_report
+from monai_aws_pipeline.deployment import machine_agent
+from monai_aws_pipeline.deployment.golden_gate import _failure, arguments, keep, read_report
 from monai_aws_pipeline.maps.expectation import parse_expectation
 from monai_aws_pipeline.maps.golden import Golden
+from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import load_settings
 
 POINTS = [
@@ -50,11 +54,38 @@ def test_only_a_true_true_is_a_met_point():
 
 
 def test_the_study_is_run_with_the_limits_that_hosts_will_have(golden: Golden):
-    command = _command("host/map:1.0'x", golden, load_settings(gpus="all", map_memory_mib=999, map_timeout_s=77, map_network="none"))
-    assert "--gpus all --network none --memory-mib 999 --timeout-s 77" in command
-    assert """'host/map:1.0'"'"'x'""" in command
+    command = arguments("host/map:1.0", golden, load_settings(gpus="all", map_memory_mib=999, map_timeout_s=77, map_network="none"))
+    assert "--gpus all --network none --memory-mib 999 --timeout-s 77" in " ".join(command)
+    assert command[command.index("--image") + 1] == "host/map:1.0"
     assert "--reference" not in command
-    assert "--gpus '' " in _command("m", golden, load_settings(gpus=""))
+
+
+def test_a_report_of_any_length_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The shell line, run here by a shell with a stand-in for the agent."""
+    agent = tmp_path / "agent"
+    agent.write_text('#!/bin/sh\necho progress >&2\ncat "$2"\nexit 4\n')
+    agent.chmod(0o755)
+    long = json.dumps({"points": [POINTS[0]] * 300, "seconds": 1})
+    (tmp_path / "report.json").write_text(long + "\n")
+    monkeypatch.setattr(machine_agent, "AGENT", str(agent))
+    monkeypatch.setattr(machine_agent, "_FILE", str(tmp_path / "there.json"))
+
+    class Here:
+        def run(self, command: str, on_line: Callable[[str], None], *, what: str, seconds: float) -> list[str]:
+            shell = subprocess.run(["bash", "-c", command.removeprefix("sudo ")], capture_output=True, text=True, check=False)
+            lines = [line[:4000] for line in (shell.stderr + shell.stdout).splitlines()]
+            for line in lines:
+                on_line(line)
+            if shell.returncode:
+                raise RemoteCommandError(what, shell.returncode, lines[-20:])
+            return lines
+
+    said: list[str] = []
+    answer = machine_agent.ask(Here(), ["golden", str(tmp_path / "report.json")], said.append, what="x", seconds=9, accepted=(4,))  # type: ignore[arg-type]
+    assert (answer.text, answer.exit_code) == (long, 4)
+    assert said == ["│ progress"]
+    with pytest.raises(RemoteCommandError):
+        machine_agent.ask(Here(), ["golden", str(tmp_path / "report.json")], said.append, what="x", seconds=9)  # type: ignore[arg-type]
 
 
 def test_objects_are_kept_by_their_content_once(golden: Golden):

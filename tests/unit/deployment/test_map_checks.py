@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from dagster import Failure, build_op_context
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob
-from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_layers, examine
+from monai_aws_pipeline.cloud.registry import ImageParts, ImageScan, LayerBlob
+from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_layers, examine, judge_scan, wait_for_scan
 from monai_aws_pipeline.deployment.map_image import plan_map, require_sound
 from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.findings import Finding, Severity
@@ -119,3 +119,26 @@ def test_the_doctors_errors_end_the_plan_with_every_finding_and_warnings_do_not(
     assert str(warning) in str(failed.value.description)
     assert require_sound(Examination((warning,), source), said.append, said.append) is source
     assert said == [str(warning)]
+
+
+@pytest.mark.parametrize(
+    ("scan", "passed", "words"),
+    [
+        (None, False, "not scanned"),
+        (ImageScan("FAILED", {}), False, "not scanned: ECR says FAILED"),
+        (ImageScan("IN_PROGRESS", {}), False, "not scanned: ECR says IN_PROGRESS"),
+        (ImageScan("COMPLETE", {}), True, "nothing found"),
+        (ImageScan("COMPLETE", {"LOW": 3, "HIGH": 2}), True, "2 high, 3 low"),
+        (ImageScan("ACTIVE", {"CRITICAL": 1, "HIGH": 2}), False, "1 critical, 2 high"),
+    ],
+)
+def test_a_scan_passes_without_critical_findings_and_no_scan_is_no_pass(scan: ImageScan | None, passed: bool, words: str):
+    verdict = judge_scan(scan)
+    assert (verdict.passed, words in verdict.text) == (passed, True)
+
+
+def test_a_scan_under_way_is_waited_for_and_not_for_ever():
+    states = iter([ImageScan("PENDING", {}), ImageScan("IN_PROGRESS", {}), ImageScan("COMPLETE", {"LOW": 1})])
+    assert wait_for_scan(lambda: next(states), 60, pause=0) == ImageScan("COMPLETE", {"LOW": 1})
+    assert wait_for_scan(lambda: ImageScan("IN_PROGRESS", {}), 0, pause=0) == ImageScan("IN_PROGRESS", {})
+    assert wait_for_scan(lambda: None, 60, pause=0) is None
