@@ -246,8 +246,9 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "built_on": built.plan.machine_image,
         "packager": chosen.packager,
         "reused": MetadataValue.bool(built.reused),
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+        "stages_reused": ", ".join(built.plan.start.kept) or "none",
+        "sbom": sbom.address if sbom else "none",
+        **{f"sbom_{kind}": count for kind, count in (sbom.counts if sbom else {}).items()},
         "golden": built.plan.golden or "none",
         **({"golden_points": golden_gate.table(built.golden)} if built.golden else {}),
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},

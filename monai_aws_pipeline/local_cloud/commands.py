@@ -66,6 +66,7 @@ class LocalCloud:
     def received_bytes(self, repository: str) -> int:
         """Bytes of blobs and manifests that were pushed to an ECR repository since the server started."""
         return int(control(self.config, "GET", "/_local/registry")["received_bytes"].get(repository, 0))
+
     def plant_scan(self, **scan: Any) -> None:
         """Say what ECR's scan of an image found: ``repository``, ``digest``, ``status``, ``findings`` (``name``, ``severity``)."""
         control(self.config, "POST", "/_local/scans", scan)

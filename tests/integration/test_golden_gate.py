@@ -13,7 +13,9 @@ from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, Ass
 
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ROLE_MAP_BUILD, golden_key, sbom_key
+from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.settings import load_settings
 from tests.support.platform import TINY_APP, Platform, environment, platform
@@ -47,8 +49,9 @@ def choose(place: Platform, **variables: str) -> None:
 
 
 def pushed(place: Platform) -> list[str]:
+    """Tags in the repository, those of kept build stages left out."""
     found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
-    return sorted(image["imageTag"] for image in found if "imageTag" in image)
+    return sorted(image["imageTag"] for image in found if image.get("imageTag", "").startswith("0.1.0-"))
 
 
 def test_the_gate_stops_what_fails_writes_nothing_or_misses_and_lets_a_good_image_pass(place: Platform, tmp_path: Path):
@@ -108,20 +111,20 @@ def test_what_ecr_found_is_a_warning_by_severity_and_no_scan_is_no_pass(place: P
 def test_a_host_proves_the_pushed_image_by_its_labels(place: Platform):
     assert place.materialize("inference_host").success
     (host,) = place.machines(ROLE_INFERENCE)
-    name = place.settings.ecr_repository
-    repository = place.clients.ecr.describe_repositories(repositoryNames=[name])["repositories"][0]["repositoryUri"]
-    (digest,) = {image["imageDigest"] for image in place.clients.ecr.list_images(repositoryName=name)["imageIds"]}
+    digest = materialized_version(place.instance, "map_image")
+    image = Registry(place.clients.ecr, place.settings.ecr_repository).require(digest=digest).reference
+    prove = f"systemctl start docker\n/opt/monai-aws/bin/monai-aws-agent prove --image {image}"
     machines = Machines(place.clients.ec2, place.settings.deployment)
     machines.start(host.id)
     commands = Commands(place.clients.ssm)
     commands.wait_online(host.id)
-    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prove --image {repository}@{digest}", seconds=120)
+    ended = commands.run(host.id, prove, seconds=120)
     line = json.loads(ended.stdout)
     assert (ended.exit_code, line["golden"], line["digest"]) == (0, "passed", digest), ended.stderr
     assert {"application", "volume of Bright", "peak memory"} <= {point["name"] for point in line["points"]}
 
     study = golden_key(place.variables["MONAI_AWS_GOLDEN_STUDY_SHA256"])
     place.clients.s3.put_object(Bucket=place.settings.bucket, Key=study, Body=b"another study")
-    ended = commands.run(host.id, f"/opt/monai-aws/bin/monai-aws-agent prove --image {repository}@{digest}", seconds=120)
+    ended = commands.run(host.id, prove, seconds=120)
     assert ended.exit_code == 3
     assert "was altered" in ended.stderr
