@@ -279,3 +279,23 @@ def test_a_registry_without_images_says_what_to_do(clients: Clients):
     assert live.maps() == ()
     with pytest.raises(UnknownMapError, match="Materialise map_image"):
         live.promote("", "test")
+
+
+def test_a_missed_golden_study_changes_nothing_and_names_the_points(clients: Clients, monkeypatch: pytest.MonkeyPatch):
+    first, second = push(clients, "1.0.0", "2.0.0")
+    live = LiveMaps(clients, SETTINGS, lambda _: None)
+    live.switch(DEPLOY, choose_map([each.image for each in live.maps()], first), "test", "")
+    points = (
+        {"name": "volume", "expected": "1-2 l", "found": "3 l", "ok": False},
+        {"name": "files", "expected": "1", "found": "1", "ok": True},
+    )
+    monkeypatch.setattr(
+        LiveMaps, "_prove", lambda *_: parse_proof("i-1", 4, said("failed", *points), "")
+    )  # no machine answers commands here
+    with pytest.raises(NotProvenError, match=r"2\.0\.0 missed its golden study on host i-1.*Missed: volume: expected 1-2 l, found 3 l\."):
+        live.promote(second, "test")
+    assert live.live() == first
+    assert len(live.history()) == 1
+    monkeypatch.setattr(LiveMaps, "_prove", lambda *_: parse_proof("i-1", 0, said("passed", points[1]), ""))
+    change = live.promote(second, "test", "better")
+    assert (live.live(), change.previous, change.proof and change.proof.golden) == (second, first, "passed")
