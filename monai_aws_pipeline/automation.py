@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dagster import (
     AssetSelection,
     Config,
+    DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
     Failure,
     OpExecutionContext,
     RunRequest,
+    RunsFilter,
     ScheduleDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -23,6 +25,7 @@ from dagster import (
     op,
     sensor,
 )
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
@@ -151,12 +154,20 @@ def map_source_changed(context: SensorEvaluationContext, settings: SettingsResou
             cursor=after.to_text(),
         )
     version = str(seen.tags["dagster/data_version"])
-    after = before.saw(version)
-    if version == before.version:
-        return SensorResult(skip_reason=SkipReason(f"Nothing changed: the source is still at {version[:7]}."), cursor=after.to_text())
-    started = STARTED_BY_A_CHANGE.get(chosen.on_source_change)
-    requests = [RunRequest(run_key=f"{started}:{after.run_key}", job_name=started)] if started else []
-    return SensorResult(asset_events=[seen], run_requests=requests, cursor=after.to_text())
+    wanted = STARTED_BY_A_CHANGE.get(chosen.on_source_change, "")
+    after = before.saw(version, starts=bool(wanted))
+    events = [seen] if version != before.version else []
+    if after.pending and not _is_building(context):
+        request = RunRequest(run_key=f"{wanted}:{after.run_key}", job_name=wanted)
+        return SensorResult(asset_events=events, run_requests=[request], cursor=after.started().to_text())
+    state = "waits for the build that is at work" if after.pending else "is recorded" if events else "is as before: nothing changed"
+    return SensorResult(asset_events=events, skip_reason=SkipReason(f"The source at {version[:7]} {state}."), cursor=after.to_text())
+
+
+def _is_building(context: SensorEvaluationContext) -> bool:
+    """Whether a build is queued or at work: a second one beside it could end first and be overtaken by the older version."""
+    active = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
+    return any(context.instance.get_runs_count(RunsFilter(job_name=name, statuses=active)) for name in STARTED_BY_A_CHANGE.values())
 
 
 def schedules(settings: Settings) -> list[ScheduleDefinition]:

@@ -168,7 +168,7 @@ def choose_map(images: Sequence[PushedImage], wanted: str) -> PushedImage:
         raise UnknownMapError("There is no MAP in the registry.", "Materialise map_image first.")
     if not wanted:
         return images[0]
-    tagged = [image for image in images if wanted in image.tags]
+    tagged = [image for image in images if {wanted, wanted.rpartition(":")[2]} & set(image.tags)]
     digits = wanted.rpartition("@")[2].removeprefix("sha256:")
     named = [image for image in images if image.digest.removeprefix("sha256:").startswith(digits)]
     found = tagged or (named if len(digits) >= SHORTEST_PREFIX and re.fullmatch(r"[0-9a-f]+", digits) else [])

@@ -4,7 +4,7 @@ The sensor ``map_source_changed`` is in ``automation``; what follows from one of
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from dagster import AssetKey, AssetObservation, DataVersion, observable_source_asset
@@ -37,10 +37,14 @@ def observation(settings: Settings) -> AssetObservation:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the sensor remembers: the last version, how many it has seen, looks that failed since, and when to look again (Unix time)."""
+    """What the sensor remembers: the last version, how many it has seen, and whether a run for it is still to be started.
+
+    ``failures``: looks that failed since; ``not_before``: when to look again (Unix time).
+    """
 
     version: str = ""
     count: int = 0
+    pending: bool = False
     failures: int = 0
     not_before: float = 0.0
 
@@ -49,7 +53,9 @@ class Watched:
         """From the sensor's cursor; one that is not ours counts as nothing seen, which observes the source again and harms nobody."""
         try:
             known = json.loads(cursor or "")
-            return cls(str(known["version"]), int(known["count"]), int(known["failures"]), float(known["not_before"]))
+            return cls(
+                str(known["version"]), int(known["count"]), known["pending"] is True, int(known["failures"]), float(known["not_before"])
+            )
         except (ValueError, KeyError, TypeError):
             return cls()
 
@@ -57,14 +63,19 @@ class Watched:
         """For the cursor."""
         return json.dumps(asdict(self))
 
-    def saw(self, version: str) -> "Watched":
-        """After a look that came through."""
-        return Watched(version, self.count + (version != self.version))
+    def saw(self, version: str, starts: bool) -> "Watched":
+        """After a look that came through. ``starts``: whether a change is to start a run."""
+        changed = version != self.version
+        return Watched(version, self.count + changed, starts and (changed or self.pending))
+
+    def started(self) -> "Watched":
+        """After a run was asked for."""
+        return replace(self, pending=False)
 
     def missed(self, now: float) -> "Watched":
         """After a look that failed: the next one waits, each time twice as long, an hour at most."""
         pause = min(FIRST_PAUSE_S * 2**self.failures, LONGEST_PAUSE_S)
-        return Watched(self.version, self.count, self.failures + 1, now + pause)
+        return replace(self, failures=self.failures + 1, not_before=now + pause)
 
     @property
     def run_key(self) -> str:

@@ -91,7 +91,7 @@ def test_whatever_the_history_the_last_switch_is_live_and_never_withdrawn_nor_be
 # ------------------------------------------------------------------------------------------------------------ which one is meant
 
 
-@pytest.mark.parametrize("wanted", ["2.0.0", TWO, TWO[:19], TWO[7:16], f"registry/unit/map@{TWO}"])
+@pytest.mark.parametrize("wanted", ["2.0.0", "registry/unit/map:2.0.0", TWO, TWO[:19], TWO[7:16], f"registry/unit/map@{TWO}"])
 def test_a_map_is_named_by_tag_digest_or_the_beginning_of_it(wanted: str):
     assert choose_map(IMAGES, wanted).digest == TWO
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, build_sensor_context
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, build_sensor_context
 
 from monai_aws_pipeline.automation import map_source_changed
 from monai_aws_pipeline.deployment.map_source import Watched
@@ -52,9 +53,12 @@ class Ticks:
         self.settings = {"app_source": source, "app_ref": "main", "on_source_change": mode}
         self.cursor: str | None = None
         self.started: dict[str, str] = {}
+        self.at_work = ""
 
     def __call__(self) -> Any:
         with DagsterInstance.ephemeral() as instance:
+            if self.at_work:
+                instance.add_run(DagsterRun(job_name=self.at_work, status=DagsterRunStatus.STARTED))
             resources = {"settings": SettingsResource(overrides=self.settings)}
             context = build_sensor_context(instance=instance, cursor=self.cursor, resources=resources)
             data = map_source_changed.evaluate_tick(context)
@@ -71,7 +75,7 @@ def test_a_push_starts_one_run_and_a_look_at_the_same_commit_none(remote: Path, 
     assert list(tick.started.values()) == [job]
     again = tick()
     assert again.run_requests == []
-    assert "Nothing changed" in again.skip_message
+    assert "nothing changed" in again.skip_message
     commit(remote, "two")
     tick()
     assert list(tick.started.values()) == [job, job]
@@ -98,6 +102,24 @@ def test_a_commit_that_comes_back_is_built_again(remote: Path):
     assert len(tick.started) == 3
 
 
+@pytest.mark.parametrize("at_work", ["build_map", "release_map"])
+def test_pushes_during_a_build_are_one_run_of_the_last_of_them_after_it(remote: Path, at_work: str):
+    tick = Ticks(f"file://{remote}", "promote")
+    tick()
+    tick.at_work = at_work
+    for text in ("two", "three"):
+        commit(remote, text)
+        waiting = tick()
+        assert len(waiting.asset_events) == 1, "it is recorded at once"
+        assert "waits for the build" in waiting.skip_message
+    assert len(tick.started) == 1
+    tick.at_work = ""
+    tick()
+    tick()
+    assert len(tick.started) == 2
+    assert list(tick.started)[1].startswith(f"release_map:{git(remote, 'rev-parse', 'HEAD')}")
+
+
 def test_by_default_a_push_is_recorded_and_starts_nothing(remote: Path):
     tick = Ticks(f"file://{remote}", "observe")
     first = tick()
@@ -116,7 +138,7 @@ def test_a_remote_that_does_not_answer_is_asked_less_and_less_and_forgotten_when
     assert "could not be looked at" in failed.skip_message
     assert "next look" in tick().skip_message.lower(), "not asked before the pause is over"
     away.rename(remote)
-    tick.cursor = Watched(Watched.parse(tick.cursor).version, 1, 1, 0.0).to_text()  # the pause is over
+    tick.cursor = replace(Watched.parse(tick.cursor), not_before=0.0).to_text()  # the pause is over
     commit(remote, "two")
     tick()
     assert len(tick.started) == 2
@@ -124,11 +146,12 @@ def test_a_remote_that_does_not_answer_is_asked_less_and_less_and_forgotten_when
 
 
 def test_the_pause_doubles_up_to_an_hour():
-    state, pauses = Watched("v", 1), []
+    state, pauses = Watched("v", 1, pending=True), []
     for _ in range(9):
         state = state.missed(1000.0)
         pauses.append(state.not_before - 1000.0)
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    assert state.pending, "what was to be started is not forgotten"
 
 
 def test_a_changed_folder_without_git_is_a_change_too(tmp_path: Path):
