@@ -157,6 +157,10 @@ class Settings(BaseSettings):
     )
     build_ttl_minutes: int = Field(120, ge=10, le=1440, description="a build machine ends itself after this many minutes")
 
+    build_market: Literal["on-demand", "spot", "spot-or-on-demand"] = Field(
+        "on-demand", description="where build machines are bought; spot is cheaper, and AWS may take the machine back"
+    )
+
     gpus: str = Field("all", pattern=r"^$|^all$|^\d+$", description="value of docker run --gpus; empty on machines without a GPU")
     map_network: Literal["none", "host", "bridge"] = Field("none", description="network of the MAP container")
     map_hosting: Literal["warm", "per_study"] = Field(

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -62,7 +62,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What to launch. ``end_on_shutdown``: the machine's own shutdown terminates it (build machines) instead of stopping it."""
+    """What to launch. ``end_on_shutdown``: the machine's own shutdown terminates it (build machines) instead of stopping it.
+
+    ``markets``: ``on-demand`` and ``spot`` in the order to try.
+    """
 
     image: str
     types: tuple[str, ...]
@@ -73,6 +76,7 @@ class LaunchSpec:
     security_group: str
     key_name: str = ""
     end_on_shutdown: bool = True
+    markets: tuple[str, ...] = ("on-demand",)
 
 
 def cloud_config(*, host_key: tuple[str, str] | None = None, files: Sequence[dict[str, str]] = (), commands: Sequence[str] = ()) -> str:
@@ -119,7 +123,17 @@ class Machines:
         return next((Machine.of(i) for group in answer["Reservations"] for i in group.get("Instances", [])), None)
 
     def launch(self, spec: LaunchSpec, report: Report) -> Machine:
-        """Launch one machine, over all zones of the preferred type, then the next type.
+        """Launch one machine, in the first of the markets that has one to give. Raises what the last of them raised."""
+        *others, last = spec.markets
+        for market in others:
+            try:
+                return self._launch(replace(spec, markets=(market,)), report)
+            except (CapacityError, QuotaError) as error:
+                report(f"no {market} machine, trying the next market: {error}")
+        return self._launch(replace(spec, markets=(last,)), report)
+
+    def _launch(self, spec: LaunchSpec, report: Report) -> Machine:
+        """Launch one machine in one market, over all zones of the preferred type, then the next type.
 
         Raises CapacityError, QuotaError or AccessError; nothing exists then.
         """
@@ -196,9 +210,26 @@ class Machines:
             ],
             "TagSpecifications": [{"ResourceType": kind_of, "Tags": spec.tags.as_list()} for kind_of in ("instance", "volume")],
         }
+        if spec.markets[0] == "spot":  # one-time: what AWS takes back is gone, and nothing is asked for again
+            spot = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+            request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}
         if spec.key_name:
             request["KeyName"] = spec.key_name
         return Machine.of(self._launches.run_instances(**request)["Instances"][0])
+
+    def taken_back(self, machine_id: str, seconds: float = 30) -> bool:
+        """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self._ec2.describe_instances(InstanceIds=[machine_id])["Reservations"]
+            for found in (instance for group in answer for instance in group.get("Instances", [])):
+                if found.get("StateReason", {}).get("Code") == "Server.SpotInstanceTermination":
+                    return True
+                if found.get("State", {}).get("Name") != "running":
+                    return False
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1.0)
 
     def start(self, machine_id: str) -> None:
         """Start a stopped machine; a running one stays as it is."""

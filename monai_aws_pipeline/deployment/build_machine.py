@@ -19,11 +19,12 @@ from monai_aws_pipeline.cloud.errors import MachineError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config, short_lived
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.remote import KeyPair, Redactor, Remote, connect
+from monai_aws_pipeline.remote import KeyPair, Redactor, Remote, RemoteError, connect
 from monai_aws_pipeline.settings import Settings
 
 Report = Callable[[str], None]
 
+MARKETS = {"on-demand": ("on-demand",), "spot": ("spot",), "spot-or-on-demand": ("spot", "on-demand")}
 PROVISION_FOLDER = "/tmp/monai-aws-provision"  # noqa: S108  # on a machine that is ours alone
 
 
@@ -68,6 +69,7 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         user_data=cloud_config(host_key=(host_key.private, host_key.public), commands=[ttl]),
         volume_gib=settings.root_volume_gib,
         security_group="",
+        markets=MARKETS[settings.build_market],
     )
     machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches)
     ssh_from = caller_range(settings.ssh_from)
@@ -84,7 +86,15 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         ) as remote,
     ):
         remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
-        yield BuildMachine(machine, remote)
+        try:
+            yield BuildMachine(machine, remote)
+        except (RemoteError, OSError, EOFError) as error:
+            if "spot" in spec.markets and machines.taken_back(machine.id):
+                raise MachineError(
+                    f"AWS took the spot machine {machine.id} back before the work was done; nothing is left of it.",
+                    "Start the run again, or set MONAI_AWS_BUILD_MARKET=on-demand.",
+                ) from error
+            raise
 
 
 def provision(remote: Remote, bundle: Path, min_driver: str, report: Report) -> None:

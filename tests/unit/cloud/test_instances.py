@@ -1,11 +1,20 @@
 """Launch order and user data of machines."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
+import boto3
+import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
+from moto import mock_aws
 
-from monai_aws_pipeline.cloud.instances import cloud_config, launch_attempts
+from monai_aws_pipeline.cloud.errors import CapacityError
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config, launch_attempts
+from monai_aws_pipeline.cloud.tags import Tags
 
 
 def test_every_zone_of_the_preferred_type_is_tried_before_the_next_type():
@@ -30,3 +39,51 @@ def test_no_value_can_break_out_of_the_user_data(content, command):
     assert parsed["write_files"][0]["content"] == content
     assert parsed["runcmd"] == [command]
     assert parsed["ssh_deletekeys"] is True
+
+
+@pytest.fixture
+def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with mock_aws():
+        yield boto3.client("ec2", region_name="us-east-1")
+
+
+class _NoSpot:
+    """EC2 that has no spot machine to give."""
+
+    def __init__(self, ec2: Any) -> None:
+        self._ec2 = ec2
+
+    def run_instances(self, **request: Any) -> Any:
+        if "InstanceMarketOptions" in request:
+            raise ClientError({"Error": {"Code": "InsufficientInstanceCapacity", "Message": "none"}}, "RunInstances")
+        return self._ec2.run_instances(**request)
+
+
+def _spec(ec2: Any, markets: tuple[str, ...]) -> LaunchSpec:
+    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    tags = Tags("ward", "map-build", "me", "run", "name", None)
+    boto3.client("iam", region_name="us-east-1").create_instance_profile(InstanceProfileName="builder")
+    fields = {"image": image, "types": ("t3.micro",), "profile": "builder", "tags": tags, "user_data": "", "security_group": group}
+    return LaunchSpec(**fields, volume_gib=8, markets=markets)
+
+
+def test_a_spot_machine_is_bought_where_the_settings_say_so(ec2: Any):
+    machine = Machines(ec2, "ward").launch(_spec(ec2, ("spot",)), lambda _: None)
+    found = ec2.describe_instances(InstanceIds=[machine.id])["Reservations"][0]["Instances"][0]
+    assert found["InstanceLifecycle"] == "spot"
+
+
+def test_without_spot_capacity_the_next_market_is_tried_where_the_settings_allow_it(ec2: Any):
+    said: list[str] = []
+    machines = Machines(ec2, "ward", _NoSpot(ec2))  # type: ignore[arg-type]
+    spec = _spec(ec2, ("spot", "on-demand"))
+    machine = machines.launch(spec, said.append)
+    assert "InstanceLifecycle" not in ec2.describe_instances(InstanceIds=[machine.id])["Reservations"][0]["Instances"][0]
+    assert any("trying the next market" in line for line in said)
+    with pytest.raises(CapacityError):
+        machines.launch(replace(spec, markets=("spot",)), said.append)
