@@ -36,7 +36,7 @@ from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
 from monai_aws_pipeline.host_agent.metadata import read_host
 from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.host_agent.warm import Warm
+from monai_aws_pipeline.host_agent.warm import WARM, Warm
 from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
 from monai_aws_pipeline.maps.hosting import Limits
 
@@ -98,7 +98,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     stop = _told_to_stop()
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker")
-    hosting: Hosting = Warm(engine, STATE_FOLDER) if config.map_hosting == "warm" else PerStudy(engine)
+    hosting = _hosting(config, engine, STATE_FOLDER / "warm")
     around = Surroundings(
         config=config,
         store=Store(session.client("s3", config=_CALLS), config.bucket, stop),
@@ -138,7 +138,11 @@ def _prove(config: AgentConfig, image: str) -> int:
     with Preparing(RUNTIME_FOLDER)(), golden.scratch(WORK_FOLDER.parent) as folder:
         ready = _live_map(session, engine, config).make_ready(image, stop)
         given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
-        verdict = golden.examine(PerStudy(engine), config.limits, stop, ready, given, folder) if given else None
+        hosting = _hosting(config, engine, folder / "warm")  # so that a golden study proves as well how the MAP can be hosted
+        try:
+            verdict = golden.examine(hosting, config.limits, stop, ready, given, folder) if given else None
+        finally:
+            hosting.close()
     sys.stdout.write(golden.report(image, ready.facts.digest, verdict, started) + "\n")
     return 0 if verdict is None or verdict.passed else golden.MISSED
 
@@ -165,6 +169,11 @@ def _told_to_stop() -> threading.Event:
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
     return stop
+
+
+def _hosting(config: AgentConfig, engine: Engine, folder: Path) -> Hosting:
+    """The way that the setting asks for. ``folder``: where a warm container's studies appear, nobody else's."""
+    return Warm(engine, STATE_FOLDER / "hosting", folder) if config.map_hosting == WARM else PerStudy(engine)
 
 
 def _image(text: str) -> str:

@@ -27,7 +27,7 @@ import pydicom
 from monai_aws_pipeline.host_agent import warm_server
 from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, EngineError, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import Hosting, PerStudy
+from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.meter import Meter
 from monai_aws_pipeline.host_agent.same_outputs import differences
@@ -97,14 +97,15 @@ class Verdicts:
 class Warm:
     """Hosts warm where that was proved to give the same answers, and in a container for each study otherwise.
 
-    ``folder`` on the disk of the studies' own folders: their files are linked into it, not copied.
+    ``verdicts``: the folder that holds what was proved. ``folder``: this object's alone, on the disk of the studies' own folders, because
+    their files are linked into it and not copied.
     """
 
-    def __init__(self, engine: Engine, folder: Path, alone: Hosting | None = None):
+    def __init__(self, engine: Engine, verdicts: Path, folder: Path):
         self._engine = engine
-        self._alone = alone or PerStudy(engine)
-        self._verdicts = Verdicts(folder / "hosting")
-        self._folder = folder / "warm"
+        self._alone = PerStudy(engine)
+        self._verdicts = Verdicts(verdicts)
+        self._folder = folder
         shutil.rmtree(self._folder, ignore_errors=True)  # what an agent left that was killed in the middle of a study
         self._container: Container | None = None
         self._given_up: set[str] = set()

@@ -6,6 +6,7 @@ end to end. State lies in ``PRETENDED_DOCKER`` (a folder): one JSON file a conta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -67,13 +68,14 @@ def run(words: list[str]) -> int:
         [*namespace, sys.executable, *(str(STATE / "app") if word == "/opt/holoscan/app" else word for word in words[1:])],
         env=environment, stdin=subprocess.PIPE if warm else subprocess.DEVNULL,
     )  # fmt: skip
-    write(name, process.pid, None)
+    (STATE / f"{name}.json").write_text(state(process.pid, 0))
     if warm:
         forward(process)
     code = process.wait()
     code = 128 - code if code < 0 else code
-    if (STATE / f"{name}.json").exists():
-        write(name, process.pid, code)
+    with contextlib.suppress(FileNotFoundError), (STATE / f"{name}.json").open("r+") as file:  # removed meanwhile: stays removed
+        file.write(state(process.pid, code))
+        file.truncate()
     return code
 
 
@@ -97,9 +99,9 @@ def copy(target: IO[bytes]) -> None:
     target.close()
 
 
-def write(name: str, pid: int, code: int | None) -> None:
-    state = {"pid": pid, "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": code or 0}
-    (STATE / f"{name}.json").write_text(json.dumps(state))
+def state(pid: int, code: int) -> str:
+    """What ``container inspect`` says of a container, with its process."""
+    return json.dumps({"pid": pid, "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": code})
 
 
 def kill(name: str) -> int:

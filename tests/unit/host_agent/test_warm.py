@@ -83,7 +83,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     command.chmod(0o755)
     (tmp_path / "docker" / "app").mkdir(parents=True)
     monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
-    hosting = Warm(Engine(tmp_path / "credentials", str(command)), tmp_path / "state")
+    hosting = Warm(Engine(tmp_path / "credentials", str(command)), tmp_path / "state" / "hosting", tmp_path / "state" / "warm")
     made = Host(tmp_path, hosting, threading.Event())
     made.app()
     yield made
@@ -108,7 +108,7 @@ def test_the_first_study_is_run_both_ways_and_later_ones_warm(host: Host) -> Non
 def test_the_verdict_outlives_the_agent_and_ends_with_another_server(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.study()
     host.hosting.close()
-    again = Warm(host.hosting._engine, host.folder / "state")
+    again = Warm(host.hosting._engine, host.folder / "state" / "hosting", host.folder / "state" / "warm")
     host.hosting = again
     assert host.study().hosting == "warm"
     again.close()
