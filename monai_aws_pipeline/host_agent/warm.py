@@ -44,6 +44,7 @@ _STUDIES: Final = 200
 _GROWTH_KIB: Final = 256 << 10
 _READY_S: Final = 600.0
 _GRACE_S: Final = 30.0
+_CREATED_S: Final = 10.0
 _TICK_S: Final = 0.05
 
 
@@ -253,6 +254,9 @@ class Container:
     def close(self) -> None:
         """Kill and remove it with everything in its folders."""
         self._trouble = "closed"
+        deadline = time.monotonic() + _CREATED_S
+        while not self._ready and self._process.poll() is None and not self._engine.state(self._name) and time.monotonic() < deadline:
+            time.sleep(_TICK_S)  # one that is only being created could not be removed yet, and would be left
         self._engine.remove(self._name)
         self._process.kill()
         self._process.wait()

@@ -214,15 +214,18 @@ def test_a_server_that_ends_fails_the_study_and_is_not_trusted_again(host: Host)
     assert host.study().hosting == "per_study"
 
 
-def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_server_along(host: Host) -> None:
+def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_server_along(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.study()
     container = host.hosting._container
     assert container
-    container._engine.state = lambda name: {"OOMKilled": True, "ExitCode": 137}  # type: ignore[method-assign]
+    monkeypatch.setattr(host.hosting._engine, "state", lambda name: {"OOMKilled": True, "ExitCode": 137})
     killer = threading.Timer(0.5, lambda: container._engine._run(["kill", container._name], check=False))
     host.app("time.sleep(30)")
     killer.start()
     end = host.study()
+    monkeypatch.undo()
     assert (end.out_of_memory, end.exit_code) == (True, 137)
 
 
