@@ -342,11 +342,10 @@ def imports_of(target: Target) -> list[tuple[str, list[str]]]:
             spec = importlib.util.find_spec(top)
         finally:
             del sys.path[0]
-        if spec is None or not spec.origin:
+        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+        if not places:
             raise RefusedError(f"there is no module {top}")
-        base, own = Path(spec.origin).parent, {top}
-        if spec.submodule_search_locations:
-            base = base.parent
+        base, own = Path(places[0]).parent, {top}
         start = base.joinpath(*name.split("."))
     else:
         start = Path(os.path.realpath(name))

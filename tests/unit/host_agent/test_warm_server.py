@@ -66,10 +66,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts a server for an application with one module of its own (``helper``) and one installed beside it (``library``)."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(helper: str = "", library: str = "") -> Served:
+    def start(helper: str = "", library: str = "", kind: str = "script") -> Served:
         for folder in ("app", "lib", "in", "out", "tmp"):
             (tmp_path / folder).mkdir()
-        (tmp_path / "app" / "__main__.py").write_text(APPLICATION)
+        program = APPLICATION if kind == "script" else APPLICATION.replace("import helper", "from . import helper")
+        (tmp_path / "app" / "__main__.py").write_text(program)
         (tmp_path / "app" / "helper.py").write_text(helper)
         (tmp_path / "lib" / "library.py").write_text(library)
         environment = {
@@ -86,7 +87,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         served = Served(process, tmp_path, {})
         scratch = [str(tmp_path / "tmp")]
         served.said = served.tell(
-            kind="script", name=str(tmp_path / "app"), arguments=["a", "b"], output=str(tmp_path / "out"), scratch=scratch
+            kind=kind,
+            name=str(tmp_path / "app") if kind == "script" else "app",
+            arguments=["a", "b"],
+            output=str(tmp_path / "out"),
+            scratch=scratch,
         )
         return served
 
@@ -105,6 +110,13 @@ def test_each_study_is_the_application_started_anew_with_the_imports_there(serve
     wish = "helper.state.append(1); print(sys.argv[1:], sys.path[0], len(helper.state), __name__, sys.stdin.read() == '', flush=True)"
     for _ in range(2):
         assert server.study(wish)["log"].split() == ["['a',", "'b']", str(server.folder / "app"), "1", "__main__", "True"]
+
+
+def test_a_module_is_started_as_python_does_it(serve: Serve) -> None:
+    server = serve(helper="import email.mime.text", kind="module")
+    wish = "print(sys.argv[1:], __name__, __package__, sys.path[0] == os.getcwd(), 'email.mime.text' in sys.modules); sys.exit(9)"
+    ended = server.study(wish)
+    assert (ended["log"], ended["exit_code"]) == ("['a', 'b'] __main__ app True True\n", 9)
 
 
 def test_the_exit_code_is_the_applications_own(serve: Serve) -> None:
