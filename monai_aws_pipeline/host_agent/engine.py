@@ -6,6 +6,7 @@ here it is done, through the docker command. No AWS in here: a registry password
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -170,12 +171,39 @@ class Engine:
             self._run(["rm", "--force", *names])
         return len(names)
 
-    def run(self, arguments: list[str], *, name: str, timeout_s: float, stop: threading.Event, gpu: bool = False) -> RunEnd:
-        """Run one container to its end. Raises FailedError(ENGINE_FAILED) when it never started, InterruptedJobError on ``stop``."""
+    def hold(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        """Start a container whose application waits for a line on standard input. The caller ends it with ``run`` or ``drop``."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=self._environment)
+
+    def drop(self, name: str, held: subprocess.Popen[bytes]) -> None:
+        """End a held container whose application never began."""
+        _close_input(held, b"")
+        self.remove(name)
+        _end(held)
+        self.remove(name)  # its start may have been under way until its command was ended
+
+    def run(
+        self,
+        arguments: list[str],
+        *,
+        name: str,
+        timeout_s: float,
+        stop: threading.Event,
+        gpu: bool = False,
+        held: subprocess.Popen[bytes] | None = None,
+    ) -> RunEnd:
+        """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
+        InterruptedJobError on ``stop``.
+        """
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
         meter = self.meter(name, gpu)
-        process = subprocess.Popen([self._docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment)
+        process = held or subprocess.Popen(
+            [self._docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment
+        )
+        if held:
+            _close_input(held, b"\n")
         reader = _read_into(process.stdout, tail)
         timed_out = False
         try:
@@ -193,8 +221,11 @@ class Engine:
             reader.join(5)
             return self._judge(name, process.returncode, meter, tuple(tail), timed_out=timed_out, seconds=seconds)
         finally:
+            starting = process.poll() is None
             self.remove(name)
             _end(process)
+            if starting:
+                self.remove(name)  # told to stop before the engine had made it
 
     def _judge(self, name: str, returned: int, meter: Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
         state = self.state(name)
@@ -256,6 +287,13 @@ def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
     thread = threading.Thread(target=read, name="output", daemon=True)
     thread.start()
     return thread
+
+
+def _close_input(process: subprocess.Popen[bytes], last: bytes) -> None:
+    with contextlib.suppress(OSError):  # it ended already, which its exit code tells
+        if process.stdin:
+            process.stdin.write(last)
+            process.stdin.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,13 +6,17 @@ the run, whichever way it was hosted.
 
 from __future__ import annotations
 
+import logging
+import subprocess
 import threading
 from pathlib import Path
 from typing import Protocol
 
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
-from monai_aws_pipeline.maps.hosting import Limits, effective_timeout, run_arguments
+from monai_aws_pipeline.maps.hosting import Limits, effective_timeout, held_arguments, run_arguments
+
+log = logging.getLogger(__name__)
 
 
 class Hosting(Protocol):
@@ -25,21 +29,58 @@ class Hosting(Protocol):
         InterruptedJobError on ``stop``; how the application itself ended is in the RunEnd.
         """
 
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """Get ready for ``run`` with these arguments, while another study is run; no application begins. Never fails."""
+
+    def drop(self, name: str) -> None:
+        """Undo ``ahead`` where no ``run`` followed. None of that name is fine."""
+
     def close(self) -> None:
         """Remove what is kept between studies. May be called more than once."""
 
 
 class PerStudy:
-    """A fresh container for each study, removed after it. Nothing is kept."""
+    """A fresh container for each study, removed after it. Starting one takes longer than many a study: the next is started ahead, held
+    before its application begins, so that still one application runs at a time.
+    """
 
     def __init__(self, engine: Engine):
         self._engine = engine
+        self._held: dict[str, tuple[list[str], subprocess.Popen[bytes]]] = {}
+        self._plain: set[str] = set()
+
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """Start the study's container and hold it."""
+        if ready.image not in self._plain and name not in self._held:
+            arguments = held_arguments(ready.image, ready.spec, source, target, limits, name=name)
+            try:
+                self._held[name] = (arguments, self._engine.hold(arguments))
+            except OSError as wrong:
+                log.warning("a container could not be started ahead (%s)", wrong.__class__.__name__)
+
+    def drop(self, name: str) -> None:
+        """End a container that was held for nothing."""
+        held = self._held.pop(name, None)
+        if held:
+            self._engine.drop(name, held[1])
 
     def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
-        """Start, wait, measure, remove."""
+        """Let the held container's application begin, or start one; wait, measure, remove."""
+        timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
+        arguments, held = self._held.get(name, ([], None))
+        if held and held.poll() is None and arguments == held_arguments(ready.image, ready.spec, source, target, limits, name=name):
+            del self._held[name]
+            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held)
+            if end.exit_code not in (126, 127):
+                return end
+            self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
+        if held:  # it ended by itself, or another MAP is live by now
+            self.drop(name)
+            name = f"{name}-again"  # the engine may not be done with the first yet
         arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
-        timeout = effective_timeout(ready.spec, limits)
-        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=bool(limits.gpus))
+        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu)
 
     def close(self) -> None:
-        """Nothing to do."""
+        """End what is held."""
+        for name in list(self._held):
+            self.drop(name)

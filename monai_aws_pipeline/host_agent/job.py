@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -263,15 +264,30 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy) -> Attempt
         return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
 
 
+def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Callable[[], None] | None:
+    """Have the MAP's container started for a study whose turn comes next; what undoes that, None where the MAP is not known yet."""
+    ready = around.live_map.last(message.request)
+    if not ready:
+        return None
+    name, limits = _container(placed, around.config.limits)
+    around.hosting.ahead(ready, placed.source, placed.target, limits, name=name)
+    return partial(around.hosting.drop, name)
+
+
 def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed) -> RunEnd:
     """Run the MAP on a placed study; its log lies in ``folder/map.log`` afterwards. Raises FailedError, InterruptedJobError."""
     folder = placed.folder
-    limits = replace(limits, labels=((CONTAINER_LABEL, folder.parent.name),))
-    name = f"monai-aws-{folder.parent.name[:12]}-{folder.name}"
+    name, limits = _container(placed, limits)
     end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop)
     (folder / "map.log").write_text("\n".join(placed.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     return end
+
+
+def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
+    """Name of a study's container, and its limits with the label by which one that was left is found."""
+    job = placed.folder.parent.name
+    return f"monai-aws-{job[:12]}-{placed.folder.name}", replace(limits, labels=((CONTAINER_LABEL, job),))
 
 
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:

@@ -70,6 +70,11 @@ class LiveMap:
             self._evict({live, image})
         return self.make_ready(image, stop)
 
+    def last(self, request: str) -> ReadyMap | None:
+        """What ``ready`` would answer if nothing changed since it was asked last; None where that is not known."""
+        known = next(iter(self._known.values()), None)
+        return known if known and request in ("", known.facts.digest) else None
+
     def make_ready(self, image: str, stop: threading.Event) -> ReadyMap:
         """That image by digest, pulled if it is not here. Raises JobError."""
         present = self._engine.has(image)

@@ -40,6 +40,7 @@ from monai_aws_pipeline.host_agent.job import (
     refuse,
     retry_seconds,
     room_to_prefetch,
+    start_ahead,
     was_answered,
 )
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
@@ -131,6 +132,8 @@ class Pipeline:
             self._pass(job, self._publishing, partial(self._refuse, error=as_job_error(wrong)))
         else:
             if prepared.studies:
+                if undo := start_ahead(self._around, job.message, prepared.studies[0].placed):
+                    job.life.callback(undo)
                 self._inference.submit(self._step, job, partial(self._infer, prepared=prepared))
             else:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))

@@ -152,6 +152,16 @@ class Warm:
         reason = f"a study had the same outputs both ways, in {seconds:.1f} s alone and {end.seconds:.1f} s warm"
         return self._verdicts.write(digest, WARM, reason, (seconds, end.seconds))
 
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """Only where each study has a container of its own; the warm one is there already."""
+        verdict = self._verdicts.read(ready.facts.digest)
+        if verdict and verdict.hosting == PER_STUDY:
+            self._alone.ahead(ready, source, target, limits, name=name)
+
+    def drop(self, name: str) -> None:
+        """Undo ``ahead``."""
+        self._alone.drop(name)
+
     def close(self) -> None:
         """End the container, if there is one."""
         if self._container:

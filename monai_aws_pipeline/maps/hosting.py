@@ -129,6 +129,15 @@ def run_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: P
     return [*_isolated(app, input_folder, output_folder, limits, name), "--entrypoint", app.command[0], image, *app.command[1:]]
 
 
+def held_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> list[str]:
+    """As ``run_arguments``, but the application begins when a line arrives on standard input, and never when that ends without one.
+
+    So a container can be started while the study before it is still inferred. The shell is replaced by the application (``exec``).
+    """
+    start = [*_isolated(app, input_folder, output_folder, limits, name), "--interactive", "--entrypoint", "/bin/sh"]
+    return [*start, image, "-c", 'IFS= read -r _ && exec "$@" </dev/null', "map", *app.command]
+
+
 def warm_arguments(
     image: str, app: RunSpec, python: PythonCommand, server: Path, input_folder: Path, output_folder: Path, limits: Limits, *, name: str
 ) -> list[str]:

@@ -62,6 +62,12 @@ def run(words: list[str]) -> int:
     if (STATE / "refuses to start").exists():
         sys.stderr.write("docker: Error response from daemon: no such runtime.\n")
         return 125
+    if options["--entrypoint"] == ["/bin/sh"]:
+        if (STATE / "no shell").exists():
+            return 127
+        if not sys.stdin.readline():
+            return 1
+        del options["--interactive"], words[1:5]
     warm = "--interactive" in options
     namespace = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"] if warm else []
     process = subprocess.Popen(

@@ -84,6 +84,9 @@ class PretendedEngine:
 class PretendedLiveMap:
     fails: FailedError | None = None
 
+    def last(self, request: str) -> ReadyMap | None:
+        return None
+
     def ready(self, request: str, stop: threading.Event) -> ReadyMap:
         if self.fails:
             raise self.fails

@@ -1,0 +1,126 @@
+"""The next study's container, started while another study is run: its application waits for its turn, and never begins without it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from monai_aws_pipeline.contract import MapFacts
+from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.hosting import PerStudy
+from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.maps.hosting import Limits, RunSpec, held_arguments, run_arguments
+from tests.support import pretended_docker
+
+SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
+READY = ReadyMap("map@sha256:1", SPEC, MapFacts(), 1, 0.0)
+PROGRAM = """
+import os, pathlib, sys
+(pathlib.Path(os.environ["HOLOSCAN_OUTPUT_PATH"]) / "began").write_text(sys.stdin.read())
+sys.exit(7)
+"""
+
+
+@dataclass
+class Host:
+    """A host with a pretended engine, and one study's folders."""
+
+    folder: Path
+    hosting: PerStudy
+
+    def ahead(self, ready: ReadyMap = READY) -> None:
+        self.hosting.ahead(ready, self.folder / "input", self.folder / "output", Limits(), name="one")
+
+    def run(self, ready: ReadyMap = READY, stop: threading.Event | None = None) -> RunEnd:
+        return self.hosting.run(ready, self.folder / "input", self.folder / "output", Limits(), name="one", stop=stop or threading.Event())
+
+    def began(self) -> bool:
+        return (self.folder / "output" / "began").exists()
+
+    def containers(self) -> list[Path]:
+        return list((self.folder / "docker").glob("one*.json"))
+
+    def calls(self) -> list[list[str]]:
+        path = self.folder / "docker" / "calls"
+        return [call for line in path.read_text().splitlines() if (call := json.loads(line))[0] == "run"] if path.exists() else []
+
+    def wait_held(self) -> None:
+        deadline = time.monotonic() + 20
+        while not self.calls():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    command = tmp_path / "docker-command"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {pretended_docker.__file__} "$@"\n')
+    command.chmod(0o755)
+    for name in ("docker/app", "input", "output"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "docker" / "app" / "__main__.py").write_text(PROGRAM)
+    monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
+    return Host(tmp_path, PerStudy(Engine(tmp_path / "credentials", str(command))))
+
+
+def test_a_held_container_has_the_same_isolation_and_the_applications_own_command() -> None:
+    plain = run_arguments("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
+    held = held_arguments("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
+    where = plain.index("--entrypoint")
+    assert held[:where] == plain[:where]
+    assert tuple(held[-2:]) == SPEC.command
+
+
+def test_the_application_begins_when_its_turn_comes_and_not_before(host: Host) -> None:
+    host.ahead()
+    host.wait_held()
+    assert not host.began()
+    assert host.run().exit_code == 7
+    assert host.began()
+    assert len(host.calls()) == 1, "the container that was started ahead"
+    assert host.containers() == []
+
+
+def test_what_was_started_for_nothing_is_ended_and_its_application_never_began(host: Host) -> None:
+    host.ahead()
+    host.wait_held()
+    host.hosting.drop("one")
+    host.hosting.drop("one")
+    host.hosting.close()
+    assert not host.began()
+    assert host.containers() == []
+
+
+def test_another_map_that_became_live_meanwhile_gets_a_container_of_its_own(host: Host) -> None:
+    host.ahead()
+    host.wait_held()
+    assert host.run(replace(READY, image="map@sha256:2")).exit_code == 7
+    assert ["map@sha256:1" in host.calls()[0], "map@sha256:2" in host.calls()[1]] == [True, True]
+    assert host.containers() == []
+
+
+def test_an_image_without_a_shell_is_started_as_it_is_and_never_ahead_again(host: Host) -> None:
+    (host.folder / "docker" / "no shell").touch()
+    host.ahead()
+    assert host.run().exit_code == 7
+    host.ahead()
+    assert host.run().exit_code == 7
+    assert sum("/bin/sh" in call for call in host.calls()) <= 2
+    assert host.containers() == []
+
+
+def test_a_stopping_host_interrupts_a_study_that_was_started_ahead(host: Host) -> None:
+    (host.folder / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(100)")
+    host.ahead()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedJobError):
+        host.run(stop=stop)
+    assert host.containers() == []
