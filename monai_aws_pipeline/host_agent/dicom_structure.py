@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pydicom.datadict import dictionary_VR
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 
@@ -77,7 +77,10 @@ class Structure:
 
 
 def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
-    """Walk one file to the end of its pixel data. Raises RefusedError: truncated, damaged, too complex or too large."""
+    """Walk one file to the end of its pixel data; of a DICOMDIR the meta information alone.
+
+    Raises RefusedError: truncated, damaged, too complex or too large.
+    """
     size = path.stat().st_size
     if size < 132:
         raise _truncated("A DICOM file ends within its preamble.")
@@ -91,6 +94,8 @@ def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLi
     meta = _Walk(data, limits, {MEDIA_SOP_CLASS, TRANSFER_SYNTAX}, little=True)
     start = meta.group_two(132)
     syntax, media_class = meta.text(TRANSFER_SYNTAX), meta.text(MEDIA_SOP_CLASS)
+    if media_class == MediaStorageDirectoryStorage:  # a table of contents that nobody needs, and often a broken one
+        return Structure(media_class, syntax, {}, little_endian=True, pixel_bytes=-1, fragments=-1, elements=meta.elements)
     if not re.fullmatch(r"[0-9.]+", syntax):
         # Type 1 in PS3.10 table 7.1-1; without it each reader guesses, and not all guess the same.
         raise RefusedError(Code.DICOM_INCOMPLETE, "A DICOM file does not tell its transfer syntax.")
@@ -184,11 +189,11 @@ class _Walk:
                 raise _damaged("A DICOM file has an element that is longer than the item it stands in.")
             raise _truncated("A DICOM file ends before one of its elements does.")
         if keep and tag in self._wanted:
-            if tag in self.values:
-                raise _damaged("A DICOM file has one of its identifying elements twice.")
             if length > _VALUE_BYTES:
                 raise _damaged("A DICOM file has an identifying element that is far too long.")
-            self.values[tag] = Value(vr.decode("ascii"), bytes(self._data[at : at + length]))
+            found = Value(vr.decode("ascii"), bytes(self._data[at : at + length]))
+            if self.values.setdefault(tag, found) != found:  # readers differ in which of the two they take
+                raise _damaged("A DICOM file has one of its identifying elements twice.")
         return at + length
 
     def _items(self, at: int, end: int, implicit: bool, depth: int, *, open_end: bool) -> int:

@@ -24,7 +24,7 @@ from monai_aws_pipeline.contract import (
     processed_key,
     quarantine_key,
 )
-from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, check_size, keep_dicom, unpack
 from monai_aws_pipeline.host_agent.store import Store, StoredObject
 
@@ -89,6 +89,8 @@ def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: Intake
     check_size(size, limits)
     if len(parts) > limits.files:
         raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The folder holds more than {limits.files} files.")
+    if limits.disk_bytes and 2 * size > limits.disk_bytes:  # its files, and the zip that is kept of them
+        raise FailedError(Code.DISK_FULL, "The folder is larger than what the host's disk has room for.")
     local = []
     for number, part in enumerate(parts, start=1):
         local.append(files / f"{number:06d}.dcm")

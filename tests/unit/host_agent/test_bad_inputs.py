@@ -18,10 +18,10 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from monai_aws_pipeline.host_agent.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.dicom import Study, read_instance, read_studies
 from monai_aws_pipeline.host_agent.dicom_structure import StructureLimits, structure_of
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code, RefusedError
-from monai_aws_pipeline.host_agent.intake import IntakeLimits, unpack
+from monai_aws_pipeline.host_agent.intake import IntakeLimits, looks_like_dicom, unpack
 from tests.fuzz.intake import run as run_fuzzer
 from tests.support.raw_dicom import (
     BIG_ENDIAN,
@@ -117,6 +117,15 @@ def hidden_zip64() -> bytes:
     harmless, greedy = (struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, n, n, size, start) for n in (1, 10**8))
     end = whole[at : at + 8] + b"\xff" * 12 + whole[at + 20 :]
     return whole[:at] + harmless + greedy + struct.pack("<IIQI", 0x07064B50, 0, at, 1) + end
+
+
+def honest_zip64() -> bytes:
+    """A zip whose counts stand in its zip64 record alone, as in one of more than 65535 files."""
+    whole = zipped(GOOD)
+    at = whole.rindex(b"PK\x05\x06")
+    size, start = struct.unpack_from("<II", whole, at + 12)
+    record = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 1, 1, size, start)
+    return whole[:at] + record + struct.pack("<IIQI", 0x07064B50, 0, at, 1) + whole[at : at + 8] + b"\xff" * 12 + whole[at + 20 :]
 
 
 def cut(content: bytes, left: int) -> bytes:
@@ -355,11 +364,24 @@ GOOD_INPUTS: dict[str, tuple[Callable[[], bytes], int, int]] = {
         2,
     ),
     "an instance without a patient beside one with": (lambda: zipped(GOOD, instance({PATIENT_ID: b""}, number=2)), 1, 2),
-    "a DICOMDIR and everything a CD has": (
-        lambda: archive({"DICOMDIR": meta(EXPLICIT, DIRECTORY), "IMAGES/A1": GOOD, "autorun.inf": b"[x]", "viewer.exe": b"MZ" * 300}),
+    "a study UID twice, the same": (
+        lambda: with_element(element(STUDY_UID, b"UI", b"2.25.9\0\0") * 2, STUDY_UID),
         1,
         1,
     ),
+    "a broken DICOMDIR and everything a CD has": (
+        lambda: archive(
+            {
+                "DICOMDIR": meta(EXPLICIT, DIRECTORY) + b"\x04\0\x20\x12SQ broken",
+                "IMAGES/A1": GOOD,
+                "autorun.inf": b"[x]",
+                "viewer.exe": b"MZ" * 300,
+            }
+        ),
+        1,
+        1,
+    ),
+    "zip64": (honest_zip64, 1, 1),
     "a zip in a zip": (lambda: archive({"study.zip": zipped(GOOD), "b.dcm": instance(number=2)}), 1, 2),
     "a DOS name": (lambda: renamed(b"M\x81ller.dcm"), 1, 1),
     "NULs behind the last element": (lambda: zipped(report() + bytes(512)), 1, 1),
@@ -392,6 +414,29 @@ def report() -> bytes:
     """An object without pixels, as a structured report is."""
     left_out = {0x00280002, 0x00280004, ROWS, ROWS + 1, 0x00280030, 0x00280100, 0x00280101, 0x00280102, 0x00280103, PIXELS}
     return meta(EXPLICIT) + dataset({0x00080016: text("1.2.840.10008.5.1.4.1.1.88.11", "\0")} | dict.fromkeys(left_out))
+
+
+def test_the_files_that_the_reference_reader_is_tested_with_are_judged_as_they_are() -> None:
+    """pydicom ships files of many writers, among them broken ones. Everything with an identity and its pixels must be taken in."""
+    refused: dict[str, Code] = {}
+    taken = 0
+    for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*.dcm")):
+        with path.open("rb") as stream:
+            if not looks_like_dicom(stream.read(132)):
+                continue
+        try:
+            taken += read_instance(path) is not None
+        except RefusedError as error:
+            refused[path.name] = error.code
+    assert taken > 60
+    assert {name for name, code in refused.items() if code is Code.DICOM_TRUNCATED} == {
+        "MR_truncated.dcm",
+        "rtplan_truncated.dcm",
+        *(f"chr{name}.dcm" for name in ("JapMulti", "JapMultiExplicitIR6", "KoreanMulti")),  # images whose pixels were taken out
+    }
+    assert {name: code for name, code in refused.items() if code not in (Code.DICOM_TRUNCATED, Code.DICOM_INCOMPLETE)} == {
+        "badVR.dcm": Code.DICOM_DAMAGED  # its number of frames is "1A"
+    }
 
 
 @pytest.mark.parametrize("case", GOOD_INPUTS)
