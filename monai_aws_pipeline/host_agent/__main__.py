@@ -135,7 +135,7 @@ def _prove(config: AgentConfig, image: str) -> int:
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker-prove")
     stop = _told_to_stop()
-    with Preparing(RUNTIME_FOLDER)(), golden.scratch(WORK_FOLDER.parent) as folder:
+    with Preparing(RUNTIME_FOLDER)(), golden.scratch(STATE_FOLDER) as folder:
         ready = _live_map(session, engine, config).make_ready(image, stop)
         given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
         hosting = _hosting(config, engine, folder / "warm")  # so that a golden study proves as well how the MAP can be hosted
@@ -153,7 +153,7 @@ def _golden(chosen: argparse.Namespace) -> int:
     given = golden.Given(chosen.study, read_json(chosen.expect.read_bytes()), chosen.reference)
     limits = Limits(timeout_s=chosen.timeout_s, memory_mib=chosen.memory_mib, gpus=chosen.gpus, network=chosen.network)
     ready = describe(engine.facts(chosen.image), 0.0)
-    with golden.scratch(WORK_FOLDER.parent) as folder:
+    with golden.scratch(STATE_FOLDER) as folder:
         verdict = golden.examine(PerStudy(engine), limits, _told_to_stop(), ready, given, folder)
     sys.stdout.write(golden.report(chosen.image, "", verdict, started) + "\n")
     return 0 if verdict.passed else golden.MISSED

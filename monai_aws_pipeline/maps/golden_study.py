@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent import preview
@@ -183,7 +184,8 @@ def matches(conditions: dict[str, Any], series: Dataset) -> bool:
 
 
 def _meets(key: str, wanted: Any, series: Dataset) -> bool:
-    element = series.data_element(key) if key in series else None
+    tag = tag_for_keyword(key)
+    element = series[tag] if tag is not None and tag in series else None
     if element is None or element.value in (None, ""):
         return False
     if key == "ImageOrientationPatient":
