@@ -173,7 +173,7 @@ def _sop_class(item: Produced) -> str:
 
 def _show_log(path: Path) -> None:
     if path.is_file():
-        for line in path.read_text("utf-8").splitlines()[-_LOG_LINES:]:
+        for line in filter(str.strip, path.read_text("utf-8").splitlines()[-_LOG_LINES:]):
             log.warning("the application said: %s", line)
 
 
