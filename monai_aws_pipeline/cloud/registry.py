@@ -43,6 +43,7 @@ class LayerBlob:
 
     digest: str
     bytes: int
+    media_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Registry:
                 raise RegistryError(f"{digest} holds no image for linux/{architecture}.", "Build the MAP for that platform.")
             manifest = self._manifest(str(fitting[0].get("digest")))
         try:
-            layers = tuple(LayerBlob(str(each["digest"]), int(each["size"])) for each in manifest["layers"])
+            layers = tuple(LayerBlob(str(each["digest"]), int(each["size"]), str(each.get("mediaType", ""))) for each in manifest["layers"])
             config = json.loads(self.blob(str(manifest["config"]["digest"]), MAX_DOCUMENT_BYTES))
         except (KeyError, TypeError, ValueError) as error:
             raise RegistryError(f"{digest} is not the manifest of an image.", "Build and push the MAP again.") from error

@@ -6,7 +6,11 @@ is in ``maps.sbom``. A MAP that is in the registry without one (a bucket that wa
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -15,6 +19,7 @@ from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
 from monai_aws_pipeline.contract import sbom_key
 from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
 from monai_aws_pipeline.deployment.packaging import Report
+from monai_aws_pipeline.host_agent.inventory import MODELS
 from monai_aws_pipeline.maps import sbom
 from monai_aws_pipeline.remote import Remote
 
@@ -40,6 +45,36 @@ def inventory(remote: Remote, image: str, report: Report) -> dict[str, Any]:
         return sbom.parse_inventory(answer.text)
     except sbom.InventoryError as wrong:
         raise RegistryError(f"The image's content could not be listed: {wrong}.", "Materialise gpu_ami, then map_image.") from wrong
+
+
+def of_dependencies(s3: S3Client, bucket: str, digest: str, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in a dependency image. It is taken once and kept in the bucket, because the builds after that do not pull the image."""
+    key = sbom_key(digest).replace("sbom.cdx.json", "inventory.json")
+    try:
+        return sbom.parse_inventory(s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode())
+    except ClientError as error:
+        if code_of(error) not in ("NoSuchKey", "404"):
+            raise refused(error, "reading the inventory of the dependencies") or error from error
+    except (sbom.InventoryError, UnicodeDecodeError):
+        pass  # damaged: taken again
+    content = take()
+    s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(content).encode(), ContentType="application/json")
+    return content
+
+
+def with_models(content: dict[str, Any], layer: Path) -> dict[str, Any]:
+    """The content with the model files of a layer that lies here as a folder."""
+    models = layer / MODELS
+    files = sorted(path for path in models.rglob("*") if path.is_file())
+    return {
+        **content,
+        "models": [{"path": str(path.relative_to(models)), "sha256": _sha256(path), "bytes": path.stat().st_size} for path in files],
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def keep(s3: S3Client, bucket: str, image: sbom.MapImage, content: dict[str, Any], report: Report) -> None:

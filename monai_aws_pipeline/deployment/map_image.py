@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dagster import (
     AssetIn,
@@ -72,6 +73,19 @@ class BuiltMap:
     reused: bool
     seconds: dict[str, float]
     golden: tuple[Point, ...] = ()
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
 
 
 @contextmanager
@@ -174,7 +188,8 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
         golden_gate.keep(clients.s3, chosen.bucket, wanted.golden)  # the bucket may have been emptied since
         context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
         return replace(plan, digest=found.digest)
-    start = packaging.starting_point(wanted.stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
+    stages = wanted.stages if wanted.golden else wanted.stages[:1]  # what is put together needs the dependencies alone
+    start = packaging.starting_point(stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
     context.log.info(f"{plan.tag} has to be built; the registry has its {' and '.join(start.kept) or 'stages not'}")
     return replace(plan, start=start)
 
@@ -198,28 +213,88 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             if chosen.ami_mode == "stock":
                 provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
             clock.lap("machine")
-            sent = built.remote.send_folder(prepared.path, packaging.CONTEXT_FOLDER, report, what="Sending what is built")
-            report(f"sent {sent / 1e6:.0f} MB")
-            clock.lap("send")
             bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
-            packaging.log_in(bench)
-            candidate = packaging.build(bench, prepared, plan.start)
-            clock.lap("build")
-            # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
-            judged = golden_gate.hold(built.remote, candidate, prepared.golden, chosen, folder / "golden", report)
-            golden_gate.keep(clients.s3, chosen.bucket, prepared.golden)
-            clock.lap("golden")
-            content = bill_of_materials.inventory(built.remote, candidate, report) if chosen.bucket else None
-            clock.lap("inventory")
-            digest = packaging.push(bench, candidate)
-            clock.lap("push")
-            packaging.keep(bench, prepared, plan.start)
-            clock.lap("keep")
+            if prepared.golden is None:
+                made = _assemble(bench, clients, chosen, prepared, plan.start, folder, clock)
+            else:
+                made = _build_and_judge(bench, clients, chosen, prepared, plan.start, folder, clock)
         clock.lap("terminate")
-    if content:
-        described = MapImage(repository, digest, plan.version, datetime.now(UTC))
-        bill_of_materials.keep(clients.s3, chosen.bucket, described, content, report)
-    return BuiltMap(replace(plan, digest=digest), reused=False, seconds=clock.laps, golden=judged.points if judged else ())
+    if made.content:
+        described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
+        bill_of_materials.keep(clients.s3, chosen.bucket, described, made.content, report)
+    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points)
+
+
+@dataclass(frozen=True)
+class _Pushed:
+    """A pushed MAP: what is in it (where a bucket keeps that), and the points of its golden study."""
+
+    digest: str
+    content: dict[str, Any] | None
+    points: tuple[Point, ...] = ()
+
+
+def _assemble(
+    bench: packaging.Workbench,
+    clients: Clients,
+    settings: Settings,
+    prepared: build_context.BuildContext,
+    start: packaging.Start,
+    work: Path,
+    clock: _Clock,
+) -> _Pushed:
+    """The MAP on top of a dependency image in the registry, which is made first where it is not there. It never lies on the machine."""
+    bench.report("no golden study is configured: the image is pushed without having answered one")
+    dependencies = start.image.rpartition("@")[2]
+    if not dependencies:
+        packaging.send(bench, prepared)
+        clock.lap("send")
+        packaging.log_in(bench)
+        image = packaging.build(bench, prepared, start, "dependencies")
+        clock.lap("build")
+        dependencies = packaging.push(bench, image)
+        clock.lap("keep")
+    content = None
+    if settings.bucket:
+
+        def look_into() -> dict[str, Any]:
+            return bill_of_materials.inventory(bench.remote, packaging.pull(bench, dependencies), bench.report)
+
+        packages = bill_of_materials.of_dependencies(clients.s3, settings.bucket, dependencies, look_into)
+        content = bill_of_materials.with_models(packages, prepared.path / "model")
+        clock.lap("inventory")
+    base = Registry(clients.ecr, settings.ecr_repository).parts(dependencies)
+    digest = packaging.push_assembled(bench, prepared, base, work / "image")
+    clock.lap("push")
+    return _Pushed(digest, content)
+
+
+def _build_and_judge(
+    bench: packaging.Workbench,
+    clients: Clients,
+    settings: Settings,
+    prepared: build_context.BuildContext,
+    start: packaging.Start,
+    work: Path,
+    clock: _Clock,
+) -> _Pushed:
+    """The MAP as an image on the machine, pushed when it has answered the golden study."""
+    packaging.send(bench, prepared)
+    clock.lap("send")
+    packaging.log_in(bench)
+    candidate = packaging.build(bench, prepared, start)
+    clock.lap("build")
+    # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
+    judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+    golden_gate.keep(clients.s3, settings.bucket, prepared.golden)
+    clock.lap("golden")
+    content = bill_of_materials.inventory(bench.remote, candidate, bench.report) if settings.bucket else None
+    clock.lap("inventory")
+    digest = packaging.push(bench, candidate)
+    clock.lap("push")
+    packaging.keep(bench, prepared, start)
+    clock.lap("keep")
+    return _Pushed(digest, content, judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
@@ -265,16 +340,3 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
 def map_image(map_source, gpu_ami):  # type: ignore[no-untyped-def]
     """Plan, build and push, record."""
     return record_map(build_and_push(plan_map([map_source, gpu_ami])))
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 1)
-        self._last = now

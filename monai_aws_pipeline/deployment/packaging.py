@@ -5,22 +5,32 @@ building and pushing, is map_image's business; what the image is made of is in `
 
 Every build machine is new, so its engine remembers nothing. The registry does: the stages below the application are kept there as
 images of their own, under tags that name everything they were made from, and a build starts from the highest one that is there.
+
+There are two ways from there to the MAP. Where nothing has to run the image before it is pushed, it is put together in the registry
+(``push_assembled``): the machine pulls nothing and pushes the layers that changed. Where a golden study has to be answered first, the
+machine needs the image: it pulls what is kept, builds the rest on top and pushes that (``build``, ``push``, ``keep``).
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from monai_aws_pipeline.cloud.errors import RegistryError
+from monai_aws_pipeline.cloud.registry import ImageParts
+from monai_aws_pipeline.host_agent import upload
+from monai_aws_pipeline.maps import assembly
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 
 Report = Callable[[str], None]
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
+IMAGE_FOLDER = "/tmp/monai-aws-image"  # noqa: S108
 # Login tokens of the registry live in memory only and never in an image: this folder is a tmpfs on every systemd machine.
 DOCKER_CONFIG = "/run/monai-aws-docker"
 PRINT_LOGIN = (
@@ -81,26 +91,64 @@ def log_in(bench: Workbench) -> None:
     )
 
 
-def build(bench: Workbench, context: BuildContext, start: Start) -> str:
-    """Build the context that lies on the machine. Returns the image's reference there; nothing is pushed."""
-    reference = f"{bench.repository}:{context.tag}"
-    bench.remote.run(_build_command(context, start, reference), bench.foreign, what="Building the MAP", seconds=bench.seconds)
+def send(bench: Workbench, context: BuildContext) -> None:
+    """Lay the build context onto the machine."""
+    sent = bench.remote.send_folder(context.path, CONTEXT_FOLDER, bench.report, what="Sending what is built")
+    bench.report(f"sent {sent / 1e6:.0f} MB")
+
+
+def build(bench: Workbench, context: BuildContext, start: Start, target: str = "application") -> str:
+    """Build the context that lies on the machine, up to a stage. Returns the image's reference there; nothing is pushed."""
+    tags = {stage.name: stage.tag for stage in context.stages} | {"application": context.tag}
+    reference = f"{bench.repository}:{tags[target]}"
+    what = "Building the MAP" if target == "application" else f"Building the {target}"
+    bench.remote.run(_build_command(context, start, reference, target), bench.foreign, what=what, seconds=bench.seconds)
     return reference
 
 
-def _build_command(context: BuildContext, start: Start, reference: str, target: str = "application") -> str:
+def _build_command(context: BuildContext, start: Start, reference: str, target: str) -> str:
     return (
         f"cd {CONTEXT_FOLDER} && sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={DOCKER_CONFIG} "
         f"docker build --progress plain --network {context.network} {start.arguments}--target {target} --tag {shlex.quote(reference)} ."
     )
 
 
+def pull(bench: Workbench, digest: str) -> str:
+    """Have an image of the repository on the machine. Returns its reference; what is there already is not pulled again."""
+    log_in(bench)
+    reference = f"{bench.repository}@{digest}"
+    command = f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker pull {shlex.quote(reference)}"
+    bench.remote.run(command, bench.foreign, what="Pulling the dependencies", seconds=3600)
+    return reference
+
+
 def push(bench: Workbench, reference: str) -> str:
     """Push and return the digest that the registry answered with."""
-    lines = bench.remote.run(_push_command(reference), bench.foreign, what="Pushing the MAP", seconds=3600)
+    return _digest_in(bench.remote.run(_push_command(reference), bench.foreign, what="Pushing the MAP", seconds=3600))
+
+
+def push_assembled(bench: Workbench, context: BuildContext, base: ImageParts, work: Path) -> str:
+    """Put the MAP together on a dependency image that the registry holds, and push what the registry has not. Returns the digest.
+
+    No engine takes part and nothing is pulled; the machine lends its role, which alone may push. ``work``: an empty folder here.
+    """
+    layers = [assembly.Blob(layer.digest, layer.bytes, layer.media_type) for layer in base.layers]
+    expected = assembly.write_image(context, base.config, layers, work)
+    shutil.copyfile(upload.__file__, work / "upload.py")
+    bench.remote.send_folder(work, IMAGE_FOLDER, bench.report, what="Sending the new layers")
+    name = bench.repository.partition("/")[2]
+    arguments = " ".join(shlex.quote(each) for each in (IMAGE_FOLDER, name, context.tag, bench.region))
+    command = f"sudo /opt/monai-aws/venv/bin/python {IMAGE_FOLDER}/upload.py {arguments}"
+    digest = _digest_in(bench.remote.run(command, bench.foreign, what="Pushing the MAP", seconds=3600))
+    if digest != expected:
+        raise RegistryError(f"{digest} was pushed, but {expected} was put together.", "Build again.")
+    return digest
+
+
+def _digest_in(lines: Sequence[str]) -> str:
     found = [match[1] for line in lines if (match := re.search(r"digest: (sha256:[0-9a-f]{64})", line))]
     if not found:
-        raise RegistryError("docker push named no digest.", "Look at its output above; a proxy in between may have answered.")
+        raise RegistryError("The push named no digest.", "Look at its output above; a proxy in between may have answered.")
     return found[-1]
 
 

@@ -85,6 +85,8 @@ class BuildContext:
     sdk_version: str
     layers: tuple[Layer, ...]
     stages: tuple[Stage, ...]
+    environment: recipe.Pairs
+    labels: recipe.Pairs
     golden: Golden | None = None
 
 
@@ -152,11 +154,13 @@ def write_context(
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
-    without_name = _dockerfile(base_image, config, rendered, marks)  # the name holds the hash, so the hash cannot hold the name
+    # The name holds the hash, so the hash cannot hold the name.
+    without_name = _dockerfile(base_image, rendered, _labels(base_image, config, rendered, marks))
     content = _digest([dependency_key, model_sha256, application_key, without_name])
     tag = f"{config.version.replace('+', '-')}-{source.commit[:7]}-{content[:8]}"
     marks |= {"tag": f"{image_name}:{tag}", LABEL_REVISION: source.commit, LABEL_CONTENT: content}
-    (target / "Dockerfile").write_text(_dockerfile(base_image, config, rendered, marks), "utf-8")
+    labels = _labels(base_image, config, rendered, marks)
+    (target / "Dockerfile").write_text(_dockerfile(base_image, rendered, labels), "utf-8")
     _fix_times(target)
     return BuildContext(
         path=target,
@@ -176,6 +180,8 @@ def write_context(
             Layer("application", application_key, _bytes(target / "app")),
         ),
         golden=golden,
+        environment=rendered.environment,
+        labels=tuple(labels.items()),
         stages=_stages(dependency_key, model_file, model_sha256),
     )
 
@@ -235,8 +241,8 @@ def _write_application(root: Path, source: Source, rendered: sdk_renderer.Render
     (work / "tools").chmod(0o755)
 
 
-def _dockerfile(base_image: str, config: AppConfig, rendered: sdk_renderer.RenderedMap, marks: Mapping[str, str]) -> str:
-    labels = {
+def _labels(base_image: str, config: AppConfig, rendered: sdk_renderer.RenderedMap, marks: Mapping[str, str]) -> dict[str, str]:
+    return {
         "base": base_image,
         "org.opencontainers.image.title": config.title,
         "org.opencontainers.image.version": config.version,
@@ -244,7 +250,10 @@ def _dockerfile(base_image: str, config: AppConfig, rendered: sdk_renderer.Rende
         "org.monai.deploy.app-sdk": rendered.sdk_version,
         **marks,
     }
-    has_model = bool(marks[LABEL_MODEL])
+
+
+def _dockerfile(base_image: str, rendered: sdk_renderer.RenderedMap, labels: Mapping[str, str]) -> str:
+    has_model = bool(labels[LABEL_MODEL])
     return recipe.dockerfile(base_image, has_model=has_model, environment=rendered.environment, labels=tuple(labels.items()))
 
 

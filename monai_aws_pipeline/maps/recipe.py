@@ -15,6 +15,8 @@ EPOCH: Final = 315532800
 """1980-01-01: files of the image bear a time that follows from their content, not from the clock, so equal inputs make equal layers."""
 VENV: Final = "/opt/venv"
 UID: Final = 1000
+WORK_DIR: Final = "/var/holoscan"
+ENTRY_POINT: Final = "/var/holoscan/tools"
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -103,7 +105,7 @@ def dependency_stage(base_image: str) -> str:
     )
 
 
-def dockerfile(base_image: str, *, has_model: bool, environment: Pairs, labels: Pairs, work_dir: str = "/var/holoscan") -> str:
+def dockerfile(base_image: str, *, has_model: bool, environment: Pairs, labels: Pairs) -> str:
     """The whole Dockerfile. Raises RecipeError when a value cannot be written into it."""
     variables = "".join(f"ENV {_name(name)}={quoted(value)}\n" for name, value in environment)
     marks = "".join(f"LABEL {quoted(name)}={quoted(value)}\n" for name, value in labels)
@@ -116,9 +118,9 @@ def dockerfile(base_image: str, *, has_model: bool, environment: Pairs, labels: 
         "FROM ${MODEL} AS application\n"
         f"{_place('app')}"
         f"{variables}{marks}"
-        f"WORKDIR {work_dir}\n"
+        f"WORKDIR {WORK_DIR}\n"
         f"USER {UID}:{UID}\n"
-        'ENTRYPOINT ["/var/holoscan/tools"]\n'
+        f'ENTRYPOINT ["{ENTRY_POINT}"]\n'
     )
 
 

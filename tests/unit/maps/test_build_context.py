@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import conformance, recipe, sdk_renderer
+from monai_aws_pipeline.maps import assembly, conformance, recipe, sdk_renderer
 from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextError, sdk_pins, write_context
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
@@ -21,6 +22,13 @@ from tests.unit.maps.wheels import local_wheelhouse
 EXAMPLE = "examples/brain_mri/app"
 TINY = "tests/apps/tiny"
 BASE = "registry.example.org/base:1"
+BASE_CONFIG = {
+    "architecture": "amd64",
+    "os": "linux",
+    "config": {"Env": ["PATH=/opt/venv/bin:/usr/bin", "HOME=/tmp"], "Labels": {"vendor": "someone"}},
+    "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "1" * 64]},
+}
+BASE_LAYERS = [assembly.Blob("sha256:" + "2" * 64, 1000, "application/vnd.docker.image.rootfs.diff.tar.gzip")]
 WEIGHTS = b"not really weights"
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 
@@ -39,32 +47,45 @@ def context(tmp_path: Path, name: str, app: str = TINY, **options: object) -> Bu
     return write_context(source, tmp_path / name, base_image=str(options.pop("base_image", BASE)), **options)  # type: ignore[arg-type]
 
 
-def image_of(built: BuildContext) -> tuple[dict[str, object], list[str]]:
-    """The configuration and files that docker makes of a context: its Dockerfile, read as docker reads it."""
-    text = (built.path / "Dockerfile").read_text()
-    labels = {
-        json.loads(f'"{name}"'): json.loads('"' + value.replace("\\$", "$") + '"')
-        for name, value in re.findall(r'^LABEL "(.*?)"="(.*)"$', text, re.MULTILINE)
-    }
-    variables = [f"{name}={value}" for name, value in re.findall(r'^ENV (\w+)="(.*)"$', text, re.MULTILINE)]
-    entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])  # type: ignore[index]
-    user = re.search(r"^USER (\d.*)$", text, re.MULTILINE)[1]  # type: ignore[index]
+def image_of(built: BuildContext, tmp_path: Path) -> tuple[dict[str, object], list[str]]:
+    """The configuration and files of the image that is put together from a context, on a dependency image of one layer."""
+    target = tmp_path / f"image-{built.path.name}"
+    assembly.write_image(built, BASE_CONFIG, BASE_LAYERS, target)
     files = ["/var/holoscan/input", "/var/holoscan/output"]  # made by the dependency layer's script
-    for layer in ("app", "model"):
-        files += ["/" + str(path.relative_to(built.path / layer)) for path in (built.path / layer).rglob("*")]
-    return {"config": {"Env": variables, "Labels": labels, "Entrypoint": entry, "User": user}}, files
+    for path in (target / "layers").iterdir():
+        with tarfile.open(path) as archive:
+            files += [f"/{name}" for name in archive.getnames()]
+    return json.loads((target / "config.json").read_text()), files
 
 
 @pytest.mark.parametrize("app", [EXAMPLE, TINY])
 def test_what_is_built_is_a_map_by_every_point(app, tmp_path, model):
     built = context(tmp_path, "c", app, model_file=model, model_sha256=DIGEST, timeout_s=600)
-    image, files = image_of(built)
+    image, files = image_of(built, tmp_path)
     assert conformance.check(image, built.app_json, built.pkg_json, files) == []
     manifest = parse_app_manifest(built.app_json)
     assert manifest.run.command == ("python3", "/opt/holoscan/app")
     assert (manifest.run.input_path, manifest.run.timeout_s, manifest.sdk) == ("/var/holoscan/input", 600, "monai-deploy")
     assert parse_package_manifest(built.pkg_json).models == {"net": "/opt/holoscan/models/net"}
     assert (built.path / "model/opt/holoscan/models/net/net.ts").read_bytes() == WEIGHTS
+
+
+def test_the_engines_way_to_the_image_writes_the_same_configuration(tmp_path, model):
+    """Where a golden study has to be answered first, an engine builds the Dockerfile; it must say what the put-together image says."""
+    built = context(tmp_path, "c", model_file=model, model_sha256=DIGEST)
+    image, _ = image_of(built, tmp_path)
+    text = (built.path / "Dockerfile").read_text()
+    labels = {
+        json.loads(f'"{name}"'): json.loads('"' + value.replace("\\$", "$") + '"')
+        for name, value in re.findall(r'^LABEL "(.*?)"="(.*)"$', text, re.MULTILINE)
+    }
+    variables = [f"{name}={value}" for name, value in re.findall(r'^ENV (\w+)="(.*)"$', text, re.MULTILINE)]
+    said = image["config"]
+    assert said["Labels"] == {"vendor": "someone", **labels}  # type: ignore[index]
+    assert said["Env"] == [*BASE_CONFIG["config"]["Env"], *variables]  # type: ignore[index]
+    assert said["Entrypoint"] == json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])  # type: ignore[index]
+    assert said["User"] == re.search(r"^USER (\d.*)$", text, re.MULTILINE)[1]  # type: ignore[index]
+    assert said["WorkingDir"] == re.search(r"^WORKDIR (.*)$", text, re.MULTILINE)[1]  # type: ignore[index]
 
 
 def test_an_application_without_a_model_has_two_layers(tmp_path):
@@ -163,7 +184,7 @@ def test_the_name_of_a_stage_changes_with_what_it_is_made_of(tmp_path, model):
 
 def test_the_tag_speaks_and_labels_tell_where_an_image_comes_from(tmp_path, model):
     built = context(tmp_path, "c", model_file=model, model_sha256=DIGEST, image_name="monai-aws/map")
-    image, _ = image_of(built)
+    image, _ = image_of(built, tmp_path)
     labels = image["config"]["Labels"]  # type: ignore[index]
     assert built.tag == f"0.1.0-{built.commit[:7]}-{built.content_hash[:8]}"
     assert labels["tag"] == f"monai-aws/map:{built.tag}"
@@ -177,7 +198,8 @@ def test_the_golden_study_names_itself_in_labels_and_the_tag_and_is_not_in_the_i
     assert expectation is not None
     without = context(tmp_path, "a")
     built = context(tmp_path, "b", golden=Golden(tmp_path / "study.zip", "1" * 64, expectation))
-    labels, files = image_of(built)[0]["config"]["Labels"], image_of(built)[1]  # type: ignore[index]
+    image, files = image_of(built, tmp_path)
+    labels = image["config"]["Labels"]  # type: ignore[index]
     assert (labels["monai-aws.golden-study"], labels["monai-aws.golden-reference"]) == ("1" * 64, "")
     assert labels["monai-aws.golden-expect"] == hashlib.sha256(expectation.to_json()).hexdigest()
     assert image_of(without)[0]["config"]["Labels"]["monai-aws.golden-study"] == ""  # type: ignore[index]
@@ -193,7 +215,7 @@ def test_a_title_cannot_leave_its_label(tmp_path):
     (folder / "app.yaml").write_text(f"application:\n  title: '{title}'\n  version: 1.0.0\nresources: {{cpu: 1}}\n")
     (folder / "__main__.py").write_text("")
     built = write_context(Source(folder, "0" * 40, False, ""), tmp_path / "c", base_image=BASE)
-    image, _ = image_of(built)
+    image, _ = image_of(built, tmp_path)
     assert image["config"]["Labels"]["org.opencontainers.image.title"] == title  # type: ignore[index]
 
 
