@@ -38,7 +38,7 @@ from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import source_login
-from monai_aws_pipeline.maps import build_context, doctor, golden, model, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, doctor, golden, model, official, source, wheelhouse
 from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -135,14 +135,14 @@ def prepare_context(
     if settings.model_uri:
         model_file = model.fetch_model(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
     gathered, wheels = "", None
-    if settings.wheelhouse == "collect":
+    if settings.wheelhouse == "collect" and settings.packager == "layered":
         requirements = checked_out.path / "requirements.txt"
         gathered = wheelhouse.name_of(requirements, settings.map_python)
     if gathered and start and not start.kept:
         wheels = wheelhouse.collect(
             requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
         )
-    return build_context.write_context(
+    context = build_context.write_context(
         checked_out,
         folder / "context",
         base_image=settings.base_image,
@@ -154,7 +154,15 @@ def prepare_context(
         kept=start.kept if start else (),
         timeout_s=settings.map_timeout_s,
         golden=golden.gather(settings, checked_out.path, download_s3=_from_s3(clients)),
+        packager=settings.packager,
     )
+    if settings.packager == "layered" or start is None:
+        return context
+    (folder / "packager").mkdir()
+    (folder / "packager" / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
+    tools = wheelhouse.collect(folder / "packager" / "requirements.txt", settings.cache_dir, settings.host_python, report)
+    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image, model_file=model_file, wheels=tools)
+    return replace(context, path=folder / "official")
 
 
 def _from_s3(clients: Clients) -> Callable[[str, str, Path], None]:
@@ -188,7 +196,8 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
         golden_gate.keep(clients.s3, chosen.bucket, wanted.golden)  # the bucket may have been emptied since
         context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
         return replace(plan, digest=found.digest)
-    stages = wanted.stages if wanted.golden else wanted.stages[:1]  # what is put together needs the dependencies alone
+    # What is put together needs the dependencies alone; the official packager starts from nothing of ours.
+    stages = {"layered": wanted.stages if wanted.golden else wanted.stages[:1]}.get(chosen.packager, ())
     start = packaging.starting_point(stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
     context.log.info(f"{plan.tag} has to be built; the registry has its {' and '.join(start.kept) or 'stages not'}")
     return replace(plan, start=start)
@@ -214,7 +223,7 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
                 provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
             clock.lap("machine")
             bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
-            if prepared.golden is None:
+            if chosen.packager == "layered" and prepared.golden is None:
                 made = _assemble(bench, clients, chosen, prepared, plan.start, folder, clock)
             else:
                 made = _build_and_judge(bench, clients, chosen, prepared, plan.start, folder, clock)
@@ -282,7 +291,8 @@ def _build_and_judge(
     packaging.send(bench, prepared)
     clock.lap("send")
     packaging.log_in(bench)
-    candidate = packaging.build(bench, prepared, start)
+    layered = settings.packager == "layered"
+    candidate = packaging.build(bench, prepared, start) if layered else packaging.build_officially(bench, settings, prepared)
     clock.lap("build")
     # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
     judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
@@ -292,8 +302,9 @@ def _build_and_judge(
     clock.lap("inventory")
     digest = packaging.push(bench, candidate)
     clock.lap("push")
-    packaging.keep(bench, prepared, start)
-    clock.lap("keep")
+    if layered:
+        packaging.keep(bench, prepared, start)
+        clock.lap("keep")
     return _Pushed(digest, content, judged.points if judged else ())
 
 

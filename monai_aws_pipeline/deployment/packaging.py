@@ -23,9 +23,10 @@ from pathlib import Path
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
-from monai_aws_pipeline.maps import assembly
+from monai_aws_pipeline.maps import assembly, official
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
+from monai_aws_pipeline.settings import Settings
 
 Report = Callable[[str], None]
 
@@ -103,6 +104,27 @@ def build(bench: Workbench, context: BuildContext, start: Start, target: str = "
     reference = f"{bench.repository}:{tags[target]}"
     what = "Building the MAP" if target == "application" else f"Building the {target}"
     bench.remote.run(_build_command(context, start, reference, target), bench.foreign, what=what, seconds=bench.seconds)
+    return reference
+
+
+def build_officially(bench: Workbench, settings: Settings, context: BuildContext) -> str:
+    """Run the official packager on the folder that lies on the machine (``official.write_folder``). Returns the image's reference there.
+
+    The packager names its image as it likes; that name is read from its answer, and the image then bears ours as well.
+    """
+    bench.remote.run(
+        official.environment_command(CONTEXT_FOLDER), bench.foreign, what="Making the official packager's environment", seconds=900
+    )
+    command = official.package_command(
+        CONTEXT_FOLDER, context, name=settings.ecr_repository, base_image=settings.base_image,
+        timeout_s=settings.map_timeout_s, has_model=bool(context.model_sha256),
+    )  # fmt: skip
+    program = f"{CONTEXT_FOLDER}/venv/bin/{shlex.join(command)}"
+    run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {program}"
+    lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
+    reference = f"{bench.repository}:{context.tag}"
+    tagging = f"sudo docker tag {shlex.quote(official.tag_in(lines))} {shlex.quote(reference)}"
+    bench.remote.run(tagging, bench.foreign, what="Naming the MAP", seconds=60)
     return reference
 
 

@@ -102,6 +102,7 @@ def write_context(
     wheels: Path | None = None,
     kept: Collection[str] = (),
     timeout_s: int = 0,
+    packager: str = "layered",
     golden: Golden | None = None,
 ) -> BuildContext:
     """Write the build context of an application.
@@ -117,6 +118,7 @@ def write_context(
         wheels: That wheelhouse (``wheelhouse.collect``). Not needed where the dependencies are kept, nor to learn the tag.
         kept: Names of the stages that the build takes from the registry; their files are left out.
         timeout_s: The application's own timeout, written into ``app.json``; 0 for none.
+        packager: Who will build it; another packager makes another image.
         golden: The golden study that the image has to answer; its hashes become labels, and nothing of it goes into the image.
 
     Raises:
@@ -156,7 +158,7 @@ def write_context(
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
     # The name holds the hash, so the hash cannot hold the name.
     without_name = _dockerfile(base_image, rendered, _labels(base_image, config, rendered, marks))
-    content = _digest([dependency_key, model_sha256, application_key, without_name])
+    content = _digest([dependency_key, model_sha256, application_key, without_name, *([] if packager == "layered" else [packager])])
     tag = f"{config.version.replace('+', '-')}-{source.commit[:7]}-{content[:8]}"
     marks |= {"tag": f"{image_name}:{tag}", LABEL_REVISION: source.commit, LABEL_CONTENT: content}
     labels = _labels(base_image, config, rendered, marks)

@@ -1,0 +1,93 @@
+"""The official packager, ``monai-deploy package``, on a build machine: what is sent for it, its command line, and the tag in its answer.
+
+The command is used as it is: it writes its own Dockerfile and calls ``docker buildx`` itself. Ours are the list of releases it would
+otherwise download (a build must not break when upstream moves a file) and the environment it runs in, made from wheels that are sent along.
+Source: holoscan-cli 4.2.0, ``holoscan_cli/packager``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from monai_aws_pipeline.maps import recipe, sdk_renderer
+from monai_aws_pipeline.maps.build_context import BuildContext
+from monai_aws_pipeline.maps.source import Source
+
+REQUIREMENTS: Final = (
+    f"monai-deploy-app-sdk=={sdk_renderer.SDK_VERSION}\n"
+    f"holoscan-cu13=={sdk_renderer.HOLOSCAN_VERSION}\n"
+    f"holoscan-cli=={sdk_renderer.CLI_VERSION}\n"
+)
+"""What the packager itself needs; the application's own requirements go into its image."""
+PLATFORM: Final = "x86_64"
+_TAG: Final = re.compile(r"^\s*Docker Tag:\s+(\S+)\s*$")
+_REFERENCE: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,200}:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class OfficialPackagerError(RuntimeError):
+    """The packager's answer is not understood."""
+
+
+def write_folder(context: BuildContext, source: Source, target: Path, *, base_image: str, model_file: Path | None, wheels: Path) -> None:
+    """Lay out what the packager reads: ``app/``, ``models/STEM/NAME``, ``artifacts.json``, and ``wheels/`` with the packager itself.
+
+    ``wheels``: wheelhouse of ``REQUIREMENTS``. ``target`` must not exist or be empty.
+    """
+    shutil.copytree(source.path, target / "app", ignore=shutil.ignore_patterns("golden"))
+    if model_file:
+        _place(model_file, target / "models" / model_file.stem / model_file.name)
+    for wheel in wheels.glob("*.whl"):
+        _place(wheel, target / "wheels" / wheel.name)
+    releases = sdk_renderer.artifacts_list(sdk_renderer.HOLOSCAN_VERSION, base_image)
+    (target / "artifacts.json").write_text(json.dumps(releases, indent=1), "utf-8")
+    (target / "requirements.txt").write_text(REQUIREMENTS, "utf-8")
+    (target / "tag").write_text(context.tag, "utf-8")
+
+
+def environment_command(folder: str) -> str:
+    """Make the packager's environment on the machine, from the wheels in the folder alone."""
+    install = "install --quiet --disable-pip-version-check --no-index --find-links wheels --requirement requirements.txt"
+    return f"cd {shlex.quote(folder)} && python3 -m venv venv && venv/bin/pip {install}"
+
+
+def package_command(folder: str, context: BuildContext, *, name: str, base_image: str, timeout_s: int, has_model: bool) -> list[str]:
+    """``monai-deploy package`` for a folder that ``write_folder`` laid out."""
+    return [
+        "monai-deploy", "package", f"{folder}/app",
+        "--config", f"{folder}/app/app.yaml",
+        *(["--models", f"{folder}/models"] if has_model else []),
+        "--tag", f"{name}:{context.tag}",
+        "--platform", PLATFORM,
+        "--source", f"{folder}/artifacts.json",
+        "--base-image", base_image,
+        "--uid", str(recipe.UID), "--gid", str(recipe.UID),
+        "--build-cache", f"{folder}/cache",
+        *(["--timeout", str(timeout_s)] if timeout_s else []),
+    ]  # fmt: skip
+
+
+def tag_in(lines: Iterable[str]) -> str:
+    """The tag that the packager gave its image. It is another one than it was asked for, so it is read and never guessed.
+
+    Raises OfficialPackagerError when there is none, or more than one.
+    """
+    found = {match[1] for line in lines if (match := _TAG.match(line))}
+    if len(found) != 1 or not _REFERENCE.fullmatch(tag := found.pop()):
+        raise OfficialPackagerError(
+            f"monai-deploy package named no image; read the run's log. This project knows holoscan-cli {sdk_renderer.CLI_VERSION}"
+        )
+    return tag
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
