@@ -199,7 +199,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     # What is put together needs the dependencies alone; the official packager starts from nothing of ours.
     stages = {"layered": wanted.stages if wanted.golden else wanted.stages[:1]}.get(chosen.packager, ())
     start = packaging.starting_point(stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
-    context.log.info(f"{plan.tag} has to be built; the registry has its {' and '.join(start.kept) or 'stages not'}")
+    context.log.info(f"{plan.tag} has to be built; kept in the registry of it: {' and '.join(start.kept) or 'nothing'}")
     return replace(plan, start=start)
 
 
