@@ -202,7 +202,7 @@ def test_the_golden_study_names_itself_in_labels_and_the_tag_and_is_not_in_the_i
     labels = image["config"]["Labels"]  # type: ignore[index]
     assert (labels["monai-aws.golden-study"], labels["monai-aws.golden-reference"]) == ("1" * 64, "")
     assert labels["monai-aws.golden-expect"] == hashlib.sha256(expectation.to_json()).hexdigest()
-    assert image_of(without)[0]["config"]["Labels"]["monai-aws.golden-study"] == ""  # type: ignore[index]
+    assert image_of(without, tmp_path)[0]["config"]["Labels"]["monai-aws.golden-study"] == ""  # type: ignore[index]
     assert built.tag != without.tag
     assert built.layers == without.layers
     assert not [path for path in files if "golden" in path]
