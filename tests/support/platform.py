@@ -19,7 +19,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import INDEX_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, job_id
+from monai_aws_pipeline.contract import INDEX_PREFIX, JOBS_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, job_done_key, job_id
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.demo import become_operator
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
@@ -98,14 +98,15 @@ class Platform:
         return found
 
     def answers(self, jobs: Sequence[str], seconds: float = 180) -> dict[str, list[ResultRecord]]:
-        """Wait until every job has committed; the commit records by job. Fails with what the machines and queues show."""
+        """Wait until every job is done, all its studies committed; the commit records by job. Fails with what the machines and queues show."""
         deadline = time.monotonic() + seconds
         while True:
+            done = set(self.keys(JOBS_PREFIX))  # before the entries: a job is marked done after the last of them
             entries = self.entries()
-            if set(jobs) <= set(entries):
+            if all(job_done_key(job) in done for job in jobs):
                 return {job: [ResultRecord.from_json(self.read(entry.key).decode()) for entry in entries[job]] for job in jobs}
             if time.monotonic() > deadline:
-                missing = sorted(set(jobs) - set(entries))
+                missing = [job for job in jobs if job_done_key(job) not in done]
                 raise AssertionError(f"no answer to {missing}; machines: {[(m.id, m.state) for m in self.machines()]}; {self.diagnosis()}")
             time.sleep(0.5)
 
