@@ -98,7 +98,7 @@ class Platform:
         return found
 
     def answers(self, jobs: Sequence[str], seconds: float = 180) -> dict[str, list[ResultRecord]]:
-        """Wait until every job is done, all its studies committed; the commit records by job. Fails with what the machines and queues show."""
+        """Wait until every job is done, all its studies committed; the commit records by job. Fails with what machines and queues show."""
         deadline = time.monotonic() + seconds
         while True:
             done = set(self.keys(JOBS_PREFIX))  # before the entries: a job is marked done after the last of them
