@@ -1,7 +1,7 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test lint bench fuzz clean use dev
+.PHONY: help demo demo-down ui test faults lint bench fuzz clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
@@ -15,6 +15,7 @@ help:
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
 	@echo "make test       all tests (TESTS=path for some)"
+	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
@@ -37,6 +38,9 @@ ui: use
 
 test: dev
 	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile $(TESTS)
+
+faults: dev
+	@MONAI_TESTS_TELL=1 $(PYTHON) -m pytest tests/faults -q --no-header
 
 lint: dev
 	@.venv/bin/ruff check .

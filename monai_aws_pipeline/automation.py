@@ -28,6 +28,7 @@ from dagster import (
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.teardown import Teardown, plan
 from monai_aws_pipeline.deployment.map_source import Watched, observation
@@ -69,14 +70,15 @@ rerun_studies = define_asset_job(
 
 @op
 def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
-    """Remove every machine, key pair and security group of this deployment whose time is over."""
-    chosen = settings.load()
-    removed = sweep(cloud.clients(), chosen.deployment, run_ids=None, report=context.log.info)
+    """Remove every machine, key pair and security group of this deployment whose time is over, and outputs that no result names."""
+    chosen, clients = settings.load(), cloud.clients()
+    removed = sweep(clients, chosen.deployment, run_ids=None, report=context.log.info)
+    removed += sweep_outputs(clients.s3, chosen.require_bucket(), context.log.info)
     context.log.info(f"{len(removed)} orphans removed" if removed else "nothing was left behind")
     context.add_output_metadata({"removed": removed})
 
 
-@job(description="Remove what lost its owner: expired machines, key pairs and security groups.")
+@job(description="Remove what lost its owner: expired machines, key pairs and security groups, outputs that no result names.")
 def sweep_orphans() -> None:
     """See ``cloud.sweep``."""
     end_what_expired()

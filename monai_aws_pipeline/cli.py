@@ -31,6 +31,7 @@ from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.secrets import secret_name
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
+from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.contract import ContractError, parse_utc
 from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
@@ -414,9 +415,11 @@ def teardown(yes: bool, keep_images: bool) -> None:
 
 @cli.command()
 def sweep() -> None:
-    """Remove machines, key pairs and security groups whose time is over."""
+    """Remove machines, key pairs and security groups whose time is over, and outputs that no result names."""
     settings = load_settings()
-    removed = sweep_cloud(Clients(settings.region), settings.deployment, run_ids=None, report=_say)
+    clients = Clients(settings.region)
+    removed = sweep_cloud(clients, settings.deployment, run_ids=None, report=_say)
+    removed += sweep_outputs(clients.s3, settings.require_bucket(), _say)
     _say(f"{len(removed)} removed" if removed else "nothing was left behind")
 
 

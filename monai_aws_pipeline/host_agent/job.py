@@ -365,6 +365,8 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
 
 def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | None = None) -> ResultRecord:
     """Commit a study, or a job whose studies are not known, that was refused or failed for good; otherwise raise its error."""
+    if tried is None and (answered := _answered_meanwhile(around, taken.message)):
+        return answered
     status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
     if status is Status.FAILED and not taken.delivery.last:
         raise error
@@ -389,6 +391,12 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
         )  # fmt: skip
 
     return _charged(around, record, lambda make: commit.commit_refusal(around.store, make(), error, logs))
+
+
+def _answered_meanwhile(around: Surroundings, message: JobMessage) -> ResultRecord | None:
+    """An answer of the job that another host completed while this one failed on it, because by then the upload had been moved away."""
+    done = commit.read_done(around.store, message.job)
+    return next(iter(commit.repair_index(around.store, done)), None) if done else None
 
 
 def _charged(

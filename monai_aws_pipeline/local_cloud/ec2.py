@@ -55,6 +55,8 @@ class Machine:
     agent_delay_s: float = 0.0
     metadata: MetadataService | None = None
     interruption: tuple[str, str] | None = None
+    changed_at: float = 0.0
+    powered_on_at: float = 0.0
 
     @property
     def region(self) -> str:
@@ -69,6 +71,7 @@ class Machine:
     def become(self, name: str) -> None:
         """Tell a new state."""
         self.instance._state.name, self.instance._state.code = name, _CODES[name]
+        self.changed_at = time.time()
 
     def explain(self, reason: str, code: str = "", message: str = "") -> None:
         """Set StateTransitionReason and StateReason."""
@@ -158,10 +161,17 @@ class MachineRoom:
         if done.exit_code:
             raise FaultError(f"{instance_id} did not do it: {done.stderr.strip()}")
 
-    def overview(self) -> list[dict[str, str]]:
-        """Instances with id, state, address and name, for ``status``."""
+    def overview(self) -> list[dict[str, Any]]:
+        """Instances for ``status``: id, state, address, name, and when they got into that state and were last powered on (Unix seconds)."""
         return [
-            {"id": name, "state": machine.state, "address": machine.address, "name": str(self.tags_of(name).get("Name", ""))}
+            {
+                "id": name,
+                "state": machine.state,
+                "address": machine.address,
+                "name": str(self.tags_of(name).get("Name", "")),
+                "changed_at": machine.changed_at,
+                "powered_on_at": machine.powered_on_at,
+            }
             for name, machine in list(self._machines.items())
             if machine.state != "terminated"
         ]
@@ -320,7 +330,7 @@ class MachineRoom:
                 machine.address, functools.partial(self._facts, machine), functools.partial(identity.role_credentials, session_name=name)
             )
         self._hypervisor.start(name)
-        machine.booted_at = time.time()
+        machine.booted_at = machine.powered_on_at = time.time()
         if machine.state == "pending":
             machine.become("running")
             machine.explain("")

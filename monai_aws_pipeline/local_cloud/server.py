@@ -264,6 +264,9 @@ class Cloud:
             if refused:
                 await self._refuse(scope, headers, refused, send)
                 return
+            if self._identity.signed_too_long_ago(headers, time.time()):
+                await self._refuse(scope, headers, "Signature expired: the caller's clock is wrong.", send)
+                return
         await self.ministack.app(scope, receive, send)
 
     @staticmethod
@@ -281,6 +284,8 @@ class Cloud:
         code = "MissingAuthenticationToken" if "Missing" in message else "InvalidClientTokenId"
         if service == "s3":
             code = "AccessDenied" if code.startswith("Missing") else "InvalidAccessKeyId"
+        if "expired" in message:
+            code = "RequestTimeTooSkewed" if service == "s3" else "InvalidSignatureException"
         status, head, body = iam_actions.access_denied_response(
             service, "", "", str(uuid.uuid4()), error_code=code, message=message, headers=headers
         )

@@ -17,12 +17,13 @@ from typing import Any
 
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
+from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import INDEX_PREFIX, JOBS_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, job_done_key, job_id
+from monai_aws_pipeline.contract import INDEX_PREFIX, JOBS_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, job_done_key, job_id, parse_utc
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.demo import become_operator
-from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.local_cloud.commands import LocalCloud, control
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 
 TINY_APP = PROJECT_ROOT / "tests" / "apps" / "tiny"
@@ -111,11 +112,42 @@ class Platform:
             time.sleep(0.5)
 
     def wait_stopped(self, seconds: float = 120) -> None:
-        """Wait until every inference host is stopped."""
+        """Wait until every inference host is stopped, and check that none idled longer than it may."""
         deadline = time.monotonic() + seconds
         while any(machine.state != "stopped" for machine in self.machines(ROLE_INFERENCE)):
             assert time.monotonic() < deadline, f"hosts do not stop: {[(m.id, m.state) for m in self.machines()]}; {self.diagnosis()}"
             time.sleep(0.3)
+        self.check_idle_cost()
+
+    def check_idle_cost(self) -> None:
+        """Each host that stopped itself was off within ``idle_stop_minutes`` and a minute after its last answer or its start.
+
+        By the emulator's records: when the machine was powered on, and when it was seen to have ended.
+        """
+        commits = [parse_utc(entry.committed_at).timestamp() for entries in self.entries().values() for entry in entries]
+        records = {machine["id"]: machine for machine in control(self.cloud.config, "GET", "/_local/health")["machines"]}
+        allowed = (self.settings.idle_stop_minutes + 1) * 60
+        described = self.clients.ec2.describe_instances(InstanceIds=[machine.id for machine in self.machines(ROLE_INFERENCE)])
+        for instance in (instance for reservation in described["Reservations"] for instance in reservation["Instances"]):
+            if instance.get("StateReason", {}).get("Code") != "Client.InstanceInitiatedShutdown":
+                continue
+            seen = records[instance["InstanceId"]]
+            last = max([moment for moment in commits if moment <= seen["changed_at"]], default=0.0)
+            idle = seen["changed_at"] - max(last, seen["powered_on_at"])
+            assert idle <= allowed, f"{seen['id']} idled for {idle:.0f} s and may for {allowed:.0f} s"
+
+    def on_host(self, machine_id: str, script: str, seconds: int = 60) -> str:
+        """Run a script as root on a running machine; its standard output."""
+        commands = Commands(self.clients.ssm)
+        commands.wait_online(machine_id)
+        ended = commands.run(machine_id, script, seconds=seconds)
+        assert ended.exit_code == 0, f"{script!r} ended with {ended.exit_code}: {ended.stderr}"
+        return ended.stdout
+
+    def wake(self) -> None:
+        """What the schedule does every few minutes, now."""
+        called = self.clients.functions.invoke(FunctionName=self.settings.names.wake_function, Payload=b'{"source": "monai-aws.test"}')
+        assert "FunctionError" not in called, called["Payload"].read()
 
     def diagnosis(self) -> str:
         """What an operator would look at first: the agent's last log lines of a running host, and the queues' depths."""

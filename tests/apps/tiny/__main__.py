@@ -3,8 +3,10 @@
 It exists so that the tests can go the whole way quickly. It answers a study as a real one would (one DICOM SEG that refers to the source
 series, one closed STL in LPS millimetres), and misbehaves on request, which is read from the SeriesDescription:
 ``tiny:fail`` ends with exit code 3, ``tiny:nothing`` writes nothing, ``tiny:foreign`` answers for another study, ``tiny:garbage`` writes a
-file that is no DICOM, ``tiny:sleep=SECONDS`` takes its time first, ``tiny:litter`` leaves files and
-processes wherever it can, and ``tiny:look`` ends with exit code 7 if it finds anything of another study.
+file that is no DICOM, ``tiny:link`` answers with a link to the host's passwords, ``tiny:sleep=SECONDS`` takes its time first,
+``tiny:memory`` takes all memory there is, ``tiny:fork`` starts processes without end, ``tiny:flood`` logs 200,000 lines before it answers;
+``tiny:hostile=ADDRESS`` attacks its surroundings (``hostile.py``); ``tiny:litter`` leaves files and processes wherever it can, and
+``tiny:look`` ends with exit code 7 if it finds anything of another study.
 """
 
 # ruff: noqa: T201  what it prints becomes the log of the run
@@ -19,14 +21,18 @@ import sys
 import time
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
+STARTED = "started.txt"
+"""Lies in the output while the application sleeps, so that a test sees that it runs."""
 
-def main() -> int:
+
+def main() -> int:  # noqa: PLR0911, PLR0912 - one branch a wish
     """Answer the study in HOLOSCAN_INPUT_PATH; the exit code is the result."""
     work = Path(os.environ.get("HOLOSCAN_WORKDIR", "."))
     source = work / os.environ["HOLOSCAN_INPUT_PATH"]
@@ -37,7 +43,25 @@ def main() -> int:
         return 2
     wish = str(slices[0].get("SeriesDescription", ""))
     if wish.startswith("tiny:sleep="):
+        (output / STARTED).touch()
         time.sleep(float(wish.partition("=")[2]))
+        (output / STARTED).unlink()
+    if wish == "tiny:memory":
+        hoard = []
+        while True:
+            hoard.append(bytearray(b"x" * (16 << 20)))
+    if wish == "tiny:fork":
+        while os.fork():
+            pass
+        signal.pause()
+    if wish == "tiny:flood":
+        for number in range(200_000):
+            print(f"line {number} of a flood")
+    if wish == "tiny:link":
+        (output / "segmentation.dcm").symlink_to("/etc/shadow")
+        return 0
+    if wish.startswith("tiny:hostile="):
+        print(hostile.report(source, output, wish.partition("=")[2]))
     if wish == "tiny:fail":
         print("tiny: failing as the study asks", file=sys.stderr)
         return 3

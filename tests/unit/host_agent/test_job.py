@@ -27,6 +27,7 @@ from monai_aws_pipeline.contract import (
     result_key,
     study_id,
 )
+from monai_aws_pipeline.host_agent import originals
 from monai_aws_pipeline.host_agent.config import parse_config
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
@@ -357,6 +358,27 @@ def test_whoever_commits_second_discards_its_copy(bench: Bench, tmp_path: Path) 
     record = bench.record(key)
     assert bench.s3.get_object(Bucket="studies", Key=key)["Body"].read() == first[0]
     assert set(bench.stored("output/")) == {key, *(item.key for item in record.outputs)}
+    assert len(bench.stored("results-index/")) == 1
+
+
+def test_a_host_that_finds_the_upload_moved_by_another_adds_no_second_answer(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = bench.upload("input/a.zip", zip_of(tmp_path, generate_uid()))
+    fetch = originals.fetch
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(originals, "fetch", fetch)
+        other = replace(bench.host(), work=bench.folder / "other host")
+        bench.send(message)
+        delivery = other.queue.take(0)
+        assert delivery
+        assert handle(other, delivery).outcome is Outcome.ANSWERED
+        return fetch(*arguments)
+
+    monkeypatch.setattr(originals, "fetch", overtaken)
+    bench.turn()
+    assert bench.stored("quarantine/") == []
     assert len(bench.stored("results-index/")) == 1
 
 

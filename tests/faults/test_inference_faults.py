@@ -1,0 +1,374 @@
+"""What goes wrong while studies are inferred, made to go wrong on the embedded AWS: real machines, processes, queues and containers.
+
+One test a case, in docs/faults-inference.md under the same name. The cases of a class share wakings of the hosts; after the class every
+upload has exactly one answer, nothing is left over, and the hosts are stopped (``waking``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
+from tests.support.platform import Platform, environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+
+Tell = Callable[[str, object], None]
+PYTHON = "/opt/monai-aws/venv/bin/python"
+
+
+# ---------------------------------------------------------------------------------------- one backlog, two hosts, many faults at once
+
+FAILING = {
+    "container_out_of_memory": ("tiny:memory", {"map_out_of_memory"}),
+    "application_hangs": ("tiny:sleep=600", {"map_timeout"}),
+    "application_fails": ("tiny:fail", {"map_failed"}),
+    "exit_0_without_output": ("tiny:nothing", {"no_output"}),
+    "output_is_not_dicom": ("tiny:garbage", {"output_not_dicom"}),
+    "output_of_another_study": ("tiny:foreign", {"output_other_study"}),
+    "output_is_a_link": ("tiny:link", {"output_unsafe"}),
+    "fork_bomb": ("tiny:fork", {"map_failed", "map_out_of_memory"}),
+}
+"""Wish of the study and the codes it may end with."""
+DOUBLED = 9
+
+
+class TestOneBacklogOnTwoHosts:
+    @pytest.fixture(scope="class")
+    def jobs(self, place: Platform, waking: Waking) -> dict[str, str]:
+        order = place.cloud.order_fault
+        order(duplicate_events=DOUBLED)
+        order(shuffle_events=DOUBLED)
+        order(service="s3", action="GetObject", match="slow-at-get", code="SlowDown", status=503, times=6)
+        order(service="s3", action="GetObject", match="broken-at-get", code="InternalError", status=500, times=3)
+        order(service="s3", action="PutObject", match="/output/", code="InternalError", status=500, times=4)
+        order(service="s3", action="PutObject", match="/output/", code="SlowDown", status=503, times=6, after=6)
+        made = {name: waking.upload(name) for name in ("slow-at-get", "broken-at-get")}
+        made |= {f"plain-{number}": waking.upload(f"plain-{number}") for number in range(DOUBLED - 2)}
+        made |= {name: waking.upload(name, wish) for name, (wish, _) in FAILING.items()}
+        made["flood"] = waking.upload("flood", "tiny:flood")
+        made["removed"] = waking.upload("removed")
+        place.clients.s3.delete_object(Bucket=place.settings.bucket, Key="input/removed.zip")
+        hosts = eventually(lambda: [host for host in place.machines(ROLE_INFERENCE) if host.state == "running"][1:], 90)
+        order(cut_network=hosts[0].id, seconds=30)
+        return made
+
+    @pytest.fixture(scope="class")
+    def answers(self, place: Platform, waking: Waking, jobs: dict[str, str]) -> dict[str, ResultRecord]:
+        found = place.answers(list(jobs.values()), 400)
+        return {name: found[job][0] for name, job in jobs.items()}
+
+    @pytest.mark.parametrize("case", list(FAILING))
+    def test_study_fails(self, place: Platform, answers: dict[str, ResultRecord], case: str, record_property: Tell):
+        record = answers[case]
+        assert record.status is Status.FAILED
+        assert record.error is not None
+        assert record.error.code in FAILING[case][1]
+        error = json.loads(place.read(record.commit_key.replace("result.json", "error.json")))
+        assert error["code"] == record.error.code
+        assert error["remedy"]
+        record_property("happened", f"tried three times, kept aside as {record.error.code}")
+
+    def test_log_flood(self, place: Platform, answers: dict[str, ResultRecord], record_property: Tell):
+        assert answers["flood"].status is Status.SUCCEEDED
+        log = next(output for output in answers["flood"].outputs if output.kind == "log")
+        assert log.bytes < 100_000
+        record_property("happened", f"answered; {log.bytes} bytes of 5 MB of log were kept")
+
+    @pytest.mark.parametrize("case", ["slow-at-get", "broken-at-get"])
+    def test_s3_refuses_the_upload(self, answers: dict[str, ResultRecord], case: str, record_property: Tell):
+        assert answers[case].status is Status.SUCCEEDED
+        record_property("happened", "answered after S3 was asked again")
+
+    def test_s3_refuses_the_outputs(self, place: Platform, answers: dict[str, ResultRecord], record_property: Tell):
+        assert place.cloud.faults()["pending"] == []
+        assert all(record.status is Status.SUCCEEDED for name, record in answers.items() if name.startswith("plain"))
+        record_property("happened", "answered after 10 refused uploads of outputs (500 and SlowDown)")
+
+    def test_duplicate_and_reordered_events(self, waking: Waking, answers: dict[str, ResultRecord], record_property: Tell):
+        doubled = [name for name in answers if name.startswith("plain")]
+        assert len({answers[name].job for name in doubled}) == len(doubled)
+        record_property("happened", f"{DOUBLED} events came twice and in reverse: one result each")
+
+    def test_upload_removed_while_it_waits(self, answers: dict[str, ResultRecord], record_property: Tell):
+        assert answers["removed"].status is Status.QUARANTINED
+        assert answers["removed"].error is not None
+        assert answers["removed"].error.code == "upload_missing"
+        record_property("happened", "refused as upload_missing")
+
+    def test_two_hosts_share_a_backlog(self, place: Platform, answers: dict[str, ResultRecord], record_property: Tell):
+        hosts = {record.host.instance_id for record in answers.values()}
+        assert hosts == {host.id for host in place.machines(ROLE_INFERENCE)}
+        place.wait_stopped()
+        shares = [sum(record.host.instance_id == host for record in answers.values()) for host in sorted(hosts)]
+        record_property("happened", f"{shares[0]} and {shares[1]} uploads, none twice; each host stopped alone")
+
+    def test_network_cut_for_30_s(self, answers: dict[str, ResultRecord], record_property: Tell):
+        assert len(answers) == len({record.job for record in answers.values()})
+        record_property("happened", "one host reached nothing for 30 s in the middle: no answer is missing or double")
+
+
+# ------------------------------------------------------------------------------------------------------------------- the agent dies
+
+HELD = {
+    "while_downloading": ("GetObject", "/input/"),
+    "while_uploading_outputs": ("PutObject", "/output/"),
+    "between_commit_and_index_entry": ("PutObject", "/results-index/"),
+    "between_answer_and_end_of_the_job": ("PutObject", "/jobs/"),
+}
+"""The call that is held when the agent is killed: action and part of its key."""
+
+
+class TestAgentKilled:
+    @pytest.mark.parametrize("case", list(HELD))
+    def test_killed(self, place: Platform, waking: Waking, case: str, record_property: Tell):
+        action, match = HELD[case]
+        place.cloud.order_fault(service="s3", action=action, match=match, delay_s=60, code="ServiceUnavailable", status=503)
+        job = waking.upload(case)
+        waking.until_held(action)
+        waking.kill_agent(waking.host())
+        place.cloud.clear_faults()
+        waking.redeliver()
+        waking.succeeded(job)
+        record_property("happened", "the agent was started again and answered")
+
+    def test_killed_while_inferring(self, waking: Waking, record_property: Tell):
+        job = waking.upload("killed-inferring", "tiny:sleep=3")
+        waking.kill_agent(waking.host_at_work())
+        waking.redeliver()
+        waking.succeeded(job)
+        record_property("happened", "the container that was left is removed, the study inferred again")
+
+
+# ------------------------------------------------------------------------------------------------------------------ the machine ends
+
+
+class TestMachineEnds:
+    @pytest.mark.parametrize("case", ["host_stopped", "power_lost", "spot_interruption", "agent_stopped_by_hand"])
+    def test_machine_ends(self, place: Platform, waking: Waking, case: str, record_property: Tell):
+        job = waking.upload(case, "tiny:sleep=5")
+        host = waking.host_at_work()
+        if case == "host_stopped":
+            place.clients.ec2.stop_instances(InstanceIds=[host.id])
+        elif case == "power_lost":
+            place.cloud.lose_instance(host.id)
+        elif case == "spot_interruption":
+            place.cloud.order_fault(interrupt_spot=host.id, seconds=2, action="stop")
+        else:
+            place.on_host(host.id, f"systemctl stop {AGENT}")
+        if case != "agent_stopped_by_hand":
+            eventually(lambda: all(machine.state == "stopped" for machine in place.machines(ROLE_INFERENCE)))
+        waking.redeliver()
+        place.wake()
+        waking.succeeded(job)
+        record_property("happened", "the job was given back, and answered at the next wake")
+
+    def test_queue_redelivers_while_the_job_runs(self, place: Platform, waking: Waking, record_property: Tell):
+        job = waking.upload("redelivered", "tiny:sleep=5")
+        waking.host_at_work()
+        waking.redeliver()
+        place.wake()
+        waking.succeeded(job)
+        record_property("happened", "the second delivery found the commit and ended")
+
+
+# ----------------------------------------------------------------------------------------------------------------- the host's world
+
+
+class TestSurroundings:
+    def test_disk_full(self, place: Platform, waking: Waking, record_property: Tell):
+        first = waking.upload("before-the-disk-is-full", "tiny:sleep=2")
+        host = waking.host_at_work()
+        waking.succeeded(first)
+        place.cloud.order_fault(small_disk=host.id, path=STATE_FOLDER, mib=1)
+        place.on_host(host.id, f"systemctl restart {AGENT}")
+        job = waking.upload("full", size=640)
+        time.sleep(8)
+        assert job not in place.entries()
+        place.cloud.order_fault(restore_disk=host.id, path=STATE_FOLDER)
+        place.on_host(host.id, f"systemctl restart {AGENT}")
+        waking.succeeded(job)
+        record_property("happened", "given back with disk_full, answered once there was room")
+
+    def test_clock_10_minutes_slow(self, place: Platform, waking: Waking, record_property: Tell):
+        first = waking.upload("before-the-clock-is-wrong", "tiny:sleep=4")
+        host = waking.host_at_work()
+        agent = base64.b64encode((Path(__file__).parent / "skewed_clock.py").read_bytes()).decode()
+        unit = f"/run/systemd/system/{AGENT}.d"
+        place.on_host(
+            host.id,
+            f"mkdir -p /run/skew {unit}; echo {agent} | base64 -d > /run/skew/agent.py\n"
+            f"printf '[Service]\\nEnvironment=PYTHONPATH=/opt/monai-aws/lib\\nExecStart=\\nExecStart={PYTHON} -P /run/skew/agent.py run\\n'"
+            f" > {unit}/skew.conf\nsystemctl daemon-reload; systemctl restart {AGENT}",
+        )
+        waking.succeeded(first)
+        place.cloud.order_fault(service="ec2", action="StartInstances", code="RequestLimitExceeded", status=503, times=1000)
+        place.on_host(host.id, "echo -600 > /run/skew/seconds; sleep 6")  # so long may a receive wait that was signed before
+        job = waking.upload("skewed")
+        place.wait_stopped()
+        assert job not in place.entries(), "AWS takes no call that was signed ten minutes ago"
+        place.cloud.clear_faults()
+        place.wake()  # what lies in /run is gone after a boot, and the clock is right again
+        waking.succeeded(job)
+        record_property("happened", "AWS refuses its calls; the host stops itself, the next wake answers")
+
+    def test_registry_down_at_pull(self, place: Platform, waking: Waking, record_property: Tell):
+        first = waking.upload("before-the-pull", "tiny:sleep=2")
+        host = waking.host_at_work()
+        place.cloud.order_fault(service="registry", action="Pull", code="UNAVAILABLE", status=503, times=40)
+        waking.succeeded(first)
+        place.on_host(host.id, "docker ps -aq | xargs -r docker rm -f; docker images -q | sort -u | xargs docker rmi -f")
+        job = waking.upload("no-registry")
+        eventually(lambda: len(place.cloud.faults()["pending"]) == 0 or place.cloud.faults()["pending"][0]["times"] < 40)
+        place.cloud.clear_faults()
+        waking.succeeded(job)
+        record_property("happened", "given back with pull_failed, answered once the registry was back")
+
+    def test_map_switched_while_a_backlog_drains(self, place: Platform, waking: Waking, record_property: Tell):
+        jobs = [waking.upload(f"switch-{number}", "tiny:sleep=1") for number in range(5)]
+        with environment(place.cloud.environment):
+            second = same_image_under_another_digest(place, Clients(place.settings.region))
+        place.answers(jobs[:1])
+        name = place.settings.names.live_map_parameter
+        place.clients.ssm.put_parameter(Name=name, Value=second, Type="String", Overwrite=True)
+        digests = [waking.succeeded(job).map.digest for job in jobs]
+        assert second.partition("@")[2] in digests
+        assert len(set(digests)) == 2
+        record_property("happened", "each study was answered once, by the old MAP or by the new one")
+
+
+def same_image_under_another_digest(place: Platform, admin: Clients) -> str:
+    """Push the live MAP's manifest with a remark in it: the same layers, another digest. Returns the reference."""
+    live = place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"]
+    repository, _, digest = live.partition("@")
+    wanted = {"repositoryName": place.settings.ecr_repository}
+    (image,) = admin.ecr.batch_get_image(**wanted, imageIds=[{"imageDigest": digest}])["images"]
+    manifest = json.dumps(json.loads(image["imageManifest"]) | {"annotations": {"remark": "the same again"}})
+    pushed = admin.ecr.put_image(**wanted, imageManifest=manifest, imageTag="again")
+    return f"{repository}@{pushed['image']['imageId']['imageDigest']}"
+
+
+class TestIsolation:
+    def test_hostile_application(self, place: Platform, waking: Waking, record_property: Tell):
+        neighbour = waking.upload("neighbour", "tiny:sleep=3", patient_name="NEIGHBOUR^STUDY")
+        host = waking.host_at_work()
+        jobs = [waking.upload(f"hostile-{number}", f"tiny:hostile={host.address}") for number in range(2)]
+        tried = 0
+        for job in jobs:
+            record = waking.succeeded(job)
+            log = place.read(next(output.key for output in record.outputs if output.kind == "log")).decode()
+            (line,) = [line for line in log.splitlines() if line.startswith("hostile: ")]
+            findings = json.loads(line.removeprefix("hostile: "))
+            assert {name: got for name, got in findings.items() if got} == {}
+            tried = len(findings)
+            assert "NEIGHBOUR" not in log
+        waking.succeeded(neighbour)
+        left = "find / -xdev -name 'hostile-was-here' -not -path '/proc/*'; docker ps -aq; pgrep -u 1000 -a python || true"
+        assert place.on_host(waking.host().id, left).strip() == ""
+        record_property("happened", f"{tried} attempts, twice: got nothing and left nothing")
+
+
+# ------------------------------------------------------------------------------------------------------------------ wake and trigger
+
+
+class TestWake:
+    def test_no_capacity_for_two_tries(self, place: Platform, waking: Waking, record_property: Tell):
+        place.wait_stopped()
+        # The SDK tries each of the two starts five times: a lack of capacity is an HTTP 500.
+        place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", status=500, times=10)
+        job = waking.upload("no-capacity")
+        eventually(lambda: times_left(place) == 5)
+        place.wake()
+        eventually(lambda: times_left(place) == 0)
+        assert job not in place.entries()
+        place.wake()
+        waking.succeeded(job)
+        record_property("happened", "the job stayed queued; the third wake started a host")
+
+    def test_lambda_fails_three_times(self, place: Platform, waking: Waking, record_property: Tell):
+        names = place.settings.names
+        place.cloud.order_fault(service="sqs", action="SendMessage", code="InternalFailure", status=500, times=1000, match=names.jobs_queue)
+        job = waking.upload("lambda-fails")
+        for left in (995, 990, 985):
+            eventually(lambda left=left: times_left(place) == left)
+            eventually(lambda: at_work(place, names.uploads_queue) == 1)
+            time.sleep(1)
+            waking.redeliver(names.uploads_queue)
+        eventually(lambda: waking.alarm(names.uploads_dead_letters) == "ALARM")
+        place.cloud.clear_faults()
+        assert "1 brought back" in replay(place)
+        waking.succeeded(job)
+        record_property("happened", "dead letter, alarm; answered after monai-aws replay --all")
+
+    def test_job_on_which_the_agent_dies(self, place: Platform, waking: Waking, record_property: Tell):
+        names = place.settings.names
+        job = waking.upload("poison", "tiny:sleep=5")
+        for _ in range(3):
+            waking.kill_agent(waking.host_at_work())
+            waking.redeliver()
+        eventually(lambda: waking.alarm(names.jobs_dead_letters) == "ALARM")
+        assert "1 brought back" in replay(place)
+        waking.succeeded(job)
+        record_property("happened", "dead letter after three receipts, alarm; answered after monai-aws replay --all")
+
+    def test_wake_lost(self, place: Platform, waking: Waking, record_property: Tell):
+        place.wait_stopped()
+        place.cloud.order_fault(service="ec2", action="StartInstances", code="RequestLimitExceeded", status=503, times=5)
+        job = waking.upload("lost-wake")
+        started = time.monotonic()
+        waking.succeeded(job, nudge=False)
+        record_property("happened", f"the schedule started a host; answered after {time.monotonic() - started:.0f} s")
+
+
+class TestHostsGone:
+    def test_host_terminated(self, place: Platform, waking: Waking, record_property: Tell):
+        job = waking.upload("terminated", "tiny:sleep=5")
+        host = waking.host_at_work()
+        place.clients.ec2.terminate_instances(InstanceIds=[host.id])
+        waking.redeliver()
+        eventually(lambda: host.id not in {machine.id for machine in place.machines(ROLE_INFERENCE)})
+        waking.redeliver()
+        place.wake()
+        assert waking.succeeded(job).host.instance_id != host.id
+        record_property("happened", "the other host was started and answered")
+
+    def test_no_host_at_all(self, place: Platform, waking: Waking, record_property: Tell):
+        place.clients.ec2.terminate_instances(InstanceIds=[machine.id for machine in place.machines(ROLE_INFERENCE)])
+        eventually(lambda: place.machines(ROLE_INFERENCE) == [])
+        job = waking.upload("no-host")
+        alarm = f"{place.settings.names.alarms}host-missing"
+        eventually(lambda: waking.alarm(alarm) == "ALARM")
+        assert job not in place.entries()
+        one = replace(place, variables={**place.variables, "MONAI_AWS_HOST_COUNT": "1"})
+        assert one.materialize("inference_host").success
+        place.wake()
+        waking.succeeded(job)
+        record_property("happened", "alarm; answered after inference_host was materialised")
+
+
+def times_left(place: Platform) -> int:
+    return sum(fault["times"] for fault in place.cloud.faults()["pending"])
+
+
+def at_work(place: Platform, queue: str) -> int:
+    url = place.clients.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+    asked = place.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessagesNotVisible"])
+    return int(asked["Attributes"]["ApproximateNumberOfMessagesNotVisible"])
+
+
+def replay(place: Platform) -> str:
+    with environment(place.variables):
+        done = CliRunner().invoke(cli, ["replay", "--all"])
+    assert done.exit_code == 0, done.output
+    return done.output

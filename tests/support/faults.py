@@ -1,0 +1,142 @@
+"""What tests of faults do: order one, catch a job in the middle of its work, and look whether all was well afterwards."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from monai_aws_pipeline.cloud.instances import Machine
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.local_cloud.engine import Engine
+from tests.support.platform import Platform
+from tests.support.studies import tiny_study_zip
+
+T = TypeVar("T")
+AGENT = "monai-aws-agent.service"
+STATE_FOLDER = "/var/lib/monai-aws"
+
+
+def eventually(what: Callable[[], T], seconds: float = 60.0, every: float = 0.2) -> T:
+    """The first true value of ``what``."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"still {value!r} after {seconds:.0f} s"
+        time.sleep(every)
+    return value
+
+
+class Waking:
+    """Uploads of some cases, and what must hold when they are over."""
+
+    def __init__(self, place: Platform) -> None:
+        self.place = place
+        self.jobs: dict[str, str] = {}
+
+    def upload(self, name: str, wish: str = "tiny", **options: object) -> str:
+        """Upload a fresh study; returns its job."""
+        job = self.place.upload(f"input/{name}.zip", tiny_study_zip(instances=3, wish=wish, **options))  # type: ignore[arg-type]
+        self.jobs[job] = name
+        return job
+
+    def answer(self, job: str, seconds: float = 180, nudge: bool = True) -> ResultRecord:
+        """The one answer of a job. ``nudge``: the scheduled wake comes every ten seconds instead of every minute."""
+        began = nudged = time.monotonic()
+        while job not in self.place.entries() and time.monotonic() < began + seconds:
+            if nudge and time.monotonic() > nudged + 10:
+                self.place.wake()
+                nudged = time.monotonic()
+            time.sleep(0.5)
+        (record,) = self.place.answers([job], 1)[job]
+        return record
+
+    def succeeded(self, job: str, seconds: float = 180, nudge: bool = True) -> ResultRecord:
+        """The one answer of a job, which is a result."""
+        record = self.answer(job, seconds, nudge)
+        assert record.status is Status.SUCCEEDED, record.error
+        return record
+
+    # ------------------------------------------------------------------------------------------------------------------ hosts
+
+    def host(self, seconds: float = 90) -> Machine:
+        """The host that runs, once one does."""
+        began = nudged = time.monotonic()
+        while not (found := [host for host in self.place.machines(ROLE_INFERENCE) if host.state == "running"]):
+            assert time.monotonic() < began + seconds, "no host was started"
+            if time.monotonic() > nudged + 10:
+                self.place.wake()
+                nudged = time.monotonic()
+            time.sleep(0.3)
+        return found[0]
+
+    def host_at_work(self) -> Machine:
+        """The host on which an application sleeps, once one does."""
+        host = self.host()
+        self.place.on_host(
+            host.id, f"for n in $(seq 300); do find {STATE_FOLDER} -name started.txt | grep -q . && exit; sleep 0.1; done; exit 1"
+        )
+        return host
+
+    def kill_agent(self, host: Machine) -> None:
+        """kill -9 of the agent's process, as the kernel does it when memory is short.
+
+        It is not counted: a host whose agent ends five times in a quarter of an hour switches itself off.
+        """
+        self.place.on_host(
+            host.id,
+            f"kill -9 $(systemctl show --property MainPID --value {AGENT}); systemctl reset-failed {AGENT}\n"
+            f"find {STATE_FOLDER} -name started.txt -delete",  # of the container that outlives its agent
+        )
+
+    def until_held(self, action: str) -> None:
+        """Wait until a call of this action waits because that was ordered."""
+        eventually(lambda: [fault for fault in self.place.cloud.faults()["held"] if fault["action"] == action])
+
+    def redeliver(self, queue: str = "") -> None:
+        """Let the time pass after which a message that nobody ended is visible again."""
+        self.place.cloud.order_fault(redeliver=queue or self.place.settings.names.jobs_queue)
+
+    def alarm(self, name: str) -> str:
+        """State of one of the deployment's alarms."""
+        found = self.place.clients.cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        return found[0]["StateValue"] if found else "there is no such alarm"
+
+    # --------------------------------------------------------------------------------------------------------------- afterwards
+
+    def assert_settled(self) -> None:
+        """Each upload has exactly one answer, nothing is left over anywhere, and every host is stopped in time."""
+        place = self.place
+        answers = place.answers(list(self.jobs))
+        place.wait_stopped(240)
+        kept = [key for prefix in ("output/", "quarantine/") for key in place.keys(prefix)]
+        for job, name in self.jobs.items():
+            mine = [key for key in kept if job in key]
+            commits = [key for key in mine if key.endswith("/result.json")]
+            assert len(commits) == len(place.entries()[job]) == len(answers[job]) == 1, f"{name} was answered more than once: {commits}"
+            (record,) = answers[job]
+            made = {output.key for output in record.outputs} | {commits[0]}
+            strays = [key for key in mine if key.startswith("output/") and key not in made]
+            assert strays == [], f"{name} left what belongs to no result"
+            assert made <= set(mine)
+        assert place.keys("input/") == []
+        names = place.settings.names
+        for queue in (names.uploads_queue, names.jobs_queue, names.uploads_dead_letters, names.jobs_dead_letters):
+            url = place.clients.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+            depths = place.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+            assert depths["ApproximateNumberOfMessages"] == depths["ApproximateNumberOfMessagesNotVisible"] == "0", queue
+        for host in place.machines(ROLE_INFERENCE):
+            assert files_on_stopped(place, host.id, f"{STATE_FOLDER}/work") == []
+
+
+def files_on_stopped(place: Platform, machine_id: str, folder: str) -> list[str]:
+    """Files below a folder on the disk of a stopped machine."""
+    config = place.cloud.config
+    engine = Engine(**json.loads((config.state_dir / "engine.json").read_text()))
+    copied = engine.run("cp", f"{config.container_prefix}{machine_id}:{folder}", "-", check=False)
+    if copied.returncode:
+        assert b"not find" in copied.stderr or b"No such" in copied.stderr, copied.stderr
+        return []
+    return [member.name for member in tarfile.open(fileobj=io.BytesIO(copied.stdout)) if not member.isdir()]
