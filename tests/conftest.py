@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["tests.support.cloud"]
 
 # A test that forgets to say which account it means must reach none: not the caller's profile, not an instance's role.
@@ -22,3 +24,7 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "true",
     "DAGSTER_DISABLE_TELEMETRY": "1",
 }
+
+# How fast a property holds is the machine's affair, and machines of continuous integration are slow now and then.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
