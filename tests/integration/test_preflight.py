@@ -8,9 +8,8 @@ import pytest
 
 from monai_aws_pipeline.cloud.preflight import Line, preflight
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+from monai_aws_pipeline.settings import load_settings
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = pytest.mark.cloud
@@ -55,22 +54,3 @@ def test_unknown_credentials_are_said_once(place: Platform, monkeypatch: pytest.
     (failed,) = [line for line in lines if not line.ok]
     assert failed.what == "identity"
     assert "AWS_PROFILE" in failed.remedy
-
-
-def test_with_a_github_subject_the_operator_role_trusts_that_branch_and_without_one_its_own_account_alone(place: Platform):
-    subject = "repo:you/your-app:ref:refs/heads/main"
-    with environment(place.cloud.environment):
-        administrator = Clients(place.settings.region)
-        for given, statements in ((subject, 2), ("", 1)):
-            parameters = {"Deployment": "github", "BucketName": "monai-aws-github-test", "RequireTls": "false", "GitHubSubject": given}
-            template = PROJECT_ROOT / "infra" / "bootstrap.yaml"
-            deploy_stack(administrator.cloudformation, stack_name("github"), template, parameters, lambda _: None)
-            role = administrator.iam.get_role(RoleName="monai-aws-github-operator")["Role"]
-            trust = role["AssumeRolePolicyDocument"]["Statement"]  # type: ignore[index, call-overload]
-            assert len(trust) == statements
-            assert str(trust[0]["Principal"]["AWS"]).endswith(":root")  # type: ignore[index, call-overload]
-            for statement in trust[1:]:
-                wanted = {
-                    f"token.actions.githubusercontent.com:{name}": value for name, value in (("aud", "sts.amazonaws.com"), ("sub", subject))
-                }
-                assert statement["Condition"] == {"StringEquals": wanted}  # type: ignore[index, call-overload]
