@@ -70,15 +70,15 @@ rerun_studies = define_asset_job(
 
 @op
 def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
-    """Remove every machine, key pair and security group of this deployment whose time is over, and outputs that no result names."""
+    """Remove everything short-lived of this deployment whose time is over, and outputs that no result names."""
     chosen, clients = settings.load(), cloud.clients()
-    removed = sweep(clients, chosen.deployment, run_ids=None, report=context.log.info)
+    removed = sweep(clients, chosen.deployment, run_ids=None, report=context.log.info, regions=chosen.ami_regions)
     removed += sweep_outputs(clients.s3, chosen.require_bucket(), context.log.info)
     context.log.info(f"{len(removed)} orphans removed" if removed else "nothing was left behind")
     context.add_output_metadata({"removed": removed})
 
 
-@job(description="Remove what lost its owner: expired machines, key pairs and security groups, outputs that no result names.")
+@job(description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names.")
 def sweep_orphans() -> None:
     """See ``cloud.sweep``."""
     end_what_expired()
@@ -123,10 +123,10 @@ def run_cleanup(context: SensorEvaluationContext, settings: SettingsResource, cl
     Level-triggered: it asks what is there and not what happened, so a missed event or a restart of the daemon loses nothing.
     """
     chosen, clients = settings.load(), cloud.clients()
-    ended = {run_id for run_id in short_lived_runs(clients, chosen.deployment) if _has_ended(context, run_id)}
+    ended = {run_id for run_id in short_lived_runs(clients, chosen.deployment, chosen.ami_regions) if _has_ended(context, run_id)}
     if not ended:
         return SkipReason("Nothing short-lived belongs to an ended run.")
-    removed = sweep(clients, chosen.deployment, run_ids=ended, report=context.log.info)
+    removed = sweep(clients, chosen.deployment, run_ids=ended, report=context.log.info, regions=chosen.ami_regions)
     return SkipReason(f"Removed {', '.join(removed)} of ended runs." if removed else "What ended runs left is going already.")
 
 

@@ -418,7 +418,7 @@ def sweep() -> None:
     """Remove machines, key pairs and security groups whose time is over, and outputs that no result names."""
     settings = load_settings()
     clients = Clients(settings.region)
-    removed = sweep_cloud(clients, settings.deployment, run_ids=None, report=_say)
+    removed = sweep_cloud(clients, settings.deployment, run_ids=None, report=_say, regions=settings.ami_regions)
     removed += sweep_outputs(clients.s3, settings.require_bucket(), _say)
     _say(f"{len(removed)} removed" if removed else "nothing was left behind")
 

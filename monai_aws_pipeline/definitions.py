@@ -14,6 +14,7 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline import automation
 from monai_aws_pipeline.deployment.ami import gpu_ami
+from monai_aws_pipeline.deployment.ami_checks import machine_starts
 from monai_aws_pipeline.deployment.inference_host import inference_host
 from monai_aws_pipeline.deployment.live_map import live_map, live_map_changed, rollback_map
 from monai_aws_pipeline.deployment.map_checks import map_conformance, map_vulnerabilities
@@ -36,7 +37,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
     }
     return Definitions(
         assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result],
-        asset_checks=[map_conformance, map_vulnerabilities],
+        asset_checks=[machine_starts, map_conformance, map_vulnerabilities],
         jobs=[
             automation.build_map,
             automation.promote_map,

@@ -21,10 +21,20 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from monai_aws_pipeline.redaction import Redactor
+
 OnLine = Callable[[str], None]
 
 _MAX_LINE = 4000
+_MAX_UNBROKEN = 1 << 16
+"""Bytes that are held back for their line's end. A line is redacted as a whole, because a cut may go through a secret."""
 _CHUNK = 1 << 18
+
+
+_OTHER_MACHINE = (
+    "Another machine may have this address by now, or someone is between you and it. Materialise again: that makes a new machine with new "
+    "keys. If it happens twice, look for a proxy or a VPN on the way, and connect from another network."
+)
 
 
 class RemoteError(Exception):
@@ -68,28 +78,36 @@ class KeyPair:
         return f"KeyPair({self.public})"
 
 
-class Redactor:
-    """Takes secrets out of text: those it was told, and everything that looks like a credential."""
+class LineReader:
+    """Chunks of bytes in, redacted lines out as soon as each is whole. A progress bar's states are lines of their own."""
 
-    _PATTERNS = (
-        re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-        re.compile(
-            r"(?i)\b(aws_secret_access_key|aws_session_token|secret|password|passwd|token|authorization)(\s*[=:]\s*)(?:(?:bearer|basic)\s+)?[^\s\"',;]{6,}"
-        ),
-        re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b"),
-        re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    )
+    def __init__(self, redact: Redactor) -> None:
+        self._redact = redact.stream()
+        self._rest = b""
+        self._skipping = False
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        """The lines that this chunk completes."""
+        *whole, self._rest = re.split(rb"\r\n|\n|\r", self._rest + chunk)
+        for line in whole:
+            skipped, self._skipping = self._skipping, False
+            if line.strip() and not skipped:
+                yield self._clean(line)
+        if len(self._rest) > _MAX_UNBROKEN:
+            # No cut is safe without an end in sight: what follows of this line is left out.
+            if not self._skipping:
+                yield f"[a line of more than {_MAX_UNBROKEN} bytes was left out]"
+            self._skipping, self._rest = True, b""
 
-    def __call__(self, text: str) -> str:
-        """The text without them."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        for pattern in self._PATTERNS:
-            text = pattern.sub(lambda found: f"{found[1]}{found[2]}[redacted]" if found.re.groups else "[redacted]", text)
-        return text
+    def end(self) -> Iterator[str]:
+        """What is left when the stream has ended."""
+        if self._rest.strip() and not self._skipping:
+            yield self._clean(self._rest)
+        self._rest = b""
+
+    def _clean(self, line: bytes) -> str:
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.decode("utf-8", "replace"))
+        return self._redact("".join(char if char.isprintable() or char == "\t" else "?" for char in text))[:_MAX_LINE]
 
 
 class _Pinned(paramiko.MissingHostKeyPolicy):
@@ -98,8 +116,7 @@ class _Pinned(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
         """Always."""
         raise HostKeyMismatchError(
-            f"{hostname} answered with a {key.get_name()} host key that we did not make. "
-            "Another machine may have its address, or someone is in between; nothing was sent to it."
+            f"{hostname} answered with a {key.get_name()} host key that we did not make. Nothing was sent to it. {_OTHER_MACHINE}"
         )
 
 
@@ -141,7 +158,7 @@ class Remote:
 
     def _lines(self, channel: paramiko.Channel, deadline: float, what: str) -> Iterator[str]:
         channel.settimeout(1.0)
-        rest = b""
+        lines = LineReader(self._redact)
         while True:
             try:
                 chunk = channel.recv(_CHUNK)
@@ -151,18 +168,8 @@ class Remote:
                 continue
             if not chunk:
                 break
-            # A progress bar rewrites its line with carriage returns; each state is a line of its own here.
-            *whole, rest = re.split(rb"\r\n|\n|\r", rest + chunk)
-            yield from (self._clean(line) for line in whole if line.strip())
-            if len(rest) > _MAX_LINE:
-                yield self._clean(rest)
-                rest = b""
-        if rest.strip():
-            yield self._clean(rest)
-
-    def _clean(self, line: bytes) -> str:
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.decode("utf-8", "replace"))
-        return self._redact("".join(char if char.isprintable() or char == "\t" else "?" for char in text))[:_MAX_LINE]
+            yield from lines.feed(chunk)
+        yield from lines.end()
 
     def send_folder(self, local: Path, remote: str, on_line: OnLine, *, what: str) -> int:
         """Send a folder's content as one tar stream into an empty remote folder. Returns the bytes of its files."""
@@ -261,7 +268,7 @@ def connect(
                 break
             except paramiko.BadHostKeyException as error:
                 raise HostKeyMismatchError(
-                    f"{address} answered with another host key than the one we gave it; nothing was sent to it."
+                    f"{address} answered with another host key than the one we gave it. Nothing was sent to it. {_OTHER_MACHINE}"
                 ) from error
             except (OSError, paramiko.AuthenticationException, paramiko.SSHException, EOFError) as error:
                 # Refused or unauthenticated while cloud-init is not done; the same error at the deadline is the reason we report.

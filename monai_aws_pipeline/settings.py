@@ -124,10 +124,22 @@ class Settings(BaseSettings):
     ami_mode: Literal["bake", "stock"] = Field("bake", description="bake an image once, or provision the stock image at host creation")
     base_ami: str = Field(
         "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
-        pattern=r"^(ssm:/[\w./-]+|ami-[0-9a-f]{8,17})$",
-        description="the image to start from: ssm:/public/parameter or ami-…",
+        description="the image to start from: ssm:/public/parameter, ami-…, or name:… with * and ? (the newest by that name)",
     )
+    base_ami_owner: str = Field(
+        "amazon", pattern=r"^(amazon|self|\d{12})$", description="whose images count for name:…: amazon, self or an account's 12 digits"
+    )
+    ami_check: bool = Field(True, description="start a machine from each newly baked image for a minute or two to check it")
+    ami_keep: int = Field(3, ge=1, le=100, description="baked images that are kept; older ones go with their snapshots unless in use")
+    ami_regions: Annotated[tuple[str, ...], NoDecode] = Field((), description="regions that each baked image is copied to")
     root_volume_gib: int = Field(60, ge=8, le=1024, description="root disk of every machine in GiB")
+    root_volume_type: Literal["gp3", "gp2"] = Field("gp3", description="EBS type of the root disk")
+    root_volume_encrypted: bool = Field(True, description="encrypt the root disk, and with it the image's snapshot")
+    root_volume_kms_key: str = Field(
+        "",
+        pattern=r"^$|^arn:[\w:/+=.@-]+$|^alias/[\w/-]+$|^(mrk-)?[0-9a-f-]{32,36}$",
+        description="KMS key of the root disk; empty: the account's key for EBS",
+    )
     ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
     ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
     ssh_from: str = Field(
@@ -155,7 +167,9 @@ class Settings(BaseSettings):
     wheelhouse: Literal["none", "collect"] = Field(
         "none", description="collect: gather the wheels here and build without internet on the build host"
     )
-    build_ttl_minutes: int = Field(120, ge=10, le=1440, description="a build machine ends itself after this many minutes")
+    build_ttl_minutes: float = Field(
+        120, ge=0.5, le=1440, description="a build machine ends itself after this many minutes, whoever has forgotten it"
+    )
 
     build_market: Literal["on-demand", "spot", "spot-or-on-demand"] = Field(
         "on-demand", description="where build machines are bought; spot is cheaper, and AWS may take the machine back"
@@ -209,6 +223,33 @@ class Settings(BaseSettings):
     map_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the MAP base image")
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
+    @field_validator("base_ami")
+    @classmethod
+    def _base_named(cls, value: str) -> str:
+        kind, colon, rest = value.partition(":")
+        if kind == "name" and colon:
+            if not re.fullmatch(r"[\w .()*?/@'\[\]-]{3,128}", rest) or len(re.sub(r"[*?\W]", "", rest)) < 3:
+                raise ValueError(
+                    "expected an image's name after name:, 3 to 128 characters, with * and ? for what changes and at least three letters "
+                    "or digits; for example 'name:Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*'"
+                )
+        elif not re.fullmatch(r"ssm:/[\w./-]+|ami-[0-9a-f]{8,17}", value):
+            raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
+        return value
+
+    @field_validator("ami_regions", mode="before")
+    @classmethod
+    def _split_regions(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("ami_regions")
+    @classmethod
+    def _regions_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [name for name in value if not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", name)]
+        if wrong:
+            raise ValueError(f"expected names such as eu-central-1, separated by commas; not a region: {', '.join(wrong)}")
+        return value
+
     @field_validator("instance_types", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -240,6 +281,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}_sha256 is missing: give the SHA-256 of the file at {name}, so that an altered file is noticed")
         if self.golden_reference and not self.golden_study:
             raise ValueError("golden_study is missing: a golden_reference is what its result is compared with")
+        if self.root_volume_kms_key and not self.root_volume_encrypted:
+            raise ValueError("root_volume_kms_key is set, but root_volume_encrypted is off: set one or the other")
         return self
 
     @cached_property

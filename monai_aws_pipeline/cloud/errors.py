@@ -21,6 +21,10 @@ class QuotaError(CloudError):
     """The account may not run that much."""
 
 
+class ThrottledError(CloudError):
+    """AWS went on refusing calls for their number."""
+
+
 class MachineError(CloudError):
     """A machine did not get into the state that was waited for."""
 

@@ -13,16 +13,27 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import CapacityError, CloudError, MachineError, QuotaError, code_of, refused
-from monai_aws_pipeline.cloud.tags import Tags, tag_filters, tags_of
+from monai_aws_pipeline.cloud.errors import (
+    CapacityError,
+    CloudError,
+    ImageError,
+    MachineError,
+    QuotaError,
+    ThrottledError,
+    code_of,
+    refused,
+)
+from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
+from monai_aws_pipeline.contract import TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import InstanceTypeDef
+    from mypy_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeDef
 
 Report = Callable[[str], None]
 
@@ -61,6 +72,21 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class RootVolume:
+    """The root disk: size in GiB, EBS type, and whether it is encrypted, with a KMS key of one's own or (empty) the account's for EBS."""
+
+    gib: int
+    type: str = "gp3"
+    encrypted: bool = True
+    kms_key: str = ""
+
+    def as_ebs(self) -> dict[str, Any]:
+        """The form RunInstances wants. The disk ends with its machine."""
+        key = {"KmsKeyId": self.kms_key} if self.encrypted and self.kms_key else {}
+        return {"VolumeSize": self.gib, "VolumeType": self.type, "Encrypted": self.encrypted, "DeleteOnTermination": True, **key}
+
+
+@dataclass(frozen=True)
 class LaunchSpec:
     """What to launch. ``end_on_shutdown``: the machine's own shutdown terminates it (build machines) instead of stopping it.
 
@@ -72,17 +98,22 @@ class LaunchSpec:
     profile: str
     tags: Tags
     user_data: str
-    volume_gib: int
+    volume: RootVolume
     security_group: str
     key_name: str = ""
     end_on_shutdown: bool = True
     markets: tuple[str, ...] = ("on-demand",)
 
 
-def cloud_config(*, host_key: tuple[str, str] | None = None, files: Sequence[dict[str, str]] = (), commands: Sequence[str] = ()) -> str:
+def cloud_config(
+    *,
+    host_key: tuple[str, str] | None = None,
+    files: Sequence[dict[str, str]] = (),
+    commands: Sequence[str] = (),
+) -> str:
     """cloud-init user data: the SSH host key to answer with (private, public), files to write and commands of the first boot.
 
-    JSON is YAML, so no template can be broken by a value. Source: cloud-init's modules ``ssh``, ``write_files`` and ``runcmd``.
+    JSON is YAML, so no value can break out of it. Source: cloud-init's modules ``ssh``, ``write_files`` and ``runcmd``.
     """
     config: dict[str, Any] = {"write_files": list(files), "runcmd": list(commands)}
     if host_key:
@@ -93,6 +124,25 @@ def cloud_config(*, host_key: tuple[str, str] | None = None, files: Sequence[dic
 def launch_attempts(types: Sequence[str], offered: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     """(type, zone) in the order to try: every zone of the preferred type first, then the next type."""
     return itertools.chain.from_iterable(((kind, zone) for zone in sorted(offered.get(kind, []))) for kind in types)
+
+
+def quota_error(kind: str, code: str, region: str) -> QuotaError:
+    """What to do about a quota: it is named, with the command that asks for more. Source: Service Quotas, Amazon EC2."""
+    spot = "Spot" in code
+    quotas = {
+        "g": ("G and VT", "L-DB2E81BA", "L-3819A6DF"),
+        "vt": ("G and VT", "L-DB2E81BA", "L-3819A6DF"),
+        "p": ("P", "L-417A185B", "L-7212CCBC"),
+    }
+    family = kind.partition(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz-").rstrip("0123456789")
+    name, on_demand, spot_code = quotas.get(family, ("Standard (A, C, D, H, I, M, R, T, Z)", "L-1216C47A", "L-34B43A08"))
+    title = f"All {name} Spot Instance Requests" if spot else f"Running On-Demand {name} instances"
+    quota = spot_code if spot else on_demand
+    return QuotaError(
+        f"The account's quota '{title}' ({quota}, counted in vCPUs) does not allow another {kind} in {region} ({code}).",
+        f"End other machines, or ask for more: aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
+        f"--quota-code {quota} --desired-value VCPUS (a g4dn.xlarge counts 4; new accounts have 0, and an answer may take a day).",
+    )
 
 
 class Machines:
@@ -149,10 +199,7 @@ class Machines:
                     report(f"no capacity for {kind} in {zone} ({code}); trying the next")
                     continue
                 if code in NO_QUOTA:
-                    raise QuotaError(
-                        f"The account's quota does not allow another {kind} ({code}).",
-                        "Ask for more 'Running On-Demand G and VT instances' (quota L-DB2E81BA) in Service Quotas, or end other machines.",
-                    ) from error
+                    raise quota_error(kind, code, self._ec2.meta.region_name) from error
                 raise refused(error, f"launching a {spec.tags.role} machine") or error from error
             report(f"machine {machine.id} ({kind}, {zone}) launched as {spec.tags.role}")
             return machine
@@ -186,10 +233,19 @@ class Machines:
                     raise
                 report(f"AWS is throttling launches ({code_of(error)}); trying again in {pause:.0f} s")
                 time.sleep(pause)
-        return self._run(spec, kind, zone, token)
+        try:
+            return self._run(spec, kind, zone, token)
+        except ClientError as error:
+            if code_of(error) not in THROTTLED:
+                raise
+            raise ThrottledError(
+                f"AWS still does not take launches after six attempts ({code_of(error)}).",
+                "Materialise again in some minutes. If it stays so, something in this account calls EC2 too often; the CloudTrail event "
+                "history shows who.",
+            ) from error
 
     def _run(self, spec: LaunchSpec, kind: str, zone: str, token: str) -> Machine:
-        root = self._ec2.describe_images(ImageIds=[spec.image])["Images"][0].get("RootDeviceName", "/dev/sda1")
+        root = self._root_device(spec.image)
         request: dict[str, Any] = {
             "ImageId": spec.image,
             "InstanceType": kind,
@@ -201,13 +257,9 @@ class Machines:
             "SecurityGroupIds": [spec.security_group],
             "UserData": spec.user_data,
             "InstanceInitiatedShutdownBehavior": "terminate" if spec.end_on_shutdown else "stop",
+            # IMDSv2 only, and an answer that does not travel further than the machine: a container behind a bridge never sees its role.
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": root,
-                    "Ebs": {"VolumeSize": spec.volume_gib, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True},
-                }
-            ],
+            "BlockDeviceMappings": [{"DeviceName": root, "Ebs": spec.volume.as_ebs()}],
             "TagSpecifications": [{"ResourceType": kind_of, "Tags": spec.tags.as_list()} for kind_of in ("instance", "volume")],
         }
         if spec.markets[0] == "spot":  # one-time: what AWS takes back is gone, and nothing is asked for again
@@ -230,6 +282,17 @@ class Machines:
             if time.monotonic() > deadline:
                 return False
             time.sleep(1.0)
+
+    def _root_device(self, image_id: str) -> str:
+        try:
+            images = self._ec2.describe_images(ImageIds=[image_id])["Images"]
+        except ClientError as error:
+            if not code_of(error).startswith("InvalidAMIID"):
+                raise
+            images = []
+        if not images:
+            raise ImageError(f"The machine image {image_id} is not there any more.", "Materialise gpu_ami, then this asset again.")
+        return images[0].get("RootDeviceName", "/dev/sda1")
 
     def start(self, machine_id: str) -> None:
         """Start a stopped machine; a running one stays as it is."""
@@ -256,6 +319,12 @@ class Machines:
         """Add or replace tags of one machine."""
         self._ec2.create_tags(Resources=[machine_id], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
 
+    def tag_with_disks(self, machine_id: str, tags: dict[str, str]) -> None:
+        """Add or replace tags of one machine and its disks, which were tagged with it."""
+        disks = self._ec2.describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [machine_id]}])["Volumes"]
+        resources = [*(disk.get("VolumeId", "") for disk in disks), machine_id]
+        self._ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+
     def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
         """Wait until a machine is in a state. Raises MachineError when it ends elsewhere or time is up."""
         deadline = time.monotonic() + seconds
@@ -276,7 +345,62 @@ class Machines:
             time.sleep(pause)
             pause = min(pause * 1.5, 5.0)
 
+    # -------------------------------------------------------------------------------------------------------- leases
+
+    def end_lease(self, lease: str, machine: str, report: Report) -> None:
+        """Remove everything that was made under a lease; each step is tried whatever became of the others.
+
+        It is looked for by the lease's tag, because a block may be interrupted after AWS made something and before it said so.
+        ``machine``: the machine's id where it is known.
+        """
+        problems: list[str] = []
+        attempt = partial(_attempt, problems)
+        ending: list[str] = []
+        attempt("look for the machine", lambda: ending.extend(self._of_lease(lease, machine)))
+        for name in ending:
+            attempt(f"terminate {name}", partial(self.terminate, name))
+        for name in ending:
+            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300))
+        problems += self.end_access(lease)
+        if ending and not problems:
+            report(f"machine {', '.join(ending)} terminated, its key pair and security group deleted")
+        for problem in problems:
+            report(f"left to the sweep: {problem}")
+
+    def end_access(self, lease: str) -> list[str]:
+        """Remove the key pair and the security group of a lease. Returns what did not work."""
+        problems: list[str] = []
+        attempt = partial(_attempt, problems)
+        keys: list[str] = []
+        attempt("look for the key pair", lambda: keys.extend(self.key_names(lease)))
+        for key in keys:
+            attempt(f"delete key pair {key}", partial(self.delete_key, key))
+        groups: list[str] = []
+        attempt("look for the security group", lambda: groups.extend(self.security_groups(lease)))
+        for group in groups:
+            attempt(f"delete security group {group}", partial(self.delete_security_group, group))
+        return problems
+
+    def _of_lease(self, lease: str, machine: str) -> list[str]:
+        """The lease's machines. EC2 shows a new machine within seconds; without an id it is looked for that long."""
+        for pause in (0.0,) if machine else (0.0, 1.0, 2.0):
+            time.sleep(pause)
+            pages = self._ec2.get_paginator("describe_instances").paginate(
+                Filters=[
+                    *tag_filters(self._deployment, instance_state_name="pending,running,stopping,stopped,shutting-down"),
+                    {"Name": f"tag:{TAG_LEASE}", "Values": [lease]},
+                ]
+            )
+            found = {i.get("InstanceId", "") for page in pages for group in page["Reservations"] for i in group.get("Instances", [])}
+            if found:
+                return sorted(found | ({machine} if machine else set()))
+        return [machine] if machine else []
+
     # ------------------------------------------------------------------------------------------------ network and key
+
+    def set_security_groups(self, machine_id: str, groups: Sequence[str]) -> None:
+        """Put a machine into these groups and no others."""
+        self._ec2.modify_instance_attribute(InstanceId=machine_id, Groups=list(groups))
 
     def security_group(self, tags: Tags, description: str, ingress_from: str = "", port: int = 22) -> str:
         """Create a group without any way in, or with one port open to one address range. Returns its id."""
@@ -303,11 +427,12 @@ class Machines:
     def find_security_group(self, role: str) -> str | None:
         """A group of this deployment and role that is meant to stay."""
         groups = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment, role))["SecurityGroups"]
-        return groups[0].get("GroupId") if groups else None
+        staying = [group for group in groups if not tags_of(group.get("Tags", [])).get(TAG_EXPIRES_AT)]
+        return staying[0].get("GroupId") if staying else None
 
-    def security_groups(self) -> list[str]:
-        """Ids of all groups of this deployment."""
-        found = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment))["SecurityGroups"]
+    def security_groups(self, lease: str = "") -> list[str]:
+        """Ids of all groups of this deployment, or of those made under a lease."""
+        found = self._ec2.describe_security_groups(Filters=self._filters(lease))["SecurityGroups"]
         return [group.get("GroupId", "") for group in found]
 
     def delete_security_group(self, group: str, seconds: float = 60) -> None:
@@ -333,9 +458,13 @@ class Machines:
         )
         return name
 
-    def key_names(self) -> list[str]:
-        """Names of all key pairs of this deployment."""
-        return [pair.get("KeyName", "") for pair in self._ec2.describe_key_pairs(Filters=tag_filters(self._deployment))["KeyPairs"]]
+    def key_names(self, lease: str = "") -> list[str]:
+        """Names of all key pairs of this deployment, or of those made under a lease."""
+        return [pair.get("KeyName", "") for pair in self._ec2.describe_key_pairs(Filters=self._filters(lease))["KeyPairs"]]
+
+    def _filters(self, lease: str) -> list[FilterTypeDef]:
+        chosen = tag_filters(self._deployment)
+        return [*chosen, {"Name": f"tag:{TAG_LEASE}", "Values": [lease]}] if lease else chosen
 
     def delete_key(self, name: str) -> None:
         """Delete a key pair; one that is gone already is fine."""
@@ -346,41 +475,34 @@ class Machines:
                 raise
 
 
+def _attempt(problems: list[str], name: str, step: Callable[[], object]) -> None:
+    try:
+        step()
+    except (ClientError, BotoCoreError, CloudError) as error:
+        problems.append(f"{name}: {error}")
+
+
+def leased(tags: Tags) -> Tags:
+    """The tags with a lease: a name of its own, by which everything made for one piece of work is found again."""
+    return replace(tags, extra={**tags.extra, TAG_LEASE: f"{tags.run_id[:8]}-{uuid.uuid4().hex[:12]}"})
+
+
 @contextmanager
 def short_lived(
-    machines: Machines, spec: LaunchSpec, *, public_key: str, ssh_from: str, ssh_port: int, report: Report
+    machines: Machines, spec: LaunchSpec, *, report: Report, public_key: str = "", ssh_from: str = "", ssh_port: int = 22
 ) -> Iterator[Machine]:
-    """A machine with its key pair and security group, all three gone when the block ends, however it ends.
+    """A machine with its key pair (none without ``public_key``) and security group, all gone when the block ends, however it ends.
 
     A cancelled Dagster run raises inside the block and is cleaned up here too. A killed process is not: then the machine's own timer
     ends it, and the sweep removes key and group by their ``expires-at`` tag.
     """
-    group = key = ""
-    machine: Machine | None = None
+    tags = leased(spec.tags)
+    machine = ""
     try:
-        group = machines.security_group(spec.tags, "SSH for the time of one build", ssh_from, ssh_port)
-        key = machines.import_key(spec.tags, public_key)
-        machine = machines.launch(LaunchSpec(**{**spec.__dict__, "security_group": group, "key_name": key}), report)
-        yield machines.wait(machine.id, "running", 300)
+        group = machines.security_group(tags, "SSH for the time of one build", ssh_from, ssh_port)
+        key = machines.import_key(tags, public_key) if public_key else ""
+        launched = machines.launch(replace(spec, tags=tags, security_group=group, key_name=key), report)
+        machine = launched.id
+        yield machines.wait(launched.id, "running", 300)
     finally:
-        problems: list[str] = []
-        steps: list[tuple[str, Callable[[], object]]] = []
-        if machine is not None:
-            gone = machine.id
-            steps += [
-                (f"terminate {gone}", lambda: machines.terminate(gone)),
-                (f"wait for {gone}", lambda: machines.wait(gone, "terminated", 300)),
-            ]
-        if key:
-            steps.append((f"delete key pair {key}", lambda: machines.delete_key(key)))
-        if group:
-            steps.append((f"delete security group {group}", lambda: machines.delete_security_group(group)))
-        for name, step in steps:
-            try:
-                step()
-            except (ClientError, CloudError) as error:  # one failing step must not keep the next from running
-                problems.append(f"{name}: {error}")
-        if machine is not None and not problems:
-            report(f"machine {machine.id} terminated, its key pair and security group deleted")
-        for problem in problems:
-            report(f"left to the sweep: {problem}")
+        machines.end_lease(tags.extra[TAG_LEASE], machine, report)

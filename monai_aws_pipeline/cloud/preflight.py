@@ -100,7 +100,11 @@ def account_probes(clients: Clients, settings: Settings) -> list[Probe]:
         *(Probe(f"role {role}", partial(_role, clients, role), BOOTSTRAP) for role in roles),
         *(Probe(f"instance profile {name}", partial(_profile, clients, name), BOOTSTRAP) for name in profiles),
         Probe("bucket", lambda: _bucket(clients, settings.bucket), "Set MONAI_AWS_BUCKET to the bucket that bootstrap made."),
-        Probe("base image", lambda: Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami).id, ""),
+        Probe(
+            "base image",
+            lambda: Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner).id,
+            "",
+        ),
         Probe("instance types", lambda: _types(clients, settings.instance_types), "Set MONAI_AWS_INSTANCE_TYPES."),
         Probe("registry", lambda: _registry(clients, settings.ecr_repository), "Set MONAI_AWS_ECR_REPOSITORY as bootstrap knows it."),
         *(Probe(f"queue {name}", partial(_queue, clients, name), "") for name in queues),

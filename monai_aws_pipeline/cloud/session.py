@@ -32,15 +32,21 @@ if TYPE_CHECKING:
 class Clients:
     """boto3 clients of one region, each made when it is first used and shared from then on (clients are thread-safe)."""
 
-    def __init__(self, region: str) -> None:
+    def __init__(self, region: str, session: boto3.Session | None = None) -> None:
         self.region = region
-        self._session = boto3.Session(region_name=region)
+        self._session = session or boto3.Session(region_name=region)
+        self._elsewhere: dict[str, Clients] = {}
         self._config = Config(
+            region_name=region,
             retries={"mode": "standard", "total_max_attempts": 6},  # throttling backs off; other errors surface quickly
             connect_timeout=10,
             read_timeout=70,
             user_agent_extra=f"monai-aws-pipeline/{__version__}",
         )
+
+    def elsewhere(self, region: str) -> Clients:
+        """Clients of another region with the same credentials; these ones for their own."""
+        return self if region == self.region else self._elsewhere.setdefault(region, Clients(region, self._session))
 
     @cached_property
     def ec2(self) -> EC2Client:

@@ -1,18 +1,21 @@
-"""Removing what lost its owner: short-lived machines, key pairs and security groups, found by their tags alone.
+"""Removing what lost its owner: short-lived machines, disks, key pairs, security groups, half-made images and snapshots.
+
+All of it is found by its tags alone, so any installation can do it, also one that does not know the run.
 
 The choice is a pure function (``overdue``). What is meant to stay has an empty ``expires-at`` tag and is never touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.errors import CloudError, code_of
+from monai_aws_pipeline.cloud.images import ImageRegions
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.tags import tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT, TAG_RUN_ID, ContractError, parse_utc
@@ -37,19 +40,33 @@ def overdue(tags: Mapping[str, str], now: datetime, run_ids: Collection[str] | N
         return False
 
 
-def short_lived_runs(clients: Clients, deployment: str) -> set[str]:
+def short_lived_runs(clients: Clients, deployment: str, regions: Sequence[str] = ()) -> set[str]:
     """The run ids on everything of this deployment that is meant to be short-lived."""
     filters = tag_filters(deployment)
     listed = [machine.tags for machine in Machines(clients.ec2, deployment).find()]
     listed += [tags_of(pair.get("Tags", [])) for pair in clients.ec2.describe_key_pairs(Filters=filters)["KeyPairs"]]
     listed += [tags_of(group.get("Tags", [])) for group in clients.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]]
+    listed += [tags_of(volume.get("Tags", [])) for volume in clients.ec2.describe_volumes(Filters=filters)["Volumes"]]
+    for _, images in ImageRegions(clients, deployment, regions).all():
+        listed += [image.tags for image in images.all()]
+        listed += images.snapshots().values()
     return {tags[TAG_RUN_ID] for tags in listed if tags.get(TAG_EXPIRES_AT) and tags.get(TAG_RUN_ID)}
 
 
 def sweep(
-    clients: Clients, deployment: str, *, run_ids: Collection[str] | None, report: Callable[[str], None], now: datetime | None = None
+    clients: Clients,
+    deployment: str,
+    *,
+    run_ids: Collection[str] | None,
+    report: Callable[[str], None],
+    now: datetime | None = None,
+    regions: Sequence[str] = (),
 ) -> list[str]:
-    """Remove what is overdue; returns what was removed. One thing that resists does not keep the rest from going."""
+    """Remove what is overdue; returns what was removed. One thing that resists does not keep the rest from going.
+
+    ``run_ids``: these runs have ended, so what they made goes before its time. None: what is past its time goes, whoever made it.
+    ``regions``: where images may have been copied to, beside those that the images' tags name.
+    """
     moment = now or datetime.now(UTC)
     machines = Machines(clients.ec2, deployment)
     removed: list[str] = []
@@ -57,7 +74,7 @@ def sweep(
     def attempt(name: str, step: Callable[[], object]) -> None:
         try:
             step()
-        except (ClientError, CloudError) as error:
+        except (ClientError, BotoCoreError, CloudError) as error:
             report(f"could not remove {name}: {error}")
         else:
             removed.append(name)
@@ -78,4 +95,21 @@ def sweep(
     groups = clients.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     for group in [group.get("GroupId", "") for group in groups if overdue(tags_of(group.get("Tags", [])), moment, run_ids)]:
         attempt(f"security group {group}", partial(machines.delete_security_group, group))
+    # A disk ends with its machine; this is for the launch that broke off between the two.
+    volumes = clients.ec2.describe_volumes(Filters=[*filters, {"Name": "status", "Values": ["available"]}])["Volumes"]
+    for volume in [volume.get("VolumeId", "") for volume in volumes if overdue(tags_of(volume.get("Tags", [])), moment, run_ids)]:
+        attempt(f"volume {volume}", partial(_delete_volume, clients, volume))
+    for region, images in ImageRegions(clients, deployment, regions).all():
+        for image in [image.id for image in images.all() if overdue(image.tags, moment, run_ids)]:
+            attempt(f"machine image {region}/{image}", partial(images.remove, image))
+        for snapshot in [name for name, tags in images.snapshots().items() if overdue(tags, moment, run_ids)]:
+            attempt(f"snapshot {region}/{snapshot}", partial(images.remove_snapshot, snapshot))
     return removed
+
+
+def _delete_volume(clients: Clients, volume: str) -> None:
+    try:
+        clients.ec2.delete_volume(VolumeId=volume)
+    except ClientError as error:
+        if code_of(error) != "InvalidVolume.NotFound":
+            raise

@@ -12,6 +12,13 @@ from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_EXPIRES_AT, TAG_OWNE
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef, TagTypeDef
 
+TAG_COPY_OF = "monai-aws:copy-of"
+"""On a copied machine image: the image of the home region that it was copied from."""
+TAG_COPIES = "monai-aws:copies"
+"""On a machine image of the home region: the regions it was copied to, separated by spaces."""
+TAG_LEASE = "monai-aws:lease"
+"""On a short-lived machine, its key pair and its security group: one name for the three, by which they are found again."""
+
 
 @dataclass(frozen=True)
 class Tags:

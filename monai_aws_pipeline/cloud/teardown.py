@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from monai_aws_pipeline.cloud.alarms import Alarms
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.images import Images
+from monai_aws_pipeline.cloud.images import ImageRegions
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
@@ -48,6 +48,8 @@ class Kind(StrEnum):
     QUEUE = "queue"
     KEY_PAIR = "key pair"
     SECURITY_GROUP = "security group"
+    IMAGE_COPY = "machine image in another region"
+    SNAPSHOT_COPY = "snapshot in another region"
     IMAGE = "machine image"
     SNAPSHOT = "snapshot"
     REPOSITORY = "ECR repository"
@@ -92,7 +94,8 @@ class Teardown:
         self._trigger = Trigger(clients, {})
         self._alarms = Alarms(clients.cloudwatch, settings.names.alarms)
         self._machines = Machines(clients.ec2, settings.deployment)
-        self._images = Images(clients.ec2, clients.ssm, settings.deployment)
+        self._images = ImageRegions(clients, settings.deployment, settings.ami_regions)
+        self._copied_to: tuple[str, ...] = ()
         self._registry = Registry(clients.ecr, settings.ecr_repository)
         self._commands = Commands(clients.ssm)
         self._report = report
@@ -114,14 +117,34 @@ class Teardown:
             found += self._queue(name)
         found += [Thing(Kind.KEY_PAIR, name) for name in self._machines.key_names()]
         found += [Thing(Kind.SECURITY_GROUP, group) for group in self._machines.security_groups()]
-        images = self._images.baked()
-        found += [Thing(Kind.IMAGE, image.id, f"with {len(image.snapshots)} snapshots") for image in images]
-        of_images = {snapshot for image in images for snapshot in image.snapshots}
-        found += [Thing(Kind.SNAPSHOT, snapshot) for snapshot in self._images.snapshots() if snapshot not in of_images]
+        found += self._of_images()
         found += self._repository()
         if self._commands.parameter(names.live_map_parameter):
             found.append(Thing(Kind.PARAMETER, names.live_map_parameter))
         return found
+
+    def _of_images(self) -> list[Thing]:
+        # Once known, a region is looked at until the end: the images at home that tell of it go meanwhile.
+        self._copied_to = tuple(dict.fromkeys([*self._copied_to, *self._images.others()]))
+        found: list[Thing] = []
+        for region in ("", *self._copied_to):
+            there = self._images.at(region) if region else self._images.home
+            place, image_kind, snapshot_kind = (
+                (f"{region}/", Kind.IMAGE_COPY, Kind.SNAPSHOT_COPY) if region else ("", Kind.IMAGE, Kind.SNAPSHOT)
+            )
+            images = there.all()
+            found += [Thing(image_kind, place + image.id, f"with {len(image.snapshots)} snapshots") for image in images]
+            of_images = {snapshot for image in images for snapshot in image.snapshots}
+            found += [Thing(snapshot_kind, place + snapshot) for snapshot in there.snapshots() if snapshot not in of_images]
+        return found
+
+    def _remove_copy(self, image: str) -> None:
+        region, _, image_id = image.partition("/")
+        self._images.at(region).remove(image_id)
+
+    def _remove_snapshot_copy(self, snapshot: str) -> None:
+        region, _, snapshot_id = snapshot.partition("/")
+        self._images.at(region).remove_snapshot(snapshot_id)
 
     def run(self, going: Iterable[Thing], keep_images: bool = False) -> Outcome:
         """Remove, then look again. One thing that resists is reported and does not keep the rest from going."""
@@ -155,8 +178,10 @@ class Teardown:
             Kind.QUEUE: self._trigger.remove_queue,
             Kind.KEY_PAIR: self._machines.delete_key,
             Kind.SECURITY_GROUP: self._machines.delete_security_group,
-            Kind.IMAGE: self._images.remove,
-            Kind.SNAPSHOT: self._images.remove_snapshot,
+            Kind.IMAGE_COPY: self._remove_copy,
+            Kind.SNAPSHOT_COPY: self._remove_snapshot_copy,
+            Kind.IMAGE: self._images.home.remove,
+            Kind.SNAPSHOT: self._images.home.remove_snapshot,
             Kind.REPOSITORY: lambda _: self._registry.remove(),
             Kind.PARAMETER: self._commands.delete_parameter,
         }

@@ -1,23 +1,28 @@
 """gpu_ami: the machine image that build machines and inference hosts start from. Data version: the image id.
 
 ``bake`` launches the base image, provisions it over SSH with the same script that ``stock`` runs at creation, and captures it.
-The inputs are hashed into a tag, so that nothing is baked twice. Concept: docs/architecture.md, "The way of a model".
+The inputs are hashed into a tag, so that nothing is baked twice. Copies to other regions and the end of old images belong here too.
+Concept: docs/architecture.md, "The way of a model".
 """
 
 import hashlib
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
-from monai_aws_pipeline.cloud.images import Image, Images
+from monai_aws_pipeline.cloud.images import Image, ImageRegions
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_CONTENT
-from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_machine, provision
-from monai_aws_pipeline.deployment.host_bundle import make_bundle
+from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, Report, build_machine, expiring_tags, provision
+from monai_aws_pipeline.deployment.host_bundle import Bundle, make_bundle
+from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -39,6 +44,8 @@ class AmiInputs:
     bundle: str
     min_driver: str
     volume_gib: int
+    encrypted: bool
+    kms_key: str
 
     @property
     def content(self) -> str:
@@ -62,47 +69,79 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
 
     It follows map_source in the lineage because the application's SDK (holoscan-cu13) decides which driver the image must carry.
     """
-    chosen, clients = settings.load(), cloud.clients()
-    images = Images(clients.ec2, clients.ssm, chosen.deployment)
+    chosen, clients, report = settings.load(), cloud.clients(), context.log.info
+    images = ImageRegions(clients, chosen.deployment, chosen.ami_regions)
     started = time.monotonic()
-    base = images.base(chosen.base_ami)
+    base = images.home.base(chosen.base_ami, chosen.base_ami_owner)
     if chosen.ami_mode == "stock":
-        context.log.info(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
+        report(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
         return _record(base, base, "stock", reused=True, seconds=time.monotonic() - started)
 
+    former = latest_version(context.instance, "gpu_ami")
     with tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder:
-        bundle = make_bundle(chosen, Path(folder), context.log.info)
-        inputs = AmiInputs(chosen.ami_mode, base.id, bundle.content, min_driver(chosen), chosen.root_volume_gib)
-        found = images.find(inputs.content)
+        bundle = make_bundle(chosen, Path(folder), report)
+        inputs = ami_inputs(chosen, base, bundle)
+        found = images.home.find(inputs.content)
         if found:
-            context.log.info(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
-            return _record(found, base, inputs.content, reused=True, seconds=time.monotonic() - started)
-        with build_machine(clients, chosen, role=ROLE_AMI_BAKE, image=base.id, run_id=context.run.run_id, report=context.log.info) as built:
-            provision(built.remote, bundle.path, inputs.min_driver, context.log.info)
-            built.remote.run(SEAL, context.log.info, what="Sealing the image", seconds=120)
-            context.log.info("capturing the machine's disk as an image")
-            tags = Tags(
-                chosen.deployment,
-                ROLE_AMI_BAKE,
-                chosen.owner,
-                context.run.run_id,
-                chosen.names.machine("gpu"),
-                extra={TAG_CONTENT: inputs.content},
-            )
-            image = images.capture(built.machine.id, tags, f"monai_aws_pipeline GPU host, from {base.id}")
-    return _record(image, base, inputs.content, reused=False, seconds=time.monotonic() - started)
+            report(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
+        image = found or _bake(clients, chosen, images, base, bundle, inputs, context.run.run_id, report)
+    copies = images.spread(image, _image_tags(chosen, context.run.run_id, inputs), encrypted=chosen.root_volume_encrypted, report=report)
+    retired = images.retire(chosen.ami_keep, {image.id, former}, report)
+    seconds = time.monotonic() - started
+    return _record(image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
 
 
-def _record(image: Image, base: Image, content: str, *, reused: bool, seconds: float) -> MaterializeResult:  # type: ignore[type-arg]
+def ami_inputs(settings: Settings, base: Image, bundle: Bundle) -> AmiInputs:
+    """What the image would be made from now."""
+    return AmiInputs(
+        settings.ami_mode,
+        base.id,
+        bundle.content,
+        min_driver(settings),
+        settings.root_volume_gib,
+        settings.root_volume_encrypted,
+        settings.root_volume_kms_key,
+    )
+
+
+def _image_tags(settings: Settings, run_id: str, inputs: AmiInputs) -> Tags:
+    """They expire until the image is whole."""
+    tags = expiring_tags(settings, ROLE_AMI_BAKE, run_id, datetime.now(UTC))
+    return replace(tags, name=settings.names.machine("gpu"), extra={TAG_CONTENT: inputs.content})
+
+
+def _bake(
+    clients: Clients, settings: Settings, images: ImageRegions, base: Image, bundle: Bundle, inputs: AmiInputs, run_id: str, report: Report
+) -> Image:
+    with build_machine(clients, settings, role=ROLE_AMI_BAKE, image=base.id, run_id=run_id, report=report) as built:
+        provision(built.remote, bundle.path, inputs.min_driver, report)
+        built.remote.run(SEAL, report, what="Sealing the image", seconds=120)
+        report("capturing the machine's disk as an image")
+        return images.home.capture(built.machine.id, _image_tags(settings, run_id, inputs), f"monai_aws_pipeline GPU host, from {base.id}")
+
+
+def _record(
+    image: Image,
+    base: Image,
+    content: str,
+    *,
+    reused: bool,
+    seconds: float,
+    copies: Mapping[str, str] | None = None,
+    retired: Sequence[str] = (),
+) -> MaterializeResult:  # type: ignore[type-arg]
     return MaterializeResult(
         data_version=DataVersion(image.id),
         metadata={
             "image_id": image.id,
             "image_name": image.name,
             "base_image": base.id,
+            "base_name": base.name,
             "content": content,
             "baked_at": image.created,
             "reused": MetadataValue.bool(reused),
+            "copies": MetadataValue.json(dict(copies or {})),
+            "retired": MetadataValue.json(list(retired)),
             "seconds": round(seconds, 1),
         },
     )

@@ -16,16 +16,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from monai_aws_pipeline.cloud.errors import MachineError
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config, short_lived
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config, short_lived
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.remote import KeyPair, Redactor, Remote, RemoteError, connect
+from monai_aws_pipeline.redaction import Redactor
+from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, connect
 from monai_aws_pipeline.settings import Settings
 
 Report = Callable[[str], None]
 
 MARKETS = {"on-demand": ("on-demand",), "spot": ("spot",), "spot-or-on-demand": ("spot", "on-demand")}
 PROVISION_FOLDER = "/tmp/monai-aws-provision"  # noqa: S108  # on a machine that is ours alone
+TIMER_UNIT = "monai-aws-ttl"
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,30 @@ def expiring_tags(settings: Settings, role: str, run_id: str, now: datetime, **e
     return Tags(settings.deployment, role, settings.owner, run_id, settings.names.machine(role), expires, extra)
 
 
+def root_volume(settings: Settings) -> RootVolume:
+    """The root disk of every machine of the deployment."""
+    return RootVolume(settings.root_volume_gib, settings.root_volume_type, settings.root_volume_encrypted, settings.root_volume_kms_key)
+
+
+def own_timer(settings: Settings) -> str:
+    """A command of the first boot after which the machine ends itself (shutdown terminates it) although everyone else may be gone.
+
+    Not a command of every boot (cloud-init's ``bootcmd``): systemd-run waits there for what waits for cloud-init itself.
+    """
+    return f"systemd-run --unit={TIMER_UNIT} --on-active={round(settings.build_ttl_minutes * 60)}s systemctl poweroff"
+
+
 @contextmanager
 def build_machine(clients: Clients, settings: Settings, *, role: str, image: str, run_id: str, report: Report) -> Iterator[BuildMachine]:
     """Launch a machine of a role from an image and connect to it; terminate it when the block ends."""
     user_key, host_key = KeyPair.fresh(), KeyPair.fresh()
-    # The timer starts with the first boot and ends the machine (shutdown terminates it) although everyone else may be gone.
-    ttl = f"systemd-run --unit=monai-aws-ttl --on-active={settings.build_ttl_minutes}min systemctl poweroff"
     spec = LaunchSpec(
         image=image,
         types=settings.instance_types,
         profile=settings.names.build_profile,
         tags=expiring_tags(settings, role, run_id, datetime.now(UTC)),
-        user_data=cloud_config(host_key=(host_key.private, host_key.public), commands=[ttl]),
-        volume_gib=settings.root_volume_gib,
+        user_data=cloud_config(host_key=(host_key.private, host_key.public), commands=[own_timer(settings)]),
+        volume=root_volume(settings),
         security_group="",
         markets=MARKETS[settings.build_market],
     )
@@ -75,17 +88,8 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
     ssh_from = caller_range(settings.ssh_from)
     with (
         short_lived(machines, spec, public_key=user_key.public, ssh_from=ssh_from, ssh_port=settings.ssh_port, report=report) as machine,
-        connect(
-            machine.address,
-            port=settings.ssh_port,
-            user=settings.ssh_user,
-            key=user_key,
-            host_key=host_key.public,
-            redact=Redactor([user_key.private, host_key.private]),
-            on_line=report,
-        ) as remote,
+        reach(machine, settings, user_key, host_key, report) as remote,
     ):
-        remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
         try:
             yield BuildMachine(machine, remote)
         except (RemoteError, OSError, EOFError) as error:
@@ -95,6 +99,22 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
                     "Start the run again, or set MONAI_AWS_BUILD_MARKET=on-demand.",
                 ) from error
             raise
+
+
+@contextmanager
+def reach(machine: Machine, settings: Settings, user_key: KeyPair, host_key: KeyPair, report: Report) -> Iterator[Remote]:
+    """A connection to a machine that is booting, made when its first boot is done."""
+    with connect(
+        machine.address,
+        port=settings.ssh_port,
+        user=settings.ssh_user,
+        key=user_key,
+        host_key=host_key.public,
+        redact=Redactor([user_key.private, host_key.private]),
+        on_line=report,
+    ) as remote:
+        remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
+        yield remote
 
 
 def provision(remote: Remote, bundle: Path, min_driver: str, report: Report) -> None:

@@ -34,8 +34,10 @@ from monai_aws_pipeline.cloud.promotion import (
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
+from monai_aws_pipeline.deployment.build_machine import root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
+from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 
@@ -87,9 +89,10 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def host_content(image: str, agent: dict[str, Any]) -> str:
-    """16 hex digits over everything a host is made from."""
-    return hashlib.sha256(json.dumps([image, agent], sort_keys=True).encode()).hexdigest()[:16]
+def host_content(image: str, agent: dict[str, Any], provisioned: str = "") -> str:
+    """16 hex digits over everything a host is made from. ``provisioned``: what is put onto it that its image does not hold."""
+    parts = [image, agent, *([provisioned] if provisioned else [])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @asset(
@@ -113,7 +116,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     if kept_back:
         report(f"{label(candidate)} is not made live: {kept_back}")
     agent = agent_settings(chosen)
-    content = host_content(image, agent)
+    content = host_content(image, agent, provisioned_content(chosen, report))
 
     plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
@@ -180,10 +183,12 @@ def _launch(
         profile=settings.names.inference_profile,
         tags=tags,
         user_data=cloud_config(files=files, commands=[f"systemctl start --no-block {AGENT_UNIT}"]),
-        volume_gib=settings.root_volume_gib,
+        volume=root_volume(settings),
         security_group=group,
         end_on_shutdown=False,
     )
+    if settings.ami_mode == "stock":
+        return launch_provisioned(machines, settings, spec, files, report)
     return machines.launch(spec, report)
 
 

@@ -30,6 +30,7 @@ from moto.ec2.models import instances as moto_instances
 from moto.ec2.responses import instances as moto_instance_responses
 
 from . import identity
+from .authorization import tags_on_creation
 from .config import ACCOUNT, METADATA_PORT, CloudConfig
 from .ec2_images import base_image_id
 from .faults import FaultBoard, FaultError
@@ -437,7 +438,7 @@ class MachineRoom:
                 if restart:  # EC2 reboots an instance for a consistent image unless it is told not to
                     self._power_off(machine)
                 self._hypervisor.capture(name, image.id)
-                image.state = "available"
+                self._finish_image(machine.backend, image)
             except Exception:
                 _log.exception("%s could not be captured", name)
                 image.state = "failed"
@@ -453,17 +454,26 @@ class MachineRoom:
             raise UnvailableAMIIdError(source_image_id)
         image = original(backend, source_image_id, source_region, *arguments, **options)
         image.state = "pending"
+        tags = tags_on_creation(getattr(self._request, "parameters", {}))  # moto does not read those of CopyImage
+        for kind, resource in (("image", image.id), ("snapshot", image.ebs_snapshot.id)):
+            if tags.get(kind):
+                backend.create_tags([resource], tags[kind])
         origin = f"base-{self._root_key}" if source_image_id == base_image_id(self._root_key) else source_image_id
-        self._submit(self._copy, image, origin)
+        self._submit(self._copy, backend, image, origin)
         return image
 
-    def _copy(self, image: Any, origin: str) -> None:
+    def _copy(self, backend: Any, image: Any, origin: str) -> None:
         try:
             self._hypervisor.copy_image(origin, image.id)
-            image.state = "available"
+            self._finish_image(backend, image)
         except Exception:
             _log.exception("%s could not be copied", origin)
             image.state = "failed"
+
+    def _finish_image(self, backend: Any, image: Any) -> None:
+        image.state = "available"
+        if image.id not in backend.amis:  # deregistered while it was made
+            self._hypervisor.remove_image(image.id)
 
     def _deregister_image(self, original: Callable[..., Any], backend: Any, ami_id: str) -> Any:
         done = original(backend, ami_id)

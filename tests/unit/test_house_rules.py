@@ -159,7 +159,7 @@ PACKAGE_MODULES = [path for path in MODULES if path.is_relative_to(PACKAGE)]
     [
         p
         for p in PACKAGE_MODULES
-        if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py", "operations.py")
+        if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py", "redaction.py", "operations.py")
     ],
     ids=name_of,
 )

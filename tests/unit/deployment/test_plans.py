@@ -30,13 +30,14 @@ def test_more_hosts_than_wanted_are_retired_and_fewer_are_made():
 
 
 def test_each_input_of_an_image_changes_its_content():
-    inputs = AmiInputs("bake", "ami-1", "bundle", "580", 60)
-    others = [
-        replace(inputs, **{name: value})
-        for name, value in {"base": "ami-2", "bundle": "x", "min_driver": "", "volume_gib": 61, "mode": "stock"}.items()
-    ]
-    assert len({each.content for each in [inputs, *others]}) == 6
-    assert inputs.content == AmiInputs("bake", "ami-1", "bundle", "580", 60).content
+    inputs = AmiInputs("bake", "ami-1", "bundle", "580", 60, True, "")
+    changes = {
+        **{"base": "ami-2", "bundle": "x", "min_driver": "", "volume_gib": 61, "mode": "stock"},
+        **{"encrypted": False, "kms_key": "alias/ours"},
+    }
+    others = [replace(inputs, **{name: value}) for name, value in changes.items()]
+    assert len({each.content for each in [inputs, *others]}) == 8
+    assert inputs.content == AmiInputs("bake", "ami-1", "bundle", "580", 60, True, "").content
 
 
 def test_the_agent_is_told_no_secret_and_a_changed_setting_makes_another_host():

@@ -35,3 +35,22 @@ def test_a_missing_bucket_is_named_where_it_is_needed():
 def test_names_stay_within_the_64_characters_of_an_iam_role():
     longest = Names("a" * 20)
     assert max(len(longest.inference_profile), len(longest.jobs_dead_letters)) <= 64
+
+
+@pytest.mark.parametrize("base", ["ami-0123456789abcdef0", "ssm:/aws/service/x/ami-id", "name:Deep Learning Base OSS * (Ubuntu 24.04)*"])
+def test_a_base_image_is_an_id_a_parameter_or_a_name(base: str):
+    assert load_settings(base_ami=base).base_ami == base
+
+
+@pytest.mark.parametrize("base", ["", "ubuntu", "ami-xyz", "ssm:relative/path", "name:", "name:**", "name:a`b;c", "https://example.org"])
+def test_another_base_image_is_refused_with_what_is_expected(base: str):
+    with pytest.raises(SettingsError, match=r"MONAI_AWS_BASE_AMI.*expected"):
+        load_settings(base_ami=base)
+
+
+def test_regions_are_split_and_a_key_without_encryption_is_refused():
+    assert load_settings(ami_regions="eu-central-1, us-west-2").ami_regions == ("eu-central-1", "us-west-2")
+    with pytest.raises(SettingsError, match="not a region: moon"):
+        load_settings(ami_regions="moon")
+    with pytest.raises(SettingsError, match="root_volume_kms_key is set"):
+        load_settings(root_volume_kms_key="alias/ours", root_volume_encrypted=False)
