@@ -37,7 +37,7 @@ ui: use
 	@.venv/bin/monai-aws ui
 
 test: dev
-	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile $(TESTS)
+	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 faults: dev
 	@MONAI_TESTS_TELL=1 $(PYTHON) -m pytest tests/faults -q --no-header
