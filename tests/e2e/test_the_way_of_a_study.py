@@ -15,7 +15,7 @@ from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, SensorResult, b
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.commands import Commands
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, Status, quarantine_key, sha256_text
 from monai_aws_pipeline.definitions import build_defs
@@ -191,7 +191,7 @@ def test_the_host_has_the_map_by_pulling_it_and_no_other_way(place: Platform, lo
     host = place.machines(ROLE_INFERENCE)[0]
     tags = Tags(place.settings.deployment, ROLE_MAP_BUILD, "test", "never-pulled", "never-pulled", expires_at=datetime.now(UTC))
     group = machines.security_group(tags, "no way in")
-    spec = LaunchSpec(host.image, ("g4dn.xlarge",), place.settings.names.inference_profile, tags, cloud_config(), 20, group)
+    spec = LaunchSpec(host.image, ("g4dn.xlarge",), place.settings.names.inference_profile, tags, cloud_config(), RootVolume(20), group)
     fresh = machines.launch(spec, lambda _: None)
     try:
         machines.wait(fresh.id, "running", 60)
