@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from monai_aws_pipeline.cloud.errors import CapacityError
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config, launch_attempts
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config, launch_attempts
 from monai_aws_pipeline.cloud.tags import Tags
 
 
@@ -69,7 +69,7 @@ def _spec(ec2: Any, markets: tuple[str, ...]) -> LaunchSpec:
     tags = Tags("ward", "map-build", "me", "run", "name", None)
     boto3.client("iam", region_name="us-east-1").create_instance_profile(InstanceProfileName="builder")
     fields = {"image": image, "types": ("t3.micro",), "profile": "builder", "tags": tags, "user_data": "", "security_group": group}
-    return LaunchSpec(**fields, volume_gib=8, markets=markets)
+    return LaunchSpec(**fields, volume=RootVolume(8), markets=markets)
 
 
 def test_a_spot_machine_is_bought_where_the_settings_say_so(ec2: Any):
