@@ -6,7 +6,7 @@
 PYTHON := .venv/bin/python
 BENCH ?=
 SECONDS ?= 600
-TESTS ?= tests
+TESTS ?= tests/e2e tests/integration tests/unit
 # Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
 PARALLEL ?= 2
 
@@ -14,7 +14,7 @@ help:
 	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
-	@echo "make test       all tests (TESTS=path for some)"
+	@echo "make test       unit, integration and end-to-end tests (TESTS=path for some)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"

@@ -117,7 +117,7 @@ def test_an_image_without_a_shell_is_started_as_it_is_and_never_ahead_again(host
 
 
 def test_a_stopping_host_interrupts_a_study_that_was_started_ahead(host: Host) -> None:
-    (host.folder / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(100)")
+    (host.folder / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(10)")
     host.ahead()
     stop = threading.Event()
     stop.set()
