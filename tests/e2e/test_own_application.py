@@ -79,12 +79,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def place(local_cloud: LocalCloud, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A deployment of that application. Its settings are all that is said about it."""
     project.release("1.0.0")
+    golden = project.model.with_name("golden.zip")
+    golden.write_bytes(ct_study_zip())
     own = {
         "MONAI_AWS_APP_SOURCE": f"file://{project.repository}",
         "MONAI_AWS_APP_REF": "main",
         "MONAI_AWS_APP_DIR": "inference/map",
         "MONAI_AWS_MODEL_URI": str(project.model),
         "MONAI_AWS_MODEL_SHA256": project.write_model("1", low_hu=-950),
+        "MONAI_AWS_GOLDEN_STUDY": str(golden),
+        "MONAI_AWS_GOLDEN_STUDY_SHA256": hashlib.sha256(golden.read_bytes()).hexdigest(),
     }
     with platform(local_cloud, "own", tmp_path_factory.mktemp("own-platform"), **own) as made:
         yield made
@@ -167,7 +171,7 @@ def test_a_second_version_is_built_promoted_and_rolled_back_and_the_lineage_tell
     (said,) = promoted.asset_materializations_for_node("live_map")
     second = parameter(place)
     assert second != first
-    assert said.metadata["golden_study"].value == "none"
+    assert said.metadata["golden_study"].value == "passed", "by the host, with what the image's labels name"
     assert (live(place)["digest"], live(place)["previous"], live(place)["why"]) == (second, first, "finds less noise")
     assert [host.state for host in place.machines(ROLE_INFERENCE)] == ["stopped"], "the host is left as it was found"
 
