@@ -44,31 +44,33 @@ FAILING = {
 DOUBLED = 9
 
 
+@pytest.fixture(scope="class")
+def backlog(place: Platform, waking: Waking) -> dict[str, str]:
+    order = place.cloud.order_fault
+    order(duplicate_events=DOUBLED)
+    order(shuffle_events=DOUBLED)
+    order(service="s3", action="GetObject", match="slow-at-get", code="SlowDown", status=503, times=6)
+    order(service="s3", action="GetObject", match="broken-at-get", code="InternalError", status=500, times=3)
+    order(service="s3", action="PutObject", match="/output/", code="InternalError", status=500, times=4)
+    order(service="s3", action="PutObject", match="/output/", code="SlowDown", status=503, times=6, after=6)
+    made = {name: waking.upload(name) for name in ("slow-at-get", "broken-at-get")}
+    made |= {f"plain-{number}": waking.upload(f"plain-{number}") for number in range(DOUBLED - 2)}
+    made |= {name: waking.upload(name, wish) for name, (wish, _) in FAILING.items()}
+    made["flood"] = waking.upload("flood", "tiny:flood")
+    made["removed"] = waking.upload("removed")
+    place.clients.s3.delete_object(Bucket=place.settings.bucket, Key="input/removed.zip")
+    hosts = eventually(lambda: [host for host in place.machines(ROLE_INFERENCE) if host.state == "running"][1:], 90)
+    order(cut_network=hosts[0].id, seconds=30)
+    return made
+
+
+@pytest.fixture(scope="class")
+def answers(place: Platform, waking: Waking, backlog: dict[str, str]) -> dict[str, ResultRecord]:
+    found = place.answers(list(backlog.values()), 400)
+    return {name: found[job][0] for name, job in backlog.items()}
+
+
 class TestOneBacklogOnTwoHosts:
-    @pytest.fixture(scope="class")
-    def jobs(self, place: Platform, waking: Waking) -> dict[str, str]:
-        order = place.cloud.order_fault
-        order(duplicate_events=DOUBLED)
-        order(shuffle_events=DOUBLED)
-        order(service="s3", action="GetObject", match="slow-at-get", code="SlowDown", status=503, times=6)
-        order(service="s3", action="GetObject", match="broken-at-get", code="InternalError", status=500, times=3)
-        order(service="s3", action="PutObject", match="/output/", code="InternalError", status=500, times=4)
-        order(service="s3", action="PutObject", match="/output/", code="SlowDown", status=503, times=6, after=6)
-        made = {name: waking.upload(name) for name in ("slow-at-get", "broken-at-get")}
-        made |= {f"plain-{number}": waking.upload(f"plain-{number}") for number in range(DOUBLED - 2)}
-        made |= {name: waking.upload(name, wish) for name, (wish, _) in FAILING.items()}
-        made["flood"] = waking.upload("flood", "tiny:flood")
-        made["removed"] = waking.upload("removed")
-        place.clients.s3.delete_object(Bucket=place.settings.bucket, Key="input/removed.zip")
-        hosts = eventually(lambda: [host for host in place.machines(ROLE_INFERENCE) if host.state == "running"][1:], 90)
-        order(cut_network=hosts[0].id, seconds=30)
-        return made
-
-    @pytest.fixture(scope="class")
-    def answers(self, place: Platform, waking: Waking, jobs: dict[str, str]) -> dict[str, ResultRecord]:
-        found = place.answers(list(jobs.values()), 400)
-        return {name: found[job][0] for name, job in jobs.items()}
-
     @pytest.mark.parametrize("case", list(FAILING))
     def test_study_fails(self, place: Platform, answers: dict[str, ResultRecord], case: str, record_property: Tell):
         record = answers[case]
@@ -139,14 +141,14 @@ class TestAgentKilled:
         waking.until_held(action)
         waking.kill_agent(waking.host())
         place.cloud.clear_faults()
-        waking.redeliver()
+        waking.comes_back()
         waking.succeeded(job)
         record_property("happened", "the agent was started again and answered")
 
     def test_killed_while_inferring(self, waking: Waking, record_property: Tell):
         job = waking.upload("killed-inferring", "tiny:sleep=3")
         waking.kill_agent(waking.host_at_work())
-        waking.redeliver()
+        waking.comes_back()
         waking.succeeded(job)
         record_property("happened", "the container that was left is removed, the study inferred again")
 
@@ -169,7 +171,7 @@ class TestMachineEnds:
             place.on_host(host.id, f"systemctl stop {AGENT}")
         if case != "agent_stopped_by_hand":
             eventually(lambda: all(machine.state == "stopped" for machine in place.machines(ROLE_INFERENCE)))
-        waking.redeliver()
+        waking.comes_back()
         place.wake()
         waking.succeeded(job)
         record_property("happened", "the job was given back, and answered at the next wake")
@@ -274,8 +276,11 @@ class TestIsolation:
             tried = len(findings)
             assert "NEIGHBOUR" not in log
         waking.succeeded(neighbour)
-        left = "find / -xdev -name 'hostile-was-here' -not -path '/proc/*'; docker ps -aq; pgrep -u 1000 -a python || true"
-        assert place.on_host(waking.host().id, left).strip() == ""
+        left = "find / -xdev -name hostile-was-here -not -path '/proc/*' | wc -l; docker ps -aq | wc -l; pgrep -c -u 1000 python3 || true"
+        files, containers, processes = map(int, place.on_host(waking.host().id, left).split())
+        assert files == 0
+        assert containers <= 1, "nothing but the container that waits warm for the next study"
+        assert processes <= 1, "nothing but its server"
         record_property("happened", f"{tried} attempts, twice: got nothing and left nothing")
 
 
@@ -316,7 +321,7 @@ class TestWake:
         job = waking.upload("poison", "tiny:sleep=5")
         for _ in range(3):
             waking.kill_agent(waking.host_at_work())
-            waking.redeliver()
+            waking.comes_back()
         eventually(lambda: waking.alarm(names.jobs_dead_letters) == "ALARM")
         assert "1 brought back" in replay(place)
         waking.succeeded(job)
@@ -336,9 +341,8 @@ class TestHostsGone:
         job = waking.upload("terminated", "tiny:sleep=5")
         host = waking.host_at_work()
         place.clients.ec2.terminate_instances(InstanceIds=[host.id])
-        waking.redeliver()
         eventually(lambda: host.id not in {machine.id for machine in place.machines(ROLE_INFERENCE)})
-        waking.redeliver()
+        waking.comes_back()
         place.wake()
         assert waking.succeeded(job).host.instance_id != host.id
         record_property("happened", "the other host was started and answered")

@@ -36,7 +36,8 @@ SECRETS = ("AWS_", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL", "MONAI_AWS")
 HOST_PLACES = (
     "/var/lib/monai-aws",
     "/etc/monai-aws",
-    "/opt/monai-aws",
+    "/opt/monai-aws/lib",
+    "/opt/monai-aws/bin",
     "/var/run/docker.sock",
     "/run/docker.sock",
     "/var/lib/docker",
@@ -120,7 +121,7 @@ def foreign_studies(source: Path, output: Path) -> list[str]:
 def foreign_processes() -> list[str]:
     """Command lines of processes that are not this application."""
     lines = {path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [line for line in lines if any(word in line for word in ("dockerd", "systemd", "monai-aws", "sshd", "containerd"))]
+    return [line for line in lines if any(word in line for word in ("dockerd", "systemd", "host_agent", "monai-aws-agent", "sshd"))]
 
 
 def status(field: str) -> str:
