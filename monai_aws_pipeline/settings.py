@@ -237,11 +237,6 @@ class Settings(BaseSettings):
             raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
         return value
 
-    @field_validator("ami_regions", mode="before")
-    @classmethod
-    def _split_regions(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
     @field_validator("ami_regions")
     @classmethod
     def _regions_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -250,7 +245,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected names such as eu-central-1, separated by commas; not a region: {', '.join(wrong)}")
         return value
 
-    @field_validator("instance_types", mode="before")
+    @field_validator("instance_types", "ami_regions", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

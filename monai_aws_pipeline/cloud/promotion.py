@@ -24,6 +24,7 @@ from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.maps.build_context import is_stage_tag
+from monai_aws_pipeline.maps.expectation import Point
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -86,19 +87,6 @@ class Standing:
     live: str
     before: tuple[str, ...]
     withdrawn: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One expectation of the golden study and what came out of it."""
-
-    name: str
-    expected: str
-    found: str
-    ok: bool
-
-    def __str__(self) -> str:
-        return f"{self.name}: expected {self.expected}, found {self.found}"
 
 
 @dataclass(frozen=True)
