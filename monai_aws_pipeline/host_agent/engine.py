@@ -1,7 +1,8 @@
 """The container engine of this host: log in, pull by digest, read a MAP's manifest, run it once with a time limit, measure it.
 
 One class owns a container from its start to its removal, whatever happens between. How a MAP is run is decided in ``maps.hosting``;
-here it is done, through the docker command. No AWS in here: a registry password comes in as an argument and leaves on standard input.
+here it is done, through the docker command and, for short questions, the engine's interface. No AWS in here: a registry password comes
+in as an argument and leaves on standard input.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
+from monai_aws_pipeline.host_agent.engine_api import EngineApi, EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.meter import Meter
 from monai_aws_pipeline.maps.hosting import APP_MANIFEST_PATHS, CONTAINER_LABEL
@@ -30,7 +33,8 @@ log = logging.getLogger(__name__)
 
 LOG_LINES: Final = 200
 LINE_BYTES: Final = 4096
-_TICK_S: Final = 0.1
+_TICK_S: Final = 0.02
+_SAMPLE_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120
 _NEVER: Final = "0001-01-01"
@@ -65,10 +69,6 @@ class RunEnd:
     hosting: str = "per_study"
 
 
-class EngineError(Exception):
-    """A docker command failed. Holds the end of what it printed."""
-
-
 def find_docker() -> str:
     """The docker command to use: the distribution's own first, because another one on PATH may be newer than the engine."""
     for candidate in ("/usr/bin/docker", shutil.which("docker")):
@@ -80,8 +80,10 @@ def find_docker() -> str:
 class Engine:
     """The docker command with a credentials folder of its own (on tmpfs, see the unit's RuntimeDirectory)."""
 
-    def __init__(self, config_folder: Path, docker: str | None = None):
+    def __init__(self, config_folder: Path, docker: str | None = None, api: EngineApi | None = None):
         self._docker = docker or find_docker()
+        self._api = api or EngineApi()
+        self._removals = ThreadPoolExecutor(1, "removals")
         self._config = config_folder
         self._environment = {**os.environ, "DOCKER_CONFIG": str(config_folder)}
 
@@ -89,7 +91,10 @@ class Engine:
 
     def has(self, image: str) -> bool:
         """Whether the image (by digest) is in the local store."""
-        return self._run(["image", "inspect", "--format", "{{.Id}}", image], check=False).returncode == 0
+        try:
+            return self._api.has_image(image)
+        except EngineError as wrong:
+            raise FailedError(Code.ENGINE_FAILED, f"The engine's images cannot be read: {_one_line(str(wrong))}.") from wrong
 
     def pull(self, image: str, username: str, password: str, stop: threading.Event) -> None:
         """Pull ``registry/repository@sha256:…`` with credentials that exist on tmpfs only while the pull lasts. Raises FailedError."""
@@ -121,7 +126,7 @@ class Engine:
         reader = _read_into(process.stdout, tail)
         try:
             while process.poll() is None:
-                if stop.wait(_TICK_S):
+                if stop.wait(_SAMPLE_S):
                     raise InterruptedJobError("the host is stopping")
                 now = time.monotonic()
                 if now - started > _PULL_S:
@@ -159,7 +164,7 @@ class Engine:
         except (tarfile.TarError, StopIteration) as wrong:
             raise EngineError("app.json is not a file") from wrong
         finally:
-            self._run(["rm", "--force", container], check=False)
+            self.remove(container)
         raise FailedError(Code.MAP_MANIFEST, f"The image has no {APP_MANIFEST_PATHS[0]}, so it is not a MAP.")
 
     # -- containers --------------------------------------------------------------------------------------------------------
@@ -167,8 +172,8 @@ class Engine:
     def remove_leftovers(self) -> int:
         """Remove containers that an agent before this one left behind; returns how many."""
         names = self._run(["ps", "--all", "--quiet", "--filter", f"label={CONTAINER_LABEL}"]).stdout.decode().split()
-        if names:
-            self._run(["rm", "--force", *names])
+        for name in names:
+            self.remove(name)
         return len(names)
 
     def hold(self, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -205,27 +210,36 @@ class Engine:
         if held:
             _close_input(held, b"\n")
         reader = _read_into(process.stdout, tail)
-        timed_out = False
+        timed_out, sampled = False, 0.0
         try:
             while process.poll() is None:
                 if stop.wait(_TICK_S):
                     raise InterruptedJobError("the host is stopping")
-                meter.sample()
-                if time.monotonic() - started > timeout_s:
+                now = time.monotonic()
+                if now - sampled >= _SAMPLE_S:
+                    sampled = now
+                    meter.sample()
+                if now - started > timeout_s:
                     timed_out = True
                     break
             if timed_out:
-                self._run(["kill", name], check=False)
+                self._quietly(self._api.kill, name)
                 process.wait(_CALL_S)
             seconds = time.monotonic() - started
             reader.join(5)
             return self._judge(name, process.returncode, meter, tuple(tail), timed_out=timed_out, seconds=seconds)
         finally:
-            starting = process.poll() is None
-            self.remove(name)
-            _end(process)
-            if starting:
+            if process.poll() is None:
+                self.remove(name)
+                _end(process)
                 self.remove(name)  # told to stop before the engine had made it
+            else:
+                _end(process)
+                self._removals.submit(self.remove, name)  # all its processes have ended; the next study need not wait for the rest
+
+    def settle(self) -> None:
+        """Wait until every container that ended is removed as well."""
+        self._removals.submit(lambda: None).result()
 
     def _judge(self, name: str, returned: int, meter: Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
         state = self.state(name)
@@ -251,18 +265,25 @@ class Engine:
 
     def meter(self, name: str, gpu: bool, *, warm: bool = False) -> Meter:
         """A meter of a container by name."""
-        return Meter(lambda: self._inspect(name, "{{.State.Pid}}"), gpu, warm=warm)
+        return Meter(lambda: int(self.state(name).get("Pid", 0)), gpu, warm=warm)
 
     def state(self, name: str) -> dict[str, Any]:
-        """Docker's State of a container, empty where there is none."""
-        return _as_object(self._inspect(name, "{{json .State}}"))
+        """Docker's State of a container, empty where there is none, or where the engine does not say."""
+        try:
+            state = self._api.container(name).get("State")
+        except EngineError:
+            return {}
+        return state if isinstance(state, dict) else {}
 
     def remove(self, name: str) -> None:
         """Kill and remove a container; none of that name is fine."""
-        self._run(["rm", "--force", name], check=False)
+        self._quietly(self._api.remove, name)
 
-    def _inspect(self, name: str, template: str) -> str:
-        return self._run(["container", "inspect", "--format", template, name], check=False).stdout.decode().strip()
+    def _quietly(self, do: Callable[[str], None], name: str) -> None:
+        try:
+            do(name)
+        except EngineError as wrong:
+            log.warning("a container was not ended (%s); what is left of it is removed when the agent starts", _one_line(str(wrong)))
 
     def _run(self, arguments: Iterable[str], *, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[bytes]:
         try:
@@ -306,14 +327,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     if process.stdout:
         process.stdout.close()
-
-
-def _as_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _one_line(text: str) -> str:

@@ -84,3 +84,4 @@ class PerStudy:
         """End what is held."""
         for name in list(self._held):
             self.drop(name)
+        self._engine.settle()

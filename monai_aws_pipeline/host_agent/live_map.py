@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import MapFacts
-from monai_aws_pipeline.host_agent.engine import Engine, EngineError, ImageFacts
+from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
 

@@ -88,7 +88,7 @@ class Meter:
     rose; else the largest sample of what was in use. GPU memory: the largest ``memory.used`` of the whole GPU, once a second.
     """
 
-    def __init__(self, pid_of: Callable[[], str], gpu: bool, *, warm: bool = False):
+    def __init__(self, pid_of: Callable[[], int], gpu: bool, *, warm: bool = False):
         self.peak = 0
         self.source = ""
         self.gpu_peak: int | None = None
@@ -120,7 +120,7 @@ class Meter:
 
     def _find(self) -> ControlGroup | None:
         pid = self._pid_of()
-        return control_group(int(pid)) if pid.isdigit() and pid != "0" else None
+        return control_group(pid) if pid else None
 
     def _sample_gpu(self) -> None:
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]

@@ -47,9 +47,11 @@ from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
 
 log = logging.getLogger(__name__)
 
-IN_HAND: Final = 4
-"""One that waits for the MAP, one inferred, two being published: a bucket slower than the MAP holds it up and does not fill the disk."""
+_AHEAD: Final = 2
+"""Jobs that are fetched and wait for the MAP. With one alone, a MAP faster than a container's start would wait for that."""
 _PUBLISHERS: Final = 2
+IN_HAND: Final = _AHEAD + 1 + _PUBLISHERS
+"""Those, one inferred, and those being published: a bucket slower than the MAP holds it up and does not fill the disk."""
 _LOOK_S: Final = 0.5
 
 Step = Callable[["_Job"], None]
@@ -91,7 +93,7 @@ class Pipeline:
     def wait_for_place(self, seconds: float = _LOOK_S) -> bool:
         """Whether another job may be taken, after waiting for that for so many seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._jobs) < IN_HAND and not any(job.waits for job in self._jobs), seconds)
+            return self._changed.wait_for(lambda: len(self._jobs) < IN_HAND and sum(job.waits for job in self._jobs) < _AHEAD, seconds)
 
     def accept(self, delivery: Delivery) -> Future[Ended]:
         """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""

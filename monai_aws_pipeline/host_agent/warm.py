@@ -25,7 +25,8 @@ from typing import IO, Any, Final
 import pydicom
 
 from monai_aws_pipeline.host_agent import warm_server
-from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, EngineError, RunEnd
+from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, RunEnd
+from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.live_map import ReadyMap

@@ -14,16 +14,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 
 from monai_aws_pipeline.cloud.commands import Commands
-from monai_aws_pipeline.contract import ROLE_INFERENCE
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord
 from monai_aws_pipeline.local_cloud.commands import reset, up
-from monai_aws_pipeline.settings import PROJECT_ROOT
+from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from tests.support.cloud import session_config
 from tests.support.platform import Platform, environment, platform
 
@@ -74,6 +76,21 @@ def deployed(name: str, **variables: str) -> Iterator[Platform]:
                 yield place
         finally:
             reset(config)
+
+
+def changed(place: Platform, **variables: str) -> Platform:
+    """The same platform with other settings."""
+    chosen = {**place.variables, **variables}
+    with environment(chosen):
+        return replace(place, settings=load_settings(), variables=chosen)
+
+
+def answer(place: Platform, studies: Sequence[Path], seconds: float = 1500) -> list[ResultRecord]:
+    """Upload studies at once and wait for their commit records, in order."""
+    with ThreadPoolExecutor(4) as uploads:
+        jobs = list(uploads.map(lambda path: place.upload(f"input/{path.name}", path.read_bytes()), studies))
+    found = place.answers(jobs, seconds)
+    return [found[job][0] for job in jobs]
 
 
 def on_host(place: Platform, script: str, seconds: int = 600) -> str:

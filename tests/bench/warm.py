@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -25,7 +23,7 @@ from examples.brain_mri.study import study_datasets, write_study_zip
 from monai_aws_pipeline.contract import OUTPUT_PREFIX, ResultRecord, parse_utc
 from monai_aws_pipeline.host_agent.same_outputs import differences
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from tests.bench._hosts import deployed, hold_host, on_host, plain_loop, put_originals, say, source_state
+from tests.bench._hosts import answer, deployed, hold_host, on_host, plain_loop, put_originals, say, source_state
 from tests.support.platform import Platform
 
 STUDIES = 20
@@ -88,18 +86,6 @@ def measure() -> dict[str, Any]:
         "warm": used(warm),
         **source_state(),
     }  # fmt: skip
-
-
-def answer(place: Platform, studies: Sequence[Path]) -> list[ResultRecord]:
-    """Upload studies at once and wait for their commit records, in order."""
-    with ThreadPoolExecutor(4) as uploads:
-        jobs = list(uploads.map(lambda path: place.upload(f"input/{path.name}", path.read_bytes()), studies))
-    deadline = time.monotonic() + 1500
-    while not set(jobs) <= set(place.entries()):
-        assert time.monotonic() < deadline, place.diagnosis()
-        time.sleep(2)
-    found = place.answers(jobs)
-    return [found[job][0] for job in jobs]
 
 
 def compare(place: Platform, record: ResultRecord, name: str, folder: Path, volume: Path) -> tuple[str, ...]:

@@ -102,9 +102,9 @@ class Platform:
         """Wait until every job is done, all its studies committed; the commit records by job. Fails with what machines and queues show."""
         deadline = time.monotonic() + seconds
         while True:
-            done = set(self.keys(JOBS_PREFIX))  # before the entries: a job is marked done after the last of them
-            entries = self.entries()
+            done = set(self.keys(JOBS_PREFIX))
             if all(job_done_key(job) in done for job in jobs):
+                entries = self.entries()  # a job is marked done after the last of them
                 return {job: [ResultRecord.from_json(self.read(entry.key).decode()) for entry in entries[job]] for job in jobs}
             if time.monotonic() > deadline:
                 missing = [job for job in jobs if job_done_key(job) not in done]

@@ -1,7 +1,8 @@
-"""A command that answers as docker does to the calls of the host agent's engine, and runs the MAP as a plain process of this machine.
+"""A docker that answers the calls of the host agent's engine, and runs the MAP as a plain process of this machine: command and interface.
 
 Not a container: no isolation, no limits. It is for what the engine and the hosting decide, on any machine; what a container adds is tested
 end to end. State lies in ``PRETENDED_DOCKER`` (a folder): one JSON file a container; ``app`` is what an image's application folder holds.
+``serving`` is the engine's interface on a socket, over the same state; its calls are noted as the commands that do the same.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import contextlib
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from monai_aws_pipeline.host_agent.engine import Engine
 
 STATE = Path(os.environ.get("PRETENDED_DOCKER", "."))
 
@@ -25,15 +35,6 @@ def main(arguments: list[str]) -> int:
         log.write(json.dumps(arguments) + "\n")
     if arguments[0] == "run":
         return run(arguments[1:])
-    if arguments[0] == "rm":
-        for name in arguments[2:]:
-            kill(name)
-            (STATE / f"{name}.json").unlink(missing_ok=True)
-        return 0
-    if arguments[0] == "kill":
-        return kill(arguments[1])
-    if arguments[:2] == ["container", "inspect"]:
-        return inspect(arguments[-2], arguments[-1])
     answers = json.loads((STATE / "answers.json").read_text()) if (STATE / "answers.json").exists() else {}
     answer = answers.get(arguments[0])
     if answer is None:
@@ -110,23 +111,103 @@ def state(pid: int, code: int) -> str:
     return json.dumps({"pid": pid, "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": code})
 
 
-def kill(name: str) -> int:
-    path = STATE / f"{name}.json"
+@contextlib.contextmanager
+def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine of the agent over this docker; ``folder/docker`` is its state. Afterwards it has settled."""
+    command = folder / "docker-command"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} "$@"\n')
+    command.chmod(0o755)
+    (folder / "docker" / "app").mkdir(parents=True)
+    monkeypatch.setenv("PRETENDED_DOCKER", str(folder / "docker"))
+    from monai_aws_pipeline.host_agent.engine import Engine  # not for the command, whose start is to be quick
+    from monai_aws_pipeline.host_agent.engine_api import EngineApi
+
+    with serving(folder / "docker") as socket:
+        made = Engine(folder / "credentials", str(command), EngineApi(socket))
+        yield made
+        made.settle()
+
+
+@contextlib.contextmanager
+def serving(state_folder: Path) -> Iterator[Path]:
+    """The engine's interface over the containers in a folder, while the block lasts; yields its socket."""
+    with tempfile.TemporaryDirectory() as folder, Server(str(Path(folder) / "docker.sock"), Interface) as server:
+        server.state = state_folder
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield Path(folder) / "docker.sock"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    state: Path
+
+
+class Interface(BaseHTTPRequestHandler):
+    """Containers by name; of images it knows what ``answers.json`` holds under ``image``."""
+
+    def do_GET(self) -> None:
+        _, _, what, name = self.path.removesuffix("/json").split("/", 3)
+        if what == "images":
+            self.note(["image", "inspect", name])
+            answers = self.state / "answers.json"
+            self.say(200 if answers.exists() and "image" in json.loads(answers.read_text()) else 404, {})
+            return
+        path = self.state / f"{name}.json"
+        if not path.exists():
+            self.say(404, {"message": f"No such container: {name}"})
+            return
+        found = json.loads(path.read_text())
+        self.say(200, {"State": {**found, "Pid": found["pid"]}})
+
+    def do_POST(self) -> None:
+        name = self.path.split("/")[3]
+        self.note(["kill", name])
+        self.say(204 if kill(self.state, name) else 409)
+
+    def do_DELETE(self) -> None:
+        name = self.path.split("/")[3].partition("?")[0]
+        self.note(["rm", "--force", name])
+        kill(self.state, name)
+        (self.state / f"{name}.json").unlink(missing_ok=True)
+        self.say(204)
+
+    def note(self, call: list[str]) -> None:
+        with (self.state / "calls").open("a") as log:
+            log.write(json.dumps(call) + "\n")
+
+    @property
+    def state(self) -> Path:
+        return self.server.state  # type: ignore[attr-defined]
+
+    def say(self, status: int, content: object = None) -> None:
+        body = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix socket"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def kill(state_folder: Path, name: str) -> bool:
+    path = state_folder / f"{name}.json"
     if not path.exists():
-        return 1
+        return False
     try:
         os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
     except ProcessLookupError:
-        return 1
-    return 0
-
-
-def inspect(template: str, name: str) -> int:
-    path = STATE / f"{name}.json"
-    if not path.exists():
-        return 1
-    sys.stdout.write(str(json.loads(path.read_text())["pid"]) if "Pid" in template else path.read_text())
-    return 0
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Host:
 
     folder: Path
     hosting: PerStudy
+    engine: Engine
 
     def ahead(self, ready: ReadyMap = READY) -> None:
         self.hosting.ahead(ready, self.folder / "input", self.folder / "output", Limits(), name="one")
@@ -45,6 +46,7 @@ class Host:
         return (self.folder / "output" / "began").exists()
 
     def containers(self) -> list[Path]:
+        self.engine.settle()
         return list((self.folder / "docker").glob("one*.json"))
 
     def calls(self) -> list[list[str]]:
@@ -59,15 +61,12 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    command = tmp_path / "docker-command"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {pretended_docker.__file__} "$@"\n')
-    command.chmod(0o755)
-    for name in ("docker/app", "input", "output"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "docker" / "app" / "__main__.py").write_text(PROGRAM)
-    monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
-    return Host(tmp_path, PerStudy(Engine(tmp_path / "credentials", str(command))))
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    with pretended_docker.engine(tmp_path, monkeypatch) as engine:
+        for name in ("input", "output"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "docker" / "app" / "__main__.py").write_text(PROGRAM)
+        yield Host(tmp_path, PerStudy(engine), engine)
 
 
 def test_a_held_container_has_the_same_isolation_and_the_applications_own_command() -> None:

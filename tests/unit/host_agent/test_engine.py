@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.host_agent.engine import LOG_LINES, Engine, EngineError, RunEnd
+from monai_aws_pipeline.host_agent.engine import LOG_LINES, Engine, RunEnd
+from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.meter import Meter, control_group
 from monai_aws_pipeline.maps.hosting import Limits, RunSpec, run_arguments
@@ -22,13 +23,9 @@ IMAGE = "registry.test/map@sha256:" + "a" * 64
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    command = tmp_path / "docker-command"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {pretended_docker.__file__} "$@"\n')
-    command.chmod(0o755)
-    (tmp_path / "docker" / "app").mkdir(parents=True)
-    monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
-    return Engine(tmp_path / "credentials", str(command))
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    with pretended_docker.engine(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def run(engine: Engine, folder: Path, program: str, timeout_s: float = 20, stop: threading.Event | None = None) -> RunEnd:
@@ -37,6 +34,7 @@ def run(engine: Engine, folder: Path, program: str, timeout_s: float = 20, stop:
     try:
         return engine.run(arguments, name="one", timeout_s=timeout_s, stop=stop or threading.Event())
     finally:
+        engine.settle()
         assert not (folder / "docker" / "one.json").exists(), "the container is removed whatever happens"
 
 
@@ -116,7 +114,7 @@ def test_an_images_facts_are_read_without_starting_it(engine: Engine, tmp_path: 
 def test_what_an_earlier_agent_left_is_removed(engine: Engine, tmp_path: Path) -> None:
     answers(tmp_path, ps="one two\n")
     assert engine.remove_leftovers() == 2
-    assert calls(tmp_path)[-1] == ["rm", "--force", "one", "two"]
+    assert calls(tmp_path)[-2:] == [["rm", "--force", "one"], ["rm", "--force", "two"]]
     answers(tmp_path)
     with pytest.raises(EngineError):
         engine.remove_leftovers()
@@ -170,7 +168,7 @@ def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_p
     proc, root = cgroup(tmp_path, "0::/x\n", dict.fromkeys((f"x/{name}" for name in names), ""))
     monkeypatch.setattr("monai_aws_pipeline.host_agent.meter.control_group", lambda pid: control_group(pid, proc, root))
     kernel("900", "300", "usage_usec 5000000", "oom_kill 1")
-    warm = Meter(lambda: "7", gpu=False, warm=True)
+    warm = Meter(lambda: 7, gpu=False, warm=True)
     kernel("900", "500", "usage_usec 6000000", "oom_kill 1")
     warm.sample()
     kernel("900", "400", "usage_usec 6500000", "oom_kill 1")
@@ -179,12 +177,12 @@ def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_p
     kernel("950", "400", "usage_usec 6500000", "oom_kill 2")
     warm.sample()
     assert (warm.peak, warm.kills, warm.source) == (950, 1, "cgroup v2 memory.peak")
-    alone = Meter(lambda: "7", gpu=False)
+    alone = Meter(lambda: 7, gpu=False)
     alone.sample()
     assert (alone.peak, alone.cpu_seconds) == (950, 6.5)
 
 
 def test_nothing_is_measured_before_there_is_a_process() -> None:
-    meter = Meter(lambda: "", gpu=False)
+    meter = Meter(lambda: 0, gpu=False)
     meter.sample()
     assert (meter.peak, meter.cpu_seconds, meter.gpu_peak) == (0, 0.0, None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent import warm
-from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.warm import Verdict, Warm
@@ -78,18 +77,15 @@ class Host:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip("a process namespace of one's own needs root")
-    command = tmp_path / "docker-command"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {pretended_docker.__file__} "$@"\n')
-    command.chmod(0o755)
-    (tmp_path / "docker" / "app").mkdir(parents=True)
-    monkeypatch.setenv("PRETENDED_DOCKER", str(tmp_path / "docker"))
-    hosting = Warm(Engine(tmp_path / "credentials", str(command)), tmp_path / "state" / "hosting", tmp_path / "state" / "warm")
-    made = Host(tmp_path, hosting, threading.Event())
-    made.app()
-    yield made
-    hosting.close()
-    assert not list((tmp_path / "docker").glob("*.json")), "every container was removed"
-    assert not (tmp_path / "state" / "warm" / "study").exists()
+    with pretended_docker.engine(tmp_path, monkeypatch) as engine:
+        hosting = Warm(engine, tmp_path / "state" / "hosting", tmp_path / "state" / "warm")
+        made = Host(tmp_path, hosting, threading.Event())
+        made.app()
+        yield made
+        hosting.close()
+        engine.settle()
+        assert not list((tmp_path / "docker").glob("*.json")), "every container was removed"
+        assert not (tmp_path / "state" / "warm" / "study").exists()
 
 
 def test_the_first_study_is_run_both_ways_and_later_ones_warm(host: Host) -> None:
@@ -204,7 +200,7 @@ def test_a_server_that_ends_fails_the_study_and_is_not_trusted_again(host: Host)
     host.study()
     container = host.hosting._container
     assert container
-    killer = threading.Timer(0.5, lambda: container._engine._run(["kill", container._name], check=False))
+    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
     host.app("time.sleep(30)")
     killer.start()
     with pytest.raises(FailedError) as failed:
@@ -221,7 +217,7 @@ def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_se
     container = host.hosting._container
     assert container
     monkeypatch.setattr(host.hosting._engine, "state", lambda name: {"OOMKilled": True, "ExitCode": 137})
-    killer = threading.Timer(0.5, lambda: container._engine._run(["kill", container._name], check=False))
+    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
     host.app("time.sleep(30)")
     killer.start()
     end = host.study()
