@@ -194,11 +194,13 @@ class Settings(BaseSettings):
     )
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
 
-    phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field("allow", description="what to do with identified studies")
+    phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field(
+        "allow", description="what to do with identified studies; this version answers them as they are, so only allow is taken"
+    )
     study_key_secret_arn: str = Field(
         "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="secret of the study pseudonyms; empty: the one made by bootstrap"
     )
-    datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore")
+    datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore; not used in this version")
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
 
     alarm_topic_arn: str = Field(
@@ -256,6 +258,14 @@ class Settings(BaseSettings):
         wrong = [name for name in value if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", name)]
         if wrong or not value:
             raise ValueError(f"expected names such as g4dn.xlarge, separated by commas; not a type: {', '.join(wrong) or '(empty)'}")
+        return value
+
+    @field_validator("phi_policy")
+    @classmethod
+    def _phi_as_is(cls, value: str) -> str:
+        # A policy that is accepted and not applied would be believed.
+        if value != "allow":
+            raise ValueError("this version neither finds nor removes identifiers: set allow, and upload studies that may be processed so")
         return value
 
     @field_validator("rebuild_cron", "ami_refresh_cron", "sweep_cron")

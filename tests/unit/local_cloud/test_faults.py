@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from monai_aws_pipeline.local_cloud import alarms
 from monai_aws_pipeline.local_cloud.faults import Fault, FaultBoard, FaultError
 
 
@@ -74,7 +75,6 @@ def test_events_are_doubled_and_shuffled_as_often_as_ordered(board: FaultBoard):
 
 
 def test_metrics_in_log_lines_are_read_and_other_lines_are_left_alone():
-    alarms = pytest.importorskip("monai_aws_pipeline.local_cloud.alarms")
     directive = {"Namespace": "n", "Dimensions": [["deployment"]], "Metrics": [{"Name": "HostMissing", "Unit": "Count"}]}
     line = json.dumps({"_aws": {"CloudWatchMetrics": [directive]}, "deployment": "dev", "HostMissing": [1.0]})
     (datum,) = alarms.embedded_metrics(f'START\n{line}\n{{"_aws": 3}}\nnot "_aws" json\n')
@@ -82,7 +82,6 @@ def test_metrics_in_log_lines_are_read_and_other_lines_are_left_alone():
 
 
 def test_a_queue_tells_depth_and_age():
-    alarms = pytest.importorskip("monai_aws_pipeline.local_cloud.alarms")
     now = time.time()
     message = {"visible_at": now - 1, "sent_at": now - 90}
     queue = {"attributes": {"QueueArn": "arn:aws:sqs:us-east-1:1:jobs"}, "messages": [message, {"visible_at": now + 9, "sent_at": now - 5}]}
@@ -99,7 +98,6 @@ def test_a_queue_tells_depth_and_age():
     [([0.0, 1.0], "notBreaching", "ALARM"), ([0.0], "missing", "OK"), ([], "notBreaching", "OK"), ([], "missing", "INSUFFICIENT_DATA")],
 )
 def test_an_alarm_follows_its_points(values: list[float], missing: str, state: str):
-    alarms = pytest.importorskip("monai_aws_pipeline.local_cloud.alarms")
     alarm = {
         "Statistic": "Maximum",
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",

@@ -54,3 +54,9 @@ def test_regions_are_split_and_a_key_without_encryption_is_refused():
         load_settings(ami_regions="moon")
     with pytest.raises(SettingsError, match="root_volume_kms_key is set"):
         load_settings(root_volume_kms_key="alias/ours", root_volume_encrypted=False)
+
+
+@pytest.mark.parametrize("policy", ["reject", "quarantine", "deidentify"])
+def test_a_policy_that_nothing_applies_is_refused(policy: str):
+    with pytest.raises(SettingsError, match="set allow"):
+        load_settings(phi_policy=policy)
