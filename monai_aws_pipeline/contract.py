@@ -116,6 +116,11 @@ def job_done_key(job: str) -> str:
     return f"{JOBS_PREFIX}{_hex(job, 32, 'job')}.json"
 
 
+def decisions_key(job: str) -> str:
+    """Key of the object that says how a job ended, or each study of it: the one place where rival ends of a job meet."""
+    return f"{JOBS_PREFIX}{_hex(job, 32, 'job')}/decisions.json"
+
+
 def golden_key(sha256: str) -> str:
     """Key of a golden study, its reference or its expectation: named by its content, so that it can be checked and never changes."""
     return f"{GOLDEN_PREFIX}{_hex(sha256, 64, 'sha256')}"
@@ -329,7 +334,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """The commit record of one study of one job: written last, once, with ``If-None-Match: *``.
+    """The commit record of one study of one job: decided once (``decisions_key``), written last and once with ``If-None-Match: *``.
 
     ``study`` is empty for a job that was refused before its study was known. ``committed_at`` (ISO 8601 UTC) names the index entry.
     """
@@ -362,12 +367,21 @@ class ResultRecord:
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; absent optional parts are left out."""
-        return json.dumps(_without_none(asdict(self)), ensure_ascii=True, indent=2, sort_keys=True) + "\n"
+        return json.dumps(self.to_data(), ensure_ascii=True, indent=2, sort_keys=True) + "\n"
+
+    def to_data(self) -> dict[str, Any]:
+        """The record as a part of a larger JSON document."""
+        data: dict[str, Any] = _without_none(asdict(self))
+        return data
 
     @classmethod
     def from_json(cls, text: str) -> ResultRecord:
         """Parse and check a record. Raises ContractError naming the field that is wrong."""
-        data = _json_object(text, "result record")
+        return cls.from_data(_json_object(text, "result record"))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> ResultRecord:
+        """Check a record that was parsed with a larger document. Raises ContractError naming the field that is wrong."""
         if data.get("schema") != RESULT_SCHEMA:
             raise ContractError(f"result record has another schema than {RESULT_SCHEMA}")
         try:

@@ -1,16 +1,20 @@
-"""Answering a job: outputs first, the commit record last and once, then what is derived from it.
+"""Answering a job: outputs first, then the decision and the commit record, each once, then what is derived from them.
 
-Here belongs the order of writes, which is the whole guarantee: a crash at any point leaves either no commit, and the next receipt does
-it all again, or a commit from which the rest is written again. docs/architecture.md draws it.
+Here belongs the order of writes, which is the whole guarantee: a crash at any point leaves either no decision, and the next receipt does
+it all again, or a decision from which the rest is written again. docs/architecture.md draws it.
 
-    outputs → result.json (If-None-Match) → index entry → jobs/JOB.json → the original moved → the message deleted
+    outputs → jobs/JOB/decisions.json (If-None-Match or If-Match) → result.json (If-None-Match) → index entry → jobs/JOB.json
+    → the original moved → the message deleted
+
+An answer and a failure have different keys, and so have the end of a study and that of a whole job. Two hosts that end the same job
+differently would not meet at their commit records; they meet at the decisions.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -19,21 +23,25 @@ from monai_aws_pipeline.contract import (
     ContractError,
     IndexEntry,
     OutputFile,
+    ResultError,
     ResultRecord,
-    commit_keys,
+    Status,
+    decisions_key,
     job_done_key,
-    output_key,
     quarantine_key,
     utc_text,
 )
-from monai_aws_pipeline.host_agent.errors import JobError
+from monai_aws_pipeline.host_agent.errors import REMEDIES, Code, FailedError
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.store import Store
 
 log = logging.getLogger(__name__)
 
 DONE_SCHEMA: Final = "monai-aws/job-done/1"
+DECISIONS_SCHEMA: Final = "monai-aws/decisions/1"
 ERROR_SCHEMA: Final = "monai-aws/error/1"
+_DECISION_TRIES: Final = 100
+"""Each lost try is a decision that somebody else made, about another study of the job."""
 
 
 @dataclass(frozen=True)
@@ -59,50 +67,111 @@ class JobDone:
             raise ContractError("job marker has another shape than expected") from wrong
 
 
-def find_commit(store: Store, job: str, study: str) -> ResultRecord | None:
-    """The commit of a study of a job, whichever way it ended. An empty study asks for a job refused before its study was known."""
-    for key in commit_keys(study, job):
-        record = _read_record(store, key)
-        if record and record.study in ("", study):
-            return record
-    return None
+@dataclass(frozen=True)
+class Decisions:
+    """``jobs/JOB/decisions.json``: how the job ended as a whole, or each study of it so far, with the whole commit records.
 
-
-def commit_success(store: Store, job: str, study: str, produced: Sequence[Produced], record: Callable[[], ResultRecord]) -> ResultRecord:
-    """Upload outputs, then commit ``record()``, which is built after the uploads so that it can say how long they took.
-
-    Returns the record that counts: ours, or the winner's, whose files are then the only ones left.
+    So whoever finds a decision whose host died can write the commit record in its place.
     """
-    uploaded = []
+
+    job: str
+    ends: tuple[ResultRecord, ...] = ()
+
+    def end_of(self, study: str) -> ResultRecord | None:
+        """The end of a study, be it that of the whole job. An empty study asks for that one alone."""
+        return next((record for record in self.ends if record.study in ("", study)), None)
+
+    def to_json(self) -> str:
+        """JSON with sorted keys."""
+        data = {"schema": DECISIONS_SCHEMA, "job": self.job, "ends": [record.to_data() for record in self.ends]}
+        return json.dumps(data, ensure_ascii=True, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Decisions:
+        """Parse and check. Raises ContractError."""
+        try:
+            data = json.loads(text)
+            return cls(str(data["job"]), tuple(ResultRecord.from_data(dict(record)) for record in data["ends"]))
+        except (ValueError, KeyError, TypeError) as wrong:
+            raise wrong if isinstance(wrong, ContractError) else ContractError("decisions have another shape than expected") from wrong
+
+
+class StudiesDecidedError(Exception):
+    """A job cannot end as a whole any more, because another host has ended a study of it."""
+
+
+def read_decisions(store: Store, job: str) -> Decisions:
+    """What is decided about a job by now."""
+    return _read_decisions(store, job)[0]
+
+
+def decide(store: Store, record: ResultRecord) -> ResultRecord:
+    """Make this the end of its study, or of its whole job, unless one is decided; returns the end that stands.
+
+    Raises StudiesDecidedError, FailedError.
+    """
+    for _ in range(_DECISION_TRIES):
+        decisions, etag = _read_decisions(store, record.job)
+        standing = decisions.end_of(record.study)
+        if standing:
+            return standing
+        if decisions.ends and not record.study:
+            raise StudiesDecidedError
+        if store.put_over(decisions_key(record.job), replace(decisions, ends=(*decisions.ends, record)).to_json(), etag):
+            return record
+    raise FailedError(Code.STORAGE_FAILED, f"The job's decisions were changed by others {_DECISION_TRIES} times in a row.")
+
+
+def honour(store: Store, decided: ResultRecord) -> ResultRecord:
+    """The commit record of a decided end, written here where the host that decided has not done so.
+
+    Then it names the outputs that are there: of what that host's death kept from the bucket nobody has a copy.
+    """
+    record = _read_record(store, decided.commit_key)
+    if record is None:
+        there = tuple(item for item in decided.outputs if store.sha256(item.key) == item.sha256)
+        record = _write(store, replace(decided, outputs=there))
+    return _settled(store, record)
+
+
+def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], str], record: Callable[[], ResultRecord]) -> ResultRecord:
+    """Upload what was produced, decide, and write the commit record. ``key``: where a file of that name is kept.
+
+    ``record()`` is built after the uploads, so that it can say how long they took. A file whose name does not tell its content overwrites
+    none before the decision, so that the files of whoever won stay as they are. Returns the record that counts: ours, or the winner's,
+    whose files are then the only ones left. Raises StudiesDecidedError, FailedError.
+    """
+    kept, contested = [], []
     for item in produced:
-        key = output_key(study, job, item.name)
-        store.upload(item.path, key, item.content_type)
-        uploaded.append(OutputFile(key, item.sha256, item.bytes, item.kind))
-    winner = _commit(store, replace(record(), outputs=tuple(uploaded)))
-    _remove_strays(store, winner)
+        where = key(item.name)
+        if item.named_by_content:
+            store.upload(item.path, where, item.content_type)
+        elif not store.upload_once(item.path, where, item.content_type):
+            contested.append((item, where))  # of a try that died, or of a host that is at it now
+        kept.append(OutputFile(where, item.sha256, item.bytes, item.kind))
+    ours = replace(record(), outputs=tuple(kept))
+    decided = decide(store, ours)
+    if decided == ours:
+        for item, where in contested:
+            store.upload(item.path, where, item.content_type)
+        winner = _settled(store, _write(store, ours))
+    else:
+        log.info("job %s: was ended by another host first; this copy is discarded", ours.job)
+        winner = honour(store, decided)
+    _discard(store, (item.key for item in kept), winner)
     return winner
 
 
-def commit_refusal(store: Store, record: ResultRecord, error: JobError, produced: Sequence[Produced] = ()) -> ResultRecord:
-    """Commit a job that was refused or failed for good: log and error.json first, the record last. The original is moved afterwards."""
-    kept = []
-    for item in produced:
-        key = quarantine_key(record.job, item.name, record.study)
-        store.upload(item.path, key, item.content_type)
-        kept.append(OutputFile(key, item.sha256, item.bytes, item.kind))
-    store.put(quarantine_key(record.job, "error.json", record.study), error_json(error))
-    return _commit(store, replace(record, outputs=tuple(kept)))
-
-
-def error_json(error: JobError) -> str:
+def error_json(error: ResultError) -> str:
     """What stands in ``error.json`` beside the commit record: code, cause, remedy."""
-    data = {"schema": ERROR_SCHEMA, "code": str(error.code), "cause": error.cause, "remedy": error.remedy}
+    remedy = next((text for code, text in REMEDIES.items() if code == error.code), "")
+    data = {"schema": ERROR_SCHEMA, "code": error.code, "cause": error.message.removesuffix(remedy).strip(), "remedy": remedy}
     return json.dumps(data, ensure_ascii=True, indent=2) + "\n"
 
 
 def write_done(store: Store, job: str, records: Sequence[ResultRecord]) -> None:
     """Write ``jobs/JOB.json``. Whoever wrote it first said the same."""
-    marker = JobDone(job, tuple(record.commit_key for record in records), utc_text(datetime.now(UTC)))
+    marker = JobDone(job, tuple(dict.fromkeys(record.commit_key for record in records)), utc_text(datetime.now(UTC)))
     store.put_once(job_done_key(job), marker.to_json())
 
 
@@ -129,27 +198,37 @@ def write_index(store: Store, record: ResultRecord) -> None:
     store.put_once(record.index_key, IndexEntry.of(record).to_json())
 
 
-def _commit(store: Store, record: ResultRecord) -> ResultRecord:
-    if store.put_once(record.commit_key, record.to_json()):
-        write_index(store, record)
-        return record
-    winner = _read_record(store, record.commit_key)
-    if winner is None:
-        raise ContractError("a commit record exists that cannot be read")
-    log.info("job %s: was answered by another host first; this copy is discarded", record.job)
-    for item in record.outputs:
-        if item.key not in {kept.key for kept in winner.outputs}:
-            store.delete(item.key)
-    write_index(store, winner)
-    return winner
+def _write(store: Store, record: ResultRecord) -> ResultRecord:
+    """Write the commit record of a decided end; returns the one that stands, which may be another host's of the same end."""
+    if record.error:
+        store.put(quarantine_key(record.job, "error.json", record.study), error_json(record.error))
+    if not store.put_once(record.commit_key, record.to_json()):
+        winner = _read_record(store, record.commit_key)
+        if winner is None:
+            raise ContractError("a commit record exists that cannot be read")
+        return winner
+    return record
 
 
-def _remove_strays(store: Store, record: ResultRecord) -> None:
-    """Remove what an attempt that died left beside the commit."""
-    mine = {record.commit_key, *(item.key for item in record.outputs)}
-    for item in store.list(record.commit_key.removesuffix("result.json")):
-        if item.key not in mine:
-            store.delete(item.key)
+def _settled(store: Store, record: ResultRecord) -> ResultRecord:
+    """After a commit: its index entry, and beside an answer nothing that a try which died has left."""
+    write_index(store, record)
+    if record.status is Status.SUCCEEDED:
+        _discard(store, [item.key for item in store.list(record.commit_key.removesuffix("result.json"))], record)
+    return record
+
+
+def _discard(store: Store, keys: Iterable[str], winner: ResultRecord) -> None:
+    """Remove what the record that counts does not name."""
+    named = {winner.commit_key, *(item.key for item in winner.outputs)}
+    for key in keys:
+        if key not in named:
+            store.delete(key)
+
+
+def _read_decisions(store: Store, job: str) -> tuple[Decisions, str]:
+    text, etag = store.read_tagged(decisions_key(job))
+    return (Decisions.from_json(text) if etag else Decisions(job)), etag
 
 
 def _read_record(store: Store, key: str) -> ResultRecord | None:

@@ -34,7 +34,9 @@ from monai_aws_pipeline.contract import (
     ResultRecord,
     Status,
     Timings,
+    output_key,
     parse_utc,
+    quarantine_key,
     sha256_text,
     study_id,
     utc_text,
@@ -204,12 +206,11 @@ def prepare(around: Surroundings, taken: Taken) -> Prepared:
     spent = Timings(queued=taken.queued_seconds, download=fetched.seconds)
     studies: list[OneStudy] = []
     known: list[ResultRecord] = []
+    decisions = commit.read_decisions(around.store, taken.message.job)
     for number, study in enumerate(fetched.studies):
         pseudonym = study_id(around.secret, study.uid)
-        earlier = commit.find_commit(around.store, taken.message.job, pseudonym)
-        if earlier:
-            commit.write_index(around.store, earlier)  # committed by a try that ended before it could say so
-            known.append(earlier)
+        if earlier := decisions.end_of(pseudonym):
+            known.append(commit.honour(around.store, earlier))
             continue
         placed = place(study, taken.folder / f"study-{number}", around.config.limits)
         studies.append(OneStudy(placed, pseudonym, input_facts(taken.message, study), spent, time.monotonic()))
@@ -345,10 +346,9 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
     extra = preview.describe(inferred.produced, one.placed.instances, one.folder)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
-    earlier = commit.find_commit(around.store, job, one.pseudonym)
-    if earlier:  # answered elsewhere while the MAP ran here: nothing of this copy is uploaded
-        commit.write_index(around.store, earlier)
-        return earlier
+    if earlier := commit.read_decisions(around.store, job).end_of(one.pseudonym):
+        log.info("job %s: was ended by another host first; nothing of this copy is uploaded", job)
+        return commit.honour(around.store, earlier)
 
     def record(charged: Seconds) -> ResultRecord:
         now = time.monotonic()
@@ -360,7 +360,7 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
             cost=cost_of(charged, ready.seconds, around.config, around.host), request=taken.message.request,
         )  # fmt: skip
 
-    return _charged(around, record, lambda make: commit.commit_success(around.store, job, one.pseudonym, produced, make))
+    return _charged(around, record, lambda make: commit.commit_end(around.store, produced, partial(output_key, one.pseudonym, job), make))
 
 
 def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | None = None) -> ResultRecord:
@@ -372,10 +372,6 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
         raise error
     message, one = taken.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
-    earlier = commit.find_commit(around.store, message.job, study)
-    if earlier:
-        commit.write_index(around.store, earlier)
-        return earlier
     log.warning("job %s: %s (%s: %s)", message.job, status, error.code, error.cause)
     logs = [outputs.made_here(path, outputs.LOG)] if one and (path := one.folder / "map.log").is_file() else []
     spent = tried.timings if tried else Timings(queued=taken.queued_seconds)
@@ -390,7 +386,11 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
             error=ResultError(str(error.code), error.message), request=message.request,
         )  # fmt: skip
 
-    return _charged(around, record, lambda make: commit.commit_refusal(around.store, make(), error, logs))
+    keep = partial(quarantine_key, message.job, study=study)
+    try:
+        return _charged(around, record, lambda make: commit.commit_end(around.store, logs, keep, make))
+    except commit.StudiesDecidedError:
+        raise error from None  # what is decided of the others is not known here, so the job is not ended, and comes again
 
 
 def _answered_meanwhile(around: Surroundings, message: JobMessage) -> ResultRecord | None:

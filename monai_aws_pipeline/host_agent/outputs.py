@@ -2,6 +2,7 @@
 
 Here belongs judging and naming the output folder. An application's own file names are not carried along: they may hold anything. Each
 name ends in eight digits of the content's SHA-256, so that two hosts that answer the same job can never overwrite each other's files.
+The agent's own files (preview, measurements, log) have plain names; ``commit.py`` writes them so that the same holds for them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Produced:
     kind: str
     sha256: str
     bytes: int
+
+    @property
+    def named_by_content(self) -> bool:
+        """Whether no other content is ever stored under its name."""
+        return self.kind not in (PREVIEW, MEASUREMENTS, LOG)
 
     @property
     def content_type(self) -> str:

@@ -7,6 +7,7 @@ Source: AWS, "Add preconditions to S3 operations with conditional requests".
 from __future__ import annotations
 
 import errno
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,6 +94,28 @@ class Store:
         except _Missing:
             return None
 
+    def read_tagged(self, key: str) -> tuple[str, str]:
+        """A small text object and its ETag for ``put_over``; two empty texts where there is none."""
+        try:
+            answer = self._try(lambda: self._s3.get_object(Bucket=self.bucket, Key=key))
+            return self._try(answer["Body"].read).decode("utf-8", "replace"), answer["ETag"]
+        except _Missing:
+            return "", ""
+
+    def sha256(self, key: str) -> str:
+        """SHA-256 of an object's content in hex, empty where there is none."""
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            for chunk in self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(1 << 20):
+                found.update(chunk)
+            return found.hexdigest()
+
+        try:
+            return self._try(digest)
+        except _Missing:
+            return ""
+
     def put_once(self, key: str, text: str) -> bool:
         """Write a JSON object unless the key exists; whether it is ours.
 
@@ -108,6 +131,18 @@ class Store:
             return True
         raise FailedError(Code.STORAGE_FAILED, "The bucket answered ConditionalRequestConflict five times.")
 
+    def put_over(self, key: str, text: str, etag: str) -> bool:
+        """Write a JSON object over the one that was read with this ETag (empty: none was there); False where another came first.
+
+        False as well where a repeated request finds its own object: whoever reads it again sees that.
+        """
+        when: dict[str, Any] = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+        try:
+            self._try(lambda: self._s3.put_object(Bucket=self.bucket, Key=key, Body=text.encode(), ContentType=_JSON, **when))
+        except (_Changed, _Conflict, _Missing):
+            return False
+        return True
+
     def put(self, key: str, text: str) -> None:
         """Write a small JSON object."""
         self._try(lambda: self._s3.put_object(Bucket=self.bucket, Key=key, Body=text.encode(), ContentType=_JSON))
@@ -115,6 +150,16 @@ class Store:
     def upload(self, path: Path, key: str, content_type: str) -> None:
         """Upload a file, in parts where it is large."""
         self._try(lambda: self._s3.upload_file(str(path), self.bucket, key, ExtraArgs={"ContentType": content_type}))
+
+    def upload_once(self, path: Path, key: str, content_type: str) -> bool:
+        """Upload a small file unless the key exists; whether it did."""
+        try:
+            self._try(
+                lambda: self._s3.put_object(IfNoneMatch="*", Bucket=self.bucket, Key=key, Body=path.read_bytes(), ContentType=content_type)
+            )
+        except (_Changed, _Conflict):
+            return False
+        return True
 
     def copy(self, source: str, version: str, target: str) -> bool:
         """Copy within the bucket, in parts where it is large; False where the source is gone."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.contract import HostFacts, JobMessage, Timings
+from monai_aws_pipeline.contract import HostFacts, JobMessage, ResultError, Timings
 from monai_aws_pipeline.host_agent.agent import BootOnce, Preparing
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.commit import JobDone, error_json
@@ -185,7 +185,9 @@ def test_exit_code_zero_is_no_failure() -> None:
 
 def test_every_code_has_a_remedy() -> None:
     assert set(REMEDIES) == set(Code)
-    assert json.loads(error_json(RefusedError(Code.NO_DICOM, "x")))["remedy"]
+    wrong = RefusedError(Code.NO_DICOM, "There is none.")
+    error = json.loads(error_json(ResultError(str(wrong.code), wrong.message)))
+    assert (error["code"], error["cause"], error["remedy"]) == ("no_dicom", "There is none.", REMEDIES[Code.NO_DICOM])
 
 
 def test_a_failure_of_the_host_waits_longer_than_one_of_the_map() -> None:

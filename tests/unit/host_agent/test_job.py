@@ -21,6 +21,7 @@ from monai_aws_pipeline.contract import (
     MapFacts,
     ResultRecord,
     Status,
+    decisions_key,
     job_done_key,
     processed_key,
     quarantine_key,
@@ -174,6 +175,7 @@ def test_a_study_is_answered_and_its_original_moved(bench: Bench, tmp_path: Path
     assert set(bench.stored()) == {
         record.commit_key,
         record.index_key,
+        decisions_key(message.job),
         job_done_key(message.job),
         processed_key(study, message.job, "upload.zip"),
         *(item.key for item in record.outputs),
@@ -315,20 +317,22 @@ def test_a_duplicated_event_ends_at_once_and_changes_nothing(bench: Bench, tmp_p
     assert bench.engine.runs == 1
 
 
-@pytest.mark.parametrize("lost", ["results-index/", "jobs/", "processed/", "index and jobs"])
-def test_what_a_crash_left_undone_after_the_commit_is_completed_without_another_inference(bench: Bench, tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("lost", [("results-index/",), ("jobs/{job}.json",), ("processed/",), ("results-index/", "jobs/{job}.json")])
+def test_what_a_crash_left_undone_after_the_commit_is_completed_without_another_inference(
+    bench: Bench, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
     body = zip_of(tmp_path, generate_uid())
     message = bench.upload("input/a.zip", body)
     bench.turn()
     before = bench.stored()
     bench.s3.put_object(Bucket="studies", Key="input/a.zip", Body=body)  # the original was not moved yet either
     for key in before:
-        if key.startswith(lost) or (lost == "index and jobs" and key.startswith(("results-index/", "jobs/"))):
+        if key.startswith(tuple(prefix.format(job=message.job) for prefix in lost)):
             bench.s3.delete_object(Bucket="studies", Key=key)
     bench.send(message)
     bench.turn()
     after = bench.stored()
-    if lost == "processed/":  # the job says done and the copy is missing: then at least the original is not removed
+    if lost == ("processed/",):  # the job says done and the copy is missing: then at least the original is not removed
         assert "input/a.zip" in after
     else:
         assert after == before
@@ -380,6 +384,81 @@ def test_a_host_that_finds_the_upload_moved_by_another_adds_no_second_answer(
     bench.turn()
     assert bench.stored("quarantine/") == []
     assert len(bench.stored("results-index/")) == 1
+
+
+FAILS = replace(WELL, exit_code=1, log_tail=("boom",))
+
+
+@pytest.mark.parametrize("other", ["fails for good", "refuses the upload"])
+def test_an_answer_that_comes_after_another_hosts_end_of_the_same_job_is_discarded(bench: Bench, tmp_path: Path, other: str) -> None:
+    uid = generate_uid()
+    body = zip_of(tmp_path, uid)
+    message = bench.upload("input/a.zip", body)
+
+    def overtaken(source: Path, target: Path) -> RunEnd:
+        bench.engine.run_map = lambda *_: FAILS
+        if other == "refuses the upload":
+            bench.s3.delete_object(Bucket="studies", Key="input/a.zip")
+        bench.send(message)
+        host = replace(bench.host(), work=bench.folder / "other host", host=HostFacts("i-2"))
+        delivery = host.queue.take(0)
+        assert delivery
+        assert handle(host, replace(delivery, last=True)).outcome is Outcome.ANSWERED
+        return answers(source, target)
+
+    bench.engine.run_map = overtaken
+    assert bench.turn() is Outcome.ANSWERED
+    (key,) = [key for key in bench.stored() if key.endswith("result.json")]
+    assert key == quarantine_key(message.job, "result.json", study_id(SECRET, uid) if other == "fails for good" else "")
+    assert bench.record(key).host.instance_id == "i-2"
+    assert len(bench.stored("results-index/")) == 1
+    assert bench.stored("output/") == bench.stored("processed/") == bench.stored("input/") == []
+    done = json.loads(bench.s3.get_object(Bucket="studies", Key=job_done_key(message.job))["Body"].read())
+    assert done["commits"] == [key]
+
+
+@pytest.mark.parametrize("studies", [1, 2])
+def test_a_failure_that_comes_after_another_hosts_answer_of_the_same_job_is_discarded(bench: Bench, tmp_path: Path, studies: int) -> None:
+    """With two studies, the other host has answered one of them when this one would end the job as a whole."""
+    uids = [generate_uid() for _ in range(studies)]
+    body = zip_of(tmp_path, *uids)
+    message = bench.upload("input/a.zip", body)
+    other = replace(bench.host(), work=bench.folder / "other host", host=HostFacts("i-2"))
+    ran = 0
+
+    def answers_one(source: Path, target: Path) -> RunEnd:
+        nonlocal ran
+        ran += 1
+        if ran == 2:
+            raise InterruptedJobError("stopping")
+        return answers(source, target)
+
+    class Slow(Store):
+        """Cannot read the upload, and learns it after the other host was at work."""
+
+        def download(self, *_: Any) -> int:
+            bench.engine.run_map = answers_one
+            bench.send(message)
+            delivery = other.queue.take(0)
+            assert delivery
+            assert handle(other, delivery).outcome is (Outcome.ANSWERED if studies == 1 else Outcome.INTERRUPTED)
+            if studies == 1:  # as if the other host had not come to that yet
+                bench.s3.delete_object(Bucket="studies", Key=job_done_key(message.job))
+                bench.s3.put_object(Bucket="studies", Key="input/a.zip", Body=body)
+            raise FailedError(Code.STORAGE_FAILED, "The bucket answered AccessDenied.")
+
+    host = replace(bench.host(), store=Slow(bench.s3, "studies"))
+    delivery = host.queue.take(0)
+    assert delivery
+    assert handle(host, replace(delivery, last=True)).outcome is Outcome.GIVEN_BACK
+    assert bench.stored("quarantine/") == []
+    host.queue.give_back(delivery, 0)
+    bench.engine.run_map = answers
+    assert bench.turn() is Outcome.ANSWERED
+    found = [bench.record(key) for key in bench.stored() if key.endswith("result.json")]
+    assert sorted(record.study for record in found) == sorted(study_id(SECRET, uid) for uid in uids)
+    assert {record.status for record in found} == {Status.SUCCEEDED}
+    assert len(bench.stored("results-index/")) == studies
 
 
 def test_leftovers_of_an_attempt_that_died_are_removed_by_the_one_that_commits(bench: Bench, tmp_path: Path) -> None:

@@ -266,7 +266,9 @@ class PromptQueue(JobsQueue):
 
 
 def agent(bench: Bench, host: Surroundings, off: list[int], in_use: Callable[[], bool] = lambda: False) -> Agent:
-    return Agent(host, lambda: off.append(len(bench.stored("jobs/"))), BootOnce(bench.folder, lambda: 5.0), in_use)
+    return Agent(
+        host, lambda: off.append(sum(key.count("/") == 1 for key in bench.stored("jobs/"))), BootOnce(bench.folder, lambda: 5.0), in_use
+    )
 
 
 def prompt_host(bench: Bench) -> Surroundings:
