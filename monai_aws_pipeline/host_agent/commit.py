@@ -110,15 +110,16 @@ def decide(store: Store, record: ResultRecord) -> ResultRecord:
 
     Raises StudiesDecidedError, FailedError.
     """
+    decisions, etag = Decisions(record.job), ""  # mostly it is the first, so what is there is read only where writing has shown some
     for _ in range(_DECISION_TRIES):
+        if store.put_over(decisions_key(record.job), replace(decisions, ends=(*decisions.ends, record)).to_json(), etag):
+            return record
         decisions, etag = _read_decisions(store, record.job)
         standing = decisions.end_of(record.study)
         if standing:
             return standing
         if decisions.ends and not record.study:
             raise StudiesDecidedError
-        if store.put_over(decisions_key(record.job), replace(decisions, ends=(*decisions.ends, record)).to_json(), etag):
-            return record
     raise FailedError(Code.STORAGE_FAILED, f"The job's decisions were changed by others {_DECISION_TRIES} times in a row.")
 
 

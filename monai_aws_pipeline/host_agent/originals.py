@@ -110,14 +110,14 @@ def keep(store: Store, message: JobMessage, kind: Kind, records: Iterable[Result
         return
     for target in sorted(kept_keys(message, kind, records)):
         if kind is Kind.ZIP:
-            store.copy(message.key, message.version, target)
+            store.copy(message.key, message.version, message.size, target)
         elif packed.is_file():
             store.upload(packed, target, "application/zip")
         else:
             marker = _marker(store, message)
             parts = _parts_of(store, marker) if marker and marker.etag == message.etag else []
             for number, part in enumerate(parts, start=1):
-                store.copy(part.key, "", quarantine_key(message.job, f"upload/{number:06d}"))
+                store.copy(part.key, "", part.size, quarantine_key(message.job, f"upload/{number:06d}"))
 
 
 def kept_keys(message: JobMessage, kind: Kind, records: Iterable[ResultRecord]) -> set[str]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _JSON: Final = "application/json"
+_SMALL_BYTES: Final = 8 << 20
+"""Up to here one request does it. The SDK's transfers do too, but start ten threads and ask for the size first."""
 _MISSING: Final = ("404", "NoSuchKey", "NoSuchVersion", "NotFound")
 _CHANGED: Final = ("412", "PreconditionFailed")
 _CONFLICT: Final = ("409", "ConditionalRequestConflict")
@@ -149,23 +151,31 @@ class Store:
 
     def upload(self, path: Path, key: str, content_type: str) -> None:
         """Upload a file, in parts where it is large."""
-        self._try(lambda: self._s3.upload_file(str(path), self.bucket, key, ExtraArgs={"ContentType": content_type}))
+
+        def upload() -> None:
+            if path.stat().st_size <= _SMALL_BYTES:
+                self._put_file(path, key, ContentType=content_type)
+            else:
+                self._s3.upload_file(str(path), self.bucket, key, ExtraArgs={"ContentType": content_type})
+
+        self._try(upload)
 
     def upload_once(self, path: Path, key: str, content_type: str) -> bool:
         """Upload a small file unless the key exists; whether it did."""
         try:
-            self._try(
-                lambda: self._s3.put_object(IfNoneMatch="*", Bucket=self.bucket, Key=key, Body=path.read_bytes(), ContentType=content_type)
-            )
+            self._try(lambda: self._put_file(path, key, ContentType=content_type, IfNoneMatch="*"))
         except (_Changed, _Conflict):
             return False
         return True
 
-    def copy(self, source: str, version: str, target: str) -> bool:
-        """Copy within the bucket, in parts where it is large; False where the source is gone."""
-        where: dict[str, str] = {"Bucket": self.bucket, "Key": source} | ({"VersionId": version} if version else {})
+    def copy(self, source: str, version: str, size: int, target: str) -> bool:
+        """Copy ``size`` bytes within the bucket, in parts where that is much; False where the source is gone."""
+        where: Any = {"Bucket": self.bucket, "Key": source} | ({"VersionId": version} if version else {})
         try:
-            self._try(lambda: self._s3.copy(where, self.bucket, target))  # type: ignore[arg-type]  # a TypedDict of the same keys
+            if size <= _SMALL_BYTES:
+                self._try(lambda: self._s3.copy_object(CopySource=where, Bucket=self.bucket, Key=target))
+            else:
+                self._try(lambda: self._s3.copy(where, self.bucket, target))
         except _Missing:
             return False
         return True
@@ -181,6 +191,9 @@ class Store:
             self._try(lambda: self._s3.delete_object(Bucket=self.bucket, Key=key, **which))
         except _Missing:
             return
+
+    def _put_file(self, path: Path, key: str, **more: Any) -> None:
+        self._s3.put_object(Bucket=self.bucket, Key=key, Body=path.read_bytes(), **more)
 
     def _try(self, call: Callable[[], _T]) -> _T:
         try:

@@ -125,7 +125,7 @@ def test_a_study_that_two_hosts_end_has_one_answer_in_every_order_of_their_calls
         winners |= {end.host.instance_id for end in found.values()}
         plays += 1
     assert winners == {"i-1", "i-2"}
-    assert plays > 200
+    assert plays > 100
 
 
 def test_a_job_ends_as_a_whole_or_study_by_study_in_every_order_of_two_hosts_calls(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_file_that_the_death_of_its_host_kept_from_the_bucket_is_not_named_by_
     bucket = Bucket()
     left = output_key(STUDY, JOB, "preview.png")
     bucket.objects[left] = b"of a try that died before"
-    calls = ["mesh", "preview, refused", "read the decisions", "decide"]
+    calls = ["mesh", "preview, refused", "decide"]
     died = Stage(bucket, [act(ends("i-1", STUDY, Status.SUCCEEDED, tmp_path))], {0: len(calls)}).play()
     assert isinstance(died.results[0], Died)
     assert [end.host.instance_id for end in read_decisions(Store(bucket, "studies"), JOB).ends] == ["i-1"]  # type: ignore[arg-type]
