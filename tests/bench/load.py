@@ -86,17 +86,31 @@ def post(place: Platform, studies: dict[str, bytes]) -> list[str]:
 
 
 def wait_for(place: Platform, jobs: Sequence[str], seconds: float = 1500) -> list[ResultRecord]:
-    """Wait until each job has a commit record; the records in order."""
-    deadline, spoken = time.monotonic() + seconds, 0
-    while len(done := set(jobs_in(place, OUTPUT_PREFIX)) | set(jobs_in(place, QUARANTINE_PREFIX))) < len(jobs):
-        assert time.monotonic() < deadline, f"{len(done)} of {len(jobs)} after {seconds:.0f} s; {place.diagnosis()}"
-        if len(done) >= spoken + 50:
-            spoken = len(done)
-            say(f"{len(done)} of {len(jobs)} studies answered")
+    """Wait until each job has a commit record; the records in order.
+
+    The queues are asked, and the bucket only when they are empty: listing all that is in it by then takes a core for a while.
+    """
+    deadline, spoken = time.monotonic() + seconds, 0.0
+    while (left := messages(place)) or len(set(jobs_in(place, OUTPUT_PREFIX)) | set(jobs_in(place, QUARANTINE_PREFIX))) < len(jobs):
+        assert time.monotonic() < deadline, f"{left} messages are left after {seconds:.0f} s; {place.diagnosis()}"
+        if time.monotonic() > spoken + 30:
+            spoken = time.monotonic()
+            say(f"{left} messages are left, those that came twice among them")
         time.sleep(3)
     keys = {key.split("/")[-2] if key.startswith(OUTPUT_PREFIX) else key.split("/")[1]: key for key in commit_keys(place)}
     with ThreadPoolExecutor(4) as readers:
         return list(readers.map(lambda job: ResultRecord.from_json(place.read(keys[job]).decode()), jobs))
+
+
+def messages(place: Platform) -> int:
+    """How many messages the uploads and jobs queues hold, those in work included."""
+    left = 0
+    for name in (place.settings.names.uploads_queue, place.settings.names.jobs_queue):
+        url = place.clients.sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        wanted = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed")
+        found = place.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        left += sum(int(found[attribute]) for attribute in wanted)
+    return left
 
 
 def commit_keys(place: Platform) -> list[str]:
