@@ -1,8 +1,8 @@
-"""Folders that nobody completed: when their newest object has been quiet for long enough, the marker is put here.
+"""Folders and their markers: who completes a folder that nobody completed, and how the uses of one folder name are told apart.
 
 Here belongs reading ``input/`` and deciding; what the marker leads to is the ordinary way of an upload. Times are the bucket's own.
-Nothing is logged but counts: a folder's name may be a patient's. An uploader who knows that a folder is complete does not wait for this
-and puts the marker.
+Nothing is logged but counts: a folder's name may be a patient's. An uploader who knows that a folder is complete does not wait until it is
+quiet and puts the marker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_fn.hosts import code_of
-from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, is_folder_part, utc_text
+from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, JobMessage, is_folder_part, utc_text
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
@@ -30,6 +30,12 @@ FOLDERS_PER_RUN: Final = 500
 """How many folders are looked at in one run. Completed ones leave ``input/`` when they are answered, so the next run sees others."""
 SECONDS_PER_RUN: Final = 25.0
 _TAKEN: Final = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+STAMP: Final = b"monai-aws: complete "
+"""How a marker begins that was put here."""
+
+
+class MarkerError(Exception):
+    """A marker could not be read or replaced. The service's own text is left out, because it names the key."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,9 @@ class Folders:
             objects.append(item)
         if not is_quiet(objects, now, self._quiet):
             return False
-        # The time is its content, because an upload is known by what it holds: the same folder name may be used again.
-        body = f"complete after {self._quiet.total_seconds() / 60:g} quiet minutes, {utc_text(datetime.now(UTC))}, {len(objects)} objects\n"
+        body = stamp(f"after {self._quiet.total_seconds() / 60:g} quiet minutes, {len(objects)} objects")
         try:
-            s3().put_object(Bucket=self._bucket, Key=folder + READY_MARKER, Body=body.encode(), IfNoneMatch="*")
+            s3().put_object(Bucket=self._bucket, Key=folder + READY_MARKER, Body=body, IfNoneMatch="*")
         except ClientError as wrong:
             if code_of(wrong) in _TAKEN:
                 return False  # somebody else completed it in this very moment
@@ -107,6 +112,32 @@ class Folders:
             now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
             for item in page.get("Contents", []):
                 yield now, Seen(item["Key"], item["Size"], item["LastModified"])
+
+
+def job_of_marker(named: JobMessage) -> JobMessage | None:
+    """The job of the folder whose marker an event names, in a bucket without versions; None where another event makes it.
+
+    An upload is known there by its content, and what somebody writes into a marker, often nothing, is the same each time. So a marker that
+    was not put here is replaced by one with the time in it, and the event of that one makes the job. Raises MarkerError.
+    """
+    try:
+        # Listed first: for a key that is not there this role is told AccessDenied, because its right to list is bound to a prefix.
+        listed = _pages().paginate(Bucket=named.bucket, Prefix=named.key)
+        if named.key not in (item["Key"] for page in listed for item in page.get("Contents", [])):
+            return None  # the folder was answered and cleared, and this event comes late
+        found = s3().get_object(Bucket=named.bucket, Key=named.key)
+        if found["Body"].read(len(STAMP)) == STAMP:
+            return JobMessage.for_object(bucket=named.bucket, key=named.key, version="", etag=found["ETag"], size=found["ContentLength"])
+        s3().put_object(Bucket=named.bucket, Key=named.key, Body=stamp("as its uploader said"), IfMatch=found["ETag"])
+    except (ClientError, BotoCoreError) as wrong:
+        if code_of(wrong) not in _TAKEN:  # another delivery of this event was faster
+            raise MarkerError(f"a folder's marker cannot be read or replaced ({code_of(wrong)})") from None
+    return None
+
+
+def stamp(how: str) -> bytes:
+    """The content of a marker: like no other's, because of the time in it."""
+    return STAMP + f"{how}, {utc_text(datetime.now(UTC))}\n".encode()
 
 
 def _pages() -> ListObjectsV2Paginator:

@@ -19,9 +19,9 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from lambda_fn.folders import Folders
+from lambda_fn.folders import Folders, job_of_marker
 from lambda_fn.hosts import Hosts
-from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, ContractError, JobMessage
+from monai_aws_pipeline.contract import INPUT_PREFIX, ContractError, JobMessage, is_marker
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -48,8 +48,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def enqueue(record: SQSRecord) -> int:
-    """Send a job for each study that one S3 event names; returns how many. After a ContractError this record alone comes again."""
-    jobs = list(jobs_of(record.body))
+    """Send a job for each study that one S3 event names; returns how many. After an error this record alone comes again."""
+    named = (job_of_marker(job) if is_marker(job.key) and not job.version else job for job in jobs_of(record.body))
+    jobs = [job for job in named if job]
     for job in jobs:
         queue().send_message(QueueUrl=os.environ["JOBS_QUEUE_URL"], MessageBody=job.to_json())
         logger.info("job enqueued", extra={"job": job.job, "bytes": job.size})
@@ -74,8 +75,7 @@ def jobs_of(body: str) -> Iterator[JobMessage]:
 
 def is_study(key: str) -> bool:
     """Whether a key can be an upload: a .zip below input/, or the marker that completes a folder."""
-    name = key.removeprefix(INPUT_PREFIX)
-    return name != key and (name.lower().endswith(".zip") or (name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}"))
+    return is_marker(key) or (key.startswith(INPUT_PREFIX) and key.lower().endswith(".zip"))
 
 
 def jobs_waiting() -> int:

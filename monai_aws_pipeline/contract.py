@@ -73,6 +73,11 @@ def job_id(bucket: str, key: str, version: str, request: str = "") -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
+def version_of(version_id: str | None) -> str:
+    """The version id of an object, empty where its bucket keeps no versions: there S3 says ``null`` or nothing."""
+    return "" if version_id in (None, "null") else str(version_id)
+
+
 def sha256_text(text: str) -> str:
     """SHA-256 of a text in hex, for keys that may hold a person's name and must not be written down.
 
@@ -145,6 +150,12 @@ def index_hour_prefix(moment: datetime) -> str:
     return f"{INDEX_PREFIX}{moment.astimezone(UTC):%Y/%m/%d/%H}/"
 
 
+def is_marker(key: str) -> bool:
+    """Whether an object completes the folder that it lies in."""
+    name = key.removeprefix(INPUT_PREFIX)
+    return name != key and name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}"
+
+
 def is_folder_part(key: str) -> bool:
     """Whether an object below ``input/FOLDER/`` belongs to the folder's study: no marker, and no .zip, which is an upload of its own."""
     return not key.endswith(("/", f"/{READY_MARKER}")) and not key.lower().endswith(".zip")
@@ -182,6 +193,7 @@ class JobMessage:
         cls, *, bucket: str, key: str, version: str, etag: str, size: int, request: str = "", now: datetime | None = None
     ) -> JobMessage:
         """The message for one object; its job id follows from the object alone."""
+        version = version_of(version)
         job = job_id(bucket, key, version or etag, request)
         return cls(job, bucket, key, version, etag.strip('"'), size, utc_text(now or datetime.now(UTC)), request)
 

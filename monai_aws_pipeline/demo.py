@@ -33,7 +33,7 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, version_of
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
@@ -313,7 +313,7 @@ def _answer(
         report(f"the live MAP answered this study before: {found.commit_key}")
         return found, True
     put = clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=study_zip.read_bytes())
-    job = job_id(settings.bucket, key, put.get("VersionId", "") or put["ETag"])
+    job = job_id(settings.bucket, key, version_of(put.get("VersionId")) or put["ETag"])
     report(f"uploaded {study_zip.stat().st_size / 1e6:.1f} MB; its job is {job}")
     seen = ""
     deadline = time.monotonic() + 900

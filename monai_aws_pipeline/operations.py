@@ -26,7 +26,7 @@ from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_ROLE, ContractError, JobMessage, ResultRecord, job_id
+from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_ROLE, ContractError, JobMessage, ResultRecord, job_id, version_of
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
@@ -111,7 +111,7 @@ def upload(clients: Clients, bucket: str, archive: Path, again: bool = False, pr
     key = upload_key(archive, again)
     clients.s3.upload_file(str(archive), bucket, key, Callback=progress)
     head = clients.s3.head_object(Bucket=bucket, Key=key)
-    return Uploaded(key, job_id(bucket, key, head.get("VersionId", "") or head["ETag"]), head["ContentLength"])
+    return Uploaded(key, job_id(bucket, key, version_of(head.get("VersionId")) or head["ETag"]), head["ContentLength"])
 
 
 def wait_answer(

@@ -30,7 +30,7 @@ from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
 from monai_aws_pipeline.host_agent.errors import JobError
-from monai_aws_pipeline.host_agent.hosting import Hosting, PerStudy
+from monai_aws_pipeline.host_agent.hosting import Hosting, OneAtATime, PerStudy
 from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
@@ -154,7 +154,7 @@ def _golden(chosen: argparse.Namespace) -> int:
     limits = Limits(timeout_s=chosen.timeout_s, memory_mib=chosen.memory_mib, gpus=chosen.gpus, network=chosen.network)
     ready = describe(engine.facts(chosen.image), 0.0)
     with golden.scratch(STATE_FOLDER) as folder:
-        verdict = golden.examine(PerStudy(engine), limits, _told_to_stop(), ready, given, folder)
+        verdict = golden.examine(OneAtATime(PerStudy(engine), RUNTIME_FOLDER), limits, _told_to_stop(), ready, given, folder)
     sys.stdout.write(golden.report(chosen.image, "", verdict, started) + "\n")
     return 0 if verdict.passed else golden.MISSED
 
@@ -172,8 +172,9 @@ def _told_to_stop() -> threading.Event:
 
 
 def _hosting(config: AgentConfig, engine: Engine, folder: Path) -> Hosting:
-    """The way that the setting asks for. ``folder``: where a warm container's studies appear, nobody else's."""
-    return Warm(engine, STATE_FOLDER / "hosting", folder) if config.map_hosting == WARM else PerStudy(engine)
+    """The way that the setting asks for, one MAP at a time. ``folder``: where a warm container's studies appear, nobody else's."""
+    chosen = Warm(engine, STATE_FOLDER / "hosting", folder) if config.map_hosting == WARM else PerStudy(engine)
+    return OneAtATime(chosen, RUNTIME_FOLDER)
 
 
 def _image(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How the MAP is kept for studies: a container of its own for each study, behind one protocol.
+"""How the MAP is kept for studies: a container of its own for each study, behind one protocol; and that one MAP runs at a time.
 
 Here belongs who starts and ends containers of the MAP. The job knows only ``Hosting``: it hands over a study's folders and gets the end of
 the run, whichever way it was hosted.
@@ -6,17 +6,24 @@ the run, whichever way it was hosted.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Final, Protocol
 
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.maps.hosting import Limits, effective_timeout, held_arguments, run_arguments
 
 log = logging.getLogger(__name__)
+
+_TURN_LOOK_S: Final = 0.1
 
 
 class Hosting(Protocol):
@@ -85,3 +92,57 @@ class PerStudy:
         for name in list(self._held):
             self.drop(name)
         self._engine.settle()
+
+
+class OneAtATime:
+    """One MAP at a time on this machine, whichever process runs it: the agent, or ``prove`` beside it. Two would share one GPU's memory.
+
+    Locks of the kernel on two files in ``folder``: they end with the process that held them, however that ended. Whoever waits for the MAP
+    holds the other, so that an agent with a backlog, which is back within milliseconds, does not get ahead again and again.
+    """
+
+    def __init__(self, hosting: Hosting, folder: Path):
+        self._hosting, self._folder = hosting, folder
+
+    def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
+        """Wait for the turn, then run."""
+        with self._turn(stop):
+            return self._hosting.run(ready, source, target, limits, name=name, stop=stop)
+
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """At any time, because no application begins."""
+        self._hosting.ahead(ready, source, target, limits, name=name)
+
+    def drop(self, name: str) -> None:
+        """Undo ``ahead``."""
+        self._hosting.drop(name)
+
+    def close(self) -> None:
+        """Remove what is kept between studies."""
+        self._hosting.close()
+
+    @contextmanager
+    def _turn(self, stop: threading.Event) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with (self._folder / "next-map.lock").open("w") as following, (self._folder / "map.lock").open("w") as running:
+            waited = _lock(following, stop)
+            waited = _lock(running, stop) or waited
+            fcntl.flock(following, fcntl.LOCK_UN)
+            if waited:
+                log.info("waited %.1f s for another process's MAP", time.monotonic() - started)
+            yield
+
+
+def _lock(file: IO[str], stop: threading.Event) -> bool:
+    """Lock it, whether after a wait. Raises InterruptedJobError on ``stop``."""
+    waited = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stop.wait(_TURN_LOOK_S):
+                raise InterruptedJobError("the host is stopping") from None
+            waited = True
+        else:
+            return waited

@@ -21,6 +21,7 @@ from monai_aws_pipeline.contract import (
     ResultRecord,
     Status,
     is_folder_part,
+    is_marker,
     processed_key,
     quarantine_key,
 )
@@ -56,10 +57,9 @@ def source_of(message: JobMessage) -> Source:
         return Source(Kind.RERUN, found[1])
     if not message.key.startswith(INPUT_PREFIX):
         raise RefusedError(Code.UPLOAD_TYPE, "The object does not lie under input/.")
-    name = message.key.removeprefix(INPUT_PREFIX)
-    if name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}":
+    if is_marker(message.key):
         return Source(Kind.FOLDER)
-    if name.lower().endswith(".zip"):
+    if message.key.lower().endswith(".zip"):
         return Source(Kind.ZIP)
     raise RefusedError(Code.UPLOAD_TYPE, "The upload is neither a .zip nor a folder with its marker.")
 
@@ -79,10 +79,10 @@ def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: I
 
 
 def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> int:
-    marker = _marker(store, message)
+    marker = store.find(message.key)
     if marker is None:
         raise RefusedError(Code.UPLOAD_MISSING, "The folder's marker is no longer in the bucket.")
-    if marker.etag != message.etag:
+    if not _is_of(marker, message):
         raise RefusedError(Code.UPLOAD_REPLACED, "The folder was completed again by another marker.")
     parts = _parts_of(store, marker)
     size = sum(part.size for part in parts)
@@ -114,8 +114,8 @@ def keep(store: Store, message: JobMessage, kind: Kind, records: Iterable[Result
         elif packed.is_file():
             store.upload(packed, target, "application/zip")
         else:
-            marker = _marker(store, message)
-            parts = _parts_of(store, marker) if marker and marker.etag == message.etag else []
+            marker = store.find(message.key)
+            parts = _parts_of(store, marker) if marker and _is_of(marker, message) else []
             for number, part in enumerate(parts, start=1):
                 store.copy(part.key, "", part.size, quarantine_key(message.job, f"upload/{number:06d}"))
 
@@ -144,16 +144,17 @@ def remove(store: Store, message: JobMessage, kind: Kind) -> None:
     if kind is Kind.ZIP:
         store.delete(message.key, message.version, message.etag)
     elif kind is Kind.FOLDER:
-        marker = _marker(store, message)
-        if marker is None or marker.etag != message.etag:
+        marker = store.find(message.key)
+        if marker is None or not _is_of(marker, message):
             return  # removed already, or a newer marker has made the folder somebody else's job
         for part in _parts_of(store, marker):
             store.delete(part.key, "", part.etag)
         store.delete(marker.key, message.version, marker.etag)
 
 
-def _marker(store: Store, message: JobMessage) -> StoredObject | None:
-    return next((item for item in store.list(message.key) if item.key == message.key), None)
+def _is_of(marker: StoredObject, message: JobMessage) -> bool:
+    """Whether the marker is the one that made the job: in a bucket with versions an equal one may be another upload's."""
+    return marker.etag == message.etag and message.version in ("", marker.version)
 
 
 def _parts_of(store: Store, marker: StoredObject) -> list[StoredObject]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.contract import version_of
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ _CONFLICT: Final = ("409", "ConditionalRequestConflict")
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object: key, ETag without quotes, size in bytes, when the bucket received it."""
+    """One object: key, ETag without quotes, size in bytes, when the bucket received it; its version where that was asked for (``find``)."""
 
     key: str
     etag: str
     size: int
     modified: datetime
+    version: str = ""
 
 
 class Store:
@@ -87,7 +89,8 @@ class Store:
             answer = self._try(lambda: self._s3.head_object(Bucket=self.bucket, Key=key))
         except _Missing:
             return None
-        return StoredObject(key, answer["ETag"].strip('"'), answer["ContentLength"], answer["LastModified"])
+        version = version_of(answer.get("VersionId"))
+        return StoredObject(key, answer["ETag"].strip('"'), answer["ContentLength"], answer["LastModified"], version)
 
     def read(self, key: str) -> str | None:
         """A small text object, None where there is none."""

@@ -20,7 +20,17 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import INDEX_PREFIX, JOBS_PREFIX, ROLE_INFERENCE, IndexEntry, ResultRecord, job_done_key, job_id, parse_utc
+from monai_aws_pipeline.contract import (
+    INDEX_PREFIX,
+    JOBS_PREFIX,
+    ROLE_INFERENCE,
+    IndexEntry,
+    ResultRecord,
+    job_done_key,
+    job_id,
+    parse_utc,
+    version_of,
+)
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.demo import become_operator
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, control
@@ -79,7 +89,7 @@ class Platform:
     def upload(self, key: str, body: bytes) -> str:
         """Put an object; returns the job it becomes."""
         put = self.clients.s3.put_object(Bucket=self.settings.bucket, Key=key, Body=body)
-        return job_id(self.settings.bucket, key, put.get("VersionId", "") or put["ETag"])
+        return job_id(self.settings.bucket, key, version_of(put.get("VersionId")) or put["ETag"])
 
     def keys(self, prefix: str) -> list[str]:
         """All keys under a prefix."""

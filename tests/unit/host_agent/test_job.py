@@ -270,6 +270,28 @@ def test_a_folder_that_was_completed_again_belongs_to_the_newer_marker(bench: Be
     assert bench.stored("input/") == []
 
 
+def test_a_late_message_of_an_answered_folder_leaves_the_next_use_of_its_name_alone(bench: Bench, tmp_path: Path) -> None:
+    bench.s3.put_bucket_versioning(Bucket="studies", VersioningConfiguration={"Status": "Enabled"})
+
+    def use() -> JobMessage:
+        for path in write_series(tmp_path / str(generate_uid()), generate_uid(), slices=2):
+            bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+        put = bench.s3.put_object(Bucket="studies", Key="input/f/_READY", Body=b"")
+        return JobMessage.for_object(bucket="studies", key="input/f/_READY", version=put["VersionId"], etag=put["ETag"], size=0)
+
+    first = bench.send(use())
+    assert bench.turn() is Outcome.ANSWERED
+    second = use()
+    there = bench.stored("input/")
+    bench.send(first)
+    assert bench.turn() is Outcome.REPEATED
+    assert bench.stored("input/") == there
+    bench.send(second)
+    assert bench.turn() is Outcome.ANSWERED
+    assert len([key for key in bench.stored("output/") if key.endswith("result.json")]) == 2
+    assert bench.stored("input/") == []
+
+
 def test_a_folder_is_cleared_with_its_marker_last(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in write_series(tmp_path / "s", generate_uid(), slices=2):
         bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())

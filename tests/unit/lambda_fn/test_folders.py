@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from lambda_fn import folders, wake
-from lambda_fn.folders import Folders, Seen, is_quiet
+from lambda_fn.folders import Folders, MarkerError, Seen, is_quiet
+from monai_aws_pipeline.contract import JobMessage
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 QUIET = timedelta(minutes=10)
@@ -101,6 +102,66 @@ def test_each_marker_has_a_content_of_its_own_so_that_a_folders_name_may_be_used
         etags.add(s3.head_object(Bucket="studies", Key="input/f/_READY")["ETag"])
         s3.delete_object(Bucket="studies", Key="input/f/_READY")
     assert len(etags) == 2
+
+
+def job(key: str, etag: str, **options: Any) -> JobMessage:
+    return JobMessage.for_object(bucket="studies", key=key, version="", etag=etag, size=0, **options)
+
+
+def test_each_use_of_a_folder_name_is_a_job_of_its_own_whatever_its_marker_holds(s3: Any) -> None:
+    jobs = set()
+    for _ in range(2):
+        empty = s3.put_object(Bucket="studies", Key="input/f/_READY", Body=b"")["ETag"]
+        assert folders.job_of_marker(job("input/f/_READY", empty)) is None, "the event of the marker that replaces it makes the job"
+        stamped = s3.head_object(Bucket="studies", Key="input/f/_READY")["ETag"]
+        assert stamped != empty
+        for event in (stamped, stamped, empty):  # delivered twice, and late
+            made = folders.job_of_marker(job("input/f/_READY", event))
+            assert made
+            jobs.add(made.job)
+        assert s3.head_object(Bucket="studies", Key="input/f/_READY")["ETag"] == stamped
+        s3.delete_object(Bucket="studies", Key="input/f/_READY")
+        assert folders.job_of_marker(job("input/f/_READY", stamped)) is None, "the folder was answered and cleared"
+    assert len(jobs) == 2
+
+
+def test_a_marker_that_is_replaced_by_another_delivery_in_that_moment_is_left_to_it(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    etag = s3.put_object(Bucket="studies", Key="input/f/_READY", Body=b"")["ETag"]
+    get = s3.get_object
+
+    def overtaken(**call: Any) -> Any:
+        found = get(**call)
+        s3.put_object(Bucket="studies", Key="input/f/_READY", Body=folders.stamp("by the other"))
+        return found
+
+    monkeypatch.setattr(folders.s3(), "get_object", overtaken)
+    assert folders.job_of_marker(job("input/f/_READY", etag)) is None
+    assert b"by the other" in get(Bucket="studies", Key="input/f/_READY")["Body"].read()
+
+
+def test_a_marker_that_cannot_be_replaced_comes_again_and_its_folder_is_not_named(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    etag = s3.put_object(Bucket="studies", Key="input/Doe^Jane/_READY", Body=b"")["ETag"]
+
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "input/Doe^Jane/_READY"}}, "PutObject")
+
+    monkeypatch.setattr(folders.s3(), "put_object", refuse)
+    with pytest.raises(MarkerError, match="AccessDenied") as raised:
+        folders.job_of_marker(job("input/Doe^Jane/_READY", etag))
+    assert "Jane" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+def test_the_marker_of_the_quiet_period_is_not_replaced(s3: Any) -> None:
+    put(s3, "input/f/1.dcm")
+    complete(AT_ONCE)
+    etag = s3.head_object(Bucket="studies", Key="input/f/_READY")["ETag"]
+    made = folders.job_of_marker(job("input/f/_READY", etag))
+    assert made
+    assert (made.job, made.size) == (
+        job("input/f/_READY", etag).job,
+        s3.head_object(Bucket="studies", Key="input/f/_READY")["ContentLength"],
+    )
 
 
 def test_the_marker_makes_an_upload_like_any_other(s3: Any) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from lambda_fn import hosts, wake
+from lambda_fn import folders, hosts, wake
 from lambda_fn.hosts import Cause, Host, Plan, cause_of, plan
 from lambda_fn.package import build_zip, required_distributions
 from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
@@ -93,6 +93,12 @@ def test_with_versions_the_version_makes_the_job() -> None:
     assert one.version == "v1"
 
 
+@pytest.mark.parametrize("version", [None, "null"])
+def test_without_versions_the_content_makes_the_job_however_the_bucket_says_so(version: str | None) -> None:
+    (job,) = wake.jobs_of(notification("input/a.zip", versionId=version))
+    assert (job.job, job.version) == (job_id("studies", "input/a.zip", "abc"), "")
+
+
 @pytest.mark.parametrize(
     "body", ["", "no json", "[]", '{"Records": 3}', '{"Records": [{"s3": {}}]}', notification("input/Hans%ff.zip", encoded=False)]
 )
@@ -160,8 +166,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with mock_aws():
-        for made_once in (wake.queue, hosts.ec2, hosts.ssm):
+        for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm):
             made_once.cache_clear()
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="studies")
         sqs, ec2 = boto3.client("sqs"), boto3.client("ec2")
         url = sqs.create_queue(QueueName="monai-aws-dev-jobs")["QueueUrl"]
         monkeypatch.setenv("JOBS_QUEUE_URL", url)
@@ -182,8 +190,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         def jobs() -> list[str]:
             return [item["Body"] for item in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])]
 
-        yield SimpleNamespace(sqs=sqs, ec2=ec2, url=url, launch=launch, state=state, jobs=jobs)
-    for made_once in (wake.queue, hosts.ec2, hosts.ssm):
+        yield SimpleNamespace(s3=s3, sqs=sqs, ec2=ec2, url=url, launch=launch, state=state, jobs=jobs)
+    for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm):
         made_once.cache_clear()
 
 
@@ -214,8 +222,20 @@ def test_files_of_a_folder_start_no_host_until_it_is_complete(cloud: SimpleNames
     host_id = cloud.launch()
     wake.handler(batch(*(notification(f"input/f/{number}.dcm") for number in range(10))), CONTEXT)
     assert cloud.state(host_id) == "stopped"
+    marker = {"Bucket": "studies", "Key": "input/f/_READY"}
+    cloud.s3.put_object(**marker)
+    wake.handler(batch(notification("input/f/_READY")), CONTEXT)
+    assert cloud.state(host_id) == "stopped", "its marker was replaced, and that one's event comes next"
     wake.handler(batch(notification("input/f/_READY")), CONTEXT)
     assert cloud.state(host_id) == "running"
+    etag = cloud.s3.head_object(**marker)["ETag"]
+    assert [JobMessage.from_json(body).job for body in cloud.jobs()] == [job_id("studies", "input/f/_READY", etag)]
+
+
+def test_with_versions_a_marker_is_taken_as_it_is(cloud: SimpleNamespace) -> None:
+    cloud.launch()
+    wake.handler(batch(notification("input/f/_READY", versionId="v1")), CONTEXT)
+    assert [JobMessage.from_json(body).version for body in cloud.jobs()] == ["v1"]
 
 
 def test_the_schedule_starts_a_host_only_for_waiting_jobs(cloud: SimpleNamespace) -> None:
