@@ -110,7 +110,7 @@ def build(bench: Workbench, context: BuildContext, start: Start, target: str = "
 def build_officially(bench: Workbench, settings: Settings, context: BuildContext) -> str:
     """Run the official packager on the folder that lies on the machine (``official.write_folder``). Returns the image's reference there.
 
-    The packager names its image as it likes; that name is read from its answer, and the image then bears ours as well.
+    The packager names its image as it likes; that name is read from its answer. The image then gets ours, and the labels it lacks.
     """
     bench.remote.run(
         official.environment_command(CONTEXT_FOLDER), bench.foreign, what="Making the official packager's environment", seconds=900
@@ -123,8 +123,10 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
     run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {program}"
     lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"
-    tagging = f"sudo docker tag {shlex.quote(official.tag_in(lines))} {shlex.quote(reference)}"
-    bench.remote.run(tagging, bench.foreign, what="Naming the MAP", seconds=60)
+    dockerfile = official.marking(official.tag_in(lines), context)
+    # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
+    naming = f"sudo env DOCKER_BUILDKIT=1 BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
+    bench.remote.run(f"printf %s {shlex.quote(dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
     return reference
 
 
