@@ -195,7 +195,7 @@ def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
     from tempfile import TemporaryDirectory
 
-    from monai_aws_pipeline.deployment.source_login import source_login
+    from monai_aws_pipeline.deployment.source_login import asked_login
     from monai_aws_pipeline.maps.doctor import consult
 
     settings = load_settings()
@@ -205,7 +205,8 @@ def doctor_app() -> None:
             settings,
             target=Path(folder),
             download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)),
-            login=source_login(settings),
+            login=lambda: asked_login(settings),
+            report=_say,
         )
     if not seen.findings:
         _say("Nothing is known against building this application.")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.maps import resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import Plan, consult, examine
 from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.maps.git import (
+    CredentialsMissingError,
+    CredentialsRefusedError,
+    HostUnknownError,
+    Login,
+    LoginUnusableError,
+    SourceError,
+)
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+
+from .wheels import local_wheelhouse, make_wheel, pip_knows
 
 APP_YAML = """
 application: {title: Liver, version: 1.2.0, input-formats: [DICOM], output-formats: [DICOM]}
@@ -26,7 +38,7 @@ cuda-toolkit[cudart]==13.0.3
 monai==1.6.1
 numpy==2.4.6
 """
-PLAIN = Plan(base_image="debian:12", collect_wheels=True)
+PLAIN = Plan(base_image="debian:12", collect_wheels=True, python="3.11")
 
 
 @pytest.fixture
@@ -105,7 +117,7 @@ def test_pins_in_the_constraints_count(app: Path):
 
 def test_a_cuda_base_image_makes_a_missing_runtime_a_warning(app: Path):
     (app / "requirements.txt").write_text(without("cuda-toolkit"))
-    assert only(app, replace(PLAIN, base_image="nvidia/cuda:13.0.0-runtime-ubuntu24.04")).severity is Severity.WARNING
+    assert only(app, replace(PLAIN, base_image="nvidia/cuda:13.0.0-runtime-ubuntu24.04", python="3.12")).severity is Severity.WARNING
 
 
 def test_another_sdk_is_a_warning_and_its_traps_are_not_guessed(app: Path):
@@ -210,13 +222,86 @@ def test_the_bundle_operator_wants_a_torchscript_with_its_bundle_inside(app: Pat
 # ------------------------------------------------------------------------------------------------------- from the settings on
 
 
+@pytest.fixture(autouse=True)
+def known_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What pip knows: the packages of the sound application."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for line in SDK_REQUIREMENTS.split():
+        if "==" in line:
+            name, _, version = re.sub(r"\[.*\]", "", line).partition("==")
+            make_wheel(packages, name.replace("-", "_"), version)
+    pip_knows(monkeypatch, packages)
+    return packages
+
+
 def test_everything_is_said_at_once(app: Path, tmp_path: Path):
     (app / "app.yaml").write_text(APP_YAML.replace("1.2.0", "1.2").replace("Liver", "''"))
-    (app / "requirements.txt").write_text(without("holoscan-cli") + "-r more.txt\n")
-    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
+    (app / "requirements.txt").write_text(without("holoscan-cli") + "-r more.txt\nnumpy==99.0\n")
+    settings = load_settings(
+        app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache",
+        packager="monai-deploy", base_image="debian:12", golden_study=str(tmp_path / "none.zip"), golden_study_sha256="0" * 64,
+    )  # fmt: skip
     seen = consult(settings, target=tmp_path / "copy")
-    assert {finding.point for finding in seen.errors} == {"app.yaml", "requirements", "sdk", "model"}
+    assert {finding.point for finding in seen.errors} == {"app.yaml", "requirements", "sdk", "model", "packager", "golden"}
     assert len([finding for finding in seen.errors if finding.point == "app.yaml"]) == 2
+
+
+def test_a_sound_application_hears_of_its_golden_study_alone(app: Path, tmp_path: Path):
+    said: list[str] = []
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache")
+    seen = consult(settings, target=tmp_path / "copy", report=said.append)
+    assert [finding.point for finding in seen.findings] == ["golden"]
+    assert "asking pip" in said[0]
+
+
+def test_a_requirement_that_cannot_be_met_is_found_before_anything_is_paid_for(app: Path, tmp_path: Path):
+    (app / "requirements.txt").write_text(SDK_REQUIREMENTS.replace("numpy==2.4.6", "numpy==99.0"))
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect", map_python="3.12")
+    (found,) = consult(settings, target=tmp_path / "copy").errors
+    assert (found.point, "there is no numpy==99.0" in found.message) == ("requirements", True)
+
+
+def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(app: Path, tmp_path: Path, known_packages: Path):
+    (known_packages / "evil").mkdir()
+    make_wheel(known_packages / "evil", "planted", "1.0")
+    with (app / "requirements.txt").open("a") as file:
+        file.write(f"--find-links {known_packages / 'evil'}\nplanted==1.0\n")
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
+    assert any("there is no planted==1.0" in each.message for each in consult(settings, target=tmp_path / "copy").errors)
+
+
+def test_wheels_that_are_gathered_already_are_answer_enough(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    house = wheelhouse.name_of(app / "requirements.txt", "3.12")
+    local_wheelhouse(tmp_path / "cache" / "wheelhouses" / house)
+    monkeypatch.setattr(resolution, "_pip", lambda *_: pytest.fail("pip was asked"))
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
+    assert consult(settings, target=tmp_path / "copy").errors == ()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        LoginUnusableError("the secret holds a space"),
+        CredentialsMissingError("the repository needs a login that git has not"),
+        CredentialsRefusedError("the repository does not accept the login"),
+        HostUnknownError("the server has a host key that is not known here"),
+    ],
+)
+def test_trouble_with_the_login_is_a_finding_beside_the_others(app: Path, tmp_path: Path, trouble: SourceError):
+    def login() -> Login | None:
+        raise trouble
+
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", base_image="--network=host x")
+    seen = consult(settings, target=tmp_path / "copy", login=login)
+    assert seen.errors[0].remedy == trouble.remedy
+    assert [finding.point for finding in seen.errors] == ["source", "base-image"]
+
+
+def test_a_ref_that_is_missing_is_a_finding_that_names_its_setting(app: Path, tmp_path: Path):
+    settings = load_settings(app_source=str(PROJECT_ROOT), app_ref="no-such-branch", cache_dir=tmp_path / "cache")
+    (found,) = consult(settings, target=tmp_path / "copy").errors
+    assert (found.point, "MONAI_AWS_APP_REF" in found.remedy) == ("source", True)
 
 
 def test_an_altered_model_is_found(app: Path, tmp_path: Path):
