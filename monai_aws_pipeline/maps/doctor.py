@@ -127,7 +127,7 @@ def consult(
     try:
         source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login())
     except SourceError as wrong:
-        return Examination((Finding("source", str(wrong), wrong.remedy), *_settings(plan, has_constraints=False), *findings))
+        return Examination((Finding("source", wrong.cause, wrong.remedy), *_settings(plan, has_constraints=False), *findings))
     findings += golden_study.examine(settings, source.path, download_s3=download_s3)
     findings += _resolution(source.path, plan, settings.cache_dir, report)
     return Examination((*examine(source, plan, model_file), *findings), source)

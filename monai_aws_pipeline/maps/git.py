@@ -56,6 +56,14 @@ class SourceError(RuntimeError):
 
     remedy: ClassVar[str] = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
 
+    @property
+    def cause(self) -> str:
+        """What is wrong, without the remedy."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.cause}. {self.remedy}"
+
 
 class SourceMissingError(SourceError):
     """There is no folder or repository at the given place."""

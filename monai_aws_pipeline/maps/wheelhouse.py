@@ -209,7 +209,11 @@ def _gather(requirements: Path, target: Path, python_version: str, on_line: OnLi
             raise PipMissingError(f"{sys.executable} has no pip; create the environment with `python3 -m venv`")
         wrong = [line for line in tail if line.lower().startswith("error")] or tail[-5:]
         hint = "" if ours else f" Only wheels are taken for Python {python_version}, because this process runs another version."
-        raise RequirementsError(f"pip could not gather the wheels of {requirements.name}.{hint} pip said: " + " | ".join(wrong[-5:]))
+        raise RequirementsError(
+            f"pip could not gather the wheels of {requirements.name}.{hint} pip said: "
+            + " | ".join(wrong[-5:])
+            + ". Correct the requirements, or pip's configuration here; monai-aws doctor app says more"
+        )
     on_line(f"wheelhouse: {_size(_folder_bytes(target))} in {time.monotonic() - started:.0f} s")
 
 

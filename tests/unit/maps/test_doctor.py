@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,13 +256,6 @@ def test_a_sound_application_hears_of_its_golden_study_alone(app: Path, tmp_path
     assert "asking pip" in said[0]
 
 
-def test_a_requirement_that_cannot_be_met_is_found_before_anything_is_paid_for(app: Path, tmp_path: Path):
-    (app / "requirements.txt").write_text(SDK_REQUIREMENTS.replace("numpy==2.4.6", "numpy==99.0"))
-    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect", map_python="3.12")
-    (found,) = consult(settings, target=tmp_path / "copy").errors
-    assert (found.point, "there is no numpy==99.0" in found.message) == ("requirements", True)
-
-
 def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(app: Path, tmp_path: Path, known_packages: Path):
     (known_packages / "evil").mkdir()
     make_wheel(known_packages / "evil", "planted", "1.0")
@@ -277,6 +271,52 @@ def test_wheels_that_are_gathered_already_are_answer_enough(app: Path, tmp_path:
     monkeypatch.setattr(resolution, "_pip", lambda *_: pytest.fail("pip was asked"))
     settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
     assert consult(settings, target=tmp_path / "copy").errors == ()
+
+
+def no_app_yaml(app: Path) -> dict[str, str]:
+    (app / "app.yaml").unlink()
+    return {}
+
+
+def wrong_keys(app: Path) -> dict[str, str]:
+    (app / "app.yaml").write_text(APP_YAML.replace("input-formats", "input_formats"))
+    return {}
+
+
+def missing_model(_: Path) -> dict[str, str]:
+    return {"model_uri": "/nowhere/net.ts", "model_sha256": "0" * 64}
+
+
+def altered_model(app: Path) -> dict[str, str]:
+    return {"model_uri": str(app / "__main__.py"), "model_sha256": "0" * 64}
+
+
+def impossible_requirement(app: Path) -> dict[str, str]:
+    (app / "requirements.txt").write_text(SDK_REQUIREMENTS.replace("numpy==2.4.6", "numpy==99.0"))
+    return {"wheelhouse": "collect"}
+
+
+def missing_ref(_: Path) -> dict[str, str]:
+    return {"app_source": str(PROJECT_ROOT), "app_ref": "no-such-branch"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "point", "names"),
+    [
+        (no_app_yaml, "source", "MONAI_AWS_APP_DIR"),
+        (wrong_keys, "app.yaml", "docs/your-own-model.md"),
+        (missing_model, "model", "MONAI_AWS_MODEL_URI"),
+        (altered_model, "model", "MONAI_AWS_MODEL_SHA256"),
+        (impossible_requirement, "requirements", "Correct the name or the version"),
+        (missing_ref, "source", "MONAI_AWS_APP_REF"),
+    ],
+)
+def test_each_bad_input_is_one_finding_that_says_what_to_do(
+    app: Path, tmp_path: Path, spoil: Callable[[Path], dict[str, str]], point: str, names: str
+):
+    settings = load_settings(**{"app_source": str(app), "cache_dir": tmp_path / "cache", **spoil(app)})
+    (found,) = consult(settings, target=tmp_path / "copy").errors
+    assert (found.point, names in found.remedy) == (point, True), found
 
 
 @pytest.mark.parametrize(
@@ -296,19 +336,6 @@ def test_trouble_with_the_login_is_a_finding_beside_the_others(app: Path, tmp_pa
     seen = consult(settings, target=tmp_path / "copy", login=login)
     assert seen.errors[0].remedy == trouble.remedy
     assert [finding.point for finding in seen.errors] == ["source", "base-image"]
-
-
-def test_a_ref_that_is_missing_is_a_finding_that_names_its_setting(app: Path, tmp_path: Path):
-    settings = load_settings(app_source=str(PROJECT_ROOT), app_ref="no-such-branch", cache_dir=tmp_path / "cache")
-    (found,) = consult(settings, target=tmp_path / "copy").errors
-    assert (found.point, "MONAI_AWS_APP_REF" in found.remedy) == ("source", True)
-
-
-def test_an_altered_model_is_found(app: Path, tmp_path: Path):
-    (tmp_path / "model.pt").write_bytes(b"other weights")
-    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "model.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
-    (found,) = consult(settings, target=tmp_path / "copy").errors
-    assert "MONAI_AWS_MODEL_SHA256" in found.message
 
 
 @pytest.mark.parametrize(
