@@ -7,6 +7,7 @@ as they are, with their remedy; anything else is a defect and shows its tracebac
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -195,7 +196,7 @@ def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
     from tempfile import TemporaryDirectory
 
-    from monai_aws_pipeline.deployment.source_login import source_login
+    from monai_aws_pipeline.deployment.source_login import asked_login
     from monai_aws_pipeline.maps.doctor import consult
 
     settings = load_settings()
@@ -205,7 +206,8 @@ def doctor_app() -> None:
             settings,
             target=Path(folder),
             download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)),
-            login=source_login(settings),
+            login=lambda: asked_login(settings),
+            report=_say,
         )
     if not seen.findings:
         _say("Nothing is known against building this application.")
@@ -367,12 +369,35 @@ def maps(as_json: bool) -> None:
 @cli.command()
 @click.argument("wanted", metavar="[MAP]", default="")
 @click.option("--why", default="", help="The reason, kept with the change.")
-def promote(wanted: str, why: str) -> None:
+@click.option(
+    "--require-golden", is_flag=True, help="Fail unless a host answered the MAP's golden study now, also where it is live already."
+)
+@click.option("--built", is_flag=True, help="The MAP that map_image has made last in this DAGSTER_HOME, in place of the one pushed last.")
+def promote(wanted: str, why: str, require_golden: bool, built: bool) -> None:
     """Make a MAP live after a host has answered its golden study; by default the one pushed last. MAP is a tag or a digest."""
     from monai_aws_pipeline.cloud.promotion import LiveMaps
 
+    if built and wanted:
+        raise click.UsageError("Name a MAP, or say --built.")
     settings = load_settings()
-    LiveMaps(Clients(settings.region), settings, _say).promote(wanted, who=f"{settings.owner}, monai-aws promote", why=why)
+    maps = LiveMaps(Clients(settings.region), settings, _say)
+    chosen = _built_map() if built else wanted
+    maps.promote(chosen, who=f"{settings.owner}, monai-aws promote", why=why, require_golden=require_golden)
+
+
+def _built_map() -> str:
+    """Digest of the MAP that the Dagster of this environment has made last."""
+    from dagster import DagsterInstance
+
+    from monai_aws_pipeline.deployment.lineage import latest_version
+
+    if "DAGSTER_HOME" not in os.environ:
+        raise click.UsageError("--built needs DAGSTER_HOME to say which Dagster has built it.")
+    with DagsterInstance.get() as instance:
+        digest = latest_version(instance, "map_image")
+    if not digest:
+        raise click.UsageError("The Dagster of this DAGSTER_HOME has not made a map_image yet.")
+    return digest
 
 
 @cli.command()

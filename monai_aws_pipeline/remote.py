@@ -37,6 +37,9 @@ _OTHER_MACHINE = (
 )
 
 
+_READ_ON = "The whole output is in the run's log. Remove the cause it names, and start the run again."
+
+
 class RemoteError(Exception):
     """Base of what can go wrong on the way to a machine or on it."""
 
@@ -50,13 +53,13 @@ class ConnectError(RemoteError):
 
 
 class RemoteCommandError(RemoteError):
-    """A command ended with another exit code than 0. ``tail`` holds its last lines, redacted."""
+    """A command ended with another exit code than 0. ``tail`` holds its last lines, redacted; ``remedy`` says what to do."""
 
-    def __init__(self, what: str, exit_code: int, tail: Iterable[str]) -> None:
-        self.exit_code = exit_code
+    def __init__(self, what: str, exit_code: int, tail: Iterable[str], remedy: str = _READ_ON) -> None:
+        self.what, self.exit_code, self.remedy = what, exit_code, remedy
         self.tail = tuple(tail)
         last = "\n".join(self.tail)
-        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}")
+        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}\n{remedy}")
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class Remote:
     def _open(self) -> paramiko.Channel:
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise RemoteError("The SSH connection is gone; the machine may have been stopped.")
+            raise RemoteError("The SSH connection is gone; the machine may have been stopped. Start the run again.")
         return transport.open_session(timeout=30)
 
     def _lines(self, channel: paramiko.Channel, deadline: float, what: str) -> Iterator[str]:
@@ -164,7 +167,7 @@ class Remote:
                 chunk = channel.recv(_CHUNK)
             except TimeoutError:
                 if time.monotonic() > deadline:
-                    raise RemoteError(f"{what} did not end in the time it was given; it was stopped.") from None
+                    raise RemoteError(f"{what} did not end in the time it was given; it was stopped. {_READ_ON}") from None
                 continue
             if not chunk:
                 break
@@ -191,7 +194,9 @@ class Remote:
             channel.shutdown_write()
             exit_code = channel.recv_exit_status()
         except OSError as error:
-            raise RemoteError(f"{what} broke off after {sent.bytes / 1e6:.0f} MB: {error}. The machine may have been stopped.") from error
+            raise RemoteError(
+                f"{what} broke off after {sent.bytes / 1e6:.0f} MB: {error}. The machine may have been stopped. Start the run again."
+            ) from error
         finally:
             channel.close()
             reader.join(5)

@@ -208,7 +208,9 @@ class Settings(BaseSettings):
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     promote_on_deploy: bool = Field(
-        True, description="true: inference_host makes the newest MAP live; false: only promote_map does, once there is a live one"
+        True,
+        description="true: inference_host makes the newest MAP live, after a host has answered its golden study where it has one and takes "
+        "another MAP's place; false: only promote_map does, once there is a live one",
     )
     on_source_change: Literal["observe", "build", "promote"] = Field(
         "observe", description="what a new version of the source starts: nothing, build_map, or build_map and a promotion"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,7 +24,7 @@ from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.maps.build_context import is_stage_tag
-from monai_aws_pipeline.maps.expectation import Point
+from monai_aws_pipeline.maps.expectation import LABEL_STUDY, Point
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -44,6 +44,7 @@ SHORTEST_PREFIX: Final = 7
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MISSED_EXIT: Final = 4
 _NOT_READY_EXIT: Final = 3
+_CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
 class PromotionError(CloudError):
@@ -201,6 +202,30 @@ def live_after_deploy(now: Standing, candidate: str, present: Collection[str], p
     return candidate, ""
 
 
+def asks_golden(config: Mapping[str, Any], digest: str, past: Sequence[Switch]) -> bool:
+    """Whether an image (its configuration, its digest) has to answer its golden study on a host before a deployment makes it live.
+
+    Not the first MAP, which takes nobody's place; nor one that was live before, as with a rollback; nor one that brings no golden study.
+    """
+    labels = (config.get("config") or {}).get("Labels") or {}
+    return bool(past) and digest not in {switch.digest for switch in past} and bool(labels.get(LABEL_STUDY))
+
+
+def check_proof(image: PushedImage, proof: Proof, live: str, *, require_golden: bool = False) -> None:
+    """Raise NotProvenError where a host did not answer the golden study as expected, or had none and one is required."""
+    if proof.golden == "failed":
+        missed = "; ".join(map(str, proof.missed)) or "no point was named"
+        raise NotProvenError(
+            f"{label(image)} missed its golden study on host {proof.host}, and {live or 'no MAP'} stays live. Missed: {missed}.",
+            f"Go back to an earlier MAP: monai-aws rollback. {_CORRECT}" if live == image.digest else _CORRECT,
+        )
+    if proof.golden == "none" and require_golden:
+        raise NotProvenError(
+            f"{label(image)} brings no golden study, and {live or 'no MAP'} stays live.",
+            "Set MONAI_AWS_GOLDEN_STUDY, build again, and promote that (docs/golden.md); or promote it without --require-golden.",
+        )
+
+
 def choose_host(hosts: Sequence[Machine]) -> Machine:
     """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one. Raises NotProvenError."""
     order = ("stopped", "stopping", "running", "pending")
@@ -355,23 +380,39 @@ class LiveMaps:
 
         return tuple(ListedMap(image, of(image.digest)) for image in self._images())
 
-    def promote(self, wanted: str, who: str, why: str = "") -> Change:
-        """Make a MAP live after a host has answered its golden study with it. Raises PromotionError; nothing was changed then."""
+    def promote(self, wanted: str, who: str, why: str = "", *, require_golden: bool = False) -> Change:
+        """Make a MAP live after a host has answered its golden study with it. Raises PromotionError; nothing was changed then.
+
+        ``require_golden``: also raise where the MAP brings no golden study, and ask a host also about the MAP that is live already.
+        """
         image = choose_map(self._images(), wanted)
         previous = self.live()
-        if previous == image.digest:
+        changed = previous != image.digest
+        if not changed and not require_golden:
             self._report(f"nothing changed: {label(image)} is live already")
             return Change(Kind.PROMOTE, image, previous, who, why, changed=False)
         proof = self._prove(image)
-        if proof.golden == "failed":
-            missed = "; ".join(map(str, proof.missed)) or "no point was named"
-            raise NotProvenError(
-                f"{label(image)} missed its golden study on host {proof.host}, and {previous or 'no MAP'} stays live. Missed: {missed}.",
-                "Correct the application or golden/expect.yaml, build again, and promote that.",
-            )
+        check_proof(image, proof, previous, require_golden=require_golden)
         if proof.golden == "none":
             self._report(f"{label(image)} brings no golden study: the host can run it, and nothing more is known (docs/your-own-model.md)")
+        if not changed:
+            self._report(f"nothing changed: {label(image)} is live already")
+            return Change(Kind.PROMOTE, image, previous, who, why, changed=False, proof=proof)
         return self.switch(Kind.PROMOTE, image, who, why, proof)
+
+    def deploy(self, image: PushedImage, who: str, why: str) -> Change:
+        """Make a MAP live that the hosts hold; where ``asks_golden`` says so, after a host has answered its golden study.
+
+        Raises PromotionError; nothing was changed then.
+        """
+        previous = self.live()
+        proof = None
+        if asks_golden(self._registry.parts(image.digest).config, image.digest, self.history()):
+            proof = self._prove(image)
+            check_proof(image, proof, previous)
+        else:
+            self._report(f"{label(image)} becomes live without a golden study on a host: it is the first, was live before, or brings none")
+        return self.switch(Kind.DEPLOY, image, who, why, proof)
 
     def rollback(self, wanted: str, who: str, why: str = "") -> Change:
         """Make a MAP live that was so before; without a name the one before the present one. Raises PromotionError."""

@@ -23,7 +23,6 @@ from monai_aws_pipeline.cloud.promotion import (
     AGENT,
     PULL_SECONDS,
     TAG_PREPARED,
-    Kind,
     LiveMaps,
     awake,
     label,
@@ -126,16 +125,16 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
+    for machine in plan.retire:
+        machines.terminate(machine.id)
+        report(f"retired {machine.id}, which was made from other inputs")
     live = maps.live()
     if live not in (pushed.digest, now.live):
         report(f"{live} became live meanwhile and stays so")
     elif live != pushed.digest:
-        change = maps.switch(Kind.DEPLOY, pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
+        change = maps.deploy(pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
         for event in change_events(change):
             context.log_event(event)
-    for machine in plan.retire:
-        machines.terminate(machine.id)
-        report(f"retired {machine.id}, which was made from other inputs")
     ids = sorted(host.id for host in hosts)
     return MaterializeResult(
         data_version=DataVersion(f"{content}:{','.join(ids)}"),

@@ -22,6 +22,8 @@ MAX_TOTAL_BYTES: Final = 192 * 1024 * 1024
 NAMES: Final = ("app.json", "pkg.json")
 MANIFESTS: Final = ("/etc/holoscan/app.json", "/etc/holoscan/pkg.json", "/etc/monai/app.json", "/etc/monai/pkg.json")
 
+USERS: Final = "/etc/passwd"
+
 Fetch = Callable[[LayerBlob], bytes]
 
 
@@ -55,7 +57,7 @@ def examine(image: ImageParts, fetch: Fetch) -> Conformance:
     for layer in image.layers:
         if layer in chosen:
             try:
-                read.append(read_layer(fetch(layer), MANIFESTS))
+                read.append(read_layer(fetch(layer), (*MANIFESTS, USERS)))
             except UnknownCompressionError:
                 unread.append(layer)
             except LayerRefusedError as wrong:
@@ -63,7 +65,7 @@ def examine(image: ImageParts, fetch: Fetch) -> Conformance:
                 refused.append(f"layer {layer.digest[:19]} {wrong}")
     whole = flatten(read)
     app, package = (next((whole.texts[path] for path in MANIFESTS if path.endswith(name) and path in whole.texts), None) for name in NAMES)
-    found = check(image.config, app, package, whole.paths)
+    found = check(image.config, app, package, whole.paths, whole.texts.get(USERS))
     undecided = tuple(finding for finding in found if finding.by_absence and unread)
     return Conformance(tuple(each for each in found if each not in undecided), tuple(refused), undecided, tuple(unread))
 

@@ -37,7 +37,7 @@ from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.deployment.source_login import source_login
+from monai_aws_pipeline.deployment.source_login import asked_login, source_login
 from monai_aws_pipeline.maps import build_context, doctor, golden, model, official, source, wheelhouse
 from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.sbom import MapImage
@@ -177,7 +177,9 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     """Observe source and registry; decide."""
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
-        seen = doctor.consult(chosen, target=folder / "source", download_s3=_from_s3(clients), login=source_login(chosen))
+        seen = doctor.consult(
+            chosen, target=folder / "source", download_s3=_from_s3(clients), login=lambda: asked_login(chosen), report=context.log.info
+        )
         sound = require_sound(seen, context.log.info, context.log.warning)
         registry = Registry(clients.ecr, chosen.ecr_repository)
         registry.ensure(chosen.deployment, chosen.owner)

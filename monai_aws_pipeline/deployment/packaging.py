@@ -16,9 +16,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import ImageParts
@@ -56,6 +58,46 @@ class Workbench:
     def foreign(self, line: str) -> None:
         """Report a line that another program printed."""
         self.report(f"{BUILD_LINE}{line}")
+
+
+class BuildFailedError(RemoteCommandError):
+    """The image could not be built. Holds the last lines that were printed, and what to do about the cause that they name."""
+
+
+_CAUSES: Final = (
+    (r"no space left on device", "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB."),
+    (
+        r"no matching distribution found|resolutionimpossible|could not find a version",
+        "pip finds no answer to the requirements: correct requirements.txt or constraints.txt (monai-aws doctor app says more).",
+    ),
+    (
+        r"temporary failure (in name resolution|resolving)|could not resolve host|network is unreachable|connection timed out",
+        "The machine does not reach the internet: gather the wheels here with MONAI_AWS_WHEELHOUSE=collect, on a base image with Python.",
+    ),
+    (
+        r"pull access denied|manifest unknown|failed to resolve source metadata|manifest for .* not found",
+        "The base image cannot be pulled: correct MONAI_AWS_BASE_IMAGE, or let the build role read it.",
+    ),
+    (r"gather them for 3\.\d+", "Set MONAI_AWS_MAP_PYTHON to the Python of the base image."),
+    (r"choose a base image that has them", "Set MONAI_AWS_BASE_IMAGE to one with python3, pip and jq, such as one made for that."),
+)
+"""What lines of a failed build mean, and what to do. The first that fits counts."""
+_NO_KNOWN_CAUSE: Final = "The whole output is in the run's log. Correct what it names, and materialise map_image again."
+
+
+@contextmanager
+def named_failure() -> Iterator[None]:
+    """A block that builds: a command that fails in it becomes a BuildFailedError with its remedy."""
+    try:
+        yield
+    except RemoteCommandError as failed:
+        raise BuildFailedError(failed.what, failed.exit_code, failed.tail, remedy(failed.tail)) from failed
+
+
+def remedy(tail: Sequence[str]) -> str:
+    """What to do about a build that ended with these lines."""
+    said = "\n".join(tail)
+    return next((what for sign, what in _CAUSES if re.search(sign, said, re.IGNORECASE)), _NO_KNOWN_CAUSE)
 
 
 @dataclass(frozen=True)
@@ -103,14 +145,15 @@ def build(bench: Workbench, context: BuildContext, start: Start, target: str = "
     tags = {stage.name: stage.tag for stage in context.stages} | {"application": context.tag}
     reference = f"{bench.repository}:{tags[target]}"
     what = "Building the MAP" if target == "application" else f"Building the {target}"
-    bench.remote.run(_build_command(context, start, reference, target), bench.foreign, what=what, seconds=bench.seconds)
+    with named_failure():
+        bench.remote.run(_build_command(context, start, reference, target), bench.foreign, what=what, seconds=bench.seconds)
     return reference
 
 
 def build_officially(bench: Workbench, settings: Settings, context: BuildContext) -> str:
     """Run the official packager on the folder that lies on the machine (``official.write_folder``). Returns the image's reference there.
 
-    The packager names its image as it likes; that name is read from its answer, and the image then bears ours as well.
+    The packager names its image as it likes; that name is read from its answer. The image then gets ours, and the labels it lacks.
     """
     bench.remote.run(
         official.environment_command(CONTEXT_FOLDER), bench.foreign, what="Making the official packager's environment", seconds=900
@@ -121,10 +164,13 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
     )  # fmt: skip
     program = f"{CONTEXT_FOLDER}/venv/bin/{shlex.join(command)}"
     run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {program}"
-    lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
+    with named_failure():
+        lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"
-    tagging = f"sudo docker tag {shlex.quote(official.tag_in(lines))} {shlex.quote(reference)}"
-    bench.remote.run(tagging, bench.foreign, what="Naming the MAP", seconds=60)
+    dockerfile = official.marking(official.tag_in(lines), context)
+    # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
+    naming = f"sudo env DOCKER_BUILDKIT=1 BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
+    bench.remote.run(f"printf %s {shlex.quote(dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
     return reference
 
 

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.secrets import read_secret
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.maps.git import SETTING, Login, parse_login
+from monai_aws_pipeline.maps.git import SETTING, Login, SourceError, parse_login
 from monai_aws_pipeline.settings import Settings
+
+
+class LoginUnreadableError(SourceError):
+    """AWS did not give the secret with the login."""
+
+    remedy = f"Correct {SETTING}, or let 'monai-aws bootstrap' give the operator that secret; docs/building.md shows how"
+
+
+def asked_login(settings: Settings) -> Login | None:
+    """As ``source_login``, for whoever wants every trouble with it as a SourceError."""
+    try:
+        return source_login(settings)
+    except CloudError as wrong:
+        raise LoginUnreadableError(str(wrong).rstrip(".")) from wrong
+    except (BotoCoreError, ClientError) as wrong:
+        raise LoginUnreadableError(f"the secret of {SETTING} could not be read ({type(wrong).__name__})") from wrong
 
 
 def source_login(settings: Settings) -> Login | None:

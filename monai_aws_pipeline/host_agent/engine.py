@@ -42,12 +42,13 @@ _NEVER: Final = "0001-01-01"
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image in the local store says about itself. ``bytes`` is its unpacked size."""
+    """What an image in the local store says about itself. ``bytes`` is its unpacked size, ``environment`` what it sets itself."""
 
     digest_reference: str
     bytes: int
     labels: Mapping[str, str] = field(default_factory=dict)
     app_json: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,9 @@ class Engine:
         """Read size, labels and app.json of an image in the local store. Raises FailedError."""
         try:
             found = json.loads(self._run(["image", "inspect", image]).stdout)[0]
-            labels = (found.get("Config") or {}).get("Labels") or {}
-            return ImageFacts(image, int(found.get("Size", 0)), labels, self._read_manifest(image))
+            config = found.get("Config") or {}
+            environment = dict(str(item).partition("=")[::2] for item in config.get("Env") or [])
+            return ImageFacts(image, int(found.get("Size", 0)), config.get("Labels") or {}, self._read_manifest(image), environment)
         except (EngineError, ValueError, LookupError) as wrong:
             raise FailedError(Code.ENGINE_FAILED, f"The MAP image cannot be inspected: {_one_line(str(wrong))}.") from wrong
 

@@ -22,7 +22,7 @@ from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
 from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
-from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
+from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json, with_user_packages
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -159,7 +159,7 @@ def image_for(live: str, request: str) -> str:
 def describe(found: ImageFacts, seconds: float) -> ReadyMap:
     """Manifest and labels of an image as a record has them. Raises FailedError(MAP_MANIFEST)."""
     try:
-        spec = parse_app_json(found.app_json)
+        spec = with_user_packages(parse_app_json(found.app_json), found.environment)
     except AppManifestError as wrong:
         raise FailedError(Code.MAP_MANIFEST, f"The MAP's manifest cannot be used: {wrong}.") from wrong
     facts = MapFacts(

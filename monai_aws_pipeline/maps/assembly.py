@@ -24,6 +24,7 @@ from monai_aws_pipeline.maps.build_context import BuildContext
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 TAR: Final = "application/vnd.oci.image.layer.v1.tar"
+_REMEDY: Final = "delete the image dependencies-KEY in ECR, and build again"
 _MADE: Final = "1980-01-01T00:00:00Z"  # recipe.EPOCH: the image bears no time of its making, so equal inputs make an equal image
 
 
@@ -48,7 +49,7 @@ def write_image(context: BuildContext, base_config: Mapping[str, Any], base_laye
     """
     known = _diff_ids(base_config)
     if len(known) != len(base_layers):
-        raise AssemblyError(f"the dependency image has {len(base_layers)} layers, but its configuration names {len(known)}")
+        raise AssemblyError(f"the dependency image has {len(base_layers)} layers, but its configuration names {len(known)}; {_REMEDY}")
     folders = [context.path / name for name in ("model", "app") if (context.path / name).is_dir()]
     (target / "layers").mkdir(parents=True)
     added = [_write_layer(folder, target / "layers") for folder in folders]
@@ -113,7 +114,7 @@ def _diff_ids(config: Mapping[str, Any]) -> list[str]:
     try:
         return [str(each) for each in config["rootfs"]["diff_ids"]]
     except (KeyError, TypeError) as error:
-        raise AssemblyError("the configuration of the dependency image names no layers") from error
+        raise AssemblyError(f"the configuration of the dependency image names no layers; {_REMEDY}") from error
 
 
 def _oci(media_type: str) -> str:

@@ -1,7 +1,8 @@
 """Whether an image is a MAP: named checks over its configuration, its manifests and the list of its files. Pure.
 
-Here belongs what the MONAI Application Package specification and the MONAI Deploy App SDK's packager lay down, with the paths of both ages
-(``/etc/holoscan`` and ``/etc/monai``). Who reads the image, and what a failed check means for a deployment, is the caller's.
+Here belongs what the MONAI Application Package specification and the MONAI Deploy App SDK's packagers lay down: that of today
+(``/etc/holoscan``), and that of SDK 0.5 and before (``/etc/monai``), which knew fewer variables and labels and no app.yaml. Who reads the
+image, and what a failed check means for a deployment, is the caller's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ POINTS: Final[Mapping[str, str]] = {
     "entry-point": "the entry point is the MAP's tools script",
     "environment": "the variables that an application reads are set",
     "labels": "the labels that a registry shows are set",
-    "user": "the image runs as a numeric user other than root",
+    "user": "the image runs as a user other than root",
     "secrets": "no variable or label looks like a credential",
 }
 """Every check by name, in the order of the report."""
@@ -36,6 +37,12 @@ _VARIABLES: Final = (
     "PKG_MANIFEST_PATH",
 )  # fmt: skip
 _LABELS: Final = ("base", "tag", "org.opencontainers.image.title", "org.opencontainers.image.version", "org.nvidia.holoscan")
+_OLDER_VARIABLES: Final = ("INPUTPATH", "OUTPUTPATH", "WORKDIR", "APPLICATION", "TIMEOUT")
+_OLDER_LABELS: Final = ("base", "tag", "version", "sdk_version")
+_TOOLS: Final = "/var/holoscan/tools"
+_OLDER_TOOLS: Final = "/opt/monai/executor/monai-exec"
+_UID: Final = re.compile(r"[0-9]{1,10}")
+_PASSWD_FIELDS: Final = 7
 _SECRET_NAME: Final = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|ACCESS_KEY|CREDENTIAL)", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN|gh[pousr]_[A-Za-z0-9]{20}")
 
@@ -52,7 +59,9 @@ class Finding:
     by_absence: bool = False
 
 
-def check(image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, files: Iterable[str]) -> list[Finding]:
+def check(
+    image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, files: Iterable[str], passwd: str | None = None
+) -> list[Finding]:
     """Check one image; an empty list means that it conforms.
 
     Args:
@@ -60,6 +69,7 @@ def check(image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, 
             ``docker inspect`` (``{"Config": …}``).
         app_json, pkg_json: Text of the manifests; None where the image has none.
         files: Absolute paths of the image's files and folders.
+        passwd: Text of the image's ``/etc/passwd``, by which a user that is named is known (passwd(5)); None where the image has none.
     """
     config = image.get("config") or image.get("Config") or {}
     present = {"/" + path.strip("/") for path in files}
@@ -69,10 +79,11 @@ def check(image: Mapping[str, Any], app_json: str | None, pkg_json: str | None, 
     if app and package:
         findings += _versions(app, package, config)
     if app:
-        findings += _run(app, present)
+        findings += _run(app, present, older=_speaks_older(config))
     if package:
         findings += _contents(package, present)
     findings += _image(config)
+    findings += _user(str(config.get("User") or ""), passwd)
     order = list(POINTS)
     return sorted(findings, key=lambda finding: order.index(finding.point))
 
@@ -100,13 +111,19 @@ def _package(text: str | None, findings: list[Finding]) -> PackageManifest | Non
 
 
 def _versions(app: AppManifest, package: PackageManifest, config: Mapping[str, Any]) -> list[Finding]:
-    label = str((config.get("Labels") or {}).get("org.opencontainers.image.version", app.version))
+    labels = config.get("Labels") or {}
+    label = str(labels.get("version" if _speaks_older(config) else "org.opencontainers.image.version", app.version))
     if len({app.version, package.version, label}) == 1:
         return []
     return [Finding("versions", f"app.json says {app.version}, pkg.json {package.version}, the image's label {label}")]
 
 
-def _run(app: AppManifest, present: set[str]) -> list[Finding]:
+def _speaks_older(config: Mapping[str, Any]) -> bool:
+    """Whether an image tells its application things by the names of SDK 0.5 and before."""
+    return any(str(item).startswith("MONAI_INPUTPATH=") for item in config.get("Env") or [])
+
+
+def _run(app: AppManifest, present: set[str], *, older: bool) -> list[Finding]:
     findings = []
     programs = [part for part in app.run.command if part.startswith("/")]
     missing = [part for part in programs if not _has(present, part)]
@@ -114,12 +131,9 @@ def _run(app: AppManifest, present: set[str]) -> list[Finding]:
         findings.append(Finding("command", "the command names no file of the image"))
     findings += [Finding("command", f"{part} is not in the image", by_absence=True) for part in missing]
     work = app.run.working_directory
-    wanted = [app.run.input_path, app.run.output_path]
-    tools = [posixpath.join(work, "tools"), "/opt/monai/executor/monai-exec"]
+    wanted = [app.run.input_path, app.run.output_path, *([_OLDER_TOOLS] if older else [f"{work}/tools"])]
     absent = [path for path in wanted if not _has(present, path)]
-    if not any(_has(present, path) for path in tools):
-        absent.append(tools[0])
-    if not any(_has(present, posixpath.join(work, name)) for name in ("app.yaml", "app.config")):
+    if not older and not any(_has(present, f"{work}/{name}") for name in ("app.yaml", "app.config")):
         absent.append(f"{work}/app.yaml")
     return [*findings, *(Finding("working-directory", f"{path} is not in the image", by_absence=True) for path in absent)]
 
@@ -138,20 +152,32 @@ def _image(config: Mapping[str, Any]) -> list[Finding]:
     findings = []
     variables = dict(str(item).partition("=")[::2] for item in config.get("Env") or [])
     labels = {str(name): str(value) for name, value in (config.get("Labels") or {}).items()}
-    entry = config.get("Entrypoint") or []
-    if not entry or posixpath.basename(str(entry[0])) not in ("tools", "monai-exec"):
-        findings.append(Finding("entry-point", f"is {json.dumps(entry)}, expected /var/holoscan/tools"))
-    for name in _VARIABLES:
-        if f"HOLOSCAN_{name}" not in variables and f"MONAI_{name.replace('_PATH', 'PATH')}" not in variables:
-            findings.append(Finding("environment", f"HOLOSCAN_{name} is not set"))
-    findings += [Finding("labels", f"{name} is not set") for name in _LABELS if not labels.get(name)]
-    user = str(config.get("User") or "").partition(":")[0]
-    if not re.fullmatch(r"[1-9][0-9]*", user):
-        findings.append(Finding("user", f"is {user or 'root'!r}; a hosting service cannot tell that it is not root"))
+    older = _speaks_older(config)
+    entry, tools = config.get("Entrypoint") or [], _OLDER_TOOLS if older else _TOOLS
+    if not entry or posixpath.basename(str(entry[0])) != posixpath.basename(tools):
+        findings.append(Finding("entry-point", f"is {json.dumps(entry)}, expected {tools}"))
+    wanted = [f"MONAI_{name}" for name in _OLDER_VARIABLES] if older else [f"HOLOSCAN_{name}" for name in _VARIABLES]
+    findings += [Finding("environment", f"{name} is not set") for name in wanted if name not in variables]
+    findings += [Finding("labels", f"{name} is not set") for name in (_OLDER_LABELS if older else _LABELS) if not labels.get(name)]
     for name, value in [*variables.items(), *labels.items()]:
         if (_SECRET_NAME.search(name) and value) or _SECRET_VALUE.search(value):
             findings.append(Finding("secrets", f"{name} looks like a credential; it is readable by everybody who can pull the image"))
     return findings
+
+
+def _user(user: str, passwd: str | None) -> list[Finding]:
+    """``user``: UID or name, with or without a group, as the image's configuration has it. Official MAPs name theirs."""
+    name = user.partition(":")[0] or "root"
+    number = name
+    if not _UID.fullmatch(name):
+        lines = (line.split(":") for line in (passwd or "").splitlines())
+        found = [fields[2] for fields in lines if len(fields) == _PASSWD_FIELDS and fields[0] == name]
+        if not found and name != "root":
+            return [Finding("user", f"is {name!r}, whom /etc/passwd of the image does not know", by_absence=True)]
+        number = found[0] if found else "0"  # the first line counts
+    if _UID.fullmatch(number) and int(number) > 0:
+        return []
+    return [Finding("user", f"runs as root ({name!r}); set another user")]
 
 
 def _has(present: set[str], path: str) -> bool:

@@ -2,15 +2,18 @@
 
 Here belongs reading an application's folder, its pins and its model; nothing of it is run and nothing is installed. The traps of the
 MONAI Deploy App SDK 4.0.0 were measured; an application that does not use the SDK hears nothing of them. Whether pip finds an answer to the
-requirements is found out by ``wheelhouse``; whether the built image keeps the format, by ``conformance``.
+requirements is asked by ``resolution``; whether the settings go together is in ``combinations``; whether the built image keeps the format,
+in ``conformance``.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,7 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from monai_aws_pipeline.maps import golden_study, model, recipe, sdk_renderer
+from monai_aws_pipeline.maps import combinations, golden_study, model, recipe, resolution, sdk_renderer, wheelhouse
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.manifest import AppConfig, ManifestError, read_app_config
@@ -32,6 +35,7 @@ SDK: Final = "monai-deploy-app-sdk"
 CLI: Final = "holoscan-cli"
 HOLOSCAN: Final = "holoscan-cu13"
 CLI_WITHOUT_PACKAGER: Final = Version("4.3.0")
+THIS_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 CUDART_PIN: Final = "cuda-toolkit[cudart]==13.0.3"
 CUDART_ITSELF: Final = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13")
 
@@ -53,6 +57,8 @@ class Plan:
     collect_wheels: bool = False
     model_uri: str = ""
     model_sha256: str = ""
+    packager: str = "layered"
+    python: str = "3.12"
 
 
 @dataclass(frozen=True)
@@ -90,16 +96,27 @@ class _Code:
     uses_bundle: bool = False
 
 
-def consult(settings: Settings, *, target: Path, download_s3: model.S3Download | None = None, login: Login | None = None) -> Examination:
+def consult(
+    settings: Settings,
+    *,
+    target: Path,
+    download_s3: model.S3Download | None = None,
+    login: Callable[[], Login | None] = lambda: None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Examination:
     """Examine the application, the model and the golden study that the settings name. Raises nothing that is their fault.
 
     Args:
         settings: Where they are and how they would be built.
         target: Folder for a copy of the application; must not exist or be empty. The model goes into the cache.
         download_s3: Reads ``s3:`` addresses.
-        login: Opens a private repository.
+        login: Finds what opens a private repository. May raise SourceError.
+        report: Told what takes its time.
     """
-    plan = Plan(settings.base_image, settings.wheelhouse == "collect", settings.model_uri, settings.model_sha256)
+    plan = Plan(
+        settings.base_image, settings.wheelhouse == "collect", settings.model_uri, settings.model_sha256, settings.packager,
+        settings.map_python,
+    )  # fmt: skip
     findings: list[Finding] = []
     model_file = None
     if plan.model_uri:
@@ -108,12 +125,31 @@ def consult(settings: Settings, *, target: Path, download_s3: model.S3Download |
         except model.ModelError as wrong:
             findings.append(Finding("model", str(wrong), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256"))
     try:
-        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login)
+        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login())
     except SourceError as wrong:
-        remedy = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
-        return Examination((Finding("source", str(wrong), remedy), *findings))
+        return Examination((Finding("source", wrong.cause, wrong.remedy), *_settings(plan, has_constraints=False), *findings))
     findings += golden_study.examine(settings, source.path, download_s3=download_s3)
+    findings += _resolution(source.path, plan, settings.cache_dir, report)
     return Examination((*examine(source, plan, model_file), *findings), source)
+
+
+def _resolution(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]) -> list[Finding]:
+    """Whether pip finds an answer to what was read of the requirements: names and versions alone, none of their options or addresses."""
+    requirements = folder / "requirements.txt"
+    wheels = plan.collect_wheels and plan.packager == "layered"
+    with suppress(wheelhouse.WheelhouseError):  # said by the point that it belongs to
+        if wheels and wheelhouse.is_collected(requirements, cache, plan.python):
+            return []
+    required = _requirements(folder, _config(folder, plan)[0], plan)
+    constrained = _read_pins(folder / "constraints.txt", "constraints") if plan.packager == "layered" else Pins()
+    report(f"asking pip whether the requirements can be met (up to {resolution.SECONDS:.0f} s the first time)")
+    question = resolution.Question(
+        requirements=tuple(str(each) for each in required.requirements if not each.url),
+        constraints=tuple(str(each) for each in constrained.requirements if not each.url and not each.extras),
+        python=plan.python,
+        wheels_only=wheels and plan.python != THIS_PYTHON,
+    )
+    return resolution.examine(question, cache)
 
 
 def examine(source: Source, plan: Plan, model_file: Path | None = None) -> list[Finding]:
@@ -135,11 +171,19 @@ def examine(source: Source, plan: Plan, model_file: Path | None = None) -> list[
     if code.uses_sdk or required.named(SDK):
         findings += _sdk_traps(required, constrained, plan.base_image)
     findings += _model(code, plan, model_file)
+    findings += _settings(plan, has_constraints=(source.path / "constraints.txt").is_file())
+    return findings
+
+
+def _settings(plan: Plan, *, has_constraints: bool) -> list[Finding]:
+    """What can be said without the application."""
     try:
         recipe.dependency_stage(plan.base_image)
     except recipe.RecipeError as wrong:
-        findings.append(Finding("base-image", str(wrong), "Set MONAI_AWS_BASE_IMAGE to REPOSITORY:TAG or REPOSITORY@DIGEST"))
-    return findings
+        return [Finding("base-image", str(wrong), "Set MONAI_AWS_BASE_IMAGE to REPOSITORY:TAG or REPOSITORY@DIGEST")]
+    return combinations.examine(
+        plan.base_image, plan.packager, plan.python, collect_wheels=plan.collect_wheels, has_constraints=has_constraints
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- app.yaml and code

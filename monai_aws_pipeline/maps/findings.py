@@ -17,7 +17,8 @@ class Severity(StrEnum):
 class Finding:
     """One thing that is wrong.
 
-    ``point`` says where: source, app.yaml, entry-point, requirements, constraints, sdk, model, base-image, golden.
+    ``point`` says where: source, app.yaml, entry-point, requirements, constraints, sdk, model, base-image, packager,
+    golden.
     """
 
     point: str

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ WARM_SERVER_PATH: Final = "/opt/monai-aws/warm_server.py"
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 _FLAG: Final = re.compile(r"-[bBEIOPqsSu]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USER_PROGRAMS: Final = re.compile(r"((?:/[A-Za-z0-9._-]+)+/\.local)/bin")
 _OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
 
 
@@ -77,8 +80,8 @@ class PythonCommand:
 def parse_app_json(text: str) -> RunSpec:
     """Read a MAP's ``app.json``. Raises AppManifestError naming every wrong field.
 
-    ``command`` is a string that holds a JSON list (Holoscan packager) or, in hand-written MAPs, a list. Input and output paths may be
-    relative to ``workingDirectory``.
+    ``command`` is a string that holds a JSON list (Holoscan packager), a list (hand-written MAPs), or a line for a shell (MAPs of MONAI
+    Deploy before Holoscan, which also spell the fields otherwise). Input and output paths may be relative to ``workingDirectory``.
     """
     try:
         data = json.loads(text)
@@ -87,11 +90,13 @@ def parse_app_json(text: str) -> RunSpec:
     if not isinstance(data, dict):
         raise AppManifestError("app.json is not a JSON object")
     wrong_fields: list[str] = []
-    work = data.get("workingDirectory") or "/var/holoscan"
+    older = is_older(data)
+    data = respelled(data)
+    work = data.get("workingDirectory") or ("/var/monai" if older else "/var/holoscan")
     if not isinstance(work, str) or not work.startswith("/"):
         wrong_fields.append("workingDirectory must be an absolute path")
         work = "/var/holoscan"
-    command = _command(data.get("command"), wrong_fields)
+    command = _command(data.get("command"), wrong_fields, as_line=older)
     environment = _environment(data.get("environment"), wrong_fields)
     input_path = _folder(data, "input", work, wrong_fields)
     output_path = _folder(data, "output", work, wrong_fields)
@@ -113,6 +118,31 @@ def parse_app_json(text: str) -> RunSpec:
         version=_plain(data.get("version")),
         sdk_version=_plain(data.get("sdkVersion")),
     )
+
+
+def is_older(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has the spelling of MONAI Deploy App SDK 0.5 and before (``api-version``)."""
+    return "api-version" in manifest
+
+
+def respelled(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with its fields as they are spelled today: ``working-directory`` becomes ``workingDirectory``."""
+    if not is_older(manifest):
+        return dict(manifest)
+    words = ((name.split("-"), value) for name, value in manifest.items())
+    return {first + "".join(word.capitalize() for word in rest): value for (first, *rest), value in words}
+
+
+def with_user_packages(app: RunSpec, image: Mapping[str, str]) -> RunSpec:
+    """The same application, told where packages lie that were installed for the image's user. ``image``: the image's own variables.
+
+    The official packager installs with ``pip --user``, into the user's home, and names ``HOME/.local/bin`` on PATH. Python looks for them
+    below HOME, which is another folder here (``container_environment``); PYTHONUSERBASE names their place (PEP 370).
+    """
+    found = next((match[1] for entry in image.get("PATH", "").split(":") if (match := _USER_PROGRAMS.fullmatch(entry))), "")
+    if not found or "PYTHONUSERBASE" in image:
+        return app
+    return replace(app, environment=tuple(sorted({"PYTHONUSERBASE": found, **dict(app.environment)}.items())))
 
 
 def effective_timeout(spec: RunSpec, limits: Limits) -> int:
@@ -210,11 +240,11 @@ def container_environment(app: RunSpec) -> tuple[tuple[str, str], ...]:
     return tuple(sorted({**dict(app.environment), **ours}.items()))
 
 
-def _command(value: Any, wrong: list[str]) -> tuple[str, ...]:
+def _command(value: Any, wrong: list[str], *, as_line: bool) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = shlex.split(value) if as_line and not value.lstrip().startswith("[") else json.loads(value)
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list) or not value or not all(isinstance(part, str) and part and "\0" not in part for part in value):
         wrong.append("command must be a JSON list of non-empty strings, written as a string")

@@ -8,6 +8,7 @@ images, so nothing in them is trusted: sizes are bounded, YAML aliases refused, 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any, Final
 
 import yaml
 
-from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json
+from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, is_older, parse_app_json, respelled
 
 APP_YAML: Final = "app.yaml"
 MAX_BYTES: Final = 64 * 1024
 
 _VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,39}")
+_OLDER_SDK: Final = "monai-deploy"
+_OLDER_MODELS: Final = "/opt/monai/models"
+"""What manifests of MONAI Deploy App SDK 0.5 and before leave unsaid."""
 _RENAMED: Final = {
     "input_formats": "input-formats",
     "output_formats": "output-formats",
@@ -140,7 +144,8 @@ def parse_app_manifest(text: str) -> AppManifest:
         run = parse_app_json(_bounded(text, "app.json"))
     except AppManifestError as wrong:
         raise ManifestError("app.json", [str(wrong).removeprefix("app.json: ")]) from wrong
-    data = json.loads(text)
+    read = json.loads(text)
+    data = {"sdk": _OLDER_SDK, **respelled(read)} if is_older(read) else read
     findings: list[str] = []
     manifest = AppManifest(
         run=run,
@@ -166,6 +171,8 @@ def parse_package_manifest(text: str) -> PackageManifest:
         raise ManifestError("pkg.json", ["not JSON"]) from wrong
     if not isinstance(data, dict):
         raise ManifestError("pkg.json", ["not a JSON object"])
+    if is_older(data):
+        data = _todays_package(respelled(data))
     findings: list[str] = []
     models, resources = data.get("models") or {}, data.get("resources") or {}
     if not isinstance(models, dict) or not all(isinstance(path, str) and path.startswith("/") for path in models.values()):
@@ -185,6 +192,14 @@ def parse_package_manifest(text: str) -> PackageManifest:
     if findings:
         raise ManifestError("pkg.json", findings)
     return manifest
+
+
+def _todays_package(data: dict[str, Any]) -> dict[str, Any]:
+    """An older ``pkg.json``: models as a list of names and files, and no folder of all models."""
+    listed = data.get("models")
+    if isinstance(listed, list) and all(isinstance(item, dict) for item in listed):
+        data["models"] = {str(item.get("name")): posixpath.dirname(str(item.get("path"))) for item in listed}
+    return {"modelRoot": _OLDER_MODELS, **data}
 
 
 def load_yaml(text: str, what: str) -> dict[str, Any]:

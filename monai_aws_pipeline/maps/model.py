@@ -142,7 +142,7 @@ def _download(named: Named, uri: str, target: Path) -> None:
         kind = ModelMissingError if wrong.code in (404, 410) else ModelUnreachableError
         raise kind(f"the server answered {wrong.code} for the {named.what}; check {named.uri} and whether it needs a login") from wrong
     except OSError as wrong:
-        raise ModelUnreachableError(f"the {named.what} could not be downloaded: {wrong}") from wrong
+        raise ModelUnreachableError(f"the {named.what} could not be downloaded: {wrong}; check {named.uri} and the network") from wrong
 
 
 def _sha256(path: Path) -> str:

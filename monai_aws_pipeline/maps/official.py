@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from monai_aws_pipeline.maps import recipe, sdk_renderer
-from monai_aws_pipeline.maps.build_context import BuildContext
+from monai_aws_pipeline.maps.build_context import LABEL_CONTENT, LABEL_MODEL, LABEL_REVISION, BuildContext
+from monai_aws_pipeline.maps.golden import NO_LABELS
 from monai_aws_pipeline.maps.source import Source
 
 REQUIREMENTS: Final = (
@@ -26,6 +27,7 @@ REQUIREMENTS: Final = (
 )
 """What the packager itself needs; the application's own requirements go into its image."""
 PLATFORM: Final = "x86_64"
+_MARKS: Final = (LABEL_MODEL, LABEL_CONTENT, LABEL_REVISION, *NO_LABELS)
 _TAG: Final = re.compile(r"^\s*Docker Tag:\s+(\S+)\s*$")
 _REFERENCE: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,200}:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -70,6 +72,15 @@ def package_command(folder: str, context: BuildContext, *, name: str, base_image
         "--build-cache", f"{folder}/cache",
         *(["--timeout", str(timeout_s)] if timeout_s else []),
     ]  # fmt: skip
+
+
+def marking(image: str, context: BuildContext) -> str:
+    """A Dockerfile that gives the packager's image the labels it has no option for: model, commit, content, and the golden study.
+
+    By them a host proves the MAP before a promotion, and a result says which model and commit it is from.
+    """
+    marks = ((name, value) for name, value in context.labels if name in _MARKS)
+    return f"FROM {image}\n" + "".join(f"LABEL {recipe.quoted(name)}={recipe.quoted(value)}\n" for name, value in marks)
 
 
 def tag_in(lines: Iterable[str]) -> str:

@@ -94,7 +94,7 @@ def dependency_stage(base_image: str) -> str:
     Raises RecipeError when the base is not an image reference.
     """
     if not _IMAGE.fullmatch(base_image):
-        raise RecipeError(f"MONAI_AWS_BASE_IMAGE {base_image!r} is not an image reference")
+        raise RecipeError(f"MONAI_AWS_BASE_IMAGE {base_image!r} is not an image reference; write REPOSITORY:TAG or REPOSITORY@DIGEST")
     return (
         f"FROM {base_image} AS dependencies\n"
         "USER root\n"
@@ -142,7 +142,7 @@ def _place(folder: str) -> str:
 def quoted(value: str) -> str:
     """A value as one quoted word of a Dockerfile. Raises RecipeError for control characters."""
     if not value.isprintable():
-        raise RecipeError("a label or variable holds a control character or a line break")
+        raise RecipeError("a label or variable holds a control character or a line break; correct title and version in app.yaml")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     return f'"{escaped}"'
 

@@ -91,7 +91,9 @@ def render(
             packaging = PackagingArguments(arguments, scratch_name)
             dockerfile = _dockerfile(packaging)
         except Exception as wrong:  # the packager raises bare Exceptions of many kinds
-            raise RendererError(f"the SDK's packager refused the application: {wrong}") from wrong
+            raise RendererError(
+                f"the SDK's packager refused the application: {wrong}. Correct app.yaml (docs/your-own-model.md shows a whole one)"
+            ) from wrong
         return RenderedMap(
             app_json=json.dumps(packaging.application_manifest.data, indent=2, sort_keys=True) + "\n",
             pkg_json=json.dumps(packaging.package_manifest.data, indent=2, sort_keys=True) + "\n",

@@ -124,6 +124,15 @@ def collect(requirements: Path, cache: Path, python_version: str, on_line: OnLin
     return target
 
 
+def is_collected(requirements: Path, cache: Path, python_version: str) -> bool:
+    """Whether ``collect`` would gather nothing, because all of it is here. Raises what ``name_of`` does."""
+    try:
+        read(cache / "wheelhouses" / name_of(requirements, python_version))
+    except BrokenWheelhouseError:
+        return False
+    return True
+
+
 def name_of(requirements: Path, python_version: str) -> str:
     """The name that ``collect`` gives the wheelhouse of a requirements file here, with nothing gathered.
 
@@ -133,7 +142,7 @@ def name_of(requirements: Path, python_version: str) -> str:
         raise WheelhouseError(f"python_version {python_version!r} is not of the form 3.11")
     if not requirements.is_file():
         raise RequirementsError(f"{requirements.name} is missing in the application folder; list there what the application imports")
-    return wheelhouse_key(requirements, python_version, _pip_configuration())
+    return wheelhouse_key(requirements, python_version, pip_configuration())
 
 
 def wheelhouse_key(requirements: Path, python_version: str, pip_configuration: str = "") -> str:
@@ -188,7 +197,7 @@ def _gather(requirements: Path, target: Path, python_version: str, on_line: OnLi
                 if line is None:
                     on_line(f"wheelhouse: {_size(_folder_bytes(target))} after {time.monotonic() - started:.0f} s")
                     continue
-                shown = _FOLDER.sub("", _ADDRESS.sub("…", line.rstrip()))
+                shown = without_addresses(line.rstrip())
                 tail = [*tail[-19:], shown]
                 if _PROGRESS.match(line):
                     on_line(shown.strip())
@@ -200,7 +209,11 @@ def _gather(requirements: Path, target: Path, python_version: str, on_line: OnLi
             raise PipMissingError(f"{sys.executable} has no pip; create the environment with `python3 -m venv`")
         wrong = [line for line in tail if line.lower().startswith("error")] or tail[-5:]
         hint = "" if ours else f" Only wheels are taken for Python {python_version}, because this process runs another version."
-        raise RequirementsError(f"pip could not gather the wheels of {requirements.name}.{hint} pip said: " + " | ".join(wrong[-5:]))
+        raise RequirementsError(
+            f"pip could not gather the wheels of {requirements.name}.{hint} pip said: "
+            + " | ".join(wrong[-5:])
+            + ". Correct the requirements, or pip's configuration here; monai-aws doctor app says more"
+        )
     on_line(f"wheelhouse: {_size(_folder_bytes(target))} in {time.monotonic() - started:.0f} s")
 
 
@@ -254,11 +267,25 @@ def _locked(path: Path, on_line: OnLine) -> Iterator[None]:
         yield  # the lock ends with the handle, also when the process is killed
 
 
-def _pip_configuration() -> str:
+def pip_configuration() -> str:
     """Hash of pip's deciding options; hashed because index addresses tell of a hospital's network. Logins in them decide nothing."""
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.partition("=")[0].rpartition(".")[2] in _DECIDING]
+    lines = [f"{name}={value}" for name, value in _pip_options() if name.rpartition(".")[2] in _DECIDING]
     return hashlib.sha256("\n".join(sorted(_LOGIN.sub("", line) for line in lines)).encode()).hexdigest()
+
+
+def has_no_index() -> bool:
+    """Whether pip is told here to ask no index at all."""
+    return any(name.endswith(".no-index") and value.strip("'\"").lower() in ("1", "true", "yes", "on") for name, value in _pip_options())
+
+
+def _pip_options() -> list[tuple[str, str]]:
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True)
+    return [(name, value) for name, sign, value in (line.partition("=") for line in done.stdout.splitlines()) if sign]
+
+
+def without_addresses(text: str) -> str:
+    """A line of pip's as it may be shown: addresses tell of a hospital's network, and folders of a machine."""
+    return _FOLDER.sub("", _ADDRESS.sub("…", text))
 
 
 def _significant(text: str) -> list[str]:

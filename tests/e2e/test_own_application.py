@@ -205,6 +205,17 @@ def test_a_deployment_does_not_bring_a_withdrawn_map_back(place: Platform):
     assert "taken back by a rollback" in str(made.metadata["not_made_live"].value)
 
 
+def test_a_deployment_asks_a_host_before_a_new_map_takes_the_place_of_another(place: Platform, project: Project):
+    first = parameter(place)
+    project.release("1.2.0")
+    assert place.materialize("map_image", "inference_host").success
+    assert parameter(place) != first
+    said = live(place)
+    assert (said["kind"], said["previous"], said["golden_study"]) == ("deploy", first, "passed")
+    assert said["tag"].startswith("1.2.0-")
+    place.wait_stopped()
+
+
 def wait_at_work(place: Platform, seconds: float = 120) -> None:
     """Until a host has taken a job."""
     trigger = Trigger(place.clients, {})

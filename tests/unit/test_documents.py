@@ -30,3 +30,11 @@ def test_every_make_target_is_explained():
     explained = set(re.findall(r'echo "make ([a-z-]+)', text))
     targets = set(re.findall(r"^([a-z-]+):", text, re.MULTILINE)) - {"help", "use", "dev"}
     assert explained == targets
+
+
+def test_the_errors_that_a_page_names_are_there():
+    """docs/building.md, "What ends a build"."""
+    code = "\n".join(path.read_text() for path in (ROOT / "monai_aws_pipeline").rglob("*.py"))
+    named = set(re.findall(r"`([A-Z][A-Za-z]+Error)`", (ROOT / "docs" / "building.md").read_text()))
+    assert len(named) > 8
+    assert {name for name in named if f"class {name}(" not in code} == set()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
+from dagster import AssetMaterialization, DagsterInstance
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -24,6 +26,7 @@ from monai_aws_pipeline.cloud.promotion import (
     Standing,
     Switch,
     UnknownMapError,
+    asks_golden,
     choose_host,
     choose_map,
     choose_return,
@@ -33,7 +36,10 @@ from monai_aws_pipeline.cloud.promotion import (
     parse_switch,
     standing,
 )
+from monai_aws_pipeline.cloud.registry import ImageParts, Registry
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
+from monai_aws_pipeline.maps.expectation import LABEL_STUDY
 from monai_aws_pipeline.settings import Settings
 
 DIGESTS = [f"sha256:{hashlib.sha256(str(number).encode()).hexdigest()}" for number in range(4)]
@@ -299,3 +305,82 @@ def test_a_missed_golden_study_changes_nothing_and_names_the_points(clients: Cli
     monkeypatch.setattr(LiveMaps, "_prove", lambda *_: parse_proof("i-1", 0, said("passed", points[1]), ""))
     change = live.promote(second, "test", "better")
     assert (live.live(), change.previous, change.proof and change.proof.golden) == (second, first, "passed")
+
+
+def answering(golden: str, exit_code: int = 0):
+    """What a host says in the place of a machine."""
+    return lambda *_: parse_proof("i-1", exit_code, said(golden), "")
+
+
+def test_a_promotion_that_requires_the_golden_study_fails_without_one_and_asks_again_about_the_live_map(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = push(clients, "1.0.0", "2.0.0")
+    live = LiveMaps(clients, SETTINGS, lambda _: None)
+    live.switch(DEPLOY, choose_map([each.image for each in live.maps()], first), "test", "")
+    monkeypatch.setattr(LiveMaps, "_prove", answering("none"))
+    for wanted in (second, first):
+        with pytest.raises(NotProvenError, match=r"brings no golden study.*stays live"):
+            live.promote(wanted, "test", require_golden=True)
+    done = CliRunner().invoke(cli, ["promote", "--require-golden"])
+    assert isinstance(done.exception, NotProvenError)
+    assert live.live() == first
+    monkeypatch.setattr(LiveMaps, "_prove", answering("failed", 4))
+    with pytest.raises(NotProvenError, match="monai-aws rollback"):
+        live.promote(first, "test", require_golden=True)
+    monkeypatch.setattr(LiveMaps, "_prove", answering("passed"))
+    assert not live.promote(first, "test", require_golden=True).changed
+    assert CliRunner().invoke(cli, ["promote", "2.0.0", "--require-golden"]).exit_code == 0
+    assert live.live() == second
+
+
+def test_the_map_that_was_built_here_is_promoted_although_another_was_pushed_last(clients: Clients, monkeypatch: pytest.MonkeyPatch):
+    first, second = push(clients, "1.0.0", "2.0.0")
+    monkeypatch.setattr(LiveMaps, "_prove", answering("passed"))
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("DAGSTER_HOME", home)
+        assert "has not made a map_image" in CliRunner().invoke(cli, ["promote", "--built"]).output
+        with DagsterInstance.get() as instance:
+            instance.report_runless_asset_event(AssetMaterialization("map_image", tags={DATA_VERSION_TAG: first}))
+        done = CliRunner().invoke(cli, ["promote", "--built"])
+    assert done.exit_code == 0, done.output
+    assert LiveMaps(clients, SETTINGS, lambda _: None).live() == first
+    assert second
+    monkeypatch.delenv("DAGSTER_HOME")
+    assert "needs DAGSTER_HOME" in CliRunner().invoke(cli, ["promote", "--built"]).output
+    assert CliRunner().invoke(cli, ["promote", "--built", "1.0.0"]).exit_code == 2
+
+
+LABELLED = {"config": {"Labels": {LABEL_STUDY: "5" * 64}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "digest", "history", "asks"),
+    [
+        (LABELLED, ONE, [], False),  # the first takes nobody's place
+        (LABELLED, TWO, past((DEPLOY, ONE)), True),
+        (LABELLED, ONE, past((DEPLOY, ONE), (PROMOTE, TWO)), False),  # it answered studies before
+        ({"config": {"Labels": {LABEL_STUDY: ""}}}, TWO, past((DEPLOY, ONE)), False),
+        ({"config": {"Labels": None}}, TWO, past((DEPLOY, ONE)), False),
+        ({}, TWO, past((DEPLOY, ONE)), False),
+    ],
+)
+def test_which_deployments_ask_the_golden_study(config: dict[str, object], digest: str, history: list[Switch], asks: bool):
+    assert asks_golden(config, digest, history) == asks
+
+
+def test_a_deployment_changes_nothing_where_a_host_misses_the_golden_study(clients: Clients, monkeypatch: pytest.MonkeyPatch):
+    first, second = push(clients, "1.0.0", "2.0.0")
+    report: list[str] = []
+    live = LiveMaps(clients, SETTINGS, report.append)
+    images = {each.image.digest: each.image for each in live.maps()}
+    monkeypatch.setattr(Registry, "parts", lambda *_: ImageParts(LABELLED, ()))  # moto keeps no blobs
+    assert live.deploy(images[first], "test", "").proof is None
+    assert "without a golden study" in report[0]
+    monkeypatch.setattr(LiveMaps, "_prove", answering("failed", 4))
+    with pytest.raises(NotProvenError, match="missed its golden study"):
+        live.deploy(images[second], "test", "")
+    assert live.live() == first
+    monkeypatch.setattr(LiveMaps, "_prove", answering("passed"))
+    change = live.deploy(images[second], "test", "")
+    assert (change.kind, change.proof and change.proof.golden, live.live()) == (DEPLOY, "passed", second)

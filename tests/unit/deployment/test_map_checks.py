@@ -13,6 +13,7 @@ import pytest
 from botocore.client import BaseClient
 from click.testing import CliRunner
 from dagster import Failure, build_op_context
+from moto import mock_aws
 
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.registry import ImageParts, ImageScan, LayerBlob
@@ -25,6 +26,7 @@ from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.studies import tiny_study_zip
 from tests.unit.maps.test_conformance import APP, FILES, IMAGE, PACKAGE
+from tests.unit.maps.wheels import make_wheel, pip_knows
 
 
 def blob(*paths: str) -> bytes:
@@ -97,16 +99,35 @@ def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, 
 def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    (tmp_path / "packages").mkdir()
+    for name, version in (("pydicom", "3.0.2"), ("numpy", "2.4.6")):
+        make_wheel(tmp_path / "packages", name, version)
+    pip_knows(monkeypatch, tmp_path / "packages")
     (tmp_path / "study.zip").write_bytes(tiny_study_zip())
     monkeypatch.setenv("MONAI_AWS_BUCKET", "studies")
     monkeypatch.setenv("MONAI_AWS_GOLDEN_STUDY", str(tmp_path / "study.zip"))
     monkeypatch.setenv("MONAI_AWS_GOLDEN_STUDY_SHA256", hashlib.sha256((tmp_path / "study.zip").read_bytes()).hexdigest())
     sound = CliRunner().invoke(cli, ["doctor", "app"])
-    assert (sound.exit_code, sound.output) == (0, "Nothing is known against building this application.\n")
+    assert (sound.exit_code, sound.output.splitlines()[-1]) == (0, "Nothing is known against building this application.")
     monkeypatch.setenv("MONAI_AWS_APP_DIR", "elsewhere")
     wrong = CliRunner().invoke(cli, ["doctor", "app"])
     assert wrong.exit_code == 1
     assert "MONAI_AWS_APP_DIR" in wrong.output
+
+
+def test_a_secret_that_cannot_be_read_is_one_of_the_doctors_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE_SECRET", "my-login")
+    monkeypatch.setenv("MONAI_AWS_MODEL_URI", str(tmp_path / "none.pt"))
+    monkeypatch.setenv("MONAI_AWS_MODEL_SHA256", "0" * 64)
+    with mock_aws():
+        seen = CliRunner().invoke(cli, ["doctor", "app"], terminal_width=300)
+    assert seen.exit_code == 1
+    words = " ".join(seen.output.split())
+    assert "source" in words
+    assert "MONAI_AWS_MODEL_URI" in words, "the others are said as well"
+    assert "my-login" in words
 
 
 def test_the_doctors_errors_end_the_plan_with_every_finding_and_warnings_do_not():

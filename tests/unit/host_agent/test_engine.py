@@ -101,12 +101,13 @@ def test_an_images_facts_are_read_without_starting_it(engine: Engine, tmp_path: 
         tar.addfile(member, io.BytesIO(b"{}"))
     answers(
         tmp_path,
-        image=json.dumps([{"Size": 7, "Config": {"Labels": {"a": "b"}}}]),
+        image=json.dumps([{"Size": 7, "Config": {"Labels": {"a": "b"}, "Env": ["PATH=/a=b:/c", "EMPTY="]}}]),
         create="container-id\n",
         cp=archive.getvalue().decode("latin-1"),
     )
     facts = engine.facts(IMAGE)
     assert (facts.bytes, facts.labels, facts.app_json) == (7, {"a": "b"}, "{}")
+    assert facts.environment == {"PATH": "/a=b:/c", "EMPTY": ""}
     assert ["rm", "--force", "container-id"] in calls(tmp_path)
     assert not [call for call in calls(tmp_path) if call[0] == "run"]
 

@@ -21,6 +21,7 @@ from monai_aws_pipeline.maps.hosting import (
     python_command,
     run_arguments,
     warm_arguments,
+    with_user_packages,
 )
 
 MANIFEST = {
@@ -57,6 +58,46 @@ def test_a_map_runs_isolated_and_without_its_entry_point() -> None:
     assert "--privileged" not in line
     assert "--gpus" not in line
     assert "--ipc" not in line
+
+
+def test_an_older_manifest_is_read_in_its_own_spelling() -> None:
+    older = {
+        "api-version": "0.1.0", "sdk-version": "0.5.1", "command": "python3 -u '/opt/monai/my app/app.py'",
+        "working-directory": "/var/monai",
+        "input": {"path": "input", "formats": []}, "output": {"path": "output", "format": {}}, "version": "1.0.0", "timeout": 60,
+    }  # fmt: skip
+    assert parse_app_json(json.dumps(older)) == RunSpec(
+        command=("python3", "-u", "/opt/monai/my app/app.py"), input_path="/var/monai/input", output_path="/var/monai/output",
+        working_directory="/var/monai", timeout_s=60, version="1.0.0", sdk_version="0.5.1",
+    )  # fmt: skip
+    del older["working-directory"]
+    assert parse_app_json(json.dumps(older)).input_path == "/var/monai/input"
+
+
+def test_a_command_for_a_shell_is_an_error_in_a_manifest_of_today() -> None:
+    with pytest.raises(AppManifestError, match="command must be a JSON list"):
+        spec(command="python3 /opt/holoscan/app")
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        ({"PATH": "/home/holoscan/.local/bin:/opt/nvidia/holoscan/bin:/usr/bin"}, ["--env PYTHONUSERBASE=/home/holoscan/.local"]),
+        ({"PATH": "/opt/venv/bin:/usr/bin"}, []),
+        ({"PATH": ".local/bin:/a b/.local/bin:/usr/bin"}, []),
+        ({"PATH": "/home/monai/.local/bin", "PYTHONUSERBASE": "/opt/packages"}, []),
+        ({}, []),
+    ],
+)
+def test_packages_in_the_home_of_the_images_user_are_found_although_the_home_is_another(image: dict[str, str], named: list[str]) -> None:
+    line = arguments(with_user_packages(spec(), image))
+    assert [f"--env {word}" for word in line if word.startswith("PYTHONUSERBASE=")] == named
+    assert "HOME=/tmp" in line
+
+
+def test_what_app_json_says_of_packages_holds() -> None:
+    said = spec(environment={"PYTHONUSERBASE": "/opt/own"})
+    assert with_user_packages(said, {"PATH": "/home/monai/.local/bin"}) == said
 
 
 def test_gpus_are_asked_for_only_where_they_are_wanted() -> None:

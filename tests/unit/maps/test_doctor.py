@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.maps import resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import Plan, consult, examine
 from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.maps.git import (
+    CredentialsMissingError,
+    CredentialsRefusedError,
+    HostUnknownError,
+    Login,
+    LoginUnusableError,
+    SourceError,
+)
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+
+from .wheels import local_wheelhouse, make_wheel, pip_knows
 
 APP_YAML = """
 application: {title: Liver, version: 1.2.0, input-formats: [DICOM], output-formats: [DICOM]}
@@ -26,7 +39,7 @@ cuda-toolkit[cudart]==13.0.3
 monai==1.6.1
 numpy==2.4.6
 """
-PLAIN = Plan(base_image="debian:12", collect_wheels=True)
+PLAIN = Plan(base_image="debian:12", collect_wheels=True, python="3.11")
 
 
 @pytest.fixture
@@ -105,7 +118,7 @@ def test_pins_in_the_constraints_count(app: Path):
 
 def test_a_cuda_base_image_makes_a_missing_runtime_a_warning(app: Path):
     (app / "requirements.txt").write_text(without("cuda-toolkit"))
-    assert only(app, replace(PLAIN, base_image="nvidia/cuda:13.0.0-runtime-ubuntu24.04")).severity is Severity.WARNING
+    assert only(app, replace(PLAIN, base_image="nvidia/cuda:13.0.0-runtime-ubuntu24.04", python="3.12")).severity is Severity.WARNING
 
 
 def test_another_sdk_is_a_warning_and_its_traps_are_not_guessed(app: Path):
@@ -210,20 +223,119 @@ def test_the_bundle_operator_wants_a_torchscript_with_its_bundle_inside(app: Pat
 # ------------------------------------------------------------------------------------------------------- from the settings on
 
 
+@pytest.fixture(autouse=True)
+def known_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What pip knows: the packages of the sound application."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for line in SDK_REQUIREMENTS.split():
+        if "==" in line:
+            name, _, version = re.sub(r"\[.*\]", "", line).partition("==")
+            make_wheel(packages, name.replace("-", "_"), version)
+    pip_knows(monkeypatch, packages)
+    return packages
+
+
 def test_everything_is_said_at_once(app: Path, tmp_path: Path):
     (app / "app.yaml").write_text(APP_YAML.replace("1.2.0", "1.2").replace("Liver", "''"))
-    (app / "requirements.txt").write_text(without("holoscan-cli") + "-r more.txt\n")
-    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
+    (app / "requirements.txt").write_text(without("holoscan-cli") + "-r more.txt\nnumpy==99.0\n")
+    settings = load_settings(
+        app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache",
+        packager="monai-deploy", base_image="debian:12", golden_study=str(tmp_path / "none.zip"), golden_study_sha256="0" * 64,
+    )  # fmt: skip
     seen = consult(settings, target=tmp_path / "copy")
-    assert {finding.point for finding in seen.errors} == {"app.yaml", "requirements", "sdk", "model"}
+    assert {finding.point for finding in seen.errors} == {"app.yaml", "requirements", "sdk", "model", "packager", "golden"}
     assert len([finding for finding in seen.errors if finding.point == "app.yaml"]) == 2
 
 
-def test_an_altered_model_is_found(app: Path, tmp_path: Path):
-    (tmp_path / "model.pt").write_bytes(b"other weights")
-    settings = load_settings(app_source=str(app), model_uri=str(tmp_path / "model.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache")
+def test_a_sound_application_hears_of_its_golden_study_alone(app: Path, tmp_path: Path):
+    said: list[str] = []
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache")
+    seen = consult(settings, target=tmp_path / "copy", report=said.append)
+    assert [finding.point for finding in seen.findings] == ["golden"]
+    assert "asking pip" in said[0]
+
+
+def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(app: Path, tmp_path: Path, known_packages: Path):
+    (known_packages / "evil").mkdir()
+    make_wheel(known_packages / "evil", "planted", "1.0")
+    with (app / "requirements.txt").open("a") as file:
+        file.write(f"--find-links {known_packages / 'evil'}\nplanted==1.0\n")
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
+    assert any("there is no planted==1.0" in each.message for each in consult(settings, target=tmp_path / "copy").errors)
+
+
+def test_wheels_that_are_gathered_already_are_answer_enough(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    house = wheelhouse.name_of(app / "requirements.txt", "3.12")
+    local_wheelhouse(tmp_path / "cache" / "wheelhouses" / house)
+    monkeypatch.setattr(resolution, "_pip", lambda *_: pytest.fail("pip was asked"))
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
+    assert consult(settings, target=tmp_path / "copy").errors == ()
+
+
+def no_app_yaml(app: Path) -> dict[str, str]:
+    (app / "app.yaml").unlink()
+    return {}
+
+
+def wrong_keys(app: Path) -> dict[str, str]:
+    (app / "app.yaml").write_text(APP_YAML.replace("input-formats", "input_formats"))
+    return {}
+
+
+def missing_model(_: Path) -> dict[str, str]:
+    return {"model_uri": "/nowhere/net.ts", "model_sha256": "0" * 64}
+
+
+def altered_model(app: Path) -> dict[str, str]:
+    return {"model_uri": str(app / "__main__.py"), "model_sha256": "0" * 64}
+
+
+def impossible_requirement(app: Path) -> dict[str, str]:
+    (app / "requirements.txt").write_text(SDK_REQUIREMENTS.replace("numpy==2.4.6", "numpy==99.0"))
+    return {"wheelhouse": "collect"}
+
+
+def missing_ref(_: Path) -> dict[str, str]:
+    return {"app_source": str(PROJECT_ROOT), "app_ref": "no-such-branch"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "point", "names"),
+    [
+        (no_app_yaml, "source", "MONAI_AWS_APP_DIR"),
+        (wrong_keys, "app.yaml", "docs/your-own-model.md"),
+        (missing_model, "model", "MONAI_AWS_MODEL_URI"),
+        (altered_model, "model", "MONAI_AWS_MODEL_SHA256"),
+        (impossible_requirement, "requirements", "Correct the name or the version"),
+        (missing_ref, "source", "MONAI_AWS_APP_REF"),
+    ],
+)
+def test_each_bad_input_is_one_finding_that_says_what_to_do(
+    app: Path, tmp_path: Path, spoil: Callable[[Path], dict[str, str]], point: str, names: str
+):
+    settings = load_settings(**{"app_source": str(app), "cache_dir": tmp_path / "cache", **spoil(app)})
     (found,) = consult(settings, target=tmp_path / "copy").errors
-    assert "MONAI_AWS_MODEL_SHA256" in found.message
+    assert (found.point, names in found.remedy) == (point, True), found
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        LoginUnusableError("the secret holds a space"),
+        CredentialsMissingError("the repository needs a login that git has not"),
+        CredentialsRefusedError("the repository does not accept the login"),
+        HostUnknownError("the server has a host key that is not known here"),
+    ],
+)
+def test_trouble_with_the_login_is_a_finding_beside_the_others(app: Path, tmp_path: Path, trouble: SourceError):
+    def login() -> Login | None:
+        raise trouble
+
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", base_image="--network=host x")
+    seen = consult(settings, target=tmp_path / "copy", login=login)
+    assert seen.errors[0].remedy == trouble.remedy
+    assert [finding.point for finding in seen.errors] == ["source", "base-image"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
 from pathlib import Path
+
+import pytest
 
 from monai_aws_pipeline.maps import wheelhouse
 
@@ -37,3 +40,12 @@ def local_wheelhouse(folder: Path, names: tuple[str, ...] = ("alpha", "beta"), p
         make_wheel(folder, name, "1.0")
     wheelhouse._write_list(folder, python_version)
     return folder
+
+
+def pip_knows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """pip finds what is in a folder and nothing else, whatever this machine's own configuration says."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
