@@ -15,7 +15,6 @@ from monai_aws_pipeline.maps.build_context import BuildContext, write_context
 from monai_aws_pipeline.maps.manifest import parse_app_manifest, parse_package_manifest
 from monai_aws_pipeline.maps.official import OfficialPackagerError, tag_in
 from monai_aws_pipeline.maps.source import checkout
-from tests.unit.maps.wheels import local_wheelhouse
 
 BASE = "nvidia/cuda:13.0.0-runtime-ubuntu24.04"
 DOCKER = """\
@@ -48,17 +47,15 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuildConte
     model.write_bytes(b"weights")
     context = write_context(source, place / "plan", base_image=BASE, model_file=model, model_sha256="0" * 64)
     folder = place / "folder"
-    official.write_folder(context, source, folder, base_image=BASE, model_file=model, wheels=local_wheelhouse(place / "wheels"))
+    official.write_folder(context, source, folder, base_image=BASE, model_file=model)
     programs = place / "bin"
     programs.mkdir()
     (programs / "docker").write_text(DOCKER.format(python=sys.executable))
     (programs / "docker").chmod(0o755)
-    program, *arguments = official.package_command(
-        str(folder), context, name="monai-aws/map", base_image=BASE, timeout_s=600, has_model=True
-    )
+    _, *arguments = official.package_command(str(folder), context, name="monai-aws/map", base_image=BASE, timeout_s=600, has_model=True)
     here = Path(sys.executable).parent  # this project's environment holds the packager as the machine's does
     variables = {**os.environ, "PATH": f"{programs}:{here}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    done = subprocess.run([str(here / program), *arguments], env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run([here / Path(official.PROGRAM).name, *arguments], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     calls = [json.loads(line) for line in (programs / "calls").read_text().splitlines()]
     return folder, context, calls, done.stdout
@@ -93,14 +90,6 @@ def test_the_context_is_a_map_of_the_application(packaged: tuple[Path, BuildCont
     assert (rendered / "models" / "net" / "net.ts").read_bytes() == b"weights"
     dockerfile = (rendered / "Dockerfile").read_text()
     assert f"FROM {BASE}" in dockerfile
-    assert "wheels" not in {path.name for path in rendered.iterdir()}
-
-
-def test_the_packagers_own_environment_is_made_from_the_wheels_that_were_sent():
-    command = official.environment_command("/opt/some place")
-    assert command.startswith("cd '/opt/some place' && python3 -m venv venv")
-    assert "--no-index --find-links wheels" in command
-    assert "holoscan-cli==4.2.0" in official.REQUIREMENTS
 
 
 @pytest.mark.parametrize(
