@@ -256,6 +256,7 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy) -> Attempt
     try:
         ready = around.live_map.ready(message.request, around.stop)
         spent = replace(spent, pull=ready.seconds)
+        ready.demands.check(replace(one.placed.study, instances=one.placed.instances))
         end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed)
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
