@@ -62,7 +62,10 @@ HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_F
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand."""
+    """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand.
+
+    ``stop``: end now. ``leave``: begin nothing new and end what runs, because AWS takes the machine back.
+    """
 
     config: AgentConfig
     store: Store
@@ -76,6 +79,7 @@ class Surroundings:
     stop: threading.Event
     limits: IntakeLimits = field(default_factory=IntakeLimits)
     bill: Bill = field(default_factory=Bill)
+    leave: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,11 @@ class MachineRoom:
         """Announce a spot interruption in the machine's metadata and carry it out after so many seconds: an ordered fault."""
         machine = self._machines[instance_id]
         end = {"stop": machine.backend.stop_instances, "terminate": machine.backend.terminate_instances}[action]
-        machine.interruption = (action, f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}")
+        machine.interruption = announced = (action, f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}")
 
         def interrupted() -> None:
+            if machine.interruption is not announced or machine.state != "running":
+                return  # it stopped by itself meanwhile, as the notice asked it to
             identity.as_account()
             end([instance_id])
             machine.explain("", "Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance interruption")
