@@ -1,4 +1,4 @@
-"""Waking inference hosts: which of them to start or kick is a pure decision, doing it is two calls that never wait.
+"""Waking inference hosts: which of them to start or kick is a pure decision, doing it is a few calls that never wait.
 
 Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
 to the schedule: the job lies in its queue meanwhile, and nothing is lost. That there is no host at all is also a metric, which an alarm
@@ -7,7 +7,7 @@ watches; it is written as a log line (CloudWatch's embedded metric format), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import boto3
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as UnreachableError
 
 from monai_aws_pipeline.contract import (
     AGENT_UNIT,
@@ -58,7 +59,7 @@ _CAUSES: Final = {
 
 def cause_of(wrong: ClientError | BotoCoreError) -> Cause:
     """The cause of a refused call by its code; a call that got no answer at all is the network's."""
-    if not isinstance(wrong, ClientError):
+    if isinstance(wrong, (UnreachableError, HTTPClientError)):
         return Cause.NETWORK
     code = code_of(wrong)
     return next((cause for cause, codes in _CAUSES.items() if code in codes), Cause.OTHER)
@@ -114,7 +115,7 @@ class Hosts:
             self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
         for host in decided.start:
             self._start(host)
-        for host in decided.kick:
+        for host in self._online(decided.kick):
             self._kick(host)
         return decided
 
@@ -144,13 +145,28 @@ class Hosts:
         except (ClientError, BotoCoreError) as wrong:
             self._log.warning("host cannot be started now; left to the schedule", extra={"host": host, **_about(wrong)})
 
+    def _online(self, hosts: Sequence[str]) -> list[str]:
+        """Those of the running hosts that take commands now. The others boot, and need no kick, or are left to the schedule."""
+        if not hosts:
+            return []
+        try:
+            pages = ssm().get_paginator("describe_instance_information").paginate(Filters=[{"Key": "InstanceIds", "Values": list(hosts)}])
+            seen = {str(node.get("InstanceId")): str(node.get("PingStatus")) for page in pages for node in page["InstanceInformationList"]}
+        except (ClientError, BotoCoreError) as wrong:
+            self._log.warning("it cannot be asked which hosts take commands; left to the schedule", extra=_about(wrong))
+            return []
+        for host in hosts:
+            if seen.get(host) != "Online":
+                about = {"code": seen.get(host, "NotRegistered"), "cause": str(Cause.AGENT)}
+                self._log.warning("host takes no commands now; left to the schedule", extra={"host": host, **about})
+        return [host for host in hosts if seen.get(host) == "Online"]
+
     def _kick(self, host: str) -> None:
         command = f"systemctl start --no-block {AGENT_UNIT}"  # a running agent is left alone
         try:
             ssm().send_command(InstanceIds=[host], DocumentName="AWS-RunShellScript", Parameters={"commands": [command]})
             self._log.info("host kicked", extra={"host": host})
         except (ClientError, BotoCoreError) as wrong:
-            # A machine that boots is refused as InvalidInstanceId, and needs no kick: its agent starts by itself.
             self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, **_about(wrong)})
 
 

@@ -1,17 +1,20 @@
 """SSM: commands on hosts without any open port, and the parameter that names the live MAP.
 
-A command is sent only to a host whose agent is online; the three ways this can fail (permission, agent, network) are told apart.
+A command is sent only to a host whose agent is online; the three ways this can fail (permission, agent, network) are errors of their own:
+AccessError, AgentError, NetworkError.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import CommandError, code_of, refused
+from monai_aws_pipeline.cloud.errors import AgentError, CommandError, code_of, refused, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
@@ -44,46 +47,50 @@ class Commands:
         self._ssm = ssm
 
     def wait_online(self, machine_id: str, seconds: float = 300) -> None:
-        """Wait until the machine's SSM agent has registered. Raises CommandError."""
+        """Wait until the machine's SSM agent has registered. Raises AgentError when it does not."""
         deadline = time.monotonic() + seconds
         while True:
-            try:
+            with _named("asking which hosts are online in SSM"):
                 nodes = self._ssm.describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [machine_id]}])
-            except ClientError as error:
-                raise refused(error, "asking which hosts are online in SSM") or error from error
             if any(node.get("PingStatus") == "Online" for node in nodes["InstanceInformationList"]):
                 return
             if time.monotonic() > deadline:
-                raise CommandError(
+                raise AgentError(
                     f"The SSM agent of {machine_id} did not come online within {seconds:.0f} s.",
                     "Check that the machine has its instance profile and reaches the SSM endpoints (security group, route, VPC endpoint).",
                 )
             time.sleep(1.0)
 
     def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "") -> CommandResult:
-        """Run shell lines on an online host and wait for their end. Raises CommandError when they could not run."""
+        """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run."""
         try:
-            sent = self._ssm.send_command(
-                InstanceIds=[machine_id],
-                DocumentName="AWS-RunShellScript",
-                Comment=comment[:100],
-                Parameters={"commands": script.splitlines(), "executionTimeout": [str(seconds)]},
-            )
+            with _named(f"sending a command to {machine_id}"):
+                sent = self._ssm.send_command(
+                    InstanceIds=[machine_id],
+                    DocumentName="AWS-RunShellScript",
+                    Comment=comment[:100],
+                    Parameters={"commands": script.splitlines(), "executionTimeout": [str(seconds)]},
+                )
         except ClientError as error:
-            raise refused(error, f"sending a command to {machine_id}") or CommandError(
-                f"SSM did not take a command for {machine_id} ({code_of(error)}).",
-                "InvalidInstanceId means that the machine is not running or its agent is not online yet; materialise again.",
+            if code_of(error) == "InvalidInstanceId":
+                raise AgentError(
+                    f"{machine_id} takes no commands: it is not running, or its SSM agent is not online (yet).",
+                    "Wait until it is online in SSM, or look at its agent (journalctl -u amazon-ssm-agent); then materialise again.",
+                ) from error
+            raise CommandError(
+                f"SSM did not take a command for {machine_id} ({code_of(error)}).", "See the code, and materialise again."
             ) from error
         command = sent["Command"].get("CommandId", "")
         deadline = time.monotonic() + seconds + 30
         while time.monotonic() < deadline:
             time.sleep(0.5)
             try:
-                seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
+                with _named("reading a command's result"):
+                    seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
             except ClientError as error:
                 if code_of(error) == "InvocationDoesNotExist":  # not yet visible after SendCommand, says AWS's documentation
                     continue
-                raise refused(error, "reading a command's result") or error from error
+                raise
             if seen.get("Status") in _RUNNING:
                 continue
             return CommandResult(seen.get("ResponseCode", -1), seen.get("StandardOutputContent", ""), seen.get("StandardErrorContent", ""))
@@ -92,20 +99,22 @@ class Commands:
     def parameter(self, name: str) -> str:
         """A parameter's value, empty where it does not exist."""
         try:
-            return self._ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
+            with _named(f"reading the parameter {name}"):
+                return self._ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
         except ClientError as error:
             if code_of(error) == "ParameterNotFound":
                 return ""
-            raise refused(error, f"reading the parameter {name}") or error from error
+            raise
 
     def parameter_history(self, name: str) -> list[ParameterVersion]:
         """Every version of a parameter that AWS keeps (100), oldest first; none where it does not exist."""
         try:
-            pages = list(self._ssm.get_paginator("get_parameter_history").paginate(Name=name))
+            with _named(f"reading the history of the parameter {name}"):
+                pages = list(self._ssm.get_paginator("get_parameter_history").paginate(Name=name))
         except ClientError as error:
             if code_of(error) == "ParameterNotFound":
                 return []
-            raise refused(error, f"reading the history of the parameter {name}") or error from error
+            raise
         versions = sorted((found for page in pages for found in page["Parameters"]), key=lambda found: found.get("Version", 0))
         return [
             ParameterVersion(
@@ -119,14 +128,28 @@ class Commands:
     def delete_parameter(self, name: str) -> None:
         """Delete a parameter; one that is gone already is fine."""
         try:
-            self._ssm.delete_parameter(Name=name)
+            with _named(f"deleting the parameter {name}"):
+                self._ssm.delete_parameter(Name=name)
         except ClientError as error:
             if code_of(error) != "ParameterNotFound":
-                raise refused(error, f"deleting the parameter {name}") or error from error
+                raise
 
     def set_parameter(self, name: str, value: str, description: str) -> None:
         """Write a parameter; its history stays in SSM."""
-        try:
+        with _named(f"writing the parameter {name}"):
             self._ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description=description)
-        except ClientError as error:
-            raise refused(error, f"writing the parameter {name}") or error from error
+
+
+@contextmanager
+def _named(doing: str) -> Iterator[None]:
+    """A call to SSM: AccessError for lack of permission, NetworkError for no answer; whatever else AWS says passes."""
+    try:
+        yield
+    except ClientError as error:
+        if named := refused(error, doing):
+            raise named from error
+        raise
+    except BotoCoreError as error:
+        if lost := unanswered(error, doing):
+            raise lost from error
+        raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as UnreachableError
 
 
 class CloudError(Exception):
@@ -45,6 +46,14 @@ class CommandError(CloudError):
     """A command on a host could not be sent or failed there."""
 
 
+class AgentError(CommandError):
+    """The SSM agent of a host does not take commands."""
+
+
+class NetworkError(CloudError):
+    """AWS gave no answer: the way to it is cut, or its name is not found."""
+
+
 class TriggerError(CloudError):
     """Part of the S3 trigger could not be set up."""
 
@@ -68,4 +77,14 @@ def refused(error: ClientError, doing: str) -> AccessError | None:
     return AccessError(
         f"AWS refused {doing} ({code_of(error)}).",
         "Run with the operator role that infra/bootstrap.yaml creates, or let the administrator update that stack.",
+    )
+
+
+def unanswered(error: BotoCoreError, doing: str) -> NetworkError | None:
+    """The network error for a boto3 error, or None where it is another kind."""
+    if not isinstance(error, (UnreachableError, HTTPClientError)):
+        return None
+    return NetworkError(
+        f"AWS gave no answer to {doing} ({error.__class__.__name__}).",
+        "Check this machine's way to AWS: name resolution, route, proxy (HTTPS_PROXY), in a private network the VPC endpoint.",
     )

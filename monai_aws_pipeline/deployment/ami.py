@@ -79,7 +79,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
 
     former = latest_version(context.instance, "gpu_ami")
     with tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder:
-        bundle = make_bundle(chosen, Path(folder), report)
+        bundle = make_bundle(chosen, Path(folder), report, builds=True)
         inputs = ami_inputs(chosen, base, bundle)
         found = images.home.find(inputs.content)
         if found:

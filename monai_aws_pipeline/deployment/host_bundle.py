@@ -1,15 +1,18 @@
-"""What is sent to a machine to make it a host of ours: the provisioning script, the agent's sources, its unit and its wheels.
+"""What is sent to a machine to make it a host of ours: the provisioning script, the agent's sources, its unit, its wheels,
+and those of the official packager where that builds.
 
 Collected on the control plane with the user's own pip configuration, so that a host needs no package index.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from monai_aws_pipeline.host_agent.bundle import write_bundle
+from monai_aws_pipeline.maps import official
 from monai_aws_pipeline.maps.wheelhouse import collect
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -24,7 +27,12 @@ class Bundle:
     content: str
 
 
-def make_bundle(settings: Settings, target: Path, report: Callable[[str], None]) -> Bundle:
-    """Write the bundle into an empty folder."""
+def make_bundle(settings: Settings, target: Path, report: Callable[[str], None], *, builds: bool) -> Bundle:
+    """Write the bundle into an empty folder. ``builds``: for a machine that may build MAPs with the official packager."""
     wheels = collect(HOST_REQUIREMENTS, settings.cache_dir, settings.host_python, report)
-    return Bundle(target, write_bundle(target, wheels))
+    sdk = None
+    if builds and settings.packager == "monai-deploy":
+        with tempfile.TemporaryDirectory(prefix="monai-aws-packager-") as folder:
+            (wanted := Path(folder) / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
+            sdk = collect(wanted, settings.cache_dir, settings.host_python, report)
+    return Bundle(target, write_bundle(target, wheels, sdk))

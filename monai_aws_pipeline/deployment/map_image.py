@@ -158,10 +158,7 @@ def prepare_context(
     )
     if settings.packager == "layered" or start is None:
         return context
-    (folder / "packager").mkdir()
-    (folder / "packager" / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
-    tools = wheelhouse.collect(folder / "packager" / "requirements.txt", settings.cache_dir, settings.host_python, report)
-    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image, model_file=model_file, wheels=tools)
+    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image, model_file=model_file)
     return replace(context, path=folder / "official")
 
 
@@ -222,7 +219,7 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
         clock.lap("prepare")
         with build_machine(clients, chosen, role=ROLE_MAP_BUILD, image=plan.machine_image, run_id=context.run_id, report=report) as built:
             if chosen.ami_mode == "stock":
-                provision(built.remote, make_bundle(chosen, folder / "bundle", report).path, min_driver(chosen), report)
+                provision(built.remote, make_bundle(chosen, folder / "bundle", report, builds=True).path, min_driver(chosen), report)
             clock.lap("machine")
             bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
             if chosen.packager == "layered" and prepared.golden is None:

@@ -42,6 +42,8 @@ PRINT_LOGIN = (
     "sys.stdout.write(base64.b64decode(d['authorizationToken']).decode().partition(':')[2])"
 )
 
+_NO_PACKAGER = "The machine has no official packager: its image was baked for another MONAI_AWS_PACKAGER. Materialise gpu_ami first."
+
 BUILD_LINE = "│ "  # marks what another program printed, so that a reader of the log can tell it from our own words
 
 
@@ -155,15 +157,13 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
 
     The packager names its image as it likes; that name is read from its answer. The image then gets ours, and the labels it lacks.
     """
-    bench.remote.run(
-        official.environment_command(CONTEXT_FOLDER), bench.foreign, what="Making the official packager's environment", seconds=900
-    )
+    found = f"test -x {official.PROGRAM} || {{ echo {shlex.quote(_NO_PACKAGER)}; exit 1; }}"
+    bench.remote.run(found, bench.report, what="Looking for the official packager", seconds=60)
     command = official.package_command(
         CONTEXT_FOLDER, context, name=settings.ecr_repository, base_image=settings.base_image,
         timeout_s=settings.map_timeout_s, has_model=bool(context.model_sha256),
     )  # fmt: skip
-    program = f"{CONTEXT_FOLDER}/venv/bin/{shlex.join(command)}"
-    run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {program}"
+    run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {shlex.join(command)}"
     with named_failure():
         lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"

@@ -31,7 +31,7 @@ def provisioned_content(settings: Settings, report: Report) -> str:
     if settings.ami_mode != "stock":
         return ""
     with tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder:
-        return make_bundle(settings, Path(folder), report).content
+        return make_bundle(settings, Path(folder), report, builds=False).content
 
 
 def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec, files: list[dict[str, str]], report: Report) -> Machine:
@@ -56,7 +56,7 @@ def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec,
             tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder,
             reach(running, settings, user_key, host_key, report) as remote,
         ):
-            provision(remote, make_bundle(settings, Path(folder), report).path, min_driver(settings), report)
+            provision(remote, make_bundle(settings, Path(folder), report, builds=False).path, min_driver(settings), report)
             remote.run(SETTLE, report, what="Taking the way in away", seconds=60)
         machines.set_security_groups(machine, [spec.security_group])
         machines.end_access(lease)

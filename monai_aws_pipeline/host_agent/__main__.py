@@ -35,6 +35,7 @@ from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
 from monai_aws_pipeline.host_agent.metadata import read_host
+from monai_aws_pipeline.host_agent.notice import Notice
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.host_agent.warm import WARM, Warm
 from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
@@ -114,7 +115,8 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
     )
     try:
-        Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+        with Notice(around.leave, stop):
+            Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
     finally:
         hosting.close()
     return 0

@@ -55,14 +55,17 @@ class Agent:
             around.bill.keep()
         if pipeline.broken:
             raise pipeline.broken
-        if idle:
+        if around.leave.is_set():
+            log.info("every job has ended or was given back; stopping this machine, which AWS takes back")
+            self._power_off()
+        elif idle:
             log.info("nothing to do for %.1f min; stopping this machine", around.config.idle_stop_minutes)
             self._power_off()
 
     def _take_jobs(self, pipeline: Pipeline) -> bool:
-        """Take jobs until told to stop (False) or idle for long enough with nothing in hand and nothing queued (True)."""
+        """Take jobs until told to stop or to leave (False) or idle for long enough with nothing in hand and nothing queued (True)."""
         around = self._around
-        while not around.stop.is_set():
+        while not (around.stop.is_set() or around.leave.is_set()):
             if not pipeline.wait_for_place():
                 continue
             try:

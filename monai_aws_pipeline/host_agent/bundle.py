@@ -16,23 +16,34 @@ from typing import Final
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
-_SOURCES: Final = ("__init__.py", "contract.py", "maps/__init__.py", "maps/hosting.py", "maps/expectation.py", "host_agent/*.py")
+_SOURCES: Final = (
+    "__init__.py",
+    "contract.py",
+    "maps/__init__.py",
+    "maps/hosting.py",
+    "maps/expectation.py",
+    "maps/series_rules.py",
+    "host_agent/*.py",
+)
 _HOST_FILES: Final = ("provision.sh", "monai-aws-agent.service")
 
 
-def write_bundle(target: Path, wheels: Path) -> str:
+def write_bundle(target: Path, wheels: Path, sdk: Path | None = None) -> str:
     """Write provision.sh, the unit, agent.tar and wheels/ into ``target``; returns the SHA-256 over names and contents, in hex.
 
-    The same inputs give the same bytes and the same hash on any machine.
+    ``sdk``: wheels of the official packager, for a machine that runs it. The same inputs give the same bytes and the same hash on any
+    machine.
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in _HOST_FILES:
         shutil.copyfile(_HOST_FOLDER / name, target / name)
     (target / "agent.tar").write_bytes(_agent_tar())
-    shutil.rmtree(target / "wheels", ignore_errors=True)
-    (target / "wheels").mkdir()
-    for wheel in sorted(wheels.glob("*.whl")):
-        shutil.copyfile(wheel, target / "wheels" / wheel.name)
+    for name, source in {"wheels": wheels, "sdk": sdk}.items():
+        shutil.rmtree(target / name, ignore_errors=True)
+        if source:
+            (target / name).mkdir()
+            for wheel in sorted(source.glob("*.whl")):
+                shutil.copyfile(wheel, target / name / wheel.name)
     return content_hash(target)
 
 

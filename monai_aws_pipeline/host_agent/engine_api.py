@@ -35,6 +35,11 @@ class EngineApi:
         """Whether an image (by any reference) is in the engine's store."""
         return self._ask("GET", f"/images/{quote(reference, safe='/:@')}/json") is not None
 
+    def images_in_use(self) -> set[str]:
+        """Ids of the images that a container stands on, running or not."""
+        found = self._ask("GET", "/containers/json?all=1")
+        return {str(each.get("ImageID", "")) for each in found} if isinstance(found, list) else set()
+
     def container(self, name: str) -> dict[str, Any]:
         """What the engine knows of a container; empty where there is none."""
         found = self._ask("GET", f"/containers/{quote(name)}/json")

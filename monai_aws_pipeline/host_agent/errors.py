@@ -34,6 +34,7 @@ class Code(StrEnum):
     ZIP_NESTED = "zip_nested"
     UNPACK_TIME = "unpack_time"
     NO_DICOM = "no_dicom"
+    DICOM_HEADLESS = "dicom_headless"
     DICOM_DAMAGED = "dicom_damaged"
     DICOM_TRUNCATED = "dicom_truncated"
     DICOM_TOO_COMPLEX = "dicom_too_complex"
@@ -42,6 +43,7 @@ class Code(StrEnum):
     DICOM_BAD_UID = "dicom_bad_uid"
     INSTANCE_CONFLICT = "instance_conflict"
     STUDY_MIXED = "study_mixed"
+    NO_MATCHING_SERIES = "no_matching_series"
     NO_GEOMETRY = "no_geometry"
     IRREGULAR_VOLUME = "irregular_volume"
     # the MAP did not answer
@@ -85,6 +87,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.ZIP_NESTED: "Put the DICOM files into one zip; zips inside a zip are opened down to MONAI_AWS_UNPACK_MAX_DEPTH levels.",
     Code.UNPACK_TIME: "Upload one study at a time, or raise MONAI_AWS_UNPACK_MAX_SECONDS.",
     Code.NO_DICOM: "Upload DICOM files with the 128-byte preamble (PS3.10); pictures, texts and a DICOMDIR alone are no study.",
+    Code.DICOM_HEADLESS: "Export the study again as DICOM files (PS3.10); one lacks its preamble, and applications would pass over it.",
     Code.DICOM_DAMAGED: "Export the study again; an incomplete study is not inferred, because its result could mislead.",
     Code.DICOM_TRUNCATED: "Export or transfer the study again; a file ends too early, and half a study could mislead.",
     Code.DICOM_TOO_COMPLEX: "Export the study again without private elements; no image nests or counts its elements like this.",
@@ -93,8 +96,9 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.DICOM_BAD_UID: "Export the study again; an identifier is not made of digits and dots (PS3.5 section 9).",
     Code.INSTANCE_CONFLICT: "Export the study again; two files claim one SOPInstanceUID with different content.",
     Code.STUDY_MIXED: "Export each study by itself; results must not mix two patients or two studies.",
-    Code.NO_GEOMETRY: "Send the original images; no series tells where its planes lie, and this deployment needs a volume.",
-    Code.IRREGULAR_VOLUME: "Send the complete series; planes are missing or unevenly spaced, and this deployment needs a volume.",
+    Code.NO_MATCHING_SERIES: "Send a study that the application is made for, or correct its series rules and build it again.",
+    Code.NO_GEOMETRY: "Send the original images; no series tells where its planes lie, and the application needs a volume.",
+    Code.IRREGULAR_VOLUME: "Send the complete series; planes are missing or unevenly spaced, and the application needs a volume.",
     Code.MAP_FAILED: "Read map.log beside this file; the application itself ended with an error.",
     Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
     Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",

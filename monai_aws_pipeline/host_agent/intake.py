@@ -21,6 +21,8 @@ from typing import IO, Final
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 
 CHUNK: Final = 1 << 20
+_HEAD: Final = 4096
+_DICOM_UID: Final = b"1.2.840.10008."
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Not LZMA, whose header lets the sender choose a dictionary of 4 GiB; not bzip2, of which zipfile expands at once whatever one read
 brings, and 4 KiB of it can become 4 GiB."""
@@ -85,7 +87,7 @@ class _Meter:
 def unpack(archive: Path, target: Path, limits: IntakeLimits | None = None) -> int:
     """Write the DICOM files of a zip into ``target`` as ``000001.dcm`` and so on; returns how many.
 
-    Files without the DICOM preamble are ignored; one zip inside the zip is opened. Raises RefusedError for anything a study never is,
+    Files that are no DICOM are ignored; one zip inside the zip is opened. Raises RefusedError for anything a study never is,
     FailedError(DISK_FULL) when the disk and not the upload is the reason.
     """
     limits = limits or IntakeLimits()
@@ -112,7 +114,9 @@ def keep_dicom(files: Iterable[Path]) -> int:
     for path in files:
         seen += 1
         with path.open("rb") as stream:
-            is_dicom = looks_like_dicom(stream.read(132))
+            head = stream.read(_HEAD)
+        refuse_headless(head)
+        is_dicom = looks_like_dicom(head)
         if is_dicom:
             kept += 1
         else:
@@ -125,6 +129,16 @@ def keep_dicom(files: Iterable[Path]) -> int:
 def looks_like_dicom(head: bytes) -> bool:
     """Whether the first 132 bytes are a preamble followed by ``DICM``."""
     return len(head) >= 132 and head[128:132] == b"DICM"
+
+
+def refuse_headless(head: bytes) -> None:
+    """Refuse a data set that stands without preamble, as archives and old modalities export it, by the first bytes of a file.
+
+    It is refused and not read: applications read DICOM files (PS3.10 section 7.1) and pass over others, which would leave half a study.
+    It starts with group 2 or 8, whatever its transfer syntax, and names a class of DICOM's own soon after.
+    """
+    if head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00" and _DICOM_UID in head:
+        raise RefusedError(Code.DICOM_HEADLESS, "A file is DICOM without its preamble.")
 
 
 def _unpack_zip(archive: Path, target: Path, meter: _Meter, depth: int) -> None:
@@ -153,6 +167,7 @@ def _take_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, m
         return
     chunks = _chunks(opened, entry, meter)
     first = next(chunks, b"")
+    refuse_headless(first[:_HEAD])
     if not looks_like_dicom(first):
         return  # a report, a picture, __MACOSX: not ours to judge
     meter.written += 1

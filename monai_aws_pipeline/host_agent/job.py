@@ -64,7 +64,10 @@ HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_F
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand."""
+    """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand.
+
+    ``stop``: end now. ``leave``: begin nothing new and end what runs, because AWS takes the machine back.
+    """
 
     config: AgentConfig
     store: Store
@@ -78,6 +81,7 @@ class Surroundings:
     stop: threading.Event
     limits: IntakeLimits = field(default_factory=IntakeLimits)
     bill: Bill = field(default_factory=Bill)
+    leave: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,7 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy) -> Attempt
     try:
         ready = around.live_map.ready(message.request, around.stop)
         spent = replace(spent, pull=ready.seconds)
+        ready.demands.check(replace(one.placed.study, instances=one.placed.instances))
         end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed)
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:

@@ -12,13 +12,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import MapFacts
+from monai_aws_pipeline.host_agent.demands import NO_DEMANDS, Demands, demands_of
 from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
 from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
@@ -53,6 +54,7 @@ class ReadyMap:
     facts: MapFacts
     bytes: int
     seconds: float
+    demands: Demands = NO_DEMANDS
 
 
 class LiveMap:
@@ -86,7 +88,7 @@ class LiveMap:
             self._pull(image, stop)
         seconds = time.monotonic() - started if not present else 0.0
         found = describe(self._engine.facts(image), seconds)
-        self._known = {image: ReadyMap(found.image, found.spec, found.facts, found.bytes, 0.0)}
+        self._known = {image: replace(found, seconds=0.0)}
         return found
 
     def _pull(self, image: str, stop: threading.Event) -> None:
@@ -170,4 +172,4 @@ def describe(found: ImageFacts, seconds: float) -> ReadyMap:
         model_sha256=found.labels.get(LABEL_MODEL, ""),
         commit=found.labels.get(LABEL_COMMIT, ""),
     )
-    return ReadyMap(found.digest_reference, spec, facts, found.bytes, seconds)
+    return ReadyMap(found.digest_reference, spec, facts, found.bytes, seconds, demands_of(found.labels))

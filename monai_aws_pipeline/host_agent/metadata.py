@@ -5,14 +5,16 @@ Here belongs IMDSv2 and /proc, nothing else. Source: AWS, "Use the Instance Meta
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from monai_aws_pipeline.contract import HostFacts
+from monai_aws_pipeline.contract import ContractError, HostFacts, parse_utc
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +24,23 @@ _SECONDS: Final = 2.0
 
 def read_host(endpoint: str | None = None) -> HostFacts:
     """Facts of this machine. Empty, with a warning, where no metadata service answers: a study is worth more than its host's name."""
-    base = (endpoint or os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    # Without a proxy: credentials of the instance role are served beside these facts and must not leave the machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        token = _ask(opener, f"{base}/latest/api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
-        return HostFacts(*(_ask(opener, f"{base}/latest/meta-data/{name}", "GET", {"X-aws-ec2-metadata-token": token})
-                           for name in ("instance-id", "instance-type", "ami-id")))  # fmt: skip
-    except (OSError, urllib.error.URLError, ValueError) as wrong:
+        return HostFacts(*_read(("instance-id", "instance-type", "ami-id"), endpoint))
+    except (OSError, ValueError) as wrong:
         log.warning("the instance metadata service does not answer (%s); records will not name this host", wrong.__class__.__name__)
         return HostFacts()
+
+
+def interruption(endpoint: str | None = None) -> datetime | None:
+    """When AWS takes this machine back (UTC); None where it has not said so, or where no metadata service answers.
+
+    Source: AWS, "Spot Instance interruption notices": ``spot/instance-action`` is 404 until then, two minutes before.
+    """
+    try:
+        (said,) = _read(("spot/instance-action",), endpoint)
+        return parse_utc(json.loads(said)["time"])
+    except (OSError, ValueError, KeyError, TypeError, ContractError):
+        return None
 
 
 def seconds_since_start(proc: Path = Path("/proc")) -> float:
@@ -46,6 +55,14 @@ def seconds_since_start(proc: Path = Path("/proc")) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return max(0.0, uptime - started)
+
+
+def _read(names: tuple[str, ...], endpoint: str | None) -> list[str]:
+    base = (endpoint or os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    # Without a proxy: credentials of the instance role are served beside these facts and must not leave the machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    token = _ask(opener, f"{base}/latest/api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    return [_ask(opener, f"{base}/latest/meta-data/{name}", "GET", {"X-aws-ec2-metadata-token": token}) for name in names]
 
 
 def _ask(opener: urllib.request.OpenerDirector, url: str, method: str, headers: dict[str, str]) -> str:

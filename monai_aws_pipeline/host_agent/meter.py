@@ -128,7 +128,8 @@ class Meter:
             shown = subprocess.run(command, capture_output=True, timeout=5, check=False).stdout.split()
         except (OSError, subprocess.TimeoutExpired):
             return
-        self.gpu_peak = max([self.gpu_peak or 0, *(int(value) << 20 for value in shown if value.isdigit())])
+        if readings := [int(value) << 20 for value in shown if value.isdigit()]:  # none: the driver does not say, which is no 0
+            self.gpu_peak = max([self.gpu_peak or 0, *readings])
 
 
 def _text(path: Path) -> str:

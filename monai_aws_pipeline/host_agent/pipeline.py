@@ -211,7 +211,7 @@ class Pipeline:
                 self._changed.wait(_LOOK_S)
 
     def _check_stop(self) -> None:
-        if self._around.stop.is_set():
+        if self._around.stop.is_set() or self._around.leave.is_set():
             raise InterruptedJobError("the host is stopping")
 
     def _end_of(self, job: _Job, wrong: BaseException) -> Ended | None:

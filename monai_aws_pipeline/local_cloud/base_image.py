@@ -32,10 +32,10 @@ from .system import Progress
 
 MACHINE_PACKAGES: Final = (
     *("systemd", "systemd-sysv", "dbus", "cloud-init", "openssh-server", "sudo", "passwd", "procps", "iproute2", "kmod"),
-    *("ca-certificates", "curl", "git", "rsync", "unzip", "xz-utils", "python3", "python3-venv", "python3-pip", "docker.io"),
+    *("ca-certificates", "curl", "git", "rsync", "unzip", "xz-utils", "python3", "python3-venv", "python3-pip", "docker.io", "pigz"),
 )
-MACHINE_PACKAGES_WHERE_SPLIT: Final = ("docker-cli", "docker-buildx")
-"""Parts of the engine that newer distributions package on their own."""
+MACHINE_PACKAGES_WHERE_THERE: Final = ("docker-cli", "docker-buildx", "awscli")
+"""Parts of the engine that newer distributions package on their own, and what not every distribution has."""
 MAP_PACKAGES: Final = ("python3", "python3-pip", "python3-venv", "ca-certificates", "jq", "libgomp1", "libstdc++6", "passwd")
 _MAP_HOOKS: Final = ('touch "$1/etc/hosts"',)
 """A build mounts /etc/hosts; where the file is missing it is made, and then every build gives /etc another time and layer."""
@@ -73,6 +73,15 @@ ExecStart=/bin/touch {REBOOT_MARKER}
 [Install]
 WantedBy=reboot.target
 """
+SSM_UNIT: Final = "amazon-ssm-agent.service"
+_SSM_AGENT: Final = """\
+[Unit]
+Description=Stands for the SSM agent: the embedded AWS takes commands for this machine while this unit is active
+[Service]
+ExecStart=/bin/sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
 _MACHINE_FILES: Final[Mapping[str, str]] = {
     "etc/cloud/cloud.cfg": _CLOUD_CFG,
     "etc/cloud/ds-identify.cfg": "policy: enabled\n",
@@ -81,6 +90,7 @@ _MACHINE_FILES: Final[Mapping[str, str]] = {
     # Docker does not use containerd's Kubernetes interface, which would listen on a port of this computer.
     "etc/containerd/config.toml": 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n',
     "etc/systemd/system/local-cloud-reboot.service": _REBOOT_UNIT,
+    f"etc/systemd/system/{SSM_UNIT}": _SSM_AGENT,
     "etc/sudoers.d/10-aws-network": (
         'Defaults env_keep += "AWS_ENDPOINT_URL AWS_EC2_METADATA_SERVICE_ENDPOINT AWS_DEFAULT_REGION AWS_REGION"\n'
     ),
@@ -94,7 +104,7 @@ _FINISH_MACHINE: Final = "; ".join(
     (
         "set -e",
         f"systemctl mask -q {' '.join(_MASKED)}",
-        "systemctl enable -q local-cloud-reboot.service ssh.service docker.service",
+        f"systemctl enable -q local-cloud-reboot.service ssh.service docker.service {SSM_UNIT}",
         "systemctl disable -q ssh.socket 2>/dev/null || true",
         "chmod 440 /etc/sudoers.d/10-aws-network",
         "rm -f /etc/ssh/ssh_host_* /etc/hostname",
@@ -126,12 +136,12 @@ class MapBase:
 
 def machine_root(config: CloudConfig, on_progress: Progress) -> MachineRoot:
     """The cached machine root, built when absent (about a minute, 0.5 GB)."""
-    key = _key("machine", *MACHINE_PACKAGES, *MACHINE_PACKAGES_WHERE_SPLIT, _FINISH_MACHINE, json.dumps(_MACHINE_FILES))
+    key = _key("machine", *MACHINE_PACKAGES, *MACHINE_PACKAGES_WHERE_THERE, _FINISH_MACHINE, json.dumps(_MACHINE_FILES))
     archive = config.cache_dir / f"machine-{key}.tar"
 
     def build() -> None:
         on_progress("building the machines' base file system from this machine's package sources (once)")
-        packages = (*MACHINE_PACKAGES, *(name for name in MACHINE_PACKAGES_WHERE_SPLIT if _is_available(name)))
+        packages = (*MACHINE_PACKAGES, *(name for name in MACHINE_PACKAGES_WHERE_THERE if _is_available(name)))
         with _overlay(_MACHINE_FILES) as overlay:
             hooks = [f"tar-in {overlay} /", f"chroot \"$1\" sh -c '{_FINISH_MACHINE}'"]
             _mmdebstrap(config, packages, archive, hooks)

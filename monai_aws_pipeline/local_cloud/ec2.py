@@ -15,7 +15,7 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +31,7 @@ from moto.ec2.responses import instances as moto_instance_responses
 
 from . import identity
 from .authorization import tags_on_creation
+from .base_image import SSM_UNIT
 from .config import ACCOUNT, METADATA_PORT, CloudConfig
 from .ec2_images import base_image_id
 from .faults import FaultBoard, FaultError
@@ -104,14 +105,15 @@ class MachineRoom:
         """The machine of an instance, or None."""
         return self._machines.get(instance_id)
 
-    def managed(self, region: str) -> dict[str, Machine]:
-        """Machines whose SSM agent has registered: running for a while, and with a role."""
+    def managed(self, region: str, among: Collection[str] | None = None) -> dict[str, Machine]:
+        """Machines whose SSM agent has registered: running for a while, with a role, and with what stands for the agent at work."""
         now = time.time()
         return {
             name: machine
             for name, machine in list(self._machines.items())
-            if machine.region == region and machine.state == "running" and self._role(machine)
+            if (among is None or name in among) and machine.region == region and machine.state == "running" and self._role(machine)
             and machine.booted_at and now - machine.booted_at >= machine.agent_delay_s and not self._faults.is_cut(name)
+            and self._hypervisor.is_active(name, SSM_UNIT)
         }  # fmt: skip
 
     def execute(self, instance_id: str, script: str, *, timeout_s: float, folder: str = "") -> Executed:
@@ -140,9 +142,11 @@ class MachineRoom:
         """Announce a spot interruption in the machine's metadata and carry it out after so many seconds: an ordered fault."""
         machine = self._machines[instance_id]
         end = {"stop": machine.backend.stop_instances, "terminate": machine.backend.terminate_instances}[action]
-        machine.interruption = (action, f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}")
+        machine.interruption = announced = (action, f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}")
 
         def interrupted() -> None:
+            if machine.interruption is not announced or machine.state != "running":
+                return  # it stopped by itself meanwhile, as the notice asked it to
             identity.as_account()
             end([instance_id])
             machine.explain("", "Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance interruption")

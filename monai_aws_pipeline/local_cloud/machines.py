@@ -67,6 +67,7 @@ class Hypervisor:
         self._engine = engine
         self._base_ready = threading.Event()
         self._base_error = ""
+        self._processes: dict[str, str] = {}
 
     def wait_for_engine(self, timeout_s: float = 30.0) -> None:
         """Wait until the engine answers; it starts beside the server."""
@@ -159,6 +160,7 @@ class Hypervisor:
     def start(self, instance_id: str) -> None:
         """Power on."""
         self._engine.run("start", self._container(instance_id))
+        self._processes[instance_id] = self._engine.text("inspect", "--format", "{{.State.Pid}}", self._container(instance_id))
 
     def stop(self, instance_id: str) -> None:
         """Shut down cleanly and wait for it; pull the plug after half a minute."""
@@ -170,6 +172,7 @@ class Hypervisor:
 
     def destroy(self, instance_id: str) -> None:
         """Remove machine and disk, also when it is half made."""
+        self._processes.pop(instance_id, None)
         self._engine.run("rm", "--force", "--volumes", self._container(instance_id), check=False)
         folder = self._folder(instance_id)
         unmount_below(folder)
@@ -180,7 +183,7 @@ class Hypervisor:
         found = self._engine.run("cp", f"{self._container(instance_id)}:{REBOOT_MARKER}", "-", check=False)
         if found.returncode:
             return False
-        self._engine.run("start", self._container(instance_id))
+        self.start(instance_id)
         self._engine.run("exec", self._container(instance_id), "rm", "-f", REBOOT_MARKER, check=False)
         return True
 
@@ -201,6 +204,11 @@ class Hypervisor:
             return Executed(-1, _text(late.stdout), _text(late.stderr), timed_out=True)
         late_inside = done.returncode == _TIMED_OUT
         return Executed(-1 if late_inside else done.returncode, _text(done.stdout), _text(done.stderr), timed_out=late_inside)
+
+    def is_active(self, instance_id: str, unit: str) -> bool:
+        """Whether a unit of a machine's systemd is at work, by the mark systemd keeps of it: no command, because it is asked often."""
+        process = self._processes.get(instance_id, "0")
+        return Path(f"/proc/{process}/root/run/systemd/units/invocation:{unit}").is_symlink()
 
     def make_sshd_refuse(self, instance_id: str) -> None:
         """Stop the SSH server inside: an ordered fault."""

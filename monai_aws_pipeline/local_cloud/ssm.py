@@ -71,8 +71,7 @@ class RunCommand:
         ministack_ssm._refresh_command_status(record)
 
     def _describe(self, data: dict[str, Any]) -> Any:
-        machines = self._room.managed(responses.get_region())
-        wanted = _filtered_ids(data)
+        machines = self._room.managed(responses.get_region(), _filtered_ids(data))
         entries = [
             {
                 "InstanceId": name,
@@ -87,7 +86,6 @@ class RunCommand:
                 "ComputerName": machine.instance.private_dns_name,
             }
             for name, machine in sorted(machines.items())
-            if wanted is None or name in wanted
         ]
         return responses.json_response({"InstanceInformationList": entries})
 

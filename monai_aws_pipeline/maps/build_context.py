@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from monai_aws_pipeline.maps import recipe, sdk_renderer, wheelhouse
+from monai_aws_pipeline.maps import recipe, sdk_renderer, series_rules, wheelhouse
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
 from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME
 from monai_aws_pipeline.maps.source import Source, content_hash
 
 LABEL_MODEL: Final = "monai-aws.model-sha256"
@@ -156,6 +157,7 @@ def write_context(
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
+    marks |= {LABEL_RULES: series_rules.label_of(source.path), LABEL_VOLUME: "true" if config.require_volume else ""}
     # The name holds the hash, so the hash cannot hold the name.
     without_name = _dockerfile(base_image, rendered, _labels(base_image, config, rendered, marks))
     content = _digest([dependency_key, model_sha256, application_key, without_name, *([] if packager == "layered" else [packager])])

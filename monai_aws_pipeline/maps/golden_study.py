@@ -7,18 +7,13 @@ rules that are put together by code cannot be known here, and nothing is said ab
 
 from __future__ import annotations
 
-import ast
-import json
-import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pydicom
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent import preview
@@ -29,15 +24,13 @@ from monai_aws_pipeline.maps import model
 from monai_aws_pipeline.maps.expectation import EXPECT_FILE, ExpectationError
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.golden import Golden, GoldenError, gather, read_expectation
+from monai_aws_pipeline.maps.series_rules import UndecidedError, matches, series_rules
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.settings import Settings
 
 POINT: Final = "golden"
 _GUIDE: Final = "docs/golden.md shows how"
-_MAX_TEXT: Final = 1024 * 1024
-_MAX_FILES: Final = 2000
-_ORIENTATIONS: Final = ("sagittal", "coronal", "axial")
 
 
 def examine(settings: Settings, application: Path, *, download_s3: model.S3Download | None = None) -> list[Finding]:
@@ -143,79 +136,3 @@ def _rules(study: Study, application: Path) -> list[Finding]:
             message = f"the series rules in {where} select none of the {len(series)} series of the golden study"
             findings.append(Finding(POINT, message, "Correct the rules, or choose a study that the application is made for"))
     return findings
-
-
-def series_rules(application: Path) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    """Every text in the application's files that is a set of selection rules: where it is, and (name, conditions) of each selection."""
-    for path in sorted(item for item in application.rglob("*") if item.suffix in (".py", ".json"))[:_MAX_FILES]:
-        if not path.is_file() or path.stat().st_size > _MAX_TEXT:
-            continue
-        text = path.read_text("utf-8", errors="replace")
-        for each in [text] if path.suffix == ".json" else _texts(text):
-            if found := _parse(each):
-                yield path.relative_to(application).as_posix(), found
-
-
-def _texts(code: str) -> list[str]:
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []  # said elsewhere
-    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-
-
-def _parse(text: str) -> list[tuple[str, dict[str, Any]]]:
-    if '"selections"' not in text:
-        return []
-    try:
-        selections = json.loads(text)["selections"]
-        return [(str(each.get("name", "")), each["conditions"]) for each in selections if isinstance(each.get("conditions"), dict)]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []  # a docstring, or something else that only looks like rules
-
-
-class UndecidedError(ValueError):
-    """A condition of a kind that is not evaluated here."""
-
-
-def matches(conditions: dict[str, Any], series: Dataset) -> bool:
-    """Whether one series, by the header of one instance, meets all conditions, as the SDK's own operator decides."""
-    return all(_meets(key, wanted, series) for key, wanted in conditions.items() if wanted)
-
-
-def _meets(key: str, wanted: Any, series: Dataset) -> bool:
-    tag = tag_for_keyword(key)
-    element = series[tag] if tag is not None and tag in series else None
-    if element is None or element.value in (None, ""):
-        return False
-    if key == "ImageOrientationPatient":
-        row, column = (np.array(series.ImageOrientationPatient[part], dtype=float) for part in (slice(0, 3), slice(3, 6)))
-        return _ORIENTATIONS[int(np.abs(np.cross(row, column)).argmax())] == str(wanted).lower()
-    if element.VM > 1:
-        shown = str(element.repval).lower()
-        terms = [str(term).lower() for term in (wanted if isinstance(wanted, list) else [wanted])]
-        return all((term[1:] not in shown) if term.startswith("!") else (term in shown) for term in terms)
-    if isinstance(element.value, int | float):
-        return _number(wanted, float(element.value), str(element.value))
-    if not isinstance(wanted, str):
-        raise UndecidedError(f"{key} is a text, and the condition is not")
-    try:
-        return element.value.casefold() == wanted.casefold() or bool(re.search(wanted, str(element.value), re.IGNORECASE))
-    except re.error as wrong:
-        raise UndecidedError(f"{key} has a pattern that is none") from wrong
-
-
-def _number(wanted: Any, value: float, text: str) -> bool:
-    if isinstance(wanted, str):
-        return bool(re.fullmatch(wanted, text))
-    if isinstance(wanted, int | float):
-        return value == wanted
-    match wanted:
-        case [int() | float() as low, int() | float() as high]:
-            return bool(low <= value <= high)
-        case [limit, ">" | ">=" | "<" | "<=" | "!=" as sign]:
-            limit = float(limit)
-            return {
-                ">": value > limit, ">=": value >= limit, "<": value < limit, "<=": value <= limit, "!=": value != limit
-            }[sign]  # fmt: skip
-    raise UndecidedError("a number is compared with something else")

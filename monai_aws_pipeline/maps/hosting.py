@@ -196,6 +196,7 @@ def _isolated(app: RunSpec, input_folder: Path, output_folder: Path, limits: Lim
         "--network", limits.network,
         "--user", f"{limits.uid}:{limits.gid}",
         "--memory", f"{limits.memory_mib}m",
+        "--memory-swap", f"{limits.memory_mib}m",   # of both together: docker would allow as much swap again, which holds a whole host up
         "--pids-limit", str(limits.pids),
         "--workdir", app.working_directory,
         "--volume", f"{input_folder}:{app.input_path}:ro",

@@ -56,6 +56,8 @@ class AppConfig:
     output_formats: tuple[str, ...]
     pip_packages: tuple[str, ...]
     resources: dict[str, Any]
+    require_volume: bool = False
+    """``monai-aws: {require-volume: true}``: the application needs a series that is a regular volume."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ def parse_app_config(text: str) -> AppConfig:
         version = ""
     elif not _VERSION.fullmatch(version):
         findings.append("'application.version' may hold letters, digits, '.', '+' and '-' only, at most 40")
+    ours = data.get("monai-aws", {})
+    require_volume = ours.get("require-volume", False) if isinstance(ours, dict) else None
+    if not isinstance(require_volume, bool) or set(ours) - {"require-volume"}:
+        findings.append("'monai-aws' may hold 'require-volume: true' or 'false', and nothing else")
     config = AppConfig(
         title=title,
         version=version,
@@ -128,6 +134,7 @@ def parse_app_config(text: str) -> AppConfig:
         output_formats=_texts(application, "output-formats", findings),
         pip_packages=_texts(application, "pip-packages", findings),
         resources=resources,
+        require_volume=bool(require_volume),
     )
     try:
         json.dumps(resources, allow_nan=False)

@@ -1,7 +1,8 @@
 """The official packager, ``monai-deploy package``, on a build machine: what is sent for it, its command line, and the tag in its answer.
 
 The command is used as it is: it writes its own Dockerfile and calls ``docker buildx`` itself. Ours are the list of releases it would
-otherwise download (a build must not break when upstream moves a file) and the environment it runs in, made from wheels that are sent along.
+otherwise download (a build must not break when upstream moves a file) and the environment it runs in, which ``infra/host/provision.sh``
+makes from ``REQUIREMENTS`` on the machines that need it.
 Source: holoscan-cli 4.2.0, ``holoscan_cli/packager``.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +26,8 @@ REQUIREMENTS: Final = (
     f"holoscan-cli=={sdk_renderer.CLI_VERSION}\n"
 )
 """What the packager itself needs; the application's own requirements go into its image."""
+PROGRAM: Final = "/opt/monai-aws/sdk/bin/monai-deploy"
+"""Where provisioning puts it."""
 PLATFORM: Final = "x86_64"
 _MARKS: Final = (LABEL_MODEL, LABEL_CONTENT, LABEL_REVISION, *NO_LABELS)
 _TAG: Final = re.compile(r"^\s*Docker Tag:\s+(\S+)\s*$")
@@ -36,32 +38,20 @@ class OfficialPackagerError(RuntimeError):
     """The packager's answer is not understood."""
 
 
-def write_folder(context: BuildContext, source: Source, target: Path, *, base_image: str, model_file: Path | None, wheels: Path) -> None:
-    """Lay out what the packager reads: ``app/``, ``models/STEM/NAME``, ``artifacts.json``, and ``wheels/`` with the packager itself.
-
-    ``wheels``: wheelhouse of ``REQUIREMENTS``. ``target`` must not exist or be empty.
-    """
+def write_folder(context: BuildContext, source: Source, target: Path, *, base_image: str, model_file: Path | None) -> None:
+    """Lay out what the packager reads: ``app/``, ``models/STEM/NAME``, ``artifacts.json``. ``target`` must not exist or be empty."""
     shutil.copytree(source.path, target / "app", ignore=shutil.ignore_patterns("golden"))
     if model_file:
         _place(model_file, target / "models" / model_file.stem / model_file.name)
-    for wheel in wheels.glob("*.whl"):
-        _place(wheel, target / "wheels" / wheel.name)
     releases = sdk_renderer.artifacts_list(sdk_renderer.HOLOSCAN_VERSION, base_image)
     (target / "artifacts.json").write_text(json.dumps(releases, indent=1), "utf-8")
-    (target / "requirements.txt").write_text(REQUIREMENTS, "utf-8")
     (target / "tag").write_text(context.tag, "utf-8")
-
-
-def environment_command(folder: str) -> str:
-    """Make the packager's environment on the machine, from the wheels in the folder alone."""
-    install = "install --quiet --disable-pip-version-check --no-index --find-links wheels --requirement requirements.txt"
-    return f"cd {shlex.quote(folder)} && python3 -m venv venv && venv/bin/pip {install}"
 
 
 def package_command(folder: str, context: BuildContext, *, name: str, base_image: str, timeout_s: int, has_model: bool) -> list[str]:
     """``monai-deploy package`` for a folder that ``write_folder`` laid out."""
     return [
-        "monai-deploy", "package", f"{folder}/app",
+        PROGRAM, "package", f"{folder}/app",
         "--config", f"{folder}/app/app.yaml",
         *(["--models", f"{folder}/models"] if has_model else []),
         "--tag", f"{name}:{context.tag}",

@@ -177,6 +177,19 @@ class TestMachineEnds:
         waking.succeeded(job)
         record_property("happened", "the job was given back, and answered at the next wake")
 
+    def test_spot_notice_in_time(self, place: Platform, waking: Waking, record_property: Tell):
+        runs = waking.upload("runs-at-the-notice", "tiny:sleep=8")
+        host = waking.host_at_work()
+        place.cloud.order_fault(interrupt_spot=host.id, seconds=60, action="stop")
+        time.sleep(5.5)  # so often the agent asks
+        waits = waking.upload("comes-after-the-notice")
+        eventually(lambda: all(machine.state == "stopped" for machine in place.machines(ROLE_INFERENCE)), 60)
+        assert runs in place.entries(), "what can end before the machine is taken is answered"
+        assert waits not in place.entries(), "nothing new is begun"
+        place.wake()
+        waking.succeeded(waits)
+        record_property("happened", "the study at work was answered, the next one left to the next wake; the host stopped early")
+
     def test_queue_redelivers_while_the_job_runs(self, place: Platform, waking: Waking, record_property: Tell):
         job = waking.upload("redelivered", "tiny:sleep=5")
         waking.host_at_work()

@@ -96,8 +96,8 @@ def test_another_machine_answers_at_the_address(place: Platform, monkeypatch: py
 
 
 def test_provisioning_fails(place: Platform, monkeypatch: pytest.MonkeyPatch):
-    def broken_bundle(settings: object, target: Path, report: object) -> Bundle:
-        bundle = make_bundle(settings, target, report)  # type: ignore[arg-type]
+    def broken_bundle(settings: object, target: Path, report: object, *, builds: bool) -> Bundle:
+        bundle = make_bundle(settings, target, report, builds=builds)  # type: ignore[arg-type]
         (bundle.path / "provision.sh").write_text("echo 'no such package'; exit 7\n")
         return Bundle(bundle.path, "0" * 16)
 

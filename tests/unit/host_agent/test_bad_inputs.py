@@ -58,6 +58,8 @@ from tests.support.raw_dicom import (
 END = element(0xFFFEE0DD, b"", b"")
 LIMITS = IntakeLimits(upload_bytes=4 << 20, unpacked_bytes=8 << 20, files=200, ratio=100, ratio_from=2 << 20)
 GOOD = instance()
+DATA_SET = dataset()
+"""Neither preamble nor file meta information, as it goes over the wire."""
 SYMLINK, DEVICE, FIFO = stat.S_IFLNK | 0o777, stat.S_IFBLK | 0o660, stat.S_IFIFO | 0o644
 
 
@@ -163,7 +165,9 @@ BAD: dict[str, tuple[Callable[[], bytes], Code]] = {
     "no entries": (lambda: archive({}), Code.NO_DICOM),
     "pictures and texts only": (lambda: archive({"a.png": b"\x89PNG", "b.txt": b"b"}), Code.NO_DICOM),
     "a DICOMDIR alone": (lambda: archive({"DICOMDIR": meta(EXPLICIT, DIRECTORY)}), Code.NO_DICOM),
-    "DICOM without its preamble": (lambda: zipped(GOOD[132:]), Code.NO_DICOM),
+    "DICOM without its preamble": (lambda: zipped(GOOD[132:]), Code.DICOM_HEADLESS),
+    "DICOM without its preamble beside whole ones": (lambda: zipped(GOOD, b"a report", GOOD[132:]), Code.DICOM_HEADLESS),
+    "a data set alone beside whole ones": (lambda: zipped(GOOD, DATA_SET), Code.DICOM_HEADLESS),
     # names
     "a name that climbs out": (lambda: archive({"../a.dcm": GOOD}), Code.ZIP_UNSAFE_NAME),
     "a name that climbs out in the Windows way": (lambda: archive({"..\\a.dcm": GOOD}), Code.ZIP_UNSAFE_NAME),

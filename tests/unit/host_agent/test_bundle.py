@@ -39,6 +39,15 @@ def test_the_bundle_is_the_same_each_time_and_its_hash_covers_the_wheels(tmp_pat
     assert write_bundle(tmp_path / "a", found) != first
 
 
+def test_the_packagers_wheels_are_sent_to_the_machines_that_run_it_alone(tmp_path: Path) -> None:
+    found, target = wheels(tmp_path / "wheels"), tmp_path / "a"
+    without = write_bundle(target, found)
+    assert write_bundle(target, found, wheels(tmp_path / "packager")) != without
+    assert [item.name for item in (target / "sdk").iterdir()] == ["one-1-py3-none-any.whl"]
+    assert write_bundle(target, found) == without
+    assert not (target / "sdk").exists()
+
+
 def test_the_agent_in_the_bundle_starts_without_the_rest_of_the_project(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", wheels(tmp_path / "wheels"))
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "bundle" / "agent.tar").read_bytes())) as archive:

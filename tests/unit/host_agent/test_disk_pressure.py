@@ -12,11 +12,13 @@ import pytest
 from moto import mock_aws
 
 from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.engine_api import EngineApi
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.live_map import LOW_BYTES, PULL_BYTES, LiveMap
+from tests.support.pretended_docker import serving
 
 REPOSITORY = "127.0.0.1:5000/monai-aws/dev"
-OLD, LIVE, NEW = (f"{REPOSITORY}@sha256:{digit * 64}" for digit in "abc")
+OLD, LIVE, NEW, USED = (f"{REPOSITORY}@sha256:{digit * 64}" for digit in "abcd")
 APP = '{"command": "[\\"true\\"]", "input": {"path": "input"}, "output": {"path": "output"}}'
 STOP = threading.Event()
 
@@ -103,14 +105,18 @@ def test_nothing_goes_while_it_is_not_known_which_map_is_live(parameters: Any) -
     assert disk.images == [OLD, LIVE, NEW]
 
 
-def test_the_engine_removes_by_digest_what_is_not_kept_and_what_it_may(tmp_path: Path) -> None:
+def test_the_engine_removes_by_digest_what_is_not_kept_and_not_in_use_by_its_id(tmp_path: Path) -> None:
     docker = tmp_path / "docker"
     docker.write_text(f"""#!/bin/sh
 case "$1 $2" in
-  "image ls") printf '%s\\n' '{OLD} sha256:1' '{LIVE} sha256:2' 'local/same@<none> sha256:2' '<none>@<none> sha256:3' '{NEW} sha256:4' ;;
+  "image ls") printf '%s\\n' '{OLD} sha256:1' '{LIVE} sha256:2' 'local/same@<none> sha256:2' '<none>@<none> sha256:3' '{NEW} sha256:4' \\
+    '{USED} sha256:5' 'local/other-name@<none> sha256:5' ;;
   "image rm") echo "$3" >> {tmp_path}/removed; test "$3" != '{NEW}' ;;
 esac
 """)
     docker.chmod(0o755)
-    assert Engine(tmp_path / "config", str(docker)).evict({LIVE}) == 2, "one is in use"
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "held.json").write_text('{"pid": 0, "image": "sha256:5"}')
+    with serving(tmp_path / "state") as socket:
+        assert Engine(tmp_path / "config", str(docker), EngineApi(socket)).evict({LIVE}) == 2, "one is refused by the engine"
     assert (tmp_path / "removed").read_text().split() == sorted([OLD, "sha256:3", NEW])

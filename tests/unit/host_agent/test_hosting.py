@@ -49,7 +49,7 @@ def test_a_map_runs_isolated_and_without_its_entry_point() -> None:
     line = " ".join(arguments(spec()))
     for needed in (
         "--read-only", "--tmpfs /tmp", "--cap-drop ALL", "--security-opt no-new-privileges", "--network none", "--user 1000:1000",
-        "--memory 12288m", "--pids-limit 512", "--pull never",
+        "--memory 12288m", "--memory-swap 12288m", "--pids-limit 512", "--pull never",
         "--volume /w/in:/var/holoscan/input:ro", "--volume /w/out:/var/holoscan/output",
         "--env HOME=/tmp", "--env HOLOSCAN_INPUT_PATH=/var/holoscan/input", "--env HOLOSCAN_MODEL_PATH=/opt/holoscan/models",
     ):  # fmt: skip

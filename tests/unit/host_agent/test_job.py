@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
@@ -30,6 +31,7 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.host_agent import originals
 from monai_aws_pipeline.host_agent.config import parse_config
+from monai_aws_pipeline.host_agent.demands import NO_DEMANDS, Demands, demands_of
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
@@ -40,6 +42,7 @@ from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.store import Store, StoredObject
 from monai_aws_pipeline.maps.hosting import RunSpec
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME
 
 from .dicom_files import write_series
 from .test_decisions import DIGEST, GOOD
@@ -85,6 +88,7 @@ class PretendedEngine:
 @dataclass
 class PretendedLiveMap:
     fails: FailedError | None = None
+    demands: Demands = NO_DEMANDS
 
     def last(self, request: str) -> ReadyMap | None:
         return None
@@ -93,7 +97,7 @@ class PretendedLiveMap:
         if self.fails:
             raise self.fails
         spec = RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
-        return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0)
+        return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0, self.demands)
 
 
 @dataclass
@@ -209,6 +213,61 @@ def test_several_studies_in_one_upload_get_one_result_each(bench: Bench, tmp_pat
         assert bench.record(result_key(study_id(SECRET, uid), message.job)).input.instances == 3
         assert processed_key(study_id(SECRET, uid), message.job, "upload.zip") in bench.stored()
     assert len(bench.stored("results-index/")) == 2
+
+
+MR_ONLY = {LABEL_RULES: '{"selections": [{"name": "MR", "conditions": {"Modality": "(?i)^MR$"}}]}'}
+CT_ONLY = {LABEL_RULES: MR_ONLY[LABEL_RULES].replace("MR", "CT")}
+UNDECIDED = {LABEL_RULES: '{"selections": [{"name": "x", "conditions": {"Modality": ["a", "list"]}}]}'}
+VOLUME = {LABEL_VOLUME: "true"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "slices", "code"),
+    [
+        ({}, 2, ""),
+        (MR_ONLY, 2, ""),
+        (CT_ONLY, 2, "no_matching_series"),
+        (UNDECIDED, 2, ""),
+        ({LABEL_RULES: "{broken"}, 2, ""),
+        (VOLUME, 3, ""),
+        (VOLUME, 2, "irregular_volume"),
+        (MR_ONLY | VOLUME, 3, ""),
+        (MR_ONLY | VOLUME, 2, "irregular_volume"),
+    ],
+)
+def test_what_the_images_labels_ask_of_a_study_is_judged_before_the_map_runs(
+    bench: Bench, tmp_path: Path, labels: dict[str, str], slices: int, code: str
+) -> None:
+    bench.live_map.demands = demands_of(labels)
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid, slices=slices))
+    assert bench.turn() is Outcome.ANSWERED
+    if not code:
+        assert bench.record(result_key(study_id(SECRET, uid), message.job)).status is Status.SUCCEEDED
+        return
+    (key,) = (key for key in bench.stored("quarantine/") if key.endswith("result.json"))
+    record = bench.record(key)
+    assert record.error
+    assert (record.status, record.error.code, record.study, record.map.digest) == (Status.QUARANTINED, code, study_id(SECRET, uid), DIGEST)
+    assert bench.engine.runs == 0
+    assert bench.messages() == 0
+
+
+def test_only_a_series_that_the_application_selects_counts_as_its_volume(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    bench.live_map.demands = demands_of(MR_ONLY | VOLUME)
+    volume, scout = write_series(tmp_path / "volume", uid, slices=5), write_series(tmp_path / "scout", uid, slices=2)
+    for path in volume:  # the regular one is none that is taken
+        data = pydicom.dcmread(path)
+        data.Modality = "CT"
+        data.save_as(path)
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for number, path in enumerate([*volume, *scout]):
+            archive.write(path, f"{number}.dcm")
+    bench.upload("input/a.zip", (tmp_path / "both.zip").read_bytes())
+    assert bench.turn() is Outcome.ANSWERED
+    (key,) = (key for key in bench.stored("quarantine/") if key.endswith("result.json"))
+    assert bench.record(key).error.code == "irregular_volume"  # type: ignore[union-attr]
 
 
 def test_a_completed_folder_is_a_study_and_is_kept_as_a_zip(bench: Bench, tmp_path: Path) -> None:

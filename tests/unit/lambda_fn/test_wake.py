@@ -12,7 +12,8 @@ from urllib.parse import quote_plus
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, ConnectTimeoutError
+from botocore.exceptions import ClientError, ConnectTimeoutError, NoRegionError, ReadTimeoutError
+from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -262,19 +263,48 @@ def test_a_host_that_cannot_start_leaves_the_job_queued_and_says_why(
     assert "Mueller" not in capsys.readouterr().out
 
 
-def test_an_offline_agent_is_left_to_the_schedule(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+KICK = {"DocumentName": "AWS-RunShellScript", "Parameters": {"commands": ["systemctl start --no-block monai-aws-agent.service"]}}
+
+
+def causes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.__dict__["cause"] for record in caplog.records if "cause" in record.__dict__]
+
+
+@pytest.mark.parametrize("answer", [[], [{"PingStatus": "ConnectionLost"}]])
+def test_a_host_whose_agent_is_not_online_gets_no_command(
+    cloud: SimpleNamespace, caplog: pytest.LogCaptureFixture, answer: list[dict[str, str]]
+) -> None:
     host_id = cloud.launch()
     cloud.ec2.start_instances(InstanceIds=[host_id])
-    asked: list[dict[str, Any]] = []
+    with Stubber(hosts.ssm()) as ssm:  # a command would be one call too many
+        nodes = [{"InstanceId": host_id, **node} for node in answer]
+        asked = {"Filters": [{"Key": "InstanceIds", "Values": [host_id]}]}
+        ssm.add_response("describe_instance_information", {"InstanceInformationList": nodes}, asked)
+        assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
+        ssm.assert_no_pending_responses()
+    assert causes(caplog) == [str(Cause.AGENT)]
 
-    def refuse(**request: Any) -> None:
-        asked.append(request)
-        raise ClientError({"Error": {"Code": "InvalidInstanceId", "Message": "no"}}, "SendCommand")
 
-    monkeypatch.setattr(hosts.ssm(), "send_command", refuse)
-    assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
-    assert asked[0]["InstanceIds"] == [host_id]
-    assert asked[0]["Parameters"]["commands"] == ["systemctl start --no-block monai-aws-agent.service"]
+def test_a_host_that_is_online_is_kicked(cloud: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    host_id = cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[host_id])
+    with Stubber(hosts.ssm()) as ssm:
+        online = {"InstanceInformationList": [{"InstanceId": host_id, "PingStatus": "Online"}]}
+        ssm.add_response("describe_instance_information", online)
+        ssm.add_response("send_command", {}, {"InstanceIds": [host_id], **KICK})
+        assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
+        ssm.assert_no_pending_responses()
+    assert causes(caplog) == []
+
+
+def test_without_the_right_to_ask_no_command_is_sent_and_the_role_is_named(
+    cloud: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.ec2.start_instances(InstanceIds=[cloud.launch()])
+    with Stubber(hosts.ssm()) as ssm:
+        ssm.add_client_error("describe_instance_information", "AccessDeniedException")
+        assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert causes(caplog) == [str(Cause.PERMISSION)]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +318,8 @@ def test_an_offline_agent_is_left_to_the_schedule(cloud: SimpleNamespace, monkey
         ("IncorrectInstanceState", Cause.STATE),
         ("SomethingNew", Cause.OTHER),
         (ConnectTimeoutError(endpoint_url="https://ssm"), Cause.NETWORK),
+        (ReadTimeoutError(endpoint_url="https://ssm"), Cause.NETWORK),
+        (NoRegionError(), Cause.OTHER),
     ],
 )
 def test_permission_agent_and_network_are_told_apart(wrong: Any, cause: Cause) -> None:
@@ -313,7 +345,9 @@ def test_a_backlog_starts_a_second_host_and_duplicates_kick_nobody_twice_into_an
     assert [cloud.state(first), cloud.state(second)] == ["running", "stopped"]
     for _ in range(20):
         cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
-    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    with Stubber(hosts.ssm()) as ssm:
+        ssm.add_response("describe_instance_information", {"InstanceInformationList": []})
+        wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
     assert [cloud.state(first), cloud.state(second)] == ["running", "running"]
 
 

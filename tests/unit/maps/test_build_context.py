@@ -16,6 +16,7 @@ from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextErro
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME, rules_in
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
 from tests.unit.maps.wheels import local_wheelhouse
 
@@ -191,6 +192,19 @@ def test_the_tag_speaks_and_labels_tell_where_an_image_comes_from(tmp_path, mode
     assert labels["org.opencontainers.image.revision"] == built.commit
     assert labels["monai-aws.model-sha256"] == DIGEST
     assert labels["monai-aws.dependencies"] == built.dependency_key
+
+
+def test_labels_tell_what_the_application_asks_of_a_study(tmp_path):
+    source = checkout(EXAMPLE, "HEAD", ".", tmp_path / "source")
+    plain = dict(write_context(source, tmp_path / "plain", base_image=BASE).labels)
+    ((name, conditions),) = rules_in(plain[LABEL_RULES])
+    assert (name, conditions["Modality"], plain[LABEL_VOLUME]) == ("MR", "(?i)^MR$", "")
+    with (source.path / "app.yaml").open("a") as config:
+        config.write("\nmonai-aws: {require-volume: true}\n")
+    (source.path / "more.json").write_text('{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')
+    asking = dict(write_context(source, tmp_path / "asking", base_image=BASE).labels)
+    assert asking[LABEL_VOLUME] == "true"
+    assert asking[LABEL_RULES] == ""  # which of two sets of rules decides is the application's secret
 
 
 def test_the_golden_study_names_itself_in_labels_and_the_tag_and_is_not_in_the_image(tmp_path):

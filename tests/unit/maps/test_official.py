@@ -46,7 +46,6 @@ def test_the_context_is_a_map_of_the_application(packaged: Packaged):
     assert (rendered / "models" / "net" / "net.ts").read_bytes() == b"weights"
     dockerfile = (rendered / "Dockerfile").read_text()
     assert f"FROM {BASE}" in dockerfile
-    assert "wheels" not in {path.name for path in rendered.iterdir()}
 
 
 def test_the_image_gets_the_labels_that_the_packager_has_no_option_for(packaged: Packaged):
@@ -55,13 +54,6 @@ def test_the_image_gets_the_labels_that_the_packager_has_no_option_for(packaged:
     assert f'LABEL "monai-aws.model-sha256"="{"0" * 64}"' in labels
     assert f'LABEL "org.opencontainers.image.revision"="{packaged.plan.commit}"' in labels
     assert not [line for line in labels if '"tag"' in line or '"base"' in line], "these are the packager's own"
-
-
-def test_the_packagers_own_environment_is_made_from_the_wheels_that_were_sent():
-    command = official.environment_command("/opt/some place")
-    assert command.startswith("cd '/opt/some place' && python3 -m venv venv")
-    assert "--no-index --find-links wheels" in command
-    assert "holoscan-cli==4.2.0" in official.REQUIREMENTS
 
 
 @pytest.mark.parametrize(
