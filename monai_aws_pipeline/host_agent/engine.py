@@ -200,9 +200,12 @@ class Engine:
         stop: threading.Event,
         gpu: bool = False,
         held: subprocess.Popen[bytes] | None = None,
+        over: Callable[[], None] = lambda: None,
     ) -> RunEnd:
         """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
         InterruptedJobError on ``stop``.
+
+        ``over`` is called when all its processes have ended, a while before the engine has taken the container down and says how they did.
         """
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
@@ -213,7 +216,7 @@ class Engine:
         if held:
             _close_input(held, b"\n")
         reader = _read_into(process.stdout, tail)
-        timed_out, sampled = False, 0.0
+        timed_out, told, sampled = False, False, 0.0
         try:
             while process.poll() is None:
                 if stop.wait(_TICK_S):
@@ -222,7 +225,10 @@ class Engine:
                 if now - sampled >= _SAMPLE_S:
                     sampled = now
                     meter.sample()
-                if now - started > timeout_s:
+                if not told and meter.over():
+                    told = True
+                    over()
+                if not told and now - started > timeout_s:
                     timed_out = True
                     break
             if timed_out:

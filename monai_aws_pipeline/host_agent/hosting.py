@@ -11,8 +11,9 @@ import logging
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -25,14 +26,24 @@ log = logging.getLogger(__name__)
 
 _TURN_LOOK_S: Final = 0.1
 
+Over = Callable[[], None]
+"""What is called when a run is over."""
+
+
+def nothing() -> None:
+    """For whoever starts nothing when a run is over."""
+
 
 class Hosting(Protocol):
     """Runs the MAP on one study at a time."""
 
-    def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
         """Run the MAP on the files in ``source``; what it writes lies in ``target`` (empty before) afterwards.
 
-        ``name`` is unique among the containers of this host. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
+        ``name`` is unique among the containers of this host. ``over`` may be called once nothing of the MAP runs any more, before the end
+        is known; another ``run`` may begin then. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
         InterruptedJobError on ``stop``; how the application itself ended is in the RunEnd.
         """
 
@@ -71,13 +82,15 @@ class PerStudy:
         if held:
             self._engine.drop(name, held[1])
 
-    def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
         """Let the held container's application begin, or start one; wait, measure, remove."""
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
         arguments, held = self._held.get(name, ([], None))
         if held and held.poll() is None and arguments == held_arguments(ready.image, ready.spec, source, target, limits, name=name):
             del self._held[name]
-            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held)
+            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, over=over)
             if end.exit_code not in (126, 127):
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
@@ -85,7 +98,7 @@ class PerStudy:
             self.drop(name)
             name = f"{name}-again"  # the engine may not be done with the first yet
         arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
-        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu)
+        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, over=over)
 
     def close(self) -> None:
         """End what is held."""
@@ -104,10 +117,17 @@ class OneAtATime:
     def __init__(self, hosting: Hosting, folder: Path):
         self._hosting, self._folder = hosting, folder
 
-    def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
-        """Wait for the turn, then run."""
-        with self._turn(stop):
-            return self._hosting.run(ready, source, target, limits, name=name, stop=stop)
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
+        """Wait for the turn, then run. The turn is over when the MAP is."""
+        with self._turn(stop) as end_turn:
+
+            def ended() -> None:
+                end_turn()
+                over()
+
+            return self._hosting.run(ready, source, target, limits, name=name, stop=stop, over=ended)
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """At any time, because no application begins."""
@@ -122,7 +142,8 @@ class OneAtATime:
         self._hosting.close()
 
     @contextmanager
-    def _turn(self, stop: threading.Event) -> Iterator[None]:
+    def _turn(self, stop: threading.Event) -> Iterator[Callable[[], None]]:
+        """While it is this one's turn, which ends with the block or when what it yields is called."""
         self._folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with (self._folder / "next-map.lock").open("w") as following, (self._folder / "map.lock").open("w") as running:
@@ -131,7 +152,7 @@ class OneAtATime:
             fcntl.flock(following, fcntl.LOCK_UN)
             if waited:
                 log.info("waited %.1f s for another process's MAP", time.monotonic() - started)
-            yield
+            yield partial(fcntl.flock, running, fcntl.LOCK_UN)
 
 
 def _lock(file: IO[str], stop: threading.Event) -> bool:

@@ -48,7 +48,7 @@ from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filt
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.geometry import require_volumes
-from monai_aws_pipeline.host_agent.hosting import Hosting
+from monai_aws_pipeline.host_agent.hosting import Hosting, Over, nothing
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
@@ -254,15 +254,18 @@ def place(study: Study, folder: Path, limits: Limits) -> Placed:
 # ----------------------------------------------------------------------------------------------------------------------- inference
 
 
-def attempt(around: Surroundings, message: JobMessage, one: OneStudy) -> Attempt:
-    """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer."""
+def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over = nothing) -> Attempt:
+    """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer.
+
+    ``over`` may be called when nothing of the MAP runs any more, so that the next study need not wait for the rest.
+    """
     began = time.monotonic()
     spent, ready = replace(one.timings, waiting=began - one.at), None
     try:
         ready = around.live_map.ready(message.request, around.stop)
         spent = replace(spent, pull=ready.seconds)
         ready.demands.check(replace(one.placed.study, instances=one.placed.instances))
-        end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed)
+        end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed, over)
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
@@ -280,11 +283,11 @@ def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Ca
     return partial(around.hosting.drop, name)
 
 
-def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed) -> RunEnd:
+def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed, over: Over = nothing) -> RunEnd:
     """Run the MAP on a placed study; its log lies in ``folder/map.log`` afterwards. Raises FailedError, InterruptedJobError."""
     folder = placed.folder
     name, limits = _container(placed, limits)
-    end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop)
+    end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop, over=over)
     (folder / "map.log").write_text("\n".join(placed.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     return end

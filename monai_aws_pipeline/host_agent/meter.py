@@ -95,6 +95,7 @@ class Meter:
         self.cpu_seconds = 0.0
         self.kills = 0
         self._pid_of = pid_of
+        self._pid = 0
         self._gpu = gpu and shutil.which("nvidia-smi") is not None
         self._gpu_at = 0.0
         self._warm = warm
@@ -119,8 +120,12 @@ class Meter:
             self._sample_gpu()
 
     def _find(self) -> ControlGroup | None:
-        pid = self._pid_of()
-        return control_group(pid) if pid else None
+        self._pid = self._pid_of()
+        return control_group(self._pid) if self._pid else None
+
+    def over(self) -> bool:
+        """Whether the container's first process was seen and is gone, and with it, as the kernel does that, all its others."""
+        return bool(self._pid) and not Path(f"/proc/{self._pid}").exists()
 
     def _sample_gpu(self) -> None:
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]

@@ -27,6 +27,7 @@ from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobErro
 from monai_aws_pipeline.host_agent.job import (
     Attempt,
     Ended,
+    OneStudy,
     Outcome,
     Prepared,
     Surroundings,
@@ -79,7 +80,8 @@ class Pipeline:
         self._around = around
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
-        self._inference = ThreadPoolExecutor(1, "inference")
+        self._inference = ThreadPoolExecutor(2, "inference")
+        self._turn = threading.Lock()
         self._publishing = ThreadPoolExecutor(_PUBLISHERS, "publishing")
         self._idle_since = time.monotonic()
         self.broken: WorkFolderError | None = None
@@ -141,20 +143,25 @@ class Pipeline:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
 
     def _infer(self, job: _Job, prepared: Prepared) -> None:
-        with self._changed:
-            job.waits = False
-            self._changed.notify_all()
         early: list[Future[ResultRecord]] = []
         interrupted: InterruptedJobError | None = None
         try:
             for one in prepared.studies[:-1]:
-                self._check_stop()
-                early.append(self._publishing.submit(publish, self._around, job.taken, attempt(self._around, job.message, one)))
-            self._check_stop()
-            last = [attempt(self._around, job.message, prepared.studies[-1])]
+                early.append(self._publishing.submit(publish, self._around, job.taken, self._attempt(job, one)))
+            last = [self._attempt(job, prepared.studies[-1])]
         except InterruptedJobError as wrong:
             interrupted, last = wrong, []  # studies that are inferred are published all the same
         self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
+
+    def _attempt(self, job: _Job, one: OneStudy) -> Attempt:
+        """Have one study inferred in its turn. The next one's begins when nothing of the MAP runs any more: how the run ended, the engine
+        says a while later, on the other of the two threads.
+        """
+        with ExitStack() as turn:
+            turn.enter_context(self._turn)
+            self._check_stop()
+            self._not_waiting(job)
+            return attempt(self._around, job.message, one, over=turn.close)
 
     def _finish(
         self,
@@ -186,10 +193,13 @@ class Pipeline:
         self._settle(job, Ended(Outcome.ANSWERED))
 
     def _pass(self, job: _Job, threads: ThreadPoolExecutor, step: Step) -> None:
+        self._not_waiting(job)
+        threads.submit(self._step, job, step)
+
+    def _not_waiting(self, job: _Job) -> None:
         with self._changed:
             job.waits = False
             self._changed.notify_all()
-        threads.submit(self._step, job, step)
 
     def _step(self, job: _Job, step: Step) -> None:
         try:

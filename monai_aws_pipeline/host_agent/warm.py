@@ -28,7 +28,7 @@ from monai_aws_pipeline.host_agent import warm_server
 from monai_aws_pipeline.host_agent.engine import LINE_BYTES, LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import PerStudy
+from monai_aws_pipeline.host_agent.hosting import Over, PerStudy, nothing
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.meter import Meter
 from monai_aws_pipeline.host_agent.same_outputs import differences
@@ -112,7 +112,9 @@ class Warm:
         self._container: Container | None = None
         self._given_up: set[str] = set()
 
-    def run(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event) -> RunEnd:
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
         """Run the MAP on one study. The first study of a digest is run both ways; its answer is that of the container of its own."""
         digest = ready.facts.digest
         verdict = self._verdicts.read(digest)
@@ -124,8 +126,9 @@ class Warm:
             except RefusedError as why:
                 verdict = self._verdicts.write(digest, PER_STUDY, str(why))
         self.close()
-        end = self._alone.run(ready, source, target, limits, name=name, stop=stop)
-        if verdict is None and digest not in self._given_up and _well(end):
+        unproved = verdict is None and digest not in self._given_up
+        end = self._alone.run(ready, source, target, limits, name=name, stop=stop, over=nothing if unproved else over)
+        if unproved and _well(end):
             self.prove(ready, source, target, limits, end.seconds, stop)
         return end
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -83,6 +84,8 @@ def run(words: list[str]) -> int:
     with contextlib.suppress(FileNotFoundError), (STATE / f"{name}.json").open("r+") as file:  # removed meanwhile: stays removed
         file.write(state(process.pid, code))
         file.truncate()
+    if (STATE / "slow to end").exists():
+        time.sleep(1)
     return code
 
 

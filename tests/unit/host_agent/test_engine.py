@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def test_a_run_that_hangs_is_killed(engine: Engine, tmp_path: Path) -> None:
     end = run(engine, tmp_path, "import time; time.sleep(100)", timeout_s=0.5)
     assert end.timed_out
     assert ["kill", "one"] in calls(tmp_path)
+
+
+def test_a_run_is_over_with_its_last_process_and_before_the_engine_is_done_with_it(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(0.5); print('done')")
+    (tmp_path / "docker" / "slow to end").touch()
+    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    over: list[float] = []
+    started = time.monotonic()
+    end = engine.run(arguments, name="one", timeout_s=1.2, stop=threading.Event(), over=lambda: over.append(time.monotonic() - started))
+    (seconds,) = over
+    assert 0.5 < seconds < end.seconds - 0.5
+    assert (end.exit_code, end.timed_out, end.log_tail) == (0, False, ("done",)), "and its end is known as ever"
+
+
+def test_a_run_is_not_over_while_it_runs(engine: Engine, tmp_path: Path) -> None:
+    over: list[bool] = []
+    (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(100)")
+    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    end = engine.run(arguments, name="one", timeout_s=1, stop=threading.Event(), over=lambda: over.append(True))
+    assert end.timed_out
+    assert not over
 
 
 def test_a_stopping_host_interrupts_a_run(engine: Engine, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from monai_aws_pipeline.host_agent.agent import Agent, BootOnce
 from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.hosting import Over, PerStudy, nothing
 from monai_aws_pipeline.host_agent.job import Ended, Outcome, Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
+from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, WorkFolderError
 from monai_aws_pipeline.host_agent.store import Store
 
@@ -102,6 +104,43 @@ def test_the_next_studies_are_fetched_and_the_last_one_published_while_one_is_in
     record = bench.record(result_key(study_id(SECRET, uids[2]), messages[2].job))
     assert record.timings.waiting > 0
     assert record.timings.total >= record.timings.waiting + record.timings.download + record.timings.upload
+
+
+def test_the_next_study_begins_when_the_map_is_over_and_not_before(bench: Bench, tmp_path: Path) -> None:
+    """The engine takes its time to say how the first ended. Meanwhile the second runs, and the third waits for it."""
+    uids, messages, deliveries = uploads(bench, tmp_path, 3)
+    began: list[str] = []
+    goes_on, known = [threading.Event() for _ in uids], [threading.Event() for _ in uids]
+
+    class SlowEnd(PerStudy):
+        def run(self, ready: ReadyMap, source: Path, target: Path, *_: Any, over: Over = nothing, **__: Any) -> RunEnd:
+            number = next(n for n, uid in enumerate(uids) if uid.encode() in next(source.iterdir()).read_bytes())
+            began.append(messages[number].job)
+            assert goes_on[number].wait(30)
+            end = answers(source, target)
+            over()
+            assert known[number].wait(30)
+            return end
+
+    host = bench.host()
+    pipeline = Pipeline(replace(host, hosting=SlowEnd(host.engine)))
+    ends = [pipeline.accept(delivery) for delivery in deliveries]
+    until(lambda: len(began) == 1, "the first runs")
+    time.sleep(0.2)
+    assert began == [messages[0].job]
+    goes_on[0].set()
+    until(lambda: len(began) == 2, "the second runs while the first's end is not known")
+    goes_on[1].set()
+    time.sleep(0.2)
+    assert began == [message.job for message in messages[:2]], "two ends that are not known are enough"
+    known[0].set()
+    until(lambda: len(began) == 3, "the third runs")
+    assert ends[0].result(30) == Ended(Outcome.ANSWERED)
+    assert not ends[1].done()
+    for event in (*goes_on, *known):
+        event.set()
+    pipeline.close()
+    assert [end.result(0) for end in ends] == [Ended(Outcome.ANSWERED)] * 3
 
 
 def test_told_to_stop_it_finishes_what_is_published_and_hands_over_the_rest_uncounted(bench: Bench, tmp_path: Path) -> None:
