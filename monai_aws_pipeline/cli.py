@@ -196,8 +196,8 @@ def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
     from tempfile import TemporaryDirectory
 
+    from monai_aws_pipeline.deployment.doctor import consult
     from monai_aws_pipeline.deployment.source_login import asked_login
-    from monai_aws_pipeline.maps.doctor import consult
 
     settings = load_settings()
     s3 = Clients(settings.region).s3

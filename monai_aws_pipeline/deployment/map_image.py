@@ -32,13 +32,14 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import bill_of_materials, golden_gate, packaging
+from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import asked_login, source_login
-from monai_aws_pipeline.maps import build_context, doctor, golden, model, official, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, golden, model, official, source, wheelhouse
+from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -96,7 +97,7 @@ def working_folder(settings: Settings) -> Iterator[Path]:
         yield Path(folder)
 
 
-def require_sound(examination: doctor.Examination, report: Report, warn: Report) -> source.Source:
+def require_sound(examination: Examination, report: Report, warn: Report) -> source.Source:
     """The examined source. Warnings are logged; with one error or more raises Failure that lists all findings with their remedies."""
     if examination.errors or examination.source is None:
         findings = [str(finding) for finding in examination.findings]

@@ -3,7 +3,7 @@
 Here belongs reading an application's folder, its pins and its model; nothing of it is run and nothing is installed. The traps of the
 MONAI Deploy App SDK 4.0.0 were measured; an application that does not use the SDK hears nothing of them. Whether pip finds an answer to the
 requirements is asked by ``resolution``; whether the settings go together is in ``combinations``; whether the built image keeps the format,
-in ``conformance``.
+in ``conformance``. Who fetches application and model, and looks at the golden study too, is ``deployment.doctor``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from monai_aws_pipeline.maps import combinations, golden_study, model, recipe, resolution, sdk_renderer, wheelhouse
+from monai_aws_pipeline.maps import combinations, recipe, resolution, sdk_renderer, wheelhouse
 from monai_aws_pipeline.maps.findings import Finding, Severity
-from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.manifest import AppConfig, ManifestError, read_app_config
-from monai_aws_pipeline.maps.source import Source, checkout
-
-if TYPE_CHECKING:
-    from monai_aws_pipeline.settings import Settings
+from monai_aws_pipeline.maps.source import Source
 
 SDK: Final = "monai-deploy-app-sdk"
 CLI: Final = "holoscan-cli"
@@ -96,44 +92,7 @@ class _Code:
     uses_bundle: bool = False
 
 
-def consult(
-    settings: Settings,
-    *,
-    target: Path,
-    download_s3: model.S3Download | None = None,
-    login: Callable[[], Login | None] = lambda: None,
-    report: Callable[[str], None] = lambda _: None,
-) -> Examination:
-    """Examine the application, the model and the golden study that the settings name. Raises nothing that is their fault.
-
-    Args:
-        settings: Where they are and how they would be built.
-        target: Folder for a copy of the application; must not exist or be empty. The model goes into the cache.
-        download_s3: Reads ``s3:`` addresses.
-        login: Finds what opens a private repository. May raise SourceError.
-        report: Told what takes its time.
-    """
-    plan = Plan(
-        settings.base_image, settings.wheelhouse == "collect", settings.model_uri, settings.model_sha256, settings.packager,
-        settings.map_python,
-    )  # fmt: skip
-    findings: list[Finding] = []
-    model_file = None
-    if plan.model_uri:
-        try:
-            model_file = model.fetch_model(plan.model_uri, plan.model_sha256, settings.cache_dir, download_s3=download_s3)
-        except model.ModelError as wrong:
-            findings.append(Finding("model", str(wrong), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256"))
-    try:
-        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login())
-    except SourceError as wrong:
-        return Examination((Finding("source", wrong.cause, wrong.remedy), *_settings(plan, has_constraints=False), *findings))
-    findings += golden_study.examine(settings, source.path, download_s3=download_s3)
-    findings += _resolution(source.path, plan, settings.cache_dir, report)
-    return Examination((*examine(source, plan, model_file), *findings), source)
-
-
-def _resolution(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]) -> list[Finding]:
+def resolve(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]) -> list[Finding]:
     """Whether pip finds an answer to what was read of the requirements: names and versions alone, none of their options or addresses."""
     requirements = folder / "requirements.txt"
     wheels = plan.collect_wheels and plan.packager == "layered"
@@ -171,11 +130,11 @@ def examine(source: Source, plan: Plan, model_file: Path | None = None) -> list[
     if code.uses_sdk or required.named(SDK):
         findings += _sdk_traps(required, constrained, plan.base_image)
     findings += _model(code, plan, model_file)
-    findings += _settings(plan, has_constraints=(source.path / "constraints.txt").is_file())
+    findings += examine_settings(plan, has_constraints=(source.path / "constraints.txt").is_file())
     return findings
 
 
-def _settings(plan: Plan, *, has_constraints: bool) -> list[Finding]:
+def examine_settings(plan: Plan, *, has_constraints: bool = False) -> list[Finding]:
     """What can be said without the application."""
     try:
         recipe.dependency_stage(plan.base_image)

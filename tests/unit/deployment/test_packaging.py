@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from monai_aws_pipeline.deployment.packaging import BuildFailedError, Start, named_failure, starting_point
-from monai_aws_pipeline.maps.build_context import Stage
+from monai_aws_pipeline.deployment.packaging import BuildFailedError, Start, Workbench, build_officially, named_failure, starting_point
+from monai_aws_pipeline.maps.build_context import Stage, write_context
+from monai_aws_pipeline.maps.official import marking
 from monai_aws_pipeline.maps.recipe import INSTALL_SH
+from monai_aws_pipeline.maps.source import checkout
 from monai_aws_pipeline.remote import RemoteCommandError
+from monai_aws_pipeline.settings import load_settings
 
 STAGES = (Stage("dependencies", "d" * 64), Stage("model", "e" * 64))
 KEPT = {stage.tag: f"registry.example.org/map@sha256:{stage.key}" for stage in STAGES}
@@ -54,3 +60,32 @@ def test_a_build_that_fails_says_what_to_do_about_the_cause_it_names(line: str, 
 def test_the_scripts_own_words_are_those_that_the_remedies_know():
     for words in ("gather them for $found", "choose a base image that has them"):
         assert words in INSTALL_SH
+
+
+class ThisMachine:
+    """In the place of a build machine: the packager's own steps are said to have worked, the last one runs here."""
+
+    def __init__(self, programs: Path) -> None:
+        self._environment = {"PATH": f"{programs}:/usr/bin:/bin"}
+
+    def run(self, command: str, _: object, *, what: str, seconds: float) -> list[str]:
+        if what != "Naming the MAP":
+            return ["    Docker Tag: map-x64-workstation-dgpu-linux-amd64:1"] if what == "monai-deploy package" else []
+        done = subprocess.run(["bash", "-c", command], env=self._environment, capture_output=True, text=True, check=True, timeout=seconds)
+        return done.stdout.splitlines()
+
+
+def test_the_official_image_gets_our_name_and_labels_from_one_command(tmp_path: Path):
+    source = checkout("tests/apps/tiny", "HEAD", ".", tmp_path / "source")
+    context = write_context(source, tmp_path / "context", base_image="ubuntu:24.04", packager="monai-deploy")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
+    (programs / "docker").write_text(f'#!/bin/sh\necho "$BUILDX_BUILDER $*" > {tmp_path}/called; cat > {tmp_path}/said\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    bench = Workbench(ThisMachine(programs), "registry.example.org/map", "eu-central-1", 60, lambda _: None)  # type: ignore[arg-type]
+    reference = build_officially(bench, load_settings(), context)
+    assert reference == f"registry.example.org/map:{context.tag}"
+    assert (tmp_path / "called").read_text() == f"default build --tag {reference} -\n"
+    assert (tmp_path / "said").read_text() == marking("map-x64-workstation-dgpu-linux-amd64:1", context)

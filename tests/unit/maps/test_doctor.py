@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.deployment.doctor import consult
 from monai_aws_pipeline.maps import resolution, wheelhouse
-from monai_aws_pipeline.maps.doctor import Plan, consult, examine
+from monai_aws_pipeline.maps.doctor import Plan, examine
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import (
     CredentialsMissingError,
