@@ -23,6 +23,7 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
+from monai_aws_pipeline.host_agent.board import Phase
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job import (
     Attempt,
@@ -122,6 +123,8 @@ class Pipeline:
         job.life.enter_context(self._around.bill.job())
         job.life.enter_context(Heartbeat(self._around.queue, job.delivery))
         self._wait_for_turn(job)
+        self._around.board.show(job.message.job, Phase.FETCHING)
+        job.life.callback(self._around.board.remove, job.message.job)
         if was_answered(self._around, job.message):
             self._settle(job, Ended(Outcome.REPEATED))
             return
@@ -136,11 +139,13 @@ class Pipeline:
             if prepared.studies:
                 if undo := start_ahead(self._around, job.message, prepared.studies[0].placed):
                     job.life.callback(undo)
+                self._around.board.show(job.message.job, Phase.WAITING)
                 self._inference.submit(self._step, job, partial(self._infer, prepared=prepared))
             else:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
 
     def _infer(self, job: _Job, prepared: Prepared) -> None:
+        self._around.board.show(job.message.job, Phase.INFERRING)
         with self._changed:
             job.waits = False
             self._changed.notify_all()
@@ -186,6 +191,7 @@ class Pipeline:
         self._settle(job, Ended(Outcome.ANSWERED))
 
     def _pass(self, job: _Job, threads: ThreadPoolExecutor, step: Step) -> None:
+        self._around.board.show(job.message.job, Phase.PUBLISHING)
         with self._changed:
             job.waits = False
             self._changed.notify_all()

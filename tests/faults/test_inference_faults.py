@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.operations import Watch
 from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
 from tests.support.platform import Platform, environment
 
@@ -177,8 +178,12 @@ class TestMachineEnds:
         record_property("happened", "the job was given back, and answered at the next wake")
 
     def test_spot_notice_in_time(self, place: Platform, waking: Waking, record_property: Tell):
-        runs = waking.upload("runs-at-the-notice", "tiny:sleep=8")
+        runs = waking.upload("runs-at-the-notice", "tiny:sleep=12")
         host = waking.host_at_work()
+        with environment(place.variables):
+            (seen,) = (machine for machine in Watch(place.clients, place.settings).look().machines if machine.id == host.id)
+        assert seen.work is not None
+        assert [(job.job, job.phase) for job in seen.work.jobs] == [(runs, "inferring")]
         place.cloud.order_fault(interrupt_spot=host.id, seconds=60, action="stop")
         time.sleep(5.5)  # so often the agent asks
         waits = waking.upload("comes-after-the-notice")
