@@ -38,7 +38,7 @@ from monai_aws_pipeline.contract import ContractError, parse_utc
 from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
 
 if TYPE_CHECKING:
-    from monai_aws_pipeline.operations import DeploymentState
+    from monai_aws_pipeline.operations import DeploymentState, HostWork
 
 CONSOLE = Console(highlight=False)
 
@@ -302,12 +302,21 @@ def status(as_json: bool, watch: bool) -> None:
                     live.console.print(f"AWS did not answer: {error}", markup=False)
 
 
+def _work_line(work: HostWork | None) -> str:
+    """What stands behind a host's state."""
+    if work is None or work.jobs:
+        return ""
+    return {"running": ", no job", "stopped": ", agent stopped"}.get(work.agent, f", jobs not known: {work.reason}")
+
+
 def _status_table(state: DeploymentState) -> Table:
     table = Table(title=f"deployment {state.deployment}", title_justify="left")
     for column in ("what", "which", "state"):
         table.add_column(column)
     for machine in state.machines:
-        table.add_row(machine.role, machine.id, f"{machine.state} ({machine.type})")
+        table.add_row(machine.role, machine.id, f"{machine.state} ({machine.type}){_work_line(machine.work)}")
+        for job in machine.work.jobs if machine.work else ():
+            table.add_row("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s")
     for name, depth in state.queues.items():
         table.add_row("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work")
     table.add_row("dead letters", str(state.dead_letters), "look for the cause, then: monai-aws replay" if state.dead_letters else "")

@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_fn.wake import jobs_of
 from monai_aws_pipeline.cloud.commands import Commands
-from monai_aws_pipeline.cloud.errors import code_of
-from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.errors import CloudError, code_of
+from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.promotion import AGENT, last_json
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_ROLE, ContractError, JobMessage, ResultRecord, job_id, version_of
+from monai_aws_pipeline.contract import (
+    INPUT_PREFIX,
+    ROLE_INFERENCE,
+    TAG_ROLE,
+    ContractError,
+    JobMessage,
+    ResultRecord,
+    job_id,
+    version_of,
+)
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
@@ -36,6 +48,10 @@ if TYPE_CHECKING:
 
 RESULTS_SHOWN: Final = 10
 RESULTS_HOURS: Final = 24
+ASK_SECONDS: Final = 20
+"""Longest that a host may take to say what it has in hand."""
+_JOB: Final = re.compile(r"[0-9a-f]{32}")
+_WORD: Final = re.compile(r"[a-z]{1,20}")
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
 """How long an answer may take on top of the MAP's own time limit: waking a host, pulling the MAP, waiting behind a few studies."""
 REPLAY_SECONDS: Final = 600.0
@@ -148,6 +164,41 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
 
 
 @dataclass(frozen=True)
+class JobAtWork:
+    """A job in hand on a host: for how many seconds, and for how many of them in this phase."""
+
+    job: str
+    phase: str
+    seconds: float
+    phase_seconds: float
+
+
+@dataclass(frozen=True)
+class HostWork:
+    """What a host's agent says: ``agent`` is ``running``, ``stopped``, or ``unknown`` with the reason; jobs longest in hand first."""
+
+    agent: str
+    jobs: tuple[JobAtWork, ...] = ()
+    reason: str = ""
+
+
+def parse_work(printed: str) -> HostWork:
+    """Read what ``monai-aws-agent at-work`` printed; whatever else it is makes ``unknown``."""
+    found = last_json(printed)
+    try:
+        jobs = tuple(
+            JobAtWork(str(each["job"]), str(each["phase"]), float(each["seconds"]), float(each["phase_seconds"])) for each in found["jobs"]
+        )
+        agent = str(found["agent"])
+    except (KeyError, TypeError, ValueError):
+        agent, jobs = "", ()
+    plain = all(_JOB.fullmatch(each.job) and _WORD.fullmatch(each.phase) for each in jobs)
+    if agent not in ("running", "stopped") or not plain:
+        return HostWork("unknown", reason="the host's answer is not understood; its agent may be older than this command")
+    return HostWork(agent, jobs)
+
+
+@dataclass(frozen=True)
 class MachineState:
     """One machine of the deployment."""
 
@@ -155,6 +206,8 @@ class MachineState:
     role: str
     state: str
     type: str
+    work: HostWork | None = None
+    """What a running inference host has in hand; None for any other machine, and where it was not told."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +279,28 @@ class Watch:
         }
         return DeploymentState(
             deployment=self.settings.deployment,
-            machines=tuple(MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type) for m in found),
+            machines=self._machines(found),
             queues=queues,
             dead_letters=sum(max(queues[name].waiting, 0) for name in (names.uploads_dead_letters, names.jobs_dead_letters)),
             live_map=Commands(self.clients.ssm).parameter(names.live_map_parameter),
             results=tuple(self._results()),
         )
+
+    def _machines(self, found: Sequence[Machine]) -> tuple[MachineState, ...]:
+        """The machines, with what those that infer have in hand: asked at the same time, because each takes a second or two to answer."""
+        asked = {m.id for m in found if m.state == "running" and m.tags.get(TAG_ROLE) == ROLE_INFERENCE}
+        with ThreadPoolExecutor(max(1, min(len(asked), 8))) as threads:
+            work = {name: threads.submit(self._work, name) for name in sorted(asked)}
+        return tuple(
+            MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type, work[m.id].result() if m.id in work else None) for m in found
+        )
+
+    def _work(self, host: str) -> HostWork:
+        try:
+            ended = Commands(self.clients.ssm).run(host, f"{AGENT} at-work", seconds=ASK_SECONDS, comment="status")
+        except (CloudError, ClientError, BotoCoreError) as error:  # the rest of the picture is worth having without it
+            return HostWork("unknown", reason=str(error))
+        return parse_work(ended.stdout)
 
     def _depth(self, name: str) -> Depth:
         trigger = Trigger(self.clients, {})

@@ -1,8 +1,8 @@
 """The agent's command line on the host.
 
 ``run`` is the systemd unit; ``prepare`` pulls the live MAP; ``prove`` lets a MAP of the registry answer the golden study that its labels
-name; ``golden`` does so with an image and files of this machine; ``inventory`` says what is in an image. All but ``run`` print one JSON
-line.
+name; ``golden`` does so with an image and files of this machine; ``inventory`` says what is in an image, ``at-work`` which jobs are in
+hand. All but ``run`` print one JSON line.
 Here belongs putting the pieces together and process matters: signals, logging, exit codes. Exit codes: 0 done, 2 wrong configuration,
 3 the MAP could not be made ready, 4 the golden study was not answered as expected, 1 anything else.
 """
@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.host_agent import golden, inventory
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
 from monai_aws_pipeline.host_agent.bill import Bill
+from monai_aws_pipeline.host_agent.board import Board, read_board
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.engine import Engine
 from monai_aws_pipeline.host_agent.errors import JobError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("monai-aws-agent")
 
+BOARD_FILE = RUNTIME_FOLDER / "at-work.json"
 _START_TRIES = 12
 _START_PAUSE_S = 5.0
 _CALLS = Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=60)
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     gate.add_argument("--network", choices=("none", "host", "bridge"), default="none", help="network of the container")
     gate.add_argument("--memory-mib", type=int, default=Limits.memory_mib, help="memory limit in MiB")
     gate.add_argument("--timeout-s", type=int, default=Limits.timeout_s, help="longest run in seconds")
+    commands.add_parser("at-work", help="print one JSON line about the jobs in hand; needs no agent.json")
     contents = commands.add_parser("inventory", help="print one JSON line about what is in an image of this machine; needs no agent.json")
     contents.add_argument("--image", required=True, help="any reference that the container engine knows")
     chosen = parser.parse_args(arguments)
@@ -79,8 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "golden":
             return _golden(chosen)
-        if chosen.command == "inventory":
-            sys.stdout.write(inventory.take(chosen.image).to_json() + "\n")
+        if chosen.command in ("at-work", "inventory"):
+            told = json.dumps(read_board(BOARD_FILE)) if chosen.command == "at-work" else inventory.take(chosen.image).to_json()
+            sys.stdout.write(told + "\n")
             return 0
         config = load_config(chosen.config)
         if chosen.command == "prove":
@@ -113,6 +117,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         stop=stop,
         limits=config.intake,
         bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
+        board=Board(BOARD_FILE),
     )
     try:
         with Notice(around.leave, stop):

@@ -43,6 +43,7 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
+from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
 from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
@@ -82,6 +83,7 @@ class Surroundings:
     limits: IntakeLimits = field(default_factory=IntakeLimits)
     bill: Bill = field(default_factory=Bill)
     leave: threading.Event = field(default_factory=threading.Event)
+    board: Board = field(default_factory=Board)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
+from monai_aws_pipeline.host_agent.board import Phase
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job import (
     Attempt,
@@ -124,6 +125,8 @@ class Pipeline:
         job.life.enter_context(self._around.bill.job())
         job.life.enter_context(Heartbeat(self._around.queue, job.delivery))
         self._wait_for_turn(job)
+        self._around.board.show(job.message.job, Phase.FETCHING)
+        job.life.callback(self._around.board.remove, job.message.job)
         if was_answered(self._around, job.message):
             self._settle(job, Ended(Outcome.REPEATED))
             return
@@ -138,6 +141,7 @@ class Pipeline:
             if prepared.studies:
                 if undo := start_ahead(self._around, job.message, prepared.studies[0].placed):
                     job.life.callback(undo)
+                self._around.board.show(job.message.job, Phase.WAITING)
                 self._inference.submit(self._step, job, partial(self._infer, prepared=prepared))
             else:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
@@ -161,6 +165,7 @@ class Pipeline:
             turn.enter_context(self._turn)
             self._check_stop()
             self._not_waiting(job)
+            self._around.board.show(job.message.job, Phase.INFERRING)
             return attempt(self._around, job.message, one, over=turn.close)
 
     def _finish(
@@ -193,6 +198,7 @@ class Pipeline:
         self._settle(job, Ended(Outcome.ANSWERED))
 
     def _pass(self, job: _Job, threads: ThreadPoolExecutor, step: Step) -> None:
+        self._around.board.show(job.message.job, Phase.PUBLISHING)
         self._not_waiting(job)
         threads.submit(self._step, job, step)
 

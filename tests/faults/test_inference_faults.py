@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.operations import Watch
 from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
 from tests.support.platform import Platform, environment
 
@@ -146,6 +147,22 @@ class TestAgentKilled:
         waking.succeeded(job)
         record_property("happened", "the agent was started again and answered")
 
+    def test_killed_while_pulling(self, place: Platform, waking: Waking, record_property: Tell):
+        first = waking.upload("before-the-pull-that-is-cut", "tiny:sleep=4")
+        host = waking.host_at_work()
+        waking.succeeded(first)
+        place.on_host(host.id, "docker ps -aq | xargs -r docker rm -f; docker images -q | sort -u | xargs docker rmi -f")
+        place.cloud.order_fault(service="registry", action="Pull", delay_s=60, code="UNAVAILABLE", status=503)
+        job = waking.upload("killed-pulling")
+        waking.until_held("Pull")
+        waking.kill_agent(host)
+        place.cloud.clear_faults()
+        waking.comes_back()
+        waking.succeeded(job)
+        left = place.on_host(waking.host().id, "pgrep --count --full 'docker pull' || true; ls /run/monai-aws/docker 2>/dev/null || true")
+        assert left.split() == ["0"], "neither the pull nor its login outlives the agent"
+        record_property("happened", "the pull ended with its agent; the next one pulled again and answered")
+
     def test_killed_while_inferring(self, waking: Waking, record_property: Tell):
         job = waking.upload("killed-inferring", "tiny:sleep=3")
         waking.kill_agent(waking.host_at_work())
@@ -178,8 +195,12 @@ class TestMachineEnds:
         record_property("happened", "the job was given back, and answered at the next wake")
 
     def test_spot_notice_in_time(self, place: Platform, waking: Waking, record_property: Tell):
-        runs = waking.upload("runs-at-the-notice", "tiny:sleep=8")
+        runs = waking.upload("runs-at-the-notice", "tiny:sleep=12")
         host = waking.host_at_work()
+        with environment(place.variables):
+            (seen,) = (machine for machine in Watch(place.clients, place.settings).look().machines if machine.id == host.id)
+        assert seen.work is not None
+        assert [(job.job, job.phase) for job in seen.work.jobs] == [(runs, "inferring")]
         place.cloud.order_fault(interrupt_spot=host.id, seconds=60, action="stop")
         time.sleep(5.5)  # so often the agent asks
         waits = waking.upload("comes-after-the-notice")
@@ -237,8 +258,9 @@ class TestSurroundings:
         waking.succeeded(job)
         record_property("happened", "given back with disk_full, answered once there was room")
 
-    def test_clock_10_minutes_slow(self, place: Platform, waking: Waking, record_property: Tell):
-        first = waking.upload("before-the-clock-is-wrong", "tiny:sleep=4")
+    @pytest.mark.parametrize("case", ["slow", "fast"])
+    def test_clock_10_minutes(self, place: Platform, waking: Waking, case: str, record_property: Tell):
+        first = waking.upload(f"before-the-clock-is-{case}", "tiny:sleep=4")
         host = waking.host_at_work()
         agent = base64.b64encode((Path(__file__).parent / "skewed_clock.py").read_bytes()).decode()
         unit = f"/run/systemd/system/{AGENT}.d"
@@ -250,10 +272,12 @@ class TestSurroundings:
         )
         waking.succeeded(first)
         place.cloud.order_fault(service="ec2", action="StartInstances", code="RequestLimitExceeded", status=503, times=1000)
-        place.on_host(host.id, "echo -600 > /run/skew/seconds; sleep 6")  # so long may a receive wait that was signed before
-        job = waking.upload("skewed")
+        place.on_host(
+            host.id, f"echo {-600 if case == 'slow' else 600} > /run/skew/seconds; sleep 6"
+        )  # so long may a receive wait that was signed before
+        job = waking.upload(f"skewed-{case}")
         place.wait_stopped()
-        assert job not in place.entries(), "AWS takes no call that was signed ten minutes ago"
+        assert job not in place.entries(), "AWS takes no call that was signed ten minutes ago, or will be"
         place.cloud.clear_faults()
         place.wake()  # what lies in /run is gone after a boot, and the clock is right again
         waking.succeeded(job)

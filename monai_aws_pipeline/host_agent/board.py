@@ -1,0 +1,86 @@
+"""Which jobs are in hand now, for who asks this host (``monai-aws-agent at-work``): job ids, phases and seconds, nothing of a study.
+
+A small file on memory, replaced as a whole at each change. It names the agent's process, so that what a dead agent left counts as nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Phase(StrEnum):
+    """Where a job in hand is."""
+
+    FETCHING = "fetching"
+    WAITING = "waiting"
+    INFERRING = "inferring"
+    PUBLISHING = "publishing"
+
+
+class Board:
+    """The jobs in hand of this process. Without a file it remembers only."""
+
+    def __init__(self, file: Path | None = None):
+        self._file = file
+        self._lock = threading.Lock()
+        self._jobs: dict[str, dict[str, Any]] = {}
+        self._write()
+
+    def show(self, job: str, phase: Phase) -> None:
+        """A job entered a phase."""
+        with self._lock:
+            self._jobs[job] = {"phase": str(phase), "since": self._jobs.get(job, {}).get("since", _now()), "phase_since": _now()}
+            self._write()
+
+    def remove(self, job: str) -> None:
+        """A job is in hand no more."""
+        with self._lock:
+            self._jobs.pop(job, None)
+            self._write()
+
+    def _write(self) -> None:
+        if not self._file:
+            return
+        new = self._file.with_suffix(".new")
+        try:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs}))
+            new.replace(self._file)
+        except OSError as wrong:  # a study is worth more than who watches it
+            log.warning("what is at work cannot be shown (%s)", wrong.__class__.__name__)
+
+
+def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:
+    """``{agent: running|stopped, jobs: [{job, phase, seconds, phase_seconds}]}``, the longest first."""
+    try:
+        found = json.loads(file.read_text())
+        alive = (proc / str(int(found["process"]))).exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        alive = False
+    if not alive:
+        return {"agent": "stopped", "jobs": []}
+    now = _now()
+    jobs = [
+        {
+            "job": job,
+            "phase": shown["phase"],
+            "seconds": round(now - shown["since"], 1),
+            "phase_seconds": round(now - shown["phase_since"], 1),
+        }
+        for job, shown in found["jobs"].items()
+    ]
+    return {"agent": "running", "jobs": sorted(jobs, key=lambda each: -each["seconds"])}
+
+
+def _now() -> float:
+    """Seconds since the machine started: the same for every process, and no wrong clock moves them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
