@@ -84,8 +84,8 @@ def run(words: list[str]) -> int:
     with contextlib.suppress(FileNotFoundError), (STATE / f"{name}.json").open("r+") as file:  # removed meanwhile: stays removed
         file.write(state(process.pid, code))
         file.truncate()
-    if (STATE / "slow to end").exists():
-        time.sleep(1)
+    while (STATE / "slow to end").exists():
+        time.sleep(0.02)
     return code
 
 
