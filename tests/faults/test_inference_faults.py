@@ -186,8 +186,8 @@ class TestMachineEnds:
         record_property("happened", "the second delivery found the commit and ended")
 
 
-class TestTwoHostsEndTheSameJob:
-    def test_differently(self, place: Platform, waking: Waking, record_property: Tell):
+class TestTwoHosts:
+    def test_two_hosts_end_the_same_job_differently(self, place: Platform, waking: Waking, record_property: Tell):
         """One host has the study and is cut off; its message comes back, and the upload is gone when the other host looks for it."""
         job = waking.upload("ended-twice", "tiny:sleep=8")
         first = waking.host_at_work()
