@@ -79,10 +79,10 @@ def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: I
 
 
 def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> int:
-    marker = store.find(message.key)
+    marker = _marker(store, message)
     if marker is None:
         raise RefusedError(Code.UPLOAD_MISSING, "The folder's marker is no longer in the bucket.")
-    if not _is_of(marker, message):
+    if not _is_of(store, marker, message):
         raise RefusedError(Code.UPLOAD_REPLACED, "The folder was completed again by another marker.")
     parts = _parts_of(store, marker)
     size = sum(part.size for part in parts)
@@ -114,8 +114,8 @@ def keep(store: Store, message: JobMessage, kind: Kind, records: Iterable[Result
         elif packed.is_file():
             store.upload(packed, target, "application/zip")
         else:
-            marker = store.find(message.key)
-            parts = _parts_of(store, marker) if marker and _is_of(marker, message) else []
+            marker = _marker(store, message)
+            parts = _parts_of(store, marker) if marker and _is_of(store, marker, message) else []
             for number, part in enumerate(parts, start=1):
                 store.copy(part.key, "", part.size, quarantine_key(message.job, f"upload/{number:06d}"))
 
@@ -144,17 +144,25 @@ def remove(store: Store, message: JobMessage, kind: Kind) -> None:
     if kind is Kind.ZIP:
         store.delete(message.key, message.version, message.etag)
     elif kind is Kind.FOLDER:
-        marker = store.find(message.key)
-        if marker is None or not _is_of(marker, message):
+        marker = _marker(store, message)
+        if marker is None or not _is_of(store, marker, message):
             return  # removed already, or a newer marker has made the folder somebody else's job
         for part in _parts_of(store, marker):
             store.delete(part.key, "", part.etag)
         store.delete(marker.key, message.version, marker.etag)
 
 
-def _is_of(marker: StoredObject, message: JobMessage) -> bool:
+def _marker(store: Store, message: JobMessage) -> StoredObject | None:
+    """The folder's marker as a listing has it, because its time is compared with those of listed files: S3's other answers round."""
+    return next((item for item in store.list(message.key) if item.key == message.key), None)
+
+
+def _is_of(store: Store, marker: StoredObject, message: JobMessage) -> bool:
     """Whether the marker is the one that made the job: in a bucket with versions an equal one may be another upload's."""
-    return marker.etag == message.etag and message.version in ("", marker.version)
+    if marker.etag != message.etag:
+        return False
+    found = store.find(message.key) if message.version else None
+    return not message.version or (found is not None and found.version == message.version)
 
 
 def _parts_of(store: Store, marker: StoredObject) -> list[StoredObject]:

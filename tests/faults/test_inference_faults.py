@@ -220,26 +220,6 @@ class TestMachineEnds:
         record_property("happened", "the second delivery found the commit and ended")
 
 
-class TestTwoHostsEndTheSameJob:
-    def test_differently(self, place: Platform, waking: Waking, record_property: Tell):
-        """One host has the study and is cut off; its message comes back, and the upload is gone when the other host looks for it."""
-        job = waking.upload("ended-twice", "tiny:sleep=8")
-        first = waking.host_at_work()
-        place.cloud.order_fault(cut_network=first.id, seconds=120)
-        place.clients.s3.delete_object(Bucket=place.settings.bucket, Key="input/ended-twice.zip")
-        other = next(host for host in place.machines(ROLE_INFERENCE) if host.id != first.id)
-        if other.state == "stopped":
-            place.clients.ec2.start_instances(InstanceIds=[other.id])
-        waking.comes_back()
-        eventually(lambda: job in place.entries())
-        refused = waking.answer(job)
-        assert (refused.status, refused.host.instance_id) == (Status.QUARANTINED, other.id)
-        place.cloud.clear_faults()
-        eventually(lambda: "ended by another host first" in place.on_host(first.id, f"journalctl -u {AGENT} --no-pager -n 200"), every=1)
-        assert waking.answer(job) == refused
-        record_property("happened", "the study was answered here and refused there: the refusal stands, the answer is discarded")
-
-
 # ----------------------------------------------------------------------------------------------------------------- the host's world
 
 

@@ -28,6 +28,7 @@ from monai_aws_pipeline.contract import (
     Timings,
     commit_key,
     commit_keys,
+    decisions_key,
     index_hour_prefix,
     index_key,
     job_done_key,
@@ -134,7 +135,7 @@ def test_no_key_of_ours_can_carry_a_foreign_name(study: str, job: str, name: str
 
 @given(ANY_TEXT.filter(lambda text: not re.fullmatch(r"[0-9a-f]{32}", text)))
 def test_a_key_is_never_made_from_something_that_is_no_job(text: str) -> None:
-    for make in (job_done_key, lambda job: quarantine_key(job, "x"), lambda job: index_key(datetime.now(UTC), job)):
+    for make in (job_done_key, decisions_key, lambda job: quarantine_key(job, "x"), lambda job: index_key(datetime.now(UTC), job)):
         with pytest.raises(ContractError):
             make(text)
 

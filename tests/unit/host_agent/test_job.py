@@ -351,6 +351,23 @@ def test_a_late_message_of_an_answered_folder_leaves_the_next_use_of_its_name_al
     assert bench.stored("input/") == []
 
 
+def test_a_folder_that_is_uploaded_within_one_second_is_whole(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing may tell times more exactly than a single object's answer does."""
+    listed = Store.list
+
+    def exactly(store: Store, prefix: str) -> Iterator[StoredObject]:
+        for item in listed(store, prefix):
+            yield replace(item, modified=item.modified.replace(microsecond=0) + timedelta(milliseconds=500))
+
+    monkeypatch.setattr(Store, "list", exactly)
+    for path in write_series(tmp_path / "s", generate_uid(), slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
+    bench.upload("input/f/_READY", b"now")
+    assert bench.turn() is Outcome.ANSWERED
+    (record,) = [bench.record(key) for key in bench.stored() if key.endswith("result.json")]
+    assert record.input.instances == 2
+
+
 def test_a_folder_is_cleared_with_its_marker_last(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in write_series(tmp_path / "s", generate_uid(), slices=2):
         bench.s3.put_object(Bucket="studies", Key=f"input/f/{path.name}", Body=path.read_bytes())
