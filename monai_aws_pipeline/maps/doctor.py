@@ -96,7 +96,7 @@ def resolve(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]
     """Whether pip finds an answer to what was read of the requirements: names and versions alone, none of their options or addresses."""
     requirements = folder / "requirements.txt"
     wheels = plan.collect_wheels and plan.packager == "layered"
-    with suppress(wheelhouse.WheelhouseError):  # said by the point that it belongs to
+    with suppress(wheelhouse.WheelhouseError, UnicodeDecodeError):  # said by the point that it belongs to
         if wheels and wheelhouse.is_collected(requirements, cache, plan.python):
             return []
     required = _requirements(folder, _config(folder, plan)[0], plan)
@@ -203,7 +203,11 @@ def _read_pins(path: Path, point: str, extra: Iterable[str] = ()) -> Pins:
         return Pins()
     if path.stat().st_size > _MAX_TEXT:
         return Pins(findings=(Finding(point, f"{path.name} is larger than {_MAX_TEXT // 1024} KiB", "List packages only"),))
-    return parse_pins("\n".join([path.read_text("utf-8", errors="replace"), *extra]), point)
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        return Pins(findings=(Finding(point, f"{path.name} is not UTF-8 text", "Save it as UTF-8"),))
+    return parse_pins("\n".join([text, *extra]), point)
 
 
 def parse_pins(text: str, point: str) -> Pins:

@@ -266,6 +266,13 @@ def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(ap
     assert any("there is no planted==1.0" in each.message for each in consult(settings, target=tmp_path / "copy").errors)
 
 
+def test_requirements_in_another_encoding_are_a_finding_and_no_traceback(app: Path, tmp_path: Path):
+    (app / "requirements.txt").write_bytes(SDK_REQUIREMENTS.encode("utf-16"))
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", wheelhouse="collect")
+    found = consult(settings, target=tmp_path / "copy").errors
+    assert ("requirements", "requirements.txt is not UTF-8 text") in [(each.point, each.message) for each in found]
+
+
 def test_wheels_that_are_gathered_already_are_answer_enough(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     house = wheelhouse.name_of(app / "requirements.txt", "3.12")
     local_wheelhouse(tmp_path / "cache" / "wheelhouses" / house)
