@@ -193,7 +193,7 @@ class TestMachineEnds:
         record_property("happened", "the job was given back, and answered at the next wake")
 
     def test_spot_notice_in_time(self, place: Platform, waking: Waking, record_property: Tell):
-        runs = waking.upload("runs-at-the-notice", "tiny:sleep=12")
+        runs = waking.upload("runs-at-the-notice", "tiny:sleep=8")
         host = waking.host_at_work()
         with environment(place.variables):
             (seen,) = (machine for machine in Watch(place.clients, place.settings).look().machines if machine.id == host.id)
