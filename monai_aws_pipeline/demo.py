@@ -37,6 +37,7 @@ from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultReco
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
+from monai_aws_pipeline.idle_cost import rests
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
@@ -172,7 +173,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         with progress.phase("lineage", "Waiting for the sensor to record it"):
             wait_recorded(record.study, progress.line)
         with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
-            wait_stopped(clients, settings, progress.line)
+            wait_stopped(clients, settings, place, progress.line)
         with progress.phase("evaluate", "Comparing with the reference mask"):
             evaluation = _evaluate(clients, settings, record, files, place)
         summary |= _facts(clients, settings, record, evaluation, address, place) | {"status": "succeeded", "study_reused": reused}
@@ -350,14 +351,17 @@ def wait_recorded(study: str, report: Callable[[str], None], seconds: float = 12
     report(f"inference_result[{study}] is recorded")
 
 
-def wait_stopped(clients: Clients, settings: Settings, report: Callable[[str], None], seconds: float = 180) -> None:
-    """Wait until every inference host has stopped itself. Raises DemoError."""
+def wait_stopped(clients: Clients, settings: Settings, place: Workplace, report: Callable[[str], None], seconds: float = 180) -> None:
+    """Wait until every inference host has stopped itself, and say what that took. Raises DemoError, IdleCostError."""
     deadline = time.monotonic() + seconds
     machines = Machines(clients.ec2, settings.deployment)
     while any(machine.state != "stopped" for machine in machines.find(ROLE_INFERENCE)):
         if time.monotonic() > deadline:
             raise DemoError("The idle inference host did not stop; see its agent's log with monai-aws status.")
         time.sleep(0.5)
+    seen = local_cloud.control(configure(place.state, place.port), "GET", "/_local/health")["machines"]
+    for rest in rests(clients, settings, seen):
+        report(f"{rest.host} was off {rest.seconds:.0f} s after its last answer or its start")
     report("the inference host is stopped and costs nothing")
 
 

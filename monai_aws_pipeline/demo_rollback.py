@@ -69,14 +69,14 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
         _build(environment | {"MONAI_AWS_APP_SOURCE": str(place.root / "second-version")}, place.root / "second-version.log", progress)
         second = next(each.image for each in maps.maps() if any(tag.startswith(f"{version}-") for tag in each.image.tags))
     with progress.phase("promote", f"Promoting it: monai-aws promote {label(second)}"):
-        wait_stopped(clients, settings, progress.line)
+        wait_stopped(clients, settings, place, progress.line)
         maps.promote(second.digest, who, "the demo's second version")
     told.append(_answered(2, "by the second version", clients, settings, place, progress))
     with progress.phase("rollback", "Rolling back: monai-aws rollback"):
         maps.rollback("", who, "to show it")
     told.append(_answered(3, "after the rollback", clients, settings, place, progress))
     with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
-        wait_stopped(clients, settings, progress.line)
+        wait_stopped(clients, settings, place, progress.line)
 
     digests = [each.digest for each in told]
     if digests != [first, second.digest, first]:

@@ -126,9 +126,16 @@ def launch_attempts(types: Sequence[str], offered: dict[str, list[str]]) -> Iter
     return itertools.chain.from_iterable(((kind, zone) for zone in sorted(offered.get(kind, []))) for kind in types)
 
 
-def quota_error(kind: str, code: str, region: str) -> QuotaError:
-    """What to do about a quota: it is named, with the command that asks for more. Source: Service Quotas, Amazon EC2."""
-    spot = "Spot" in code
+@dataclass(frozen=True)
+class Quota:
+    """A quota of EC2 as Service Quotas names it; it counts vCPUs of all types in its families together."""
+
+    title: str
+    code: str
+
+
+def quota_of(kind: str, *, spot: bool) -> Quota:
+    """The quota that an instance type counts against. Source: Service Quotas, Amazon EC2."""
     quotas = {
         "g": ("G and VT", "L-DB2E81BA", "L-3819A6DF"),
         "vt": ("G and VT", "L-DB2E81BA", "L-3819A6DF"),
@@ -136,12 +143,28 @@ def quota_error(kind: str, code: str, region: str) -> QuotaError:
     }
     family = kind.partition(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz-").rstrip("0123456789")
     name, on_demand, spot_code = quotas.get(family, ("Standard (A, C, D, H, I, M, R, T, Z)", "L-1216C47A", "L-34B43A08"))
-    title = f"All {name} Spot Instance Requests" if spot else f"Running On-Demand {name} instances"
-    quota = spot_code if spot else on_demand
+    if spot:
+        return Quota(f"All {name} Spot Instance Requests", spot_code)
+    return Quota(f"Running On-Demand {name} instances", on_demand)
+
+
+def size_of(kind: str) -> float:
+    """What an instance type's size counts for, next to others of its family: an xlarge 4, a 2xlarge 8, metal the most."""
+    size = kind.partition(".")[2]
+    times, _, rest = size.partition("xlarge")
+    if size.endswith("xlarge") and not rest and (not times or times.isdigit()):
+        return 4.0 * int(times or 1)
+    return {"large": 2.0, "medium": 1.0, "small": 1.0, "micro": 1.0, "nano": 1.0}.get(size, float("inf"))
+
+
+def quota_error(kind: str, code: str, region: str) -> QuotaError:
+    """What to do about a quota: it is named, with the command that asks for more."""
+    quota = quota_of(kind, spot="Spot" in code)
     return QuotaError(
-        f"The account's quota '{title}' ({quota}, counted in vCPUs) does not allow another {kind} in {region} ({code}).",
+        f"The account's quota '{quota.title}' ({quota.code}, counted in vCPUs) does not allow another {kind} in {region} ({code}).",
         f"End other machines, or ask for more: aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
-        f"--quota-code {quota} --desired-value VCPUS (a g4dn.xlarge counts 4; new accounts have 0, and an answer may take a day).",
+        f"--quota-code {quota.code} --desired-value VCPUS (a g4dn.xlarge counts 4; new accounts have 0, and an answer may take a day). "
+        "Or add a type of another quota to MONAI_AWS_INSTANCE_TYPES.",
     )
 
 
@@ -185,11 +208,17 @@ class Machines:
     def _launch(self, spec: LaunchSpec, report: Report) -> Machine:
         """Launch one machine in one market, over all zones of the preferred type, then the next type.
 
+        A full quota rules out what counts against it and is no smaller; other types are tried.
+
         Raises CapacityError, QuotaError or AccessError; nothing exists then.
         """
         offered = self._offered(spec.types)
         tried: list[str] = []
+        full: dict[tuple[Quota, float], QuotaError] = {}
         for kind, zone in launch_attempts(spec.types, offered):
+            quota, size = quota_of(kind, spot=spec.markets == ("spot",)), size_of(kind)
+            if any(quota == known and size >= smallest for known, smallest in full):
+                continue
             try:
                 machine = self._run_patiently(spec, kind, zone, report)
             except ClientError as error:
@@ -199,10 +228,14 @@ class Machines:
                     report(f"no capacity for {kind} in {zone} ({code}); trying the next")
                     continue
                 if code in NO_QUOTA:
-                    raise quota_error(kind, code, self._ec2.meta.region_name) from error
+                    full[quota, size] = quota_error(kind, code, self._ec2.meta.region_name)
+                    report(f"the quota '{quota.title}' ({quota.code}) does not allow {kind} ({code}); trying what it does not count")
+                    continue
                 raise refused(error, f"launching a {spec.tags.role} machine") or error from error
             report(f"machine {machine.id} ({kind}, {zone}) launched as {spec.tags.role}")
             return machine
+        if full:
+            raise next(iter(full.values()))
         if not tried:
             raise CapacityError(
                 f"None of the types {', '.join(spec.types)} is offered in this region's default subnets.",

@@ -173,7 +173,8 @@ class Engine:
     # -- containers --------------------------------------------------------------------------------------------------------
 
     def remove_leftovers(self) -> int:
-        """Remove containers that an agent before this one left behind; returns how many."""
+        """Remove containers that an agent before this one left behind, and the login of its pull; returns how many containers."""
+        shutil.rmtree(self._config, ignore_errors=True)
         names = self._run(["ps", "--all", "--quiet", "--filter", f"label={CONTAINER_LABEL}"]).stdout.decode().split()
         for name in names:
             self.remove(name)

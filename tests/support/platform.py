@@ -28,11 +28,11 @@ from monai_aws_pipeline.contract import (
     ResultRecord,
     job_done_key,
     job_id,
-    parse_utc,
     version_of,
 )
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.demo import become_operator
+from monai_aws_pipeline.idle_cost import rests
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, control
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 
@@ -130,21 +130,8 @@ class Platform:
         self.check_idle_cost()
 
     def check_idle_cost(self) -> None:
-        """Each host that stopped itself was off within ``idle_stop_minutes`` and a minute after its last answer or its start.
-
-        By the emulator's records: when the machine was powered on, and when it was seen to have ended.
-        """
-        commits = [parse_utc(entry.committed_at).timestamp() for entries in self.entries().values() for entry in entries]
-        records = {machine["id"]: machine for machine in control(self.cloud.config, "GET", "/_local/health")["machines"]}
-        allowed = (self.settings.idle_stop_minutes + 1) * 60
-        described = self.clients.ec2.describe_instances(InstanceIds=[machine.id for machine in self.machines(ROLE_INFERENCE)])
-        for instance in (instance for reservation in described["Reservations"] for instance in reservation["Instances"]):
-            if instance.get("StateReason", {}).get("Code") != "Client.InstanceInitiatedShutdown":
-                continue
-            seen = records[instance["InstanceId"]]
-            last = max([moment for moment in commits if moment <= seen["changed_at"]], default=0.0)
-            idle = seen["changed_at"] - max(last, seen["powered_on_at"])
-            assert idle <= allowed, f"{seen['id']} idled for {idle:.0f} s and may for {allowed:.0f} s"
+        """Each host that stopped itself was off within ``idle_stop_minutes`` and a minute after its own last answer, or its start."""
+        rests(self.clients, self.settings, control(self.cloud.config, "GET", "/_local/health")["machines"])
 
     def on_host(self, machine_id: str, script: str, seconds: int = 60) -> str:
         """Run a script as root on a running machine; its standard output."""
@@ -199,6 +186,7 @@ def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str)
         made = Platform(cloud, settings, Clients(settings.region), instance, chosen)
         try:
             yield made
+            made.wait_stopped()  # wherever a host ran, what it cost while idle is looked at
         finally:
             for machine in made.machines():
                 made.clients.ec2.terminate_instances(InstanceIds=[machine.id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.errors import ImageError, QuotaError, ThrottledError
 from monai_aws_pipeline.cloud.images import Image, ImageRegions, Images, surplus
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, quota_error
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, quota_error, size_of
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.tags import Tags
@@ -131,6 +132,37 @@ def test_a_full_quota_is_named_with_the_command_that_raises_it(clients: Clients)
     refuse_launches(clients, "VcpuLimitExceeded")
     with pytest.raises(QuotaError, match=r"L-DB2E81BA.*request-service-quota-increase --region us-east-1 .*--quota-code L-DB2E81BA"):
         Machines(clients.ec2, "unit", clients.ec2_launches).launch(spec(publish("base"), "sg-1", RootVolume(8)), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("full", "given", "asked"),
+    [
+        (("g4dn.2xlarge",), "g4dn.xlarge", ["g4dn.2xlarge", "g4dn.xlarge"]),  # a smaller one may fit
+        (("g4dn.2xlarge", "g4dn.xlarge"), "m5.xlarge", ["g4dn.2xlarge", "g4dn.xlarge", "m5.xlarge"]),  # a g5 of that size cannot
+    ],
+)
+def test_a_full_quota_leads_past_what_counts_against_it(clients: Clients, full: tuple[str, ...], given: str, asked: list[str]):
+    seen: list[str] = []
+
+    def refuse(params: Any, **_: Any) -> None:
+        seen.append(params["InstanceType"])
+        if params["InstanceType"] in full:
+            raise clients.ec2.exceptions.ClientError({"Error": {"Code": "VcpuLimitExceeded"}}, "RunInstances")
+
+    boto3.client("iam").create_instance_profile(InstanceProfileName="profile")
+    clients.ec2_launches.meta.events.register("provide-client-params.ec2.RunInstances", refuse)
+    machines = Machines(clients.ec2, "unit", clients.ec2_launches)
+    group = machines.security_group(spec("", "", RootVolume(1)).tags, "x")
+    wanted = replace(spec(publish("base"), group, RootVolume(8)), types=("g4dn.2xlarge", "g4dn.xlarge", "g5.xlarge", "m5.xlarge"))
+    assert machines.launch(wanted, lambda _: None).type == given
+    assert seen == asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("g4dn.xlarge", 4), ("g4dn.12xlarge", 48), ("m5.large", 2), ("g4dn.metal", float("inf")), ("odd", float("inf"))]
+)
+def test_sizes_of_types_can_be_compared(kind: str, size: float):
+    assert size_of(kind) == size
 
 
 @pytest.mark.parametrize(
