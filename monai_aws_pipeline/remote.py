@@ -29,6 +29,8 @@ _MAX_LINE = 4000
 _MAX_UNBROKEN = 1 << 16
 """Bytes that are held back for their line's end. A line is redacted as a whole, because a cut may go through a secret."""
 _CHUNK = 1 << 18
+_STUCK_S = 120.0
+"""Longest time in which a machine takes nothing of what is sent to it: its disk may be busy, and its network slow."""
 
 
 _OTHER_MACHINE = (
@@ -220,9 +222,17 @@ class _Sent(io.RawIOBase):
     def write(self, data: object, /) -> int:
         """Send all of it."""
         block = bytes(data)  # type: ignore[call-overload]
-        self._channel.sendall(block)
-        self.bytes += len(block)
-        return len(block)
+        size, deadline = len(block), time.monotonic() + _STUCK_S
+        while block:
+            try:
+                sent = self._channel.send(block)
+            except TimeoutError:  # of the thread that reads: the two share the channel's time limit of one second
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"nothing was taken for {_STUCK_S:.0f} s") from None
+                continue
+            block, deadline = block[sent:], time.monotonic() + _STUCK_S
+            self.bytes += sent
+        return size
 
     def report(self, on_line: OnLine, what: str) -> None:
         """One line whenever another 50 MB went through."""

@@ -1,4 +1,4 @@
-"""docs/faults-inference.md has a row for each case of tests/faults, and none that is not tested."""
+"""Each page of faults has a row for each case of its tests, and none that is not tested."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
-from tests.faults import test_inference_faults as cases
+import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults-inference.md"
+from tests.faults import test_building_faults, test_inference_faults
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def names() -> Iterator[str]:
+def names(cases: ModuleType) -> Iterator[str]:
     """Names of all cases, as ``make faults`` prints them."""
     for _, group in inspect.getmembers(cases, inspect.isclass):
         for name, test in inspect.getmembers(group, inspect.isfunction):
@@ -22,7 +25,11 @@ def names() -> Iterator[str]:
                 yield from (f"{short}[{choice}]" for choice in choices[0]) if choices else [short]
 
 
-def test_every_case_has_its_row_and_every_row_its_case():
-    rows = re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(names())
-    assert len(rows) >= 25
+@pytest.mark.parametrize(
+    ("page", "cases", "at_least"),
+    [("faults-inference.md", test_inference_faults, 25), ("faults-building.md", test_building_faults, 46)],
+)
+def test_every_case_has_its_row_and_every_row_its_case(page: str, cases: ModuleType, at_least: int):
+    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / page).read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(names(cases))
+    assert len(rows) >= at_least
