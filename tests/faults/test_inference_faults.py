@@ -150,7 +150,7 @@ class TestAgentKilled:
     def test_killed_while_pulling(self, place: Platform, waking: Waking, record_property: Tell):
         job = waking.upload("killed-pulling", "tiny:sleep=5")
         host = waking.host_at_work()
-        place.cloud.order_fault(service="registry", action="Pull", delay_s=60, code="UNAVAILABLE", status=503)
+        place.cloud.order_fault(service="registry", action="Pull", match="/manifests/", delay_s=60, code="UNAVAILABLE", status=503)
         forget = "docker ps -aq | xargs -r docker rm -f; docker images -q | sort -u | xargs docker rmi -f"
         # In one go: an agent that is stopped switches no machine off, and the next one finds its job given back and no image.
         place.on_host(host.id, f"systemctl stop {AGENT}\n{forget}\nfind {STATE_FOLDER} -name started.txt -delete\nsystemctl start {AGENT}")
