@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError, ImageError, code_of, refused
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_EXPIRES_AT
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from monai_aws_pipeline.cloud.session import Clients
 
-Report = Callable[[str], None]
 
 WAIT_SECONDS = 3600.0
 """Longest wait for an image: AWS needs some minutes for 60 GiB, and longer between continents."""

@@ -28,6 +28,7 @@ from monai_aws_pipeline.cloud.errors import (
     code_of,
     refused,
 )
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeDef
 
-Report = Callable[[str], None]
 
 NO_CAPACITY = frozenset({"InsufficientInstanceCapacity", "InsufficientHostCapacity", "Unsupported", "SpotMaxPriceTooLow"})
 NO_QUOTA = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})

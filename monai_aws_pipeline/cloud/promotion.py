@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from monai_aws_pipeline.cloud.commands import Commands, ParameterVersion
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
     from monai_aws_pipeline.settings import Settings
 
-Report = Callable[[str], None]
 
 TAG_PREPARED: Final = "monai-aws:prepared-map"
 """Tag of a host: the digest that was pulled onto it last."""

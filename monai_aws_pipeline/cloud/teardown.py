@@ -20,6 +20,7 @@ from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.images import ImageRegions
 from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import TAG_ROLE
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
     from monai_aws_pipeline.settings import Settings
 
-Report = Callable[[str], None]
 
 MACHINE_SECONDS = 300.0
 VERIFY_SECONDS = 120.0

@@ -17,10 +17,11 @@ from pathlib import Path
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
 from monai_aws_pipeline.cloud.images import Image, ImageRegions
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_CONTENT
-from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, Report, build_machine, expiring_tags, provision
+from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_machine, expiring_tags, provision
 from monai_aws_pipeline.deployment.host_bundle import Bundle, make_bundle
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource

@@ -17,10 +17,11 @@ from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config, short_lived
 from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_AMI_BAKE
 from monai_aws_pipeline.deployment.ami import min_driver
-from monai_aws_pipeline.deployment.build_machine import Report, expiring_tags, own_timer, root_volume
+from monai_aws_pipeline.deployment.build_machine import expiring_tags, own_timer, root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings

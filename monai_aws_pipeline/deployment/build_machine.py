@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,13 +17,12 @@ from pathlib import Path
 
 from monai_aws_pipeline.cloud.errors import MachineError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config, short_lived
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.redaction import Redactor
 from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, connect
 from monai_aws_pipeline.settings import Settings
-
-Report = Callable[[str], None]
 
 MARKETS = {"on-demand": ("on-demand",), "spot": ("spot",), "spot-or-on-demand": ("spot", "on-demand")}
 PROVISION_FOLDER = "/tmp/monai-aws-provision"  # noqa: S108  # on a machine that is ours alone

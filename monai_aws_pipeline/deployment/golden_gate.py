@@ -17,9 +17,9 @@ from botocore.exceptions import ClientError
 from dagster import Failure, MetadataValue, TableRecord
 
 from monai_aws_pipeline.cloud.errors import refused
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
-from monai_aws_pipeline.deployment.packaging import Report
 from monai_aws_pipeline.maps.expectation import EXPECT_FILE, Point
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.remote import Remote

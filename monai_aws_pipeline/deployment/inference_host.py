@@ -19,6 +19,7 @@ from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.promotion import (
     AGENT,
     PULL_SECONDS,
@@ -39,8 +40,6 @@ from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

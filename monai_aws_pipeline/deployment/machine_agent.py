@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from monai_aws_pipeline.deployment.packaging import BUILD_LINE, Report
+from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 
 AGENT: Final = "/opt/monai-aws/bin/monai-aws-agent"

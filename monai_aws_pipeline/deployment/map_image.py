@@ -29,6 +29,7 @@ from dagster import (
 )
 
 from monai_aws_pipeline.cloud.errors import RegistryError
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
@@ -44,8 +45,6 @@ from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from monai_aws_pipeline.cloud.errors import RegistryError
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
 from monai_aws_pipeline.maps import assembly, official
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 from monai_aws_pipeline.settings import Settings
-
-Report = Callable[[str], None]
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
 IMAGE_FOLDER = "/tmp/monai-aws-image"  # noqa: S108

@@ -6,12 +6,12 @@ Until it is whole, it carries another role and a time to expire, so that no stud
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config, leased
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_EXPIRES_AT, TAG_ROLE
 from monai_aws_pipeline.deployment.ami import min_driver
@@ -19,8 +19,6 @@ from monai_aws_pipeline.deployment.build_machine import TIMER_UNIT, caller_range
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.remote import KeyPair
 from monai_aws_pipeline.settings import Settings
-
-Report = Callable[[str], None]
 
 # The timer would stop a host that is at work; our key must not open it once the group that lets us in is gone.
 SETTLE = f"sudo sh -c 'systemctl stop {TIMER_UNIT}.timer; rm -f /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; sync'"

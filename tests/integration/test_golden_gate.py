@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, AssetKey, Failure
 
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD, golden_key, sbom_key
 from monai_aws_pipeline.deployment import golden_gate
 from monai_aws_pipeline.deployment.golden_gate import GateReport
-from monai_aws_pipeline.deployment.packaging import Report
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.remote import Remote
