@@ -30,8 +30,9 @@ _DEFAULT_RECEIVES: Final = 3
 
 @dataclass(frozen=True)
 class Delivery:
-    """One receipt of a message. ``receives`` counts this one; ``last`` when the queue would dead-letter the next."""
+    """One receipt of a message: its id, its text, how often it was received; ``last``: the queue would dead-letter the next receipt."""
 
+    message: str
     body: str
     receipt: str
     receives: int
@@ -69,7 +70,7 @@ class JobsQueue:
         )
         for message in answer.get("Messages", []):
             receives = int(message.get("Attributes", {}).get("ApproximateReceiveCount", "1"))
-            return Delivery(message["Body"], message["ReceiptHandle"], receives, receives >= self.max_receives)
+            return Delivery(message["MessageId"], message["Body"], message["ReceiptHandle"], receives, receives >= self.max_receives)
         return None
 
     def waiting(self) -> int:

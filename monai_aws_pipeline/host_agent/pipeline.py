@@ -110,8 +110,13 @@ class Pipeline:
             return unreadable
         job = _Job(message, delivery, self._around.work / message.job)
         with self._changed:
-            self._jobs.append(job)
-        self._step(job, self._prepare)
+            doubled = any(other.message.job == message.job and other.delivery.message != delivery.message for other in self._jobs)
+            if not doubled:
+                self._jobs.append(job)
+        if doubled:
+            self._drop(job)
+        else:
+            self._step(job, self._prepare)
         return job.ended
 
     def close(self) -> None:
@@ -214,6 +219,14 @@ class Pipeline:
             self._settle(job, self._end_of(job, wrong))
 
     # -- decisions and ends ------------------------------------------------------------------------------------------------
+
+    def _drop(self, job: _Job) -> None:
+        """An upload's second message is not needed while its first is in hand: that stays in the queue until the job has ended."""
+        try:
+            self._around.queue.done(job.delivery)
+        except (ClientError, BotoCoreError):
+            log.warning("job %s: its second message could not be removed; it comes back, and finds the job answered", job.message.job)
+        job.ended.set_result(Ended(Outcome.REPEATED))
 
     def _wait_for_turn(self, job: _Job) -> None:
         """Until no other receipt of the same job is in hand, and until there is room on the disk beside those that are."""

@@ -74,6 +74,7 @@ def deployed(name: str, **variables: str) -> Iterator[Platform]:
                 assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
                 say(f"deployed in {time.monotonic() - began:.0f} s")
                 yield place
+                stop_host(place)
         finally:
             reset(config)
 
@@ -110,6 +111,12 @@ def hold_host(place: Platform) -> None:
         place.wait_stopped()
         place.clients.ec2.start_instances(InstanceIds=[host.id])
     on_host(place, "systemctl start docker; systemctl stop monai-aws-agent; systemctl is-active docker")
+
+
+def stop_host(place: Platform) -> None:
+    """Stop the host by hand: how long it has been on says nothing about idle time here."""
+    place.clients.ec2.stop_instances(InstanceIds=[host.id for host in place.machines(ROLE_INFERENCE)])
+    place.wait_stopped()
 
 
 def plain_loop(place: Platform, keys: Sequence[str], options: Sequence[str] = ()) -> list[tuple[float, float]]:

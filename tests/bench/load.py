@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from monai_aws_pipeline.contract import INDEX_PREFIX, OUTPUT_PREFIX, QUARANTINE_PREFIX, ResultRecord, Status, parse_utc
-from tests.bench._hosts import deployed, hold_host, plain_loop, put_originals, say, source_state
+from tests.bench._hosts import deployed, hold_host, plain_loop, put_originals, say, source_state, stop_host
 from tests.support.platform import Platform
 from tests.support.studies import tiny_study_zip
 
@@ -35,8 +35,7 @@ def measure() -> dict[str, Any]:
         sample = put_originals(place, dict(list(studies.items())[:LOOP_SAMPLE]))
         loop = plain_loop(place, sample[: LOOP_SAMPLE // 2])
         say(f"the loop takes {median(whole for whole, _ in loop):.2f} s a study, {median(run for _, run in loop):.2f} s of it docker run")
-        place.on_host(host_of(place), "systemctl poweroff --no-block")
-        place.wait_stopped()
+        stop_host(place)
         began = datetime.now(UTC)
         jobs = post(place, studies)
         say(f"{STUDIES} uploads after {(datetime.now(UTC) - began).total_seconds():.1f} s")
@@ -64,12 +63,6 @@ def measure() -> dict[str, Any]:
         "hosting": dict(Counter(record.resources.hosting for record in records)),
         **source_state(),
     }
-
-
-def host_of(place: Platform) -> str:
-    """The id of the only host."""
-    (host,) = place.machines("inference")
-    return host.id
 
 
 def post(place: Platform, studies: dict[str, bytes]) -> list[str]:

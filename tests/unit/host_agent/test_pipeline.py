@@ -237,12 +237,33 @@ def test_a_full_disk_fails_its_job_with_a_code_and_leaves_nothing(bench: Bench, 
     assert quarantine_key(messages[0].job, "upload.zip") in bench.stored(), "the original is kept, because S3 copies it without this disk"
 
 
-def test_a_second_receipt_of_a_job_in_hand_waits_for_the_first(bench: Bench, tmp_path: Path) -> None:
+def test_the_second_message_of_a_job_in_hand_holds_up_nobody(bench: Bench, tmp_path: Path) -> None:
     uids, messages, (delivery,) = uploads(bench, tmp_path, 1)
     bench.engine.run_map = the_map = HeldMap(uids[0])
     bench.send(messages[0])
     twin = bench.host().queue.take(0)
     assert twin
+    pipeline = Pipeline(bench.host())
+    first = pipeline.accept(delivery)
+    assert the_map.reached.wait(30)
+    assert pipeline.accept(twin).result(0) == Ended(Outcome.REPEATED), "at once, while the first is inferred"
+    assert not first.done()
+    bench.host().queue.give_back(delivery)
+    assert bench.messages() == 1, "the first's, which comes back if this host dies"
+    the_map.released.set()
+    pipeline.close()
+    assert first.result(0).outcome is Outcome.ANSWERED
+    assert bench.engine.runs == 1
+    assert bench.messages() == 0
+
+
+def test_a_second_receipt_of_the_same_message_waits_for_the_first(bench: Bench, tmp_path: Path) -> None:
+    uids, _, (delivery,) = uploads(bench, tmp_path, 1)
+    bench.engine.run_map = the_map = HeldMap(uids[0])
+    bench.host().queue.give_back(delivery)
+    twin = bench.host().queue.take(0)
+    assert twin
+    assert twin.message == delivery.message
     pipeline = Pipeline(bench.host())
     first = pipeline.accept(delivery)
     assert the_map.reached.wait(30)
