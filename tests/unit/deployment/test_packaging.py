@@ -41,7 +41,7 @@ def test_only_the_highest_kept_stage_is_handed_to_the_build():
         ("ERROR: No matching distribution found for numpy==99.0", "requirements.txt"),
         ("ERROR: ResolutionImpossible: for help visit …", "requirements.txt"),
         ("write /opt/venv/lib/x.so: no space left on device", "MONAI_AWS_ROOT_VOLUME_GIB"),
-        ("Temporary failure resolving 'deb.debian.org'", "MONAI_AWS_WHEELHOUSE=collect"),
+        ("Temporary failure resolving 'packages.example.org'", "MONAI_AWS_WHEELHOUSE=collect"),
         ("pull access denied for own/base, repository does not exist", "MONAI_AWS_BASE_IMAGE"),
         ("error: the base image has Python 3.11, but the wheels were gathered for 3.12: gather them for 3.11", "MONAI_AWS_MAP_PYTHON"),
         ("error: python3 and pip are not in the base image; choose a base image that has them", "MONAI_AWS_BASE_IMAGE"),
