@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.deployment import golden_study
 from monai_aws_pipeline.maps import model
 from monai_aws_pipeline.maps.doctor import Examination, Plan, examine, examine_settings, resolve
@@ -24,7 +25,7 @@ def consult(
     target: Path,
     download_s3: model.S3Download | None = None,
     login: Callable[[], Login | None] = lambda: None,
-    report: Callable[[str], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Examination:
     """Examine the application, the model and the golden study that the settings name. Raises nothing that is their fault.
 

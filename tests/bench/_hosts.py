@@ -22,6 +22,7 @@ from typing import Any
 
 import boto3
 
+from examples.brain_mri.fetch import ExampleFiles
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord
 from monai_aws_pipeline.local_cloud.commands import reset, up
@@ -60,6 +61,15 @@ def say(line: str) -> None:
     """Progress."""
     sys.stdout.write(f"  {line}\n")
     sys.stdout.flush()
+
+
+def brain_example(files: ExampleFiles) -> dict[str, str]:
+    """The settings that name the brain example and its model."""
+    return {
+        "MONAI_AWS_APP_SOURCE": str(PROJECT_ROOT / "examples" / "brain_mri" / "app"),
+        "MONAI_AWS_MODEL_URI": str(files.model),
+        "MONAI_AWS_MODEL_SHA256": files.model_sha256,
+    }
 
 
 @contextmanager

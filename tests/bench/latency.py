@@ -17,23 +17,17 @@ from typing import Any
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.contract import parse_utc
-from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from tests.bench._hosts import answer, changed, deployed, plain_loop, put_originals, say, source_state
+from monai_aws_pipeline.settings import load_settings
+from tests.bench._hosts import answer, brain_example, changed, deployed, plain_loop, put_originals, say, source_state
 from tests.support.platform import Platform
 
 PAIRS = 6
-APP = PROJECT_ROOT / "examples" / "brain_mri" / "app"
 
 
 def measure() -> dict[str, Any]:
     """The figures of one run."""
     files = fetch(load_settings().cache_dir, say)
-    variables = {
-        "MONAI_AWS_APP_SOURCE": str(APP),
-        "MONAI_AWS_MODEL_URI": str(files.model),
-        "MONAI_AWS_MODEL_SHA256": files.model_sha256,
-        "MONAI_AWS_IDLE_STOP_MINUTES": "30",
-    }
+    variables = {**brain_example(files), "MONAI_AWS_IDLE_STOP_MINUTES": "30"}
     figures = {}
     with deployed("latency", **variables) as first, tempfile.TemporaryDirectory() as folder:
         for hosting in ("warm", "per_study"):

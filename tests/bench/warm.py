@@ -22,27 +22,20 @@ from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import study_datasets, write_study_zip
 from monai_aws_pipeline.contract import OUTPUT_PREFIX, ResultRecord, parse_utc
 from monai_aws_pipeline.host_agent.same_outputs import differences
-from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from tests.bench._hosts import answer, deployed, hold_host, on_host, plain_loop, put_originals, say, source_state
+from monai_aws_pipeline.settings import load_settings
+from tests.bench._hosts import answer, brain_example, deployed, hold_host, on_host, plain_loop, put_originals, say, source_state
 from tests.support.platform import Platform
 
 STUDIES = 20
 LOOP_SAMPLE = 8
 LOOP_PART = 4
-APP = PROJECT_ROOT / "examples" / "brain_mri" / "app"
 ANSWERS = {"dicom-seg", "mesh"}
 
 
 def measure() -> dict[str, Any]:
     """The figures of one run."""
     files = fetch(load_settings().cache_dir, say)
-    variables = {
-        "MONAI_AWS_APP_SOURCE": str(APP),
-        "MONAI_AWS_MODEL_URI": str(files.model),
-        "MONAI_AWS_MODEL_SHA256": files.model_sha256,
-        "MONAI_AWS_IDLE_STOP_MINUTES": "1",
-        "MONAI_AWS_MAP_HOSTING": "warm",
-    }
+    variables = {**brain_example(files), "MONAI_AWS_IDLE_STOP_MINUTES": "1", "MONAI_AWS_MAP_HOSTING": "warm"}
     with deployed("warm", **variables) as place, tempfile.TemporaryDirectory() as folder:
         studies = {f"{number:02d}": Path(folder, f"{number}.zip") for number in range(STUDIES + 1)}
         for name, path in studies.items():

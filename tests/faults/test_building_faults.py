@@ -282,9 +282,7 @@ FAILURES = {
     "build-send": Failure("Sending what is built broke off", power_is_lost),
     "build-build": Failure("Building the MAP failed", settings={"base_image": "127.0.0.1:9/no/such:image"}),
     "build-golden": Failure("nothing was pushed", settings={"golden_study": "tiny:fail"}),
-    "build-push": Failure(
-        "Pushing the MAP failed", order={"service": "registry", "action": "Push", "code": "DENIED", "status": 403, "times": 200}
-    ),
+    "build-push": Failure("Pushing the MAP failed", order=NO_PUSH),
     "bake-launch": Failure("MONAI_AWS_INSTANCE_TYPES", order=NO_CAPACITY),
     "bake-provision": Failure("no NVIDIA driver answers", settings={"gpus": "all"}),
     "bake-capture": Failure(
