@@ -100,9 +100,21 @@ class StudiesDecidedError(Exception):
     """A job cannot end as a whole any more, because another host has ended a study of it."""
 
 
-def read_decisions(store: Store, job: str) -> Decisions:
-    """What is decided about a job by now."""
-    return _read_decisions(store, job)[0]
+@dataclass(frozen=True)
+class Progress:
+    """What earlier tries have brought about: the job's marker where all is done, and what is decided."""
+
+    done: JobDone | None
+    decisions: Decisions
+
+
+def read_progress(store: Store, job: str) -> Progress:
+    """How far a job is. For a new one, as nearly all are, it takes one request."""
+    there = {item.key for item in store.list(job_done_key(job).removesuffix(".json"))}
+    return Progress(
+        read_done(store, job) if job_done_key(job) in there else None,
+        _read_decisions(store, job)[0] if decisions_key(job) in there else Decisions(job),
+    )
 
 
 def decide(store: Store, record: ResultRecord) -> ResultRecord:
@@ -142,24 +154,30 @@ def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], 
     none before the decision, so that the files of whoever won stay as they are. Returns the record that counts: ours, or the winner's,
     whose files are then the only ones left. Raises StudiesDecidedError, FailedError.
     """
-    kept, contested = [], []
-    for item in produced:
+    kept: dict[Produced, OutputFile] = {}
+    contested: list[Produced] = []
+    plain_first = sorted(produced, key=lambda item: item.named_by_content)
+    for item in plain_first:
         where = key(item.name)
         if item.named_by_content:
             store.upload(item.path, where, item.content_type)
         elif not store.upload_once(item.path, where, item.content_type):
-            contested.append((item, where))  # of a try that died, or of a host that is at it now
-        kept.append(OutputFile(where, item.sha256, item.bytes, item.kind))
-    ours = replace(record(), outputs=tuple(kept))
+            contested.append(item)  # of a try that died, or of a host that is at it now
+        kept[item] = OutputFile(where, item.sha256, item.bytes, item.kind)
+    ours = replace(record(), outputs=tuple(kept[item] for item in produced))
     decided = decide(store, ours)
     if decided == ours:
-        for item, where in contested:
-            store.upload(item.path, where, item.content_type)
-        winner = _settled(store, _write(store, ours))
+        for item in contested:
+            store.upload(item.path, kept[item].key, item.content_type)
+        winner = _write(store, ours)
+        if contested or not plain_first or plain_first[0].named_by_content:
+            _settled(store, winner)
+        else:
+            write_index(store, winner)  # an earlier try would have begun with its own such file, so none has left anything
     else:
         log.info("job %s: was ended by another host first; this copy is discarded", ours.job)
         winner = honour(store, decided)
-    _discard(store, (item.key for item in kept), winner)
+    _discard(store, (item.key for item in kept.values()), winner)
     return winner
 
 

@@ -192,19 +192,15 @@ class Ended:
 # ------------------------------------------------------------------------------------------------------------- before the inference
 
 
-def was_answered(around: Surroundings, message: JobMessage) -> bool:
-    """Whether the job is done already; what a crash left undone after that is completed here."""
-    done = commit.read_done(around.store, message.job)
-    if done is None:
-        return False
+def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
+    """Complete what a crash left undone after the job was marked done."""
     records = commit.repair_index(around.store, done)
     kind = _kind_or_zip(message)
     if kind is not originals.Kind.RERUN and all(around.store.find(key) for key in originals.kept_keys(message, kind, records)):
         originals.remove(around.store, message, kind)
-    return True
 
 
-def prepare(around: Surroundings, taken: Taken) -> Prepared:
+def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
     """Bring the upload here, check it, and place each study that no earlier try answered. Raises RefusedError, FailedError."""
     source = originals.source_of(taken.message)
     log.info("job %s: taken (try %d, %s, %d bytes)", taken.message.job, taken.delivery.receives, source.kind, taken.message.size)
@@ -212,7 +208,6 @@ def prepare(around: Surroundings, taken: Taken) -> Prepared:
     spent = Timings(queued=taken.queued_seconds, download=fetched.seconds)
     studies: list[OneStudy] = []
     known: list[ResultRecord] = []
-    decisions = commit.read_decisions(around.store, taken.message.job)
     for number, study in enumerate(fetched.studies):
         pseudonym = study_id(around.secret, study.uid)
         if earlier := decisions.end_of(pseudonym):
@@ -356,9 +351,6 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
     extra = preview.describe(inferred.produced, one.placed.instances, one.folder)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
-    if earlier := commit.read_decisions(around.store, job).end_of(one.pseudonym):
-        log.info("job %s: was ended by another host first; nothing of this copy is uploaded", job)
-        return commit.honour(around.store, earlier)
 
     def record(charged: Seconds) -> ResultRecord:
         now = time.monotonic()

@@ -43,6 +43,8 @@ LOW_BYTES: Final = 8 << 30
 """Free bytes below which images that are not live go before the next study."""
 PULL_BYTES: Final = 20 << 30
 """The same before a pull. Otherwise they stay: a new MAP shares most of its layers with the one before."""
+FRESH_S: Final = 1.0
+"""For so long a job that waits for its turn may go by what it read before that."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,20 @@ class LiveMap:
         self._ssm, self._ecr, self._engine, self._parameter = ssm, ecr, engine, parameter
         self._free = free or free_bytes
         self._known: dict[str, ReadyMap] = {}
+        self._looked = (-FRESH_S, "")
+
+    def look(self) -> None:
+        """Read the parameter for a job whose turn comes within a moment, so that ``ready`` need not. Never fails."""
+        try:
+            self._looked = (time.monotonic(), self._read_parameter())
+        except FailedError:
+            pass  # ``ready`` asks again, and says so
 
     def ready(self, request: str, stop: threading.Event) -> ReadyMap:
         """The live MAP, or for a re-run that digest of the same repository, pulled if it is not here. Raises JobError."""
-        live = self._read_parameter()
+        at, live = self._looked
+        if time.monotonic() - at > FRESH_S:
+            live = self._read_parameter()
         image = image_for(live, request)
         if self._free() < LOW_BYTES:
             self._evict({live, image})

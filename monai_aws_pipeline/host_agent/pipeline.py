@@ -24,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
 from monai_aws_pipeline.host_agent.board import Phase
+from monai_aws_pipeline.host_agent.commit import read_progress
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job import (
     Attempt,
@@ -35,6 +36,7 @@ from monai_aws_pipeline.host_agent.job import (
     Taken,
     as_job_error,
     attempt,
+    complete,
     finish,
     prepare,
     publish,
@@ -43,7 +45,6 @@ from monai_aws_pipeline.host_agent.job import (
     retry_seconds,
     room_to_prefetch,
     start_ahead,
-    was_answered,
 )
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
 
@@ -132,12 +133,14 @@ class Pipeline:
         self._wait_for_turn(job)
         self._around.board.show(job.message.job, Phase.FETCHING)
         job.life.callback(self._around.board.remove, job.message.job)
-        if was_answered(self._around, job.message):
+        progress = read_progress(self._around.store, job.message.job)
+        if progress.done:
+            complete(self._around, job.message, progress.done)
             self._settle(job, Ended(Outcome.REPEATED))
             return
         job.life.enter_context(fresh_folder(job.taken.folder))
         try:
-            prepared = prepare(self._around, job.taken)
+            prepared = prepare(self._around, job.taken, progress.decisions)
         except (InterruptedJobError, WorkFolderError):
             raise
         except Exception as wrong:
@@ -166,6 +169,8 @@ class Pipeline:
         """Have one study inferred in its turn. The next one's begins when nothing of the MAP runs any more: how the run ended, the engine
         says a while later, on the other of the two threads.
         """
+        if self._turn.locked():
+            self._around.live_map.look()
         with ExitStack() as turn:
             turn.enter_context(self._turn)
             self._check_stop()

@@ -287,7 +287,7 @@ def _side_by_side(panes: list[tuple[Image.Image, float]], size: int) -> bytes:
     for index, picture in enumerate(scaled):
         sheet.paste(picture, (index * size + (size - picture.width) // 2, (size - picture.height) // 2))
     target = io.BytesIO()
-    sheet.save(target, "PNG", optimize=True)
+    sheet.save(target, "PNG")
     return target.getvalue()
 
 

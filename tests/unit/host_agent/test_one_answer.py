@@ -125,7 +125,7 @@ def test_a_study_that_two_hosts_end_has_one_answer_in_every_order_of_their_calls
         winners |= {end.host.instance_id for end in found.values()}
         plays += 1
     assert winners == {"i-1", "i-2"}
-    assert plays > 100
+    assert plays > 80
 
 
 def test_a_job_ends_as_a_whole_or_study_by_study_in_every_order_of_two_hosts_calls(tmp_path: Path) -> None:
