@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 LOG_LINES: Final = 200
 LINE_BYTES: Final = 4096
-_TICK_S: Final = 0.02
+_TICK_S: Final = 0.01
 _SAMPLE_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120

@@ -364,6 +364,8 @@ class MachineRoom:
 
     def _destroy(self, machine: Machine) -> None:
         with machine.work:
+            if machine.booted_at:  # as AWS does it: the system shuts down first, so that what runs there can hand over
+                self._power_off(machine)
             machine.exit_expected = True
             self._close_metadata(machine)
             self._hypervisor.destroy(machine.instance.id)
