@@ -20,6 +20,7 @@ from typing import IO, Final, Protocol
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.no_network import NoNetwork
 from monai_aws_pipeline.maps.hosting import Limits, effective_timeout, held_arguments, run_arguments
 
 log = logging.getLogger(__name__)
@@ -66,11 +67,13 @@ class PerStudy:
         self._engine = engine
         self._held: dict[str, tuple[list[str], subprocess.Popen[bytes]]] = {}
         self._plain: set[str] = set()
+        self._network = NoNetwork(engine)
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Start the study's container and hold it."""
         if ready.image not in self._plain and name not in self._held:
-            arguments = held_arguments(ready.image, ready.spec, source, target, limits, name=name)
+            self._network.open(ready.image, limits)
+            arguments = self._held_arguments(ready, source, target, limits, name)
             try:
                 self._held[name] = (arguments, self._engine.hold(arguments))
             except OSError as wrong:
@@ -88,7 +91,7 @@ class PerStudy:
         """Let the held container's application begin, or start one; wait, measure, remove."""
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
         arguments, held = self._held.get(name, ([], None))
-        if held and held.poll() is None and arguments == held_arguments(ready.image, ready.spec, source, target, limits, name=name):
+        if held and held.poll() is None and arguments == self._held_arguments(ready, source, target, limits, name):
             del self._held[name]
             end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, over=over)
             if end.exit_code not in (126, 127):
@@ -104,7 +107,11 @@ class PerStudy:
         """End what is held."""
         for name in list(self._held):
             self.drop(name)
+        self._network.close()
         self._engine.settle()
+
+    def _held_arguments(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> list[str]:
+        return held_arguments(ready.image, ready.spec, source, target, self._network.joined(limits), name=name)
 
 
 class OneAtATime:

@@ -21,8 +21,19 @@ APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
 CONTAINER_LABEL: Final = "monai-aws.job"
 """Label of every container the agent starts, so that one left by a crash is found and removed."""
 
+NO_NETWORK: Final = "none"
+"""The network of a study's container: a loopback interface and nothing else."""
+
 WARM_SERVER_PATH: Final = "/opt/monai-aws/warm_server.py"
 """Where the server of a warm container is bound into it."""
+
+_CONFINED: Final = (
+    "--pull", "never",      # only what was pulled by digest and verified before runs here
+    "--log-driver", "none",  # the agent reads the output itself; a chatty MAP cannot fill the disk
+    "--read-only",
+    "--cap-drop", "ALL",
+    "--security-opt", "no-new-privileges",
+)  # fmt: skip
 
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 _FLAG: Final = re.compile(r"-[bBEIOPqsSu]+")
@@ -60,7 +71,7 @@ class Limits:
     memory_mib: int = 12288
     pids: int = 512
     gpus: str = ""
-    network: str = "none"
+    network: str = NO_NETWORK
     uid: int = 1000
     gid: int = 1000
     labels: tuple[tuple[str, str], ...] = field(default=())
@@ -183,33 +194,49 @@ def warm_arguments(
     ]  # fmt: skip
 
 
+def namespace_arguments(image: str, limits: Limits, *, name: str) -> list[str]:
+    """Arguments after ``docker`` that start a container which only keeps its network namespace, until standard input ends."""
+    return [
+        "run",
+        "--name", name,
+        "--network", NO_NETWORK,
+        *_CONFINED,
+        *_bounded(limits),
+        "--interactive",
+        "--entrypoint", "/bin/sh", image, "-c", "IFS= read -r _",
+    ]  # fmt: skip
+
+
 def _isolated(app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, name: str) -> list[str]:
     arguments = [
         "run",
         "--name", name,
-        "--pull", "never",                          # only what was pulled by digest and verified before runs here
-        "--log-driver", "none",                     # the agent reads the output itself; a chatty MAP cannot fill the disk
-        "--read-only",
-        "--tmpfs", "/tmp",  # noqa: S108  the one place a MAP may write beside its output
-        "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges",
         "--network", limits.network,
-        "--user", f"{limits.uid}:{limits.gid}",
-        "--memory", f"{limits.memory_mib}m",
-        "--memory-swap", f"{limits.memory_mib}m",   # of both together: docker would allow as much swap again, which holds a whole host up
-        "--pids-limit", str(limits.pids),
+        *_CONFINED,
+        *_bounded(limits),
+        "--tmpfs", "/tmp",  # noqa: S108  the one place a MAP may write beside its output
         "--workdir", app.working_directory,
         "--volume", f"{input_folder}:{app.input_path}:ro",
         "--volume", f"{output_folder}:{app.output_path}",
     ]  # fmt: skip
-    for key, value in limits.labels:
-        arguments += ["--label", f"{key}={value}"]
     if limits.gpus:
         # A private /dev/shm of 1 GiB instead of --ipc=host: data loaders get their shared memory and the host's stays its own.
         arguments += ["--gpus", limits.gpus, "--shm-size", "1g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
     for key, value in container_environment(app):
         arguments += ["--env", f"{key}={value}"]
     return arguments
+
+
+def _bounded(limits: Limits) -> list[str]:
+    memory = f"{limits.memory_mib}m"
+    labels = [word for key, value in limits.labels for word in ("--label", f"{key}={value}")]
+    return [
+        "--user", f"{limits.uid}:{limits.gid}",
+        "--memory", memory,
+        "--memory-swap", memory,   # of both together: docker would allow as much swap again, which holds a whole host up
+        "--pids-limit", str(limits.pids),
+        *labels,
+    ]  # fmt: skip
 
 
 def python_command(command: tuple[str, ...]) -> PythonCommand | None:

@@ -51,6 +51,8 @@ def run(words: list[str]) -> int:
         option = words.pop(0)
         options.setdefault(option, []).append("" if option in ("--read-only", "--interactive") else words.pop(0))
     name = options["--name"][0]
+    if "--env" not in options:
+        return keep_namespace(name)
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(STATE / "tmp"), "PRETENDED_DOCKER": str(STATE)}
     environment |= dict(pair.split("=", 1) for pair in options["--env"])
     for volume in options["--volume"]:
@@ -87,6 +89,17 @@ def run(words: list[str]) -> int:
     while (STATE / "slow to end").exists():
         time.sleep(0.02)
     return code
+
+
+def keep_namespace(name: str) -> int:
+    """A container that waits for the end of its standard input, to lend its network namespace meanwhile."""
+    if (STATE / "no shell").exists():
+        return 127
+    place = STATE / f"{name}.json"
+    place.write_text(state(os.getpid(), 0))
+    sys.stdin.read()
+    place.unlink(missing_ok=True)
+    return 0
 
 
 def forward(process: subprocess.Popen[bytes]) -> None:

@@ -49,9 +49,17 @@ class Host:
         self.engine.settle()
         return list((self.folder / "docker").glob("one*.json"))
 
-    def calls(self) -> list[list[str]]:
+    def runs(self) -> list[list[str]]:
         path = self.folder / "docker" / "calls"
         return [call for line in path.read_text().splitlines() if (call := json.loads(line))[0] == "run"] if path.exists() else []
+
+    def calls(self) -> list[list[str]]:
+        """The containers of studies."""
+        return [call for call in self.runs() if "--workdir" in call]
+
+    def namespaces(self) -> list[str]:
+        """The containers that only keep a network namespace, by name."""
+        return [call[call.index("--name") + 1] for call in self.runs() if "--workdir" not in call]
 
     def wait_held(self) -> None:
         deadline = time.monotonic() + 20
@@ -123,3 +131,53 @@ def test_a_stopping_host_interrupts_a_study_that_was_started_ahead(host: Host) -
     with pytest.raises(InterruptedJobError):
         host.run(stop=stop)
     assert host.containers() == []
+
+
+def network(call: list[str]) -> str:
+    return call[call.index("--network") + 1]
+
+
+def test_containers_that_are_started_ahead_join_one_namespace_without_a_network(host: Host) -> None:
+    for _ in range(2):
+        host.ahead()
+        assert host.run().exit_code == 7
+    (namespace,) = host.namespaces()
+    assert [network(call) for call in host.calls()] == [f"container:{namespace}"] * 2
+    assert [network(call) for call in host.runs() if call not in host.calls()] == ["none"]
+    host.hosting.close()
+    host.engine.settle()
+    assert not list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
+
+
+def test_another_image_gets_a_namespace_of_its_own_and_the_one_before_is_ended(host: Host) -> None:
+    host.ahead()
+    assert host.run().exit_code == 7
+    host.ahead(replace(READY, image="map@sha256:2"))
+    assert host.run(replace(READY, image="map@sha256:2")).exit_code == 7
+    first, second = host.namespaces()
+    assert [network(call) for call in host.calls()] == [f"container:{first}", f"container:{second}"]
+    assert [path.stem for path in (host.folder / "docker").glob("monai-aws-no-network-*.json")] == [second]
+
+
+def test_a_namespace_that_is_gone_costs_no_study(host: Host) -> None:
+    host.ahead()
+    host.wait_held()
+    (namespace,) = host.namespaces()
+    host.engine.remove(namespace)
+    deadline = time.monotonic() + 20
+    while host.hosting._network._is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert host.run().exit_code == 7
+    assert network(host.calls()[-1]) == "none"
+    host.ahead()
+    assert host.run().exit_code == 7
+    assert network(host.calls()[-1]) == f"container:{host.namespaces()[1]}"
+
+
+def test_a_network_that_the_settings_ask_for_is_not_replaced(host: Host) -> None:
+    host.hosting.ahead(READY, host.folder / "input", host.folder / "output", Limits(network="host"), name="one")
+    host.wait_held()
+    assert network(host.calls()[0]) == "host"
+    assert host.namespaces() == []
+    host.hosting.close()
