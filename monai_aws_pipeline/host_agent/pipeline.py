@@ -50,8 +50,8 @@ from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
 
 log = logging.getLogger(__name__)
 
-_AHEAD: Final = 2
-"""Jobs that are fetched and wait for the MAP. With one alone, a MAP faster than a container's start would wait for that."""
+_AHEAD: Final = 3
+"""Jobs that are fetched and wait for the MAP. With fewer, a MAP faster than a container's start would wait for that."""
 _PUBLISHERS: Final = 2
 IN_HAND: Final = _AHEAD + 1 + _PUBLISHERS
 """Those, one inferred, and those being published: a bucket slower than the MAP holds it up and does not fill the disk."""
