@@ -6,6 +6,7 @@ Here belongs the way from the parameter (``registry/repository@sha256:…``) to 
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import re
 import shutil
@@ -70,10 +71,8 @@ class LiveMap:
 
     def look(self) -> None:
         """Read the parameter for a job whose turn comes within a moment, so that ``ready`` need not. Never fails."""
-        try:
+        with contextlib.suppress(FailedError):  # ``ready`` asks again, and says so
             self._looked = (time.monotonic(), self._read_parameter())
-        except FailedError:
-            pass  # ``ready`` asks again, and says so
 
     def ready(self, request: str, stop: threading.Event) -> ReadyMap:
         """The live MAP, or for a re-run that digest of the same repository, pulled if it is not here. Raises JobError."""

@@ -1,8 +1,8 @@
 """A network namespace without a network, kept from study to study and joined by their containers.
 
-Each container of its own gets one from the engine by itself, but that takes as long as all the rest of its start and end. A study sees the
-same either way: a loopback interface and nothing else, and nothing it may change about it. It shares the namespace with nothing that runs: one
-study is inferred at a time, and its processes are gone before the next one's begin.
+Each container gets one of its own from the engine by itself, but that takes as long as all the rest of its start and end. A study sees
+the same either way: a loopback interface and nothing else, and nothing it may change about it. It shares the namespace with nothing that
+runs: one study is inferred at a time, and its processes are gone before the next one's begin.
 """
 
 from __future__ import annotations

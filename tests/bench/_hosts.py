@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from examples.brain_mri.fetch import ExampleFiles
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord
 from monai_aws_pipeline.local_cloud.commands import reset, up
-from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.cloud import session_config
 from tests.support.platform import Platform, environment, platform
 
@@ -87,13 +86,6 @@ def deployed(name: str, **variables: str) -> Iterator[Platform]:
                 stop_host(place)
         finally:
             reset(config)
-
-
-def changed(place: Platform, **variables: str) -> Platform:
-    """The same platform with other settings."""
-    chosen = {**place.variables, **variables}
-    with environment(chosen):
-        return replace(place, settings=load_settings(), variables=chosen)
 
 
 def answer(place: Platform, studies: Sequence[Path], seconds: float = 1500) -> list[ResultRecord]:

@@ -18,7 +18,7 @@ from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.settings import load_settings
-from tests.bench._hosts import answer, brain_example, changed, deployed, plain_loop, put_originals, say, source_state
+from tests.bench._hosts import answer, brain_example, deployed, plain_loop, put_originals, say, source_state
 from tests.support.platform import Platform
 
 PAIRS = 6
@@ -34,7 +34,7 @@ def measure() -> dict[str, Any]:
             studies = [Path(folder, f"{hosting}-{number}.zip") for number in range(PAIRS + 1)]
             for path in studies:
                 write_study_zip(files.volume, path, seed=path.stem)
-            place = changed(first, MONAI_AWS_MAP_HOSTING=hosting)
+            place = first.changed(MONAI_AWS_MAP_HOSTING=hosting)
             assert place.materialize("inference_host").success
             figures[hosting] = pairs(place, studies)
             assert figures[hosting]["hosting"] == [hosting]

@@ -25,7 +25,6 @@ from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.local_cloud.commands import reset, up
 from monai_aws_pipeline.maps import wheelhouse
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from tests.bench._hosts import changed
 from tests.support.cloud import session_config
 from tests.support.platform import Platform, environment, platform
 
@@ -91,7 +90,7 @@ def _measure(place: Platform, app: Path, model: Path, scratch: Path) -> dict[str
 
     other_model = _changed_model(model, scratch / "changed" / model.name)
     digest = hashlib.sha256(other_model.read_bytes()).hexdigest()
-    model_only = _ours(changed(place, MONAI_AWS_MODEL_URI=str(other_model), MONAI_AWS_MODEL_SHA256=digest), other_model.stat().st_size)
+    model_only = _ours(place.changed(MONAI_AWS_MODEL_URI=str(other_model), MONAI_AWS_MODEL_SHA256=digest), other_model.stat().st_size)
     changed_file = app / "application.py"
     before = changed_file.read_text()
     changed_file.write_text(f"{before}\n# changed\n")

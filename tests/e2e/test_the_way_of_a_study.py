@@ -138,6 +138,28 @@ def test_later_studies_are_answered_warm_and_meet_nothing_of_each_other(place: P
     place.wait_stopped()
 
 
+def test_studies_in_containers_of_their_own_meet_nothing_of_each_other(place: Platform):
+    alone = place.changed(MONAI_AWS_MAP_HOSTING="per_study")
+    assert alone.materialize("inference_host").success
+    wishes = ("tiny", "tiny:litter", "tiny:look", "tiny:sleep=6", "tiny:look")
+    jobs = [alone.upload(f"input/alone-{number}.zip", tiny_study_zip(wish=wish)) for number, wish in enumerate(wishes)]
+    (host,) = (machine for machine in alone.machines(ROLE_INFERENCE) if machine.state != "terminated")
+    networks: set[str] = set()
+    deadline = time.monotonic() + 120
+    while len(networks) < 2 and time.monotonic() < deadline:
+        _, said = on_host(
+            alone, host.id, "docker ps --quiet | xargs --no-run-if-empty docker inspect --format '{{.HostConfig.NetworkMode}}'"
+        )
+        networks = {line.partition(":")[0] for line in said.split()}
+    assert networks == {"none", "container"}, "one container has no network, and the others are in its namespace"
+    for wish, job in zip(wishes, jobs, strict=True):
+        (record,) = alone.answers([job])[job]
+        assert record.status is Status.SUCCEEDED, (wish, record.error)
+        assert record.resources.hosting == "per_study"
+    alone.wait_stopped()
+    assert place.materialize("inference_host").success
+
+
 def test_no_name_of_an_upload_reaches_a_key_record_or_log_of_ours(place: Platform):
     for key in place.keys(""):
         assert "Jane" not in key

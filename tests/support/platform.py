@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ class Platform:
                 raise_on_error=raise_on_error,
                 run_config=run_config,
             )
+
+    def changed(self, **variables: str) -> Platform:
+        """The same platform with other settings."""
+        chosen = {**self.variables, **variables}
+        with environment(chosen):
+            return replace(self, settings=load_settings(), variables=chosen)
 
     def rerun(self, study: str) -> ExecuteInProcessResult:
         """Materialise one partition of inference_result, as the UI does."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,8 +92,11 @@ def main() -> int:  # noqa: PLR0911, PLR0912 - one branch a wish
 PLACES = ("/tmp", "/dev/shm", "/dev/mqueue", "/var/holoscan", "/opt/holoscan", "/var/tmp", "/run")  # noqa: S108
 
 
+ADDRESSES = ((socket.AF_UNIX, "\0left by a study"), (socket.AF_INET, ("127.0.0.1", 4711)))
+
+
 def litter() -> None:
-    """Leave a file in every folder that lets us, shared memory, and processes that try to outlive this one."""
+    """Leave a file in every folder that lets us, shared memory, and processes that try to outlive this one, one of them a server."""
     for place in PLACES:
         try:
             (Path(place) / "left by a study").write_text("left by a study")
@@ -102,6 +106,10 @@ def litter() -> None:
         except OSError:
             continue
     ctypes.CDLL(None).shmget(4711, 4096, 0o1666)
+    servers = [socket.socket(family) for family, _ in ADDRESSES]
+    for server, (_, address) in zip(servers, ADDRESSES, strict=True):
+        server.bind(address)
+        server.listen()
     for _ in range(5):
         if os.fork() == 0:
             os.setsid()
@@ -112,12 +120,16 @@ def litter() -> None:
 
 
 def traces(source: Path, slices: list[Dataset]) -> list[str]:
-    """What is there that a study alone in its container would not meet: names of files, processes, shared memory."""
+    """What is there that a study alone in its container would not meet: names of files, processes, shared memory, servers."""
     found = [str(path) for place in PLACES for path in Path(place).rglob("*") if path.name in ("left by a study", "closed", "deep")]
     found += [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and int(path.name) not in (1, os.getpid())]
     found += Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
     found += [path.name for path in source.rglob("*") if path.is_file()][len(slices) :]
     found += [str(path) for path in Path(os.environ["HOLOSCAN_OUTPUT_PATH"]).rglob("*")]
+    for family, address in ADDRESSES:
+        with socket.socket(family) as client:
+            if client.connect_ex(address) == 0:
+                found.append(f"a server at {address!r}")
     if os.getpid() != 1:
         for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/fd/0"):
             try:
