@@ -35,6 +35,7 @@ from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.contract import ContractError, parse_utc
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -194,17 +195,15 @@ def doctor(context: click.Context) -> None:
 @doctor.command("app")
 def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
-    from tempfile import TemporaryDirectory
-
     from monai_aws_pipeline.deployment.doctor import consult
     from monai_aws_pipeline.deployment.source_login import asked_login
 
     settings = load_settings()
     s3 = Clients(settings.region).s3
-    with TemporaryDirectory(prefix="monai-aws-doctor-") as folder:
+    with scratch("monai-aws-doctor") as folder:
         seen = consult(
             settings,
-            target=Path(folder),
+            target=folder,
             download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)),
             login=lambda: asked_login(settings),
             report=_say,
@@ -229,8 +228,6 @@ def doctor_app() -> None:
 @click.option("--again", is_flag=True, help="A new job although the same content was uploaded before, for a study that failed.")
 def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bool) -> None:
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
-    from tempfile import TemporaryDirectory
-
     from monai_aws_pipeline import operations
     from monai_aws_pipeline.studies.results_store import ResultsStore
 
@@ -241,10 +238,10 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
         operations.check_upload(path)
     uploaded = []
     for path in paths:
-        with TemporaryDirectory(prefix="monai-aws-upload-") as folder:
+        with scratch("monai-aws-upload") as folder:
             archive = path
             if path.is_dir():
-                archive = Path(folder) / "study.zip"
+                archive = folder / "study.zip"
                 operations.pack(path, archive)
             with _progress_bar(archive.stat().st_size) as advance:
                 done = operations.upload(clients, bucket, archive, again, advance)

@@ -7,12 +7,10 @@ Concept: docs/architecture.md, "The way of a model".
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
@@ -25,6 +23,7 @@ from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_
 from monai_aws_pipeline.deployment.host_bundle import Bundle, make_bundle
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
 MIN_DRIVER = "580"  # CUDA 13, which holoscan-cu13 brings, needs it. Source: NVIDIA CUDA 13 release notes.
@@ -79,8 +78,8 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
         return _record(base, base, "stock", reused=True, seconds=time.monotonic() - started)
 
     former = latest_version(context.instance, "gpu_ami")
-    with tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder:
-        bundle = make_bundle(chosen, Path(folder), report, builds=True)
+    with scratch("monai-aws-bundle") as folder:
+        bundle = make_bundle(chosen, folder, report, builds=True)
         inputs = ami_inputs(chosen, base, bundle)
         found = images.home.find(inputs.content)
         if found:

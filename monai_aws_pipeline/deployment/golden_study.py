@@ -7,7 +7,6 @@ rules that are put together by code cannot be known here, and nothing is said ab
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +24,7 @@ from monai_aws_pipeline.maps.expectation import EXPECT_FILE, ExpectationError
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.golden import Golden, GoldenError, gather, read_expectation
 from monai_aws_pipeline.maps.series_rules import UndecidedError, matches, series_rules
+from monai_aws_pipeline.scratch import scratch
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.settings import Settings
@@ -62,10 +62,10 @@ def _without_study(application: Path) -> Finding:
 
 
 def _judgeable(golden: Golden, application: Path) -> list[Finding]:
-    with tempfile.TemporaryDirectory(prefix="golden-") as folder:
+    with scratch("monai-aws-golden") as folder:
         try:
-            unpack(golden.study, Path(folder))
-            studies = read_studies(sorted(Path(folder).glob("*.dcm")))
+            unpack(golden.study, folder)
+            studies = read_studies(sorted(folder.glob("*.dcm")))
         except JobError as wrong:
             return [Finding(POINT, f"the golden study would be refused ({wrong.code}: {wrong.cause})", wrong.remedy.rstrip("."))]
         if len(studies) != 1:

@@ -6,7 +6,6 @@ Collected on the control plane with the user's own pip configuration, so that a 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from monai_aws_pipeline.host_agent.bundle import write_bundle
 from monai_aws_pipeline.maps import official
 from monai_aws_pipeline.maps.wheelhouse import collect
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings
 
 HOST_REQUIREMENTS = PROJECT_ROOT / "infra" / "host" / "requirements.txt"
@@ -32,7 +32,7 @@ def make_bundle(settings: Settings, target: Path, report: Callable[[str], None],
     wheels = collect(HOST_REQUIREMENTS, settings.cache_dir, settings.host_python, report)
     sdk = None
     if builds and settings.packager == "monai-deploy":
-        with tempfile.TemporaryDirectory(prefix="monai-aws-packager-") as folder:
-            (wanted := Path(folder) / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
+        with scratch("monai-aws-packager") as folder:
+            (wanted := folder / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
             sdk = collect(wanted, settings.cache_dir, settings.host_python, report)
     return Bundle(target, write_bundle(target, wheels, sdk))

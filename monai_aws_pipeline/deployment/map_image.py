@@ -5,7 +5,6 @@ model, build, push, terminate), record (read back from the registry). The machin
 owns it from launch to end can promise that it ends. How the image is put together is in ``maps``.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
 
@@ -92,8 +92,8 @@ class _Clock:
 def working_folder(settings: Settings) -> Iterator[Path]:
     """A folder beside the cache, so that wheels and models are linked into a build context instead of copied."""
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=settings.cache_dir) as folder:
-        yield Path(folder)
+    with scratch("build", settings.cache_dir) as folder:
+        yield folder
 
 
 def require_sound(examination: Examination, report: Report, warn: Report) -> source.Source:

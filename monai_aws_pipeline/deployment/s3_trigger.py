@@ -6,8 +6,6 @@ The function never waits for a machine; a schedule wakes the same function, so t
 import base64
 import hashlib
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
 
@@ -16,6 +14,7 @@ from monai_aws_pipeline.cloud.alarms import Alarms, wanted
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.scratch import scratch
 
 RUNTIME = "python3.13"
 HANDLER = "lambda_fn.wake.handler"
@@ -52,8 +51,8 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     trigger.ensure_queue(names.uploads_queue, {"Policy": queue_policy(uploads.arn, bucket, account)})
     report(f"queues {names.uploads_queue} and {names.jobs_queue} with their dead letters are there")
 
-    with TemporaryDirectory(prefix="monai-aws-lambda-") as folder:
-        archive = Path(folder) / "wake.zip"
+    with scratch("monai-aws-lambda") as folder:
+        archive = folder / "wake.zip"
         build_zip(archive)
         code = archive.read_bytes()
     digest = hashlib.sha256(code).digest()

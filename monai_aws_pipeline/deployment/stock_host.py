@@ -5,10 +5,8 @@ Until it is whole, it carries another role and a time to expire, so that no stud
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config, leased
 from monai_aws_pipeline.cloud.progress import Report
@@ -18,6 +16,7 @@ from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import TIMER_UNIT, caller_range, expiring_tags, own_timer, provision, reach
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.remote import KeyPair
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
 # The timer would stop a host that is at work; our key must not open it once the group that lets us in is gone.
@@ -28,8 +27,8 @@ def provisioned_content(settings: Settings, report: Report) -> str:
     """What a machine is provisioned with, as a hash; empty where the image holds it already."""
     if settings.ami_mode != "stock":
         return ""
-    with tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder:
-        return make_bundle(settings, Path(folder), report, builds=False).content
+    with scratch("monai-aws-bundle") as folder:
+        return make_bundle(settings, folder, report, builds=False).content
 
 
 def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec, files: list[dict[str, str]], report: Report) -> Machine:
@@ -51,10 +50,10 @@ def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec,
         machine = launched.id
         running = machines.wait(machine, "running", 300)
         with (
-            tempfile.TemporaryDirectory(prefix="monai-aws-bundle-") as folder,
+            scratch("monai-aws-bundle") as folder,
             reach(running, settings, user_key, host_key, report) as remote,
         ):
-            provision(remote, make_bundle(settings, Path(folder), report, builds=False).path, min_driver(settings), report)
+            provision(remote, make_bundle(settings, folder, report, builds=False).path, min_driver(settings), report)
             remote.run(SETTLE, report, what="Taking the way in away", seconds=60)
         machines.set_security_groups(machine, [spec.security_group])
         machines.end_access(lease)

@@ -15,13 +15,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
+
+from monai_aws_pipeline.scratch import scratch
 
 ALLOWED: Final = "file:https:ssh:git"
 SETTING: Final = "MONAI_AWS_APP_SOURCE_SECRET"
@@ -216,8 +217,7 @@ def _proof(login: Login | None, address: str) -> Iterator[tuple[dict[str, str], 
     if over_ssh != bool(login.private_key):
         has, needs = ("a private key", "an ssh:") if login.private_key else ("a token", "an https:")
         raise LoginUnusableError(f"the secret of {SETTING} holds {has}, which needs {needs} address in MONAI_AWS_APP_SOURCE")
-    with tempfile.TemporaryDirectory(prefix="monai-aws-git-", dir=_memory()) as name:
-        folder = Path(name)  # mode 0700
+    with scratch("monai-aws-git", _memory()) as folder:
         if over_ssh:
             command = ["ssh", "-oBatchMode=yes", "-oIdentitiesOnly=yes", "-oIdentityAgent=none", f"-oIdentityFile={folder / 'key'}"]
             _write(folder / "key", login.private_key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from monai_aws_pipeline.scratch import scratch
 
 S3Download = Callable[[str, str, Path], None]
 """``download(bucket, key, target)``: writes the object to ``target`` or raises."""
@@ -82,8 +83,8 @@ def fetch_file(named: Named, uri: str, sha256: str, cache: Path, *, download_s3:
     if target.is_file() and _sha256(target) == sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        partial = Path(scratch) / name
+    with scratch("partial", target.parent) as folder:
+        partial = folder / name
         _copy(named, uri, partial, download_s3)
         found = _sha256(partial)
         if found != sha256:

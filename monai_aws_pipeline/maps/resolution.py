@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from monai_aws_pipeline.maps import wheelhouse
 from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.scratch import scratch
 
 POINT: Final = "requirements"
 SECONDS: Final = 180.0
@@ -86,8 +86,7 @@ def examine(question: Question, cache: Path, seconds: float = SECONDS) -> list[F
 
 
 def _ask_pip(question: Question, seconds: float) -> tuple[int, str]:
-    with tempfile.TemporaryDirectory(prefix="monai-aws-pip-") as name:
-        folder = Path(name)
+    with scratch("monai-aws-pip") as folder:
         (folder / "requirements.txt").write_text("\n".join(question.requirements), "utf-8")
         (folder / "constraints.txt").write_text("\n".join(question.constraints), "utf-8")
         files = ["--requirement", str(folder / "requirements.txt"), "--constraint", str(folder / "constraints.txt")]
@@ -128,9 +127,9 @@ def _not_found(wanted: str, question: Question) -> Finding:
     shown = wheelhouse.without_addresses(wanted.strip())
     try:
         requirement = Requirement(re.sub(r"\s*\(from [^)]*\)", "", wanted).strip())
-        with tempfile.TemporaryDirectory(prefix="monai-aws-pip-") as name:
+        with scratch("monai-aws-pip") as folder:
             arguments = ["index", "versions", requirement.name, "--pre", "--python-version", question.python]
-            said = _pip(arguments, _INDEX_SECONDS, Path(name))[1]
+            said = _pip(arguments, _INDEX_SECONDS, folder)[1]
     except (InvalidRequirement, subprocess.TimeoutExpired):
         return _unknown(f"pip finds no {shown}")
     available = _versions(said)

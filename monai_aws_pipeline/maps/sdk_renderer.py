@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
+
+from monai_aws_pipeline.scratch import scratch
 
 CLI_VERSION: Final = "4.2.0"
 SDK_VERSION: Final = "4.0.0"
@@ -74,21 +75,20 @@ def render(
     from holoscan_cli.common.enum_types import Platform, SdkType  # imported late: half a second, and only builds need it
     from holoscan_cli.packager.arguments import PackagingArguments
 
-    with _LOCK, tempfile.TemporaryDirectory() as scratch_name, _quiet_packager(), _known_versions(holoscan_version, sdk_version):
-        scratch = Path(scratch_name)
-        source = scratch / "artifacts.json"
+    with _LOCK, scratch("monai-aws-renderer") as folder, _quiet_packager(), _known_versions(holoscan_version, sdk_version):
+        source = folder / "artifacts.json"
         source.write_text(json.dumps(artifacts_list(holoscan_version, base_image)), "utf-8")
         for name in models:  # the packager reads a model's name from its folder and records nothing else of it
-            (scratch / "models" / name).mkdir(parents=True)
+            (folder / "models" / name).mkdir(parents=True)
         arguments = Namespace(
-            application=application, config=application / "app.yaml", docs=None, models=scratch / "models" if models else None,
+            application=application, config=application / "app.yaml", docs=None, models=folder / "models" if models else None,
             platform=[Platform.x86_64], timeout=timeout_s, version=None, add_hosts=None, additional_libs=None, base_image=None,
-            build_image=None, build_cache=scratch, cmake_args=None, cuda=13, holoscan_sdk_file=None, includes=[], input_data=None,
+            build_image=None, build_cache=folder, cmake_args=None, cuda=13, holoscan_sdk_file=None, includes=[], input_data=None,
             monai_deploy_sdk_file=None, no_cache=False, sdk=SdkType.MonaiDeploy, sdk_version=None, source=str(source), output=None, tag=tag,
             username="holoscan", uid=1000, gid=1000,
         )  # fmt: skip
         try:
-            packaging = PackagingArguments(arguments, scratch_name)
+            packaging = PackagingArguments(arguments, str(folder))
             dockerfile = _dockerfile(packaging)
         except Exception as wrong:  # the packager raises bare Exceptions of many kinds
             raise RendererError(

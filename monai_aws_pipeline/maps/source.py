@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from typing import Final
 
 from monai_aws_pipeline.maps import git
 from monai_aws_pipeline.maps.git import NoApplicationError, RefMissingError, SourceError, SourceMissingError, SourceRefusedError
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
@@ -251,8 +251,8 @@ def _resolve_remote(address: str, ref: str, login: git.Login | None) -> str:
 
 def _checkout_remote(address: str, ref: str, inside: PurePosixPath, target: Path, login: git.Login | None) -> str:
     commit = _resolve_remote(address, ref, login)
-    with tempfile.TemporaryDirectory() as scratch_name:
-        clone = Path(scratch_name) / "clone.git"
+    with scratch("monai-aws-clone") as folder:
+        clone = folder / "clone.git"
         git.text(["init", "--quiet", "--bare", str(clone)])
         one = git.run(["-C", str(clone), "fetch", "--quiet", "--depth=1", "--no-tags", "--", address, commit], address=address, login=login)
         if one.returncode:  # a server that does not hand out a commit by its name
@@ -275,15 +275,12 @@ def _export(repository: Path, inside: PurePosixPath, commit: str, target: Path) 
     kind = git.run(["-C", str(repository), "cat-file", "-t", f"{commit}:{where}"], trusted=trusted)
     if kind.stdout.strip() != "tree":
         raise NoApplicationError(f"commit {commit[:12]} has no folder {where or '.'}; set MONAI_AWS_APP_DIR to the one with app.yaml")
-    with tempfile.TemporaryDirectory() as scratch_name:
-        scratch = Path(scratch_name)
-        git.text(
-            ["-C", str(repository), "archive", "--format=tar", f"--output={scratch / 'app.tar'}", f"{commit}:{where}"], trusted=trusted
-        )
-        unpacked = scratch / "app"
+    with scratch("monai-aws-export") as folder:
+        git.text(["-C", str(repository), "archive", "--format=tar", f"--output={folder / 'app.tar'}", f"{commit}:{where}"], trusted=trusted)
+        unpacked = folder / "app"
         unpacked.mkdir()
         try:
-            with tarfile.open(scratch / "app.tar") as archive:
+            with tarfile.open(folder / "app.tar") as archive:
                 archive.extractall(unpacked, filter="data")
         except tarfile.TarError as wrong:
             raise SourceRefusedError(f"the application holds a file that is not allowed: {wrong}") from wrong

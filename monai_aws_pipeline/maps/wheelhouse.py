@@ -110,6 +110,8 @@ def collect(requirements: Path, cache: Path, python_version: str, on_line: OnLin
         else:
             on_line(f"wheelhouse: {len(found.wheels)} wheels already here ({_size(found.bytes)})")
             return target
+        for left in folder.glob(f"{key}.partial-*"):  # of a process that was killed: whoever lives holds the lock
+            shutil.rmtree(left, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{key}.partial-", dir=folder))
         try:
             _gather(requirements, partial, python_version, on_line)
