@@ -1,8 +1,8 @@
 """The container engine of this host: log in, pull by digest, read a MAP's manifest, run it once with a time limit, measure it.
 
 One class owns a container from its start to its removal, whatever happens between. How a MAP is run is decided in ``maps.hosting``;
-here it is done, through the docker command and, for short questions, the engine's interface. No AWS in here: a registry password comes
-in as an argument and leaves on standard input.
+here it is done, through the engine's interface and, for what happens seldom, the docker command. No AWS in here: a registry password
+comes in as an argument and leaves on standard input.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
+from monai_aws_pipeline.host_agent.attached import Attached, UnknownArgumentError, describe
 from monai_aws_pipeline.host_agent.engine_api import EngineApi, EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.meter import Meter
@@ -38,6 +39,10 @@ _SAMPLE_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120
 _NEVER: Final = "0001-01-01"
+
+
+Container = subprocess.Popen[bytes] | Attached
+"""A container that was started, be it by the engine's interface or by the docker command."""
 
 
 @dataclass(frozen=True)
@@ -180,17 +185,19 @@ class Engine:
             self.remove(name)
         return len(names)
 
-    def hold(self, arguments: list[str]) -> subprocess.Popen[bytes]:
-        """Start a container whose application waits for a line on standard input. The caller ends it with ``run`` or ``drop``."""
+    def hold(self, arguments: list[str]) -> Container:
+        """Start a container, ``docker run`` with these arguments. The caller ends it with ``run`` or ``drop``. Raises OSError."""
+        try:
+            return Attached(self._api, *describe(arguments))
+        except UnknownArgumentError as wrong:
+            log.warning("a container is started by the docker command, because of %s", wrong)
         pipe = subprocess.PIPE
         return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=self._environment)
 
-    def drop(self, name: str, held: subprocess.Popen[bytes]) -> None:
+    def drop(self, name: str, held: Container) -> None:
         """End a held container whose application never began."""
         _close_input(held, b"")
-        self.remove(name)
-        _end(held)
-        self.remove(name)  # its start may have been under way until its command was ended
+        self._abandon(name, held)
 
     def run(
         self,
@@ -200,7 +207,7 @@ class Engine:
         timeout_s: float,
         stop: threading.Event,
         gpu: bool = False,
-        held: subprocess.Popen[bytes] | None = None,
+        held: Container | None = None,
         over: Callable[[], None] = lambda: None,
     ) -> RunEnd:
         """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
@@ -211,11 +218,8 @@ class Engine:
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
         meter = self.meter(name, gpu)
-        process = held or subprocess.Popen(
-            [self._docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment
-        )
-        if held:
-            _close_input(held, b"\n")
+        process = held or self.hold(arguments)
+        _close_input(process, b"\n" if held else b"")
         reader = _read_into(process.stdout, tail)
         timed_out, told, sampled = False, False, 0.0
         try:
@@ -237,15 +241,19 @@ class Engine:
                 process.wait(_CALL_S)
             seconds = time.monotonic() - started
             reader.join(5)
-            return self._judge(name, process.returncode, meter, tuple(tail), timed_out=timed_out, seconds=seconds)
+            return self._judge(name, process.wait(), meter, tuple(tail), timed_out=timed_out, seconds=seconds)
         finally:
             if process.poll() is None:
-                self.remove(name)
-                _end(process)
-                self.remove(name)  # told to stop before the engine had made it
+                self._abandon(name, process)
             else:
                 _end(process)
                 self._removals.submit(self.remove, name)  # all its processes have ended; the next study need not wait for the rest
+
+    def _abandon(self, name: str, process: Container) -> None:
+        process.terminate()  # one that is only being made is not started
+        self.remove(name)
+        _end(process)
+        self.remove(name)  # it may have been made until then
 
     def settle(self) -> None:
         """Wait until every container that ended is removed as well."""
@@ -320,14 +328,14 @@ def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
     return thread
 
 
-def _close_input(process: subprocess.Popen[bytes], last: bytes) -> None:
+def _close_input(process: Container, last: bytes) -> None:
     with contextlib.suppress(OSError):  # it ended already, which its exit code tells
         if process.stdin:
             process.stdin.write(last)
             process.stdin.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Container) -> None:
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,7 +1,7 @@
-"""The container engine's own interface, for what is asked about every study: is this image here, how is this container, remove it.
+"""The container engine's own interface, for what is done for every study: is this image here, start a container, how is it, remove it.
 
-The docker command answers the same, but its start alone takes as long as a tenth of a small study, several times a study. Here belong calls
-that take a moment and have a small answer; what lasts (pull, run) goes through the command, see ``engine.py``.
+The docker command does the same, but its start alone takes as long as a tenth of a small study, several times a study. What happens seldom
+(login, pull) goes through the command, see ``engine.py``.
 Source: Docker Engine API v1.41 (https://docs.docker.com/reference/api/engine/version/v1.41/).
 """
 
@@ -11,12 +11,14 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 _VERSION: Final = "/v1.41"
 _CALL_S: Final = 120.0
+_HEAD_BYTES: Final = 1 << 16
 _DEFAULT: Final = "/var/run/docker.sock"
 
 
@@ -45,6 +47,39 @@ class EngineApi:
         found = self._ask("GET", f"/containers/{quote(name)}/json")
         return found if isinstance(found, dict) else {}
 
+    def create(self, name: str, description: Mapping[str, Any]) -> None:
+        """Make a container, which is not started."""
+        self._ask("POST", f"/containers/create?name={quote(name)}", fine=(), content=description)
+
+    def attach(self, name: str) -> socket.socket:
+        """A connection to a container's standard streams, to be made before it is started. Output comes in frames ("Stream format")."""
+        connection = self._connection()
+        path = f"{_VERSION}/containers/{quote(name)}/attach?stream=1&stdin=1&stdout=1&stderr=1"
+        try:
+            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD_BYTES and (byte := connection.recv(1)):
+                head += byte  # one by one, because what follows is the container's
+            connection.settimeout(None)
+        except OSError as wrong:
+            connection.close()
+            raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
+        if not head.startswith(b"HTTP/1.1 101"):
+            connection.close()
+            raise EngineError(f"the engine did not attach: {head.decode('ascii', 'replace').splitlines()[:1]}")
+        return connection
+
+    def start(self, name: str) -> None:
+        """Start a container that was made."""
+        self._ask("POST", f"/containers/{quote(name)}/start", fine=())
+
+    def wait(self, name: str) -> int:
+        """Wait for a container's end, however long that is; its exit code."""
+        found = self._ask("POST", f"/containers/{quote(name)}/wait", fine=(), seconds=None)
+        if not isinstance(found, dict) or not isinstance(found.get("StatusCode"), int):
+            raise EngineError("the container engine did not say how a container ended")
+        return int(found["StatusCode"])
+
     def kill(self, name: str) -> None:
         """Kill a container's processes; none of that name, or one that has ended, is fine."""
         self._ask("POST", f"/containers/{quote(name)}/kill", fine=(404, 409))
@@ -53,27 +88,43 @@ class EngineApi:
         """Kill and remove a container; none of that name, or one that is being removed, is fine."""
         self._ask("DELETE", f"/containers/{quote(name)}?force=1", fine=(404, 409))
 
-    def _ask(self, method: str, path: str, fine: tuple[int, ...] = (404,)) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        fine: tuple[int, ...] = (404,),
+        content: Mapping[str, Any] | None = None,
+        seconds: float | None = _CALL_S,
+    ) -> Any:
         """The answer as JSON, None where there is none or its status is one of ``fine``."""
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, seconds)
+        body = json.dumps(content).encode() if content is not None else b"" if method == "POST" else None
         try:
-            connection.request(method, f"{_VERSION}{path}", headers={"Content-Length": "0"} if method == "POST" else {})
+            connection.request(method, f"{_VERSION}{path}", body, {"Content-Type": "application/json"} if content is not None else {})
             answer = connection.getresponse()
-            body = answer.read()
+            said = answer.read()
             if answer.status in fine:
                 return None
             if answer.status >= 400:
-                raise EngineError(f"the engine answered {answer.status}: {body.decode('utf-8', 'replace').strip()[-400:]}")
-            return json.loads(body) if body else None
+                raise EngineError(f"the engine answered {answer.status}: {said.decode('utf-8', 'replace').strip()[-400:]}")
+            return json.loads(said) if said else None
         except (OSError, http.client.HTTPException, ValueError) as wrong:
             raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
         finally:
             connection.close()
 
+    def _connection(self) -> socket.socket:
+        try:
+            connection = _Connection(self._path, _CALL_S)
+            connection.connect()
+        except OSError as wrong:
+            raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
+        return connection.sock
+
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str):
-        super().__init__("localhost", timeout=_CALL_S)
+    def __init__(self, path: str, seconds: float | None):
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.engine import Container, Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.no_network import NoNetwork
@@ -65,7 +64,7 @@ class PerStudy:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._held: dict[str, tuple[list[str], subprocess.Popen[bytes]]] = {}
+        self._held: dict[str, tuple[list[str], Container]] = {}
         self._plain: set[str] = set()
         self._network = NoNetwork(engine)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
 from dataclasses import replace
 from typing import Final
 
-from monai_aws_pipeline.host_agent.engine import Engine
+from monai_aws_pipeline.host_agent.engine import Container, Engine
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, NO_NETWORK, Limits, namespace_arguments
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class NoNetwork:
         self._engine = engine
         self._image = ""
         self._name = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Container | None = None
 
     def open(self, image: str, limits: Limits) -> None:
         """Have it there for the containers of an image. Never fails: without it each gets a namespace of its own."""

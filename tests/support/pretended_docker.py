@@ -11,16 +11,17 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytest
@@ -148,7 +149,7 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 def serving(state_folder: Path) -> Iterator[Path]:
     """The engine's interface over the containers in a folder, while the block lasts; yields its socket."""
     with tempfile.TemporaryDirectory() as folder, Server(str(Path(folder) / "docker.sock"), Interface) as server:
-        server.state = state_folder
+        server.state, server.made = state_folder, {}
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -161,6 +162,48 @@ def serving(state_folder: Path) -> Iterator[Path]:
 class Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     state: Path
+    made: dict[str, Made]
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a caller that is gone."""
+
+
+class Made:
+    """A container that was made through the interface: its description, its streams, its end."""
+
+    def __init__(self, description: dict[str, Any]):
+        self.description = description
+        self.streams = socket.socket()  # until one is attached
+        self.over = threading.Event()
+        self.code = 0
+        self.end: Callable[[], None] = self.over.set  # one that never starts has ended
+
+    def words(self, name: str) -> list[str]:
+        """``docker run`` as it would be called for it."""
+        host = self.description["HostConfig"]
+        words = ["run", "--name", name, "--network", host["NetworkMode"]]
+        for option, values in (("--env", self.description["Env"]), ("--volume", host["Binds"])):
+            words += [word for value in values for word in (option, value)]
+        words += ["--workdir", self.description["WorkingDir"]] if self.description["WorkingDir"] else []
+        words += ["--interactive"] if self.description["OpenStdin"] else []
+        return [*words, "--entrypoint", *self.description["Entrypoint"], self.description["Image"], *self.description["Cmd"]]
+
+    def take_input(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin
+        with contextlib.suppress(OSError), process.stdin:
+            while data := self.streams.recv(4096):
+                process.stdin.write(data)
+                process.stdin.flush()
+
+    def give_output(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        with contextlib.suppress(OSError):
+            while data := process.stdout.read1(4096):
+                self.streams.sendall(b"\1\0\0\0" + len(data).to_bytes(4, "big") + data)
+        self.code = process.wait()
+        with contextlib.suppress(OSError):
+            self.streams.shutdown(socket.SHUT_RDWR)
+        self.over.set()
 
 
 class Interface(BaseHTTPRequestHandler):
@@ -184,7 +227,19 @@ class Interface(BaseHTTPRequestHandler):
         self.say(200, {"State": {**found, "Pid": found["pid"]}})
 
     def do_POST(self) -> None:
-        name = self.path.split("/")[3]
+        place, _, query = self.path.partition("?")
+        if place.endswith("/containers/create"):
+            name = query.removeprefix("name=")
+            self.server.made[name] = Made(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))  # type: ignore[attr-defined]
+            self.say(201, {"Id": name})
+            return
+        _, _, _, name, what = place.split("/")
+        if what != "kill":
+            if made := self.server.made.get(name):  # type: ignore[attr-defined]
+                getattr(self, what)(name, made)
+            else:
+                self.say(404, {"message": f"No such container: {name}"})
+            return
         self.note(["kill", name])
         self.say(204 if kill(self.state, name) else 409)
 
@@ -192,8 +247,29 @@ class Interface(BaseHTTPRequestHandler):
         name = self.path.split("/")[3].partition("?")[0]
         self.note(["rm", "--force", name])
         kill(self.state, name)
+        if made := self.server.made.pop(name, None):  # type: ignore[attr-defined]
+            with contextlib.suppress(ProcessLookupError):
+                made.end()
         (self.state / f"{name}.json").unlink(missing_ok=True)
         self.say(204)
+
+    def attach(self, _: str, made: Made) -> None:
+        self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        made.streams = self.connection
+        made.over.wait()
+
+    def start(self, name: str, made: Made) -> None:
+        words, pipe = made.words(name), subprocess.PIPE
+        command = [sys.executable, __file__, *words]
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
+        made.end = lambda: os.killpg(process.pid, signal.SIGKILL)
+        threading.Thread(target=made.take_input, args=(process,), daemon=True).start()
+        threading.Thread(target=made.give_output, args=(process,), daemon=True).start()
+        self.say(204)
+
+    def wait(self, _: str, made: Made) -> None:
+        made.over.wait()
+        self.say(200, {"StatusCode": made.code})
 
     def note(self, call: list[str]) -> None:
         with (self.state / "calls").open("a") as log:

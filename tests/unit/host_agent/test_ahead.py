@@ -40,7 +40,11 @@ class Host:
         self.hosting.ahead(ready, self.folder / "input", self.folder / "output", Limits(), name="one")
 
     def run(self, ready: ReadyMap = READY, stop: threading.Event | None = None) -> RunEnd:
-        return self.hosting.run(ready, self.folder / "input", self.folder / "output", Limits(), name="one", stop=stop or threading.Event())
+        stop = stop or threading.Event()
+        try:
+            return self.hosting.run(ready, self.folder / "input", self.folder / "output", Limits(), name="one", stop=stop)
+        finally:
+            self.engine.settle()  # the next study here has the same name
 
     def began(self) -> bool:
         return (self.folder / "output" / "began").exists()

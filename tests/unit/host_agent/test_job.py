@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import zipfile
@@ -89,6 +90,9 @@ class PretendedEngine:
 class PretendedLiveMap:
     fails: FailedError | None = None
     demands: Demands = NO_DEMANDS
+
+    def look(self) -> None:
+        """Nothing that ``ready`` would remember."""
 
     def last(self, request: str) -> ReadyMap | None:
         return None
@@ -562,10 +566,14 @@ def test_a_failure_that_comes_after_another_hosts_answer_of_the_same_job_is_disc
 def test_leftovers_of_an_attempt_that_died_are_removed_by_the_one_that_commits(bench: Bench, tmp_path: Path) -> None:
     uid = generate_uid()
     message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
-    stray = result_key(study_id(SECRET, uid), message.job).replace("result.json", "dicom/seg-1-00000000.dcm")
-    bench.s3.put_object(Bucket="studies", Key=stray, Body=b"half")
+    where = result_key(study_id(SECRET, uid), message.job)
+    log, stray = (where.replace("result.json", name) for name in ("map.log", "dicom/seg-1-00000000.dcm"))  # in this order it uploaded them
+    for key in (log, stray):
+        bench.s3.put_object(Bucket="studies", Key=key, Body=b"half")
     bench.turn()
     assert stray not in bench.stored()
+    kept = next(output for output in bench.record(where).outputs if output.key == log)
+    assert hashlib.sha256(bench.s3.get_object(Bucket="studies", Key=log)["Body"].read()).hexdigest() == kept.sha256
 
 
 def test_an_upload_replaced_by_a_newer_one_is_told_apart_and_the_newer_one_is_kept(bench: Bench, tmp_path: Path) -> None:

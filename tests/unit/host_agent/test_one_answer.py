@@ -31,7 +31,7 @@ from monai_aws_pipeline.host_agent.commit import (
     commit_end,
     decide,
     honour,
-    read_decisions,
+    read_progress,
 )
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.outputs import LOG, MESH, PREVIEW, Produced, made_here
@@ -75,7 +75,7 @@ def act(*steps: Ends) -> Act:
 def looks(client: Any) -> list[ResultRecord]:
     """A host that is given the job again and finds it decided."""
     store = Store(client, "studies")
-    return [honour(store, end) for end in read_decisions(store, JOB).ends]
+    return [honour(store, end) for end in read_progress(store, JOB).decisions.ends]
 
 
 def answers(bucket: Bucket) -> dict[str, ResultRecord]:
@@ -173,7 +173,7 @@ def test_a_file_that_the_death_of_its_host_kept_from_the_bucket_is_not_named_by_
     calls = ["mesh", "preview, refused", "decide"]
     died = Stage(bucket, [act(ends("i-1", STUDY, Status.SUCCEEDED, tmp_path))], {0: len(calls)}).play()
     assert isinstance(died.results[0], Died)
-    assert [end.host.instance_id for end in read_decisions(Store(bucket, "studies"), JOB).ends] == ["i-1"]  # type: ignore[arg-type]
+    assert [end.host.instance_id for end in read_progress(Store(bucket, "studies"), JOB).decisions.ends] == ["i-1"]  # type: ignore[arg-type]
     Stage(bucket, [looks]).play()
     (end,) = answers(bucket).values()
     assert [item.kind for item in end.outputs] == ["mesh"]
