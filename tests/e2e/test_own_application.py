@@ -32,7 +32,7 @@ from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, current_versions, event_of
 from monai_aws_pipeline.studies.results_store import ResultsStore
 from tests.support.platform import Platform, environment, platform
-from tests.support.studies import ct_study_zip
+from tests.support.studies import ct_study_zip, tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
 
@@ -155,6 +155,15 @@ def test_ones_own_application_goes_from_the_doctor_to_an_answered_study_by_setti
     assert live(place)["tag"].startswith("1.0.0-")
 
 
+def test_a_study_that_the_applications_series_rules_do_not_select_is_refused_before_it_runs(place: Platform):
+    uploaded = place.upload("input/head.zip", tiny_study_zip())
+    (found,) = place.answers([uploaded])[uploaded]
+    assert found.status is Status.QUARANTINED
+    assert found.error is not None
+    assert found.error.code == "no_matching_series"
+    assert not [key for key in place.keys("quarantine/") if uploaded in key and key.endswith("map.log")], "the application never ran"
+
+
 def test_a_second_version_is_built_promoted_and_rolled_back_and_the_lineage_tells_the_studies_apart(place: Platform, project: Project):
     first = parameter(place)
     before = answer(place, "by-first", instances=5)
@@ -213,6 +222,23 @@ def test_a_deployment_asks_a_host_before_a_new_map_takes_the_place_of_another(pl
     said = live(place)
     assert (said["kind"], said["previous"], said["golden_study"]) == ("deploy", first, "passed")
     assert said["tag"].startswith("1.2.0-")
+    place.wait_stopped()
+
+
+def test_a_map_is_promoted_while_the_only_host_answers_a_backlog(place: Platform, project: Project):
+    first = parameter(place)
+    project.release("1.3.0")
+    assert job(place, "build_map").success
+    uploads = [place.upload(f"input/backlog-{number}.zip", ct_study_zip(instances=4, wish="slow")) for number in range(6)]
+    wait_at_work(place)
+    assert job(place, "promote_map").success
+
+    second = parameter(place)
+    said = live(place)
+    assert second != first
+    assert (said["kind"], said["previous"], said["golden_study"]) == ("promote", first, "passed")
+    digests = [record(place, each).map.digest for each in uploads]
+    assert set(digests) == {first, second}, "the golden study came between two studies, and none waited for the backlog's end"
     place.wait_stopped()
 
 

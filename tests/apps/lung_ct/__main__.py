@@ -21,6 +21,9 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+RULES = """{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}"""
+MODALITY = json.loads(RULES)["selections"][0]["conditions"]["Modality"]
+
 
 def main() -> int:
     """Answer the study; the exit code is the result."""
@@ -51,7 +54,7 @@ def read_ct(folder: Path) -> list[pydicom.Dataset]:
             item = pydicom.dcmread(path) if path.is_file() else None
         except InvalidDicomError:
             continue
-        if item is not None and item.get("Modality") == "CT":
+        if item is not None and item.get("Modality") == MODALITY:
             found.append(item)
     return sorted(found, key=lambda item: float(item.ImagePositionPatient[2]))
 
