@@ -189,10 +189,14 @@ class Remote:
         total = 0
         try:
             with tarfile.open(fileobj=sent, mode="w|", bufsize=_CHUNK, format=tarfile.PAX_FORMAT) as archive:
-                for path in sorted(local.rglob("*")):
-                    archive.add(path, path.relative_to(local).as_posix(), recursive=False)
-                    total += path.stat().st_size if path.is_file() else 0
-                    sent.report(on_line, what)
+                try:
+                    for path in sorted(local.rglob("*")):
+                        archive.add(path, path.relative_to(local).as_posix(), recursive=False)
+                        total += path.stat().st_size if path.is_file() else 0
+                        sent.report(on_line, what)
+                except BaseException:
+                    sent.given_up = True  # leaving the archive writes what is left of it, which could wait as long once more
+                    raise
             channel.shutdown_write()
             exit_code = channel.recv_exit_status()
         except OSError as error:
@@ -208,12 +212,13 @@ class Remote:
 
 
 class _Sent(io.RawIOBase):
-    """A channel as a file to write to, with a line of progress every 50 MB."""
+    """A channel as a file to write to, with a line of progress every 50 MB. Once ``given_up`` nothing more is sent."""
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
         self._next = 50_000_000
         self.bytes = 0
+        self.given_up = False
 
     def writable(self) -> bool:
         """Always."""
@@ -223,7 +228,7 @@ class _Sent(io.RawIOBase):
         """Send all of it."""
         block = bytes(data)  # type: ignore[call-overload]
         size, deadline = len(block), time.monotonic() + _STUCK_S
-        while block:
+        while block and not self.given_up:
             try:
                 sent = self._channel.send(block)
             except TimeoutError:  # of the thread that reads: the two share the channel's time limit of one second

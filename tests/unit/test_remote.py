@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import socket
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import paramiko
 import pytest
@@ -89,3 +92,28 @@ def test_a_machine_that_takes_nothing_at_all_is_an_error(machine: tuple[Machine,
     monkeypatch.setattr(remote, "_STUCK_S", 1.5)
     with pytest.raises(RemoteError, match=r"Sending broke off after . MB: nothing was taken for 2 s"):
         send(machine[1], tmp_path)
+
+
+class CancelledError(Exception):
+    """What Dagster raises in the middle of a run that is cancelled."""
+
+
+@pytest.mark.parametrize("machine", [30.0], indirect=True)
+def test_a_cancelled_run_waits_no_longer_for_a_machine_that_takes_nothing(
+    machine: tuple[Machine, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "_STUCK_S", 10.0)  # so long it would wait before another error than this one ends it
+
+    def cancel(_signal: int, _frame: FrameType | None) -> None:
+        raise CancelledError
+
+    before = signal.signal(signal.SIGUSR1, cancel)
+    timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(CancelledError):
+            send(machine[1], tmp_path)
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
