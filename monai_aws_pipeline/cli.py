@@ -309,7 +309,7 @@ def _work_line(work: HostWork | None) -> str:
 def _status_table(state: DeploymentState) -> Table:
     table = Table(title=f"deployment {state.deployment}", title_justify="left")
     for column in ("what", "which", "state"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for machine in state.machines:
         table.add_row(machine.role, machine.id, f"{machine.state} ({machine.type}){_work_line(machine.work)}")
         for job in machine.work.jobs if machine.work else ():

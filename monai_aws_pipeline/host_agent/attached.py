@@ -21,6 +21,10 @@ _NOT_STARTED: Final = 125
 """What ``docker run`` ends with when the engine made or started no container."""
 _CODES: Final = ((r"executable file not found|no such file or directory", 127), (r"permission denied|is a directory", 126))
 """And when that is the image's fault: it has no such program, or one that cannot be started."""
+_NEEDED: Final = ("--name", "--network", "--pull", "--log-driver", "--user", "--memory", "--memory-swap", "--pids-limit", "--entrypoint")
+_WITH_VALUE: Final = frozenset(
+    (*_NEEDED, "--label", "--cap-drop", "--security-opt", "--tmpfs", "--volume", "--ulimit", "--gpus", "--shm-size", "--workdir", "--env")
+)
 _UNITS: Final = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _HEADER: Final = 8
 
@@ -213,12 +217,6 @@ def _options(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]
     if found["--pull"] != ["never"] or not words:  # the interface never pulls
         raise UnknownArgumentError("--pull")
     return found, words
-
-
-_NEEDED: Final = ("--name", "--network", "--pull", "--log-driver", "--user", "--memory", "--memory-swap", "--pids-limit", "--entrypoint")
-_WITH_VALUE: Final = frozenset(
-    (*_NEEDED, "--label", "--cap-drop", "--security-opt", "--tmpfs", "--volume", "--ulimit", "--gpus", "--shm-size", "--workdir", "--env")
-)
 
 
 def _pair(text: str, between: str = "=") -> tuple[str, str]:

@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from monai_aws_pipeline import cli as command_line
 from monai_aws_pipeline import operations
-from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cli import _status_table, cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ContractError, IndexEntry, JobMessage, ResultRecord, job_done_key, utc_text
 from monai_aws_pipeline.host_agent.commit import JobDone
@@ -161,6 +162,17 @@ def test_status_of_a_deployment_that_is_not_there(clients: Clients):
     state = Watch(clients, SETTINGS).look()
     assert {(depth.waiting, depth.at_work) for depth in state.queues.values()} == {(-1, -1)}
     assert (state.machines, state.dead_letters, state.live_map, state.results) == ((), 0, "", ())
+
+
+def test_status_shows_names_and_digests_whole_however_narrow_the_terminal_is(clients: Clients):
+    digest = f"registry.example/maps@sha256:{'1' * 64}"
+    state = replace(Watch(clients, SETTINGS).look(), live_map=digest)
+    printed = io.StringIO()
+    Console(width=80, file=printed).print(_status_table(state))
+    rows = [line.split("│") for line in printed.getvalue().splitlines() if line.count("│") == 4]
+    shown = "".join(cells[2].strip() for cells in rows)
+    assert digest in shown
+    assert all(name in shown for name in state.queues)
 
 
 def test_the_last_ten_results_are_shown_and_damaged_or_old_ones_are_not(clients: Clients, queues: dict[str, str]):
