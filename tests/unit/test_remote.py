@@ -36,6 +36,7 @@ class Machine(paramiko.ServerInterface):
     def __init__(self, idle: float) -> None:
         self.idle = idle
         self.received = b""
+        self.asked = threading.Event()
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         return paramiko.AUTH_SUCCESSFUL if key.get_base64() == USER.public.split()[1] else paramiko.AUTH_FAILED
@@ -48,6 +49,7 @@ class Machine(paramiko.ServerInterface):
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Thread(target=self._take, args=(channel,), daemon=True).start()
+        self.asked.set()
         return True
 
     def _take(self, channel: paramiko.Channel) -> None:
@@ -102,18 +104,23 @@ class CancelledError(Exception):
 def test_a_cancelled_run_waits_no_longer_for_a_machine_that_takes_nothing(
     machine: tuple[Machine, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    served, port = machine
     monkeypatch.setattr(remote, "_STUCK_S", 10.0)  # so long it would wait before another error than this one ends it
 
     def cancel(_signal: int, _frame: FrameType | None) -> None:
         raise CancelledError
 
+    def cancel_while_it_is_stuck() -> None:
+        if served.asked.wait(30):
+            time.sleep(1)  # by then the channel's window is full
+            os.kill(os.getpid(), signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, cancel)
-    timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGUSR1))
-    timer.start()
+    thread = threading.Thread(target=cancel_while_it_is_stuck)
+    thread.start()
     try:
         with pytest.raises(CancelledError):
-            send(machine[1], tmp_path)
+            send(port, tmp_path)
     finally:
-        timer.cancel()
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGUSR1, before)
