@@ -11,11 +11,13 @@ inherits. Why one study sees nothing of another is told in docs/hosting.md; each
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -25,6 +27,7 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -176,7 +179,19 @@ def become_an_application() -> None:
 
 
 def run_application(target: Target) -> None:
-    """Run it as ``python3 SCRIPT …`` or ``python3 -m MODULE …`` does; exit code, traceback and exit handlers are the interpreter's own."""
+    """Run it as ``python3 SCRIPT …`` or ``python3 -m MODULE …`` does. Returns when it ended well, by its end or by exit code 0.
+
+    Everything else that ends it is raised, so that traceback, exit code and what happens at the exit are the interpreter's own.
+    """
+    try:
+        execute(target)
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+
+
+def execute(target: Target) -> None:
+    """The application itself, as the interpreter starts it."""
     kind, name, arguments = target
     sys.argv = [name, *arguments]
     if kind == "module":
@@ -188,6 +203,31 @@ def run_application(target: Target) -> None:
     else:
         sys.path[0] = os.path.dirname(os.path.realpath(name))
         runpy.run_path(name, run_name="__main__")
+
+
+def leave() -> None:
+    """End a child whose application ended well; does not return. What an interpreter promises at its exit is done: threads are waited for,
+    exit handlers run, files are written out.
+
+    It does not take every imported object apart, as the interpreter does. That touches all the memory that the child shares with the
+    server, which is copied to be thrown away: a quarter of a small study's seconds.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own way; thread pools do not end by being joined
+    with contextlib.suppress(BaseException):  # a handler that fails has said so, and changes no exit code
+        atexit._run_exitfuncs()
+    flush_files()  # first, because a collection may close the buffer below a text before the text has been handed to it
+    gc.collect()
+    flush_files()
+    os._exit(0)
+
+
+def flush_files() -> None:
+    """Write out every open file of this child. What was open before the fork is frozen and not found, but for the standard streams."""
+    for item in (*gc.get_objects(), sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if issubclass(type(item), io.IOBase):
+            with contextlib.suppress(Exception):
+                item.flush()
+    libc.fflush(None)
 
 
 def flush() -> None:
@@ -450,3 +490,4 @@ if __name__ == "__main__":
     chosen = serve(Control())
     if chosen is not None:
         run_application(chosen)
+        leave()

@@ -1,4 +1,4 @@
-"""This application's own MONAI Deploy operators: thin shells around segmentation.py, surface.py and geometry.py.
+"""This application's own MONAI Deploy operators: thin shells around segmentation.py, surface.py, mesh.py and geometry.py.
 
 An operator receives, calls one function and emits. Anything worth a test lives in the functions.
 """
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from geometry import affine_lps, from_ras, to_ras, voxel_millilitres
+from mesh import write_stl
 from monai.deploy.core import Fragment, Image, Operator, OperatorSpec
 from segmentation import brain_mask, load_model
-from surface import closed_surface, write_stl
+from surface import closed_surface
 
 
 class NoSuitableSeriesError(ValueError):

@@ -34,7 +34,7 @@ def load_model(folder_or_file: Path) -> tuple[torch.jit.ScriptModule, torch.devi
 
 def normalise(volume: torch.Tensor) -> torch.Tensor:
     """Scale the 0.5 % and 99.5 % quantiles to 0 and 1 and clamp; then z-score, brought to mean 0.449 and deviation 0.226."""
-    low, high = volume.quantile(torch.tensor([0.005, 0.995], device=volume.device))  # both of one sort
+    low, high = np.quantile(volume.cpu().numpy(), (0.005, 0.995))  # torch sorts all voxels for it, numpy a few
     if high <= low:
         raise SegmentationError("the series has no contrast: all voxels have nearly the same value")
     clamped = ((volume - low) / (high - low)).clamp(0, 1)

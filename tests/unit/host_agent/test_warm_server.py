@@ -132,6 +132,43 @@ def test_the_exit_code_is_the_applications_own(serve: Serve) -> None:
     assert server.study("os.abort()")["exit_code"] == 134
 
 
+LAST_WORDS = """
+import atexit, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+class Last:
+    def __del__(self):
+        print("collected")
+
+sys.stdout = open(1, "w", buffering=1 << 16, closefd=False)
+kept = open(Path(os.environ["HOLOSCAN_INPUT_PATH"]).parent / "out" / "kept", "w")
+kept.write("never closed")
+helper.library.kept = open(Path(os.environ["HOLOSCAN_INPUT_PATH"]).parent / "out" / "far", "w")
+helper.library.kept.write("nor this")
+ring = [Last()]
+ring.append(ring)
+del ring
+atexit.register(print, "exit handler")
+atexit.register(int, "a handler that fails")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.4), print("pool")))
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "sys.exit()", "", "sys.exit(3)"])
+def test_at_its_end_an_application_finds_what_an_interpreter_promises(serve: Serve, end: str) -> None:
+    """With 3 it is the interpreter's own end, which the others are to be like."""
+    server = serve("import library")
+    ended = server.study(LAST_WORDS + end)
+    assert (ended["exit_code"], ended["signal"], ended["trouble"]) == (3 if "3" in end else 0, 0, [])
+    words = {"collected", "exit handler", "pool", "thread"}
+    assert sorted(line for line in ended["log"].splitlines() if line in words) == sorted(words)
+    assert "ValueError: invalid literal" in ended["log"]
+    if ended["exit_code"]:
+        return  # its outputs are thrown away
+    assert {path.name: path.read_text() for path in (server.folder / "out").iterdir()} == {"kept": "never closed", "far": "nor this"}
+
+
 def test_a_study_that_hangs_is_ended_with_all_that_it_started(serve: Serve) -> None:
     server = serve()
     hanging = server.study("os.fork(); import time; time.sleep(1000)", timeout_s=0.3)

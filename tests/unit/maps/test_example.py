@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import trimesh
 from pydicom.sr.codedict import codes
 
 from examples.brain_mri import evaluate as judge
@@ -175,6 +176,25 @@ def test_a_series_with_a_missing_slice_is_no_volume(volume):
     del datasets[4]
     with pytest.raises(geometry.GeometryError, match="missing"):
         geometry.affine_lps(datasets)
+
+
+def test_only_a_whole_surface_of_one_orientation_counts_as_closed(tmp_path):
+    mesh = app_module("mesh")
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=10.0)
+    faces = ball.faces.astype(np.int32)
+    assert mesh.is_closed(faces)
+    turned = faces.copy()
+    turned[7] = turned[7, ::-1]
+    doubled = np.concatenate([faces, faces[:1]])
+    inside_out_beside = np.concatenate([faces, faces[:1], faces[:1, ::-1]])  # each edge has its reverse, but one is there twice
+    for broken in (faces[1:], turned, doubled, inside_out_beside, faces[:0]):
+        assert not mesh.is_closed(broken)
+    assert mesh.signed_volume(ball.vertices, faces) == pytest.approx(ball.volume)
+    assert mesh.signed_volume(ball.vertices, faces[:, ::-1]) == pytest.approx(-ball.volume)
+    mesh.write_stl(tmp_path / "stl" / "ball.stl", ball.vertices.astype(np.float32), faces)
+    read = trimesh.load_mesh(tmp_path / "stl" / "ball.stl")
+    assert (read.is_watertight, read.volume) == (True, pytest.approx(ball.volume, rel=1e-5))
+    assert [path.name for path in (tmp_path / "stl").iterdir()] == ["ball.stl"]
 
 
 def test_a_fetched_file_that_was_altered_is_refused(tmp_path):
