@@ -305,7 +305,8 @@ def fail(site: Site, stage: str) -> Ended:
 
 class TestFailure:
     @pytest.fixture(scope="class")
-    def ended(self, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
+    @classmethod
+    def ended(cls, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
         with site.cases(fail, request) as cases:
             yield cases
 
@@ -332,7 +333,8 @@ def cancel(site: Site, stage: str) -> Ended:
 
 class TestCancelled:
     @pytest.fixture(scope="class")
-    def ended(self, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
+    @classmethod
+    def ended(cls, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
         with site.cases(cancel, request) as cases:
             yield cases
 
@@ -359,7 +361,8 @@ def kill(site: Site, stage: str) -> Ended:
 
 class TestWorkerKilled:
     @pytest.fixture(scope="class")
-    def ended(self, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
+    @classmethod
+    def ended(cls, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
         with site.cases(kill, request) as cases:
             yield cases
 
@@ -382,12 +385,14 @@ def lose(site: Site, stage: str) -> Ended:
 
 class TestControlMachineLost:
     @pytest.fixture(scope="class")
-    def ended(self, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
+    @classmethod
+    def ended(cls, site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
         with site.cases(lose, request) as cases:
             yield cases
 
     @pytest.fixture(scope="class")
-    def swept(self, site: Site, ended: dict[str, Future[Ended]]) -> None:
+    @classmethod
+    def swept(cls, site: Site, ended: dict[str, Future[Ended]]) -> None:
         """Every machine has switched itself off; then somebody who knows none of the runs has swept once."""
         for case in ended.values():
             case.exception()
@@ -413,7 +418,8 @@ class TestControlMachineLost:
 
 class TestInstallation:
     @pytest.fixture(scope="class")
-    def dagster(self, site: Site) -> Iterator[Installation]:
+    @classmethod
+    def dagster(cls, site: Site) -> Iterator[Installation]:
         with installation(site.folder / "installation", site.place.variables) as made:
             yield made
 
