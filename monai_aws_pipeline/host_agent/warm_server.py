@@ -217,16 +217,24 @@ def leave() -> None:
         atexit._run_exitfuncs()
     flush_files()  # first, because a collection may close the buffer below a text before the text has been handed to it
     gc.collect()
-    flush_files()
+    with contextlib.suppress(Exception):
+        flush()  # what the collection made objects print
     os._exit(0)
 
 
 def flush_files() -> None:
-    """Write out every open file of this child. What was open before the fork is frozen and not found, but for the standard streams."""
+    """Write out every open file of this child. What was open before the fork is frozen and not found, but for the standard streams.
+
+    A file that cannot be written changes no exit code and is named in the log, as at the interpreter's own end.
+    """
     for item in (*gc.get_objects(), sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if issubclass(type(item), io.IOBase):
-            with contextlib.suppress(Exception):
+            try:
                 item.flush()
+            except ValueError:
+                continue  # it is closed
+            except Exception as wrong:
+                os.write(2, f"Exception ignored at the exit, a file could not be written: {wrong!r}\n".encode())
     libc.fflush(None)
 
 

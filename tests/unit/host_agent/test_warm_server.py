@@ -169,6 +169,13 @@ def test_at_its_end_an_application_finds_what_an_interpreter_promises(serve: Ser
     assert {path.name: path.read_text() for path in (server.folder / "out").iterdir()} == {"kept": "never closed", "far": "nor this"}
 
 
+@pytest.mark.parametrize("buffer", ["open('/dev/full', 'w')", "open('/dev/full', 'wb')"])
+def test_a_file_that_cannot_be_written_at_the_end_is_named_in_the_log(serve: Serve, buffer: str) -> None:
+    ended = serve("import library").study(f"helper.library.kept = {buffer}; helper.library.kept.write({'b' if 'wb' in buffer else ''}'x')")
+    assert (ended["exit_code"], ended["trouble"]) == (0, [])
+    assert "could not be written: OSError(28" in ended["log"]
+
+
 def test_a_study_that_hangs_is_ended_with_all_that_it_started(serve: Serve) -> None:
     server = serve()
     hanging = server.study("os.fork(); import time; time.sleep(1000)", timeout_s=0.3)
