@@ -237,15 +237,23 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class ResultError:
-    """Why a job was not answered. ``code`` from the agent's list of codes; ``message`` has cause and remedy and no identifier."""
+    """Why a job was not answered. ``code`` from the agent's list of codes; ``message`` has cause and remedy and no identifier.
+
+    ``last_line``: what the application said last, where it was what failed; identifiers and secrets are taken out.
+    """
 
     code: str
     message: str
+    last_line: str = ""
 
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What was uploaded: hash of the key, never the key; ``bytes`` as stored; DICOM counts where it could be read."""
+    """What was uploaded: hash of the key, never the key; ``bytes`` as stored; DICOM counts where it could be read.
+
+    ``given``: images that the application was given. ``selection``: a line for each series with images: what it is, whether it was given, why.
+    ``passed_over``: how many files of which kind are no image and were not given. ``repairs``: what was evened out in the copies given.
+    """
 
     key_sha256: str
     etag: str
@@ -253,6 +261,10 @@ class InputFacts:
     instances: int = 0
     modalities: tuple[str, ...] = ()
     series: int = 0
+    given: int = 0
+    selection: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    repairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -406,7 +418,7 @@ class ResultRecord:
             study=_hex(study, 16, "study") if study else "",
             status=status,
             committed_at=utc_text(parse_utc(_text(data, "committed_at"))),
-            input=_part(InputFacts, data, "input", sequences=("modalities",)),
+            input=_part(InputFacts, data, "input", sequences=("modalities", "selection", "repairs")),
             map=_part(MapFacts, data, "map"),
             host=_part(HostFacts, data, "host"),
             timings=_part(Timings, data, "timings"),
@@ -551,8 +563,9 @@ def _part(kind: type[_T], data: Mapping[str, Any], name: str, sequences: tuple[s
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ContractError(f"{name}.{spec.name} must be a list of strings")
             values[spec.name] = tuple(value)
-        elif spec.type == "Mapping[str, float]":
-            if not isinstance(value, dict) or not all(type(number) in (int, float) for number in value.values()):
+        elif spec.type in ("Mapping[str, float]", "Mapping[str, int]"):
+            numbers = (int, float) if spec.type == "Mapping[str, float]" else (int,)
+            if not isinstance(value, dict) or not all(type(number) in numbers for number in value.values()):
                 raise ContractError(f"{name}.{spec.name} must map names to numbers")
             values[spec.name] = dict(value)
         elif isinstance(value, bool) or not isinstance(value, _ACCEPTS[str(spec.type)]):

@@ -15,7 +15,7 @@ import pydicom
 from monai_aws_pipeline.host_agent.dicom import Instance, Study
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.geometry import require_volumes
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME, Rules, matches, rules_in
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES, Rules, matches, rules_in
 
 log = logging.getLogger(__name__)
 
@@ -58,4 +58,4 @@ NO_DEMANDS: Final = Demands([], volume=False)
 
 def demands_of(labels: Mapping[str, str]) -> Demands:
     """What the labels of an image say."""
-    return Demands(rules_in(labels.get(LABEL_RULES, "")), labels.get(LABEL_VOLUME) == "true")
+    return Demands(rules_in(labels.get(LABEL_RULES, "")), contract_of(labels).volume)

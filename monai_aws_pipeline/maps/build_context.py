@@ -21,7 +21,8 @@ from monai_aws_pipeline.maps import recipe, sdk_renderer, series_rules, wheelhou
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
 from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES
+from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_for
 from monai_aws_pipeline.maps.source import Source, content_hash
 
 LABEL_MODEL: Final = "monai-aws.model-sha256"
@@ -157,7 +158,8 @@ def write_context(
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
-    marks |= {LABEL_RULES: series_rules.label_of(source.path), LABEL_VOLUME: "true" if config.require_volume else ""}
+    contract = contract_for(source.path, config.study, _required_names(requirements))
+    marks |= {LABEL_RULES: series_rules.label_of(source.path), LABEL_STUDY_CONTRACT: contract.to_label()}
     # The name holds the hash, so the hash cannot hold the name.
     without_name = _dockerfile(base_image, rendered, _labels(base_image, config, rendered, marks))
     content = _digest([dependency_key, model_sha256, application_key, without_name, *([] if packager == "layered" else [packager])])
@@ -211,6 +213,10 @@ def _requirements(folder: Path, config: AppConfig) -> str:
     """The application's requirements, with the packages that ``app.yaml`` may name as the SDK's packager adds them."""
     lines = _text(folder / "requirements.txt").splitlines()
     return "\n".join([*lines, *config.pip_packages]) + "\n"
+
+
+def _required_names(requirements: str) -> list[str]:
+    return [found[0] for line in requirements.splitlines() if (found := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()))]
 
 
 def _write_dependencies(folder: Path, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> None:

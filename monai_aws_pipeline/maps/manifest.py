@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, is_older, parse_app_json, respelled
+from monai_aws_pipeline.maps.study_contract import Declared, parse_section
 
 APP_YAML: Final = "app.yaml"
 MAX_BYTES: Final = 64 * 1024
@@ -56,8 +57,8 @@ class AppConfig:
     output_formats: tuple[str, ...]
     pip_packages: tuple[str, ...]
     resources: dict[str, Any]
-    require_volume: bool = False
-    """``monai-aws: {require-volume: true}``: the application needs a series that is a regular volume."""
+    study: Declared = Declared()
+    """The section ``monai-aws``: what the application says it asks of a study."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,7 @@ def parse_app_config(text: str) -> AppConfig:
         version = ""
     elif not _VERSION.fullmatch(version):
         findings.append("'application.version' may hold letters, digits, '.', '+' and '-' only, at most 40")
-    ours = data.get("monai-aws", {})
-    require_volume = ours.get("require-volume", False) if isinstance(ours, dict) else None
-    if not isinstance(require_volume, bool) or set(ours) - {"require-volume"}:
-        findings.append("'monai-aws' may hold 'require-volume: true' or 'false', and nothing else")
+    study = parse_section(data.get("monai-aws"), findings)
     config = AppConfig(
         title=title,
         version=version,
@@ -134,7 +132,7 @@ def parse_app_config(text: str) -> AppConfig:
         output_formats=_texts(application, "output-formats", findings),
         pip_packages=_texts(application, "pip-packages", findings),
         resources=resources,
-        require_volume=bool(require_volume),
+        study=study,
     )
     try:
         json.dumps(resources, allow_nan=False)

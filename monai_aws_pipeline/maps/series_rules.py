@@ -19,8 +19,6 @@ from pydicom.dataset import Dataset
 
 LABEL_RULES: Final = "monai-aws.series-rules"
 """Label of an image: the rules of its application as the SDK's JSON; empty where they are not known."""
-LABEL_VOLUME: Final = "monai-aws.require-volume"
-"""Label of an image: ``true`` where its application needs a regular volume."""
 LABEL_CHARACTERS: Final = 8192
 _MAX_TEXT: Final = 1024 * 1024
 _MAX_FILES: Final = 2000
