@@ -251,7 +251,7 @@ class ResultError:
 class InputFacts:
     """What was uploaded: hash of the key, never the key; ``bytes`` as stored; DICOM counts where it could be read.
 
-    ``given``: images that the application was given. ``selection``: a line for each series with images: what it is, whether it was given, why.
+    ``given``: images that the application was given. ``selection``: a line for each series of images: what it is, whether it was given, why.
     ``passed_over``: how many files of which kind are no image and were not given. ``repairs``: what was evened out in the copies given.
     """
 

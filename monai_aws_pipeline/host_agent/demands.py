@@ -16,6 +16,7 @@ from monai_aws_pipeline.host_agent.dicom import Instance, Study
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.geometry import require_volumes
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES, Rules, matches, rules_in
+from monai_aws_pipeline.maps.study_contract import contract_of
 
 log = logging.getLogger(__name__)
 

@@ -106,13 +106,13 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.AMBIGUOUS_SERIES: "Send only the series that is meant, or make the application's series rules tell them apart and build it again.",
     Code.NO_IMAGES: "Send the study with its images; reports, segmentations and raw data alone are not inferred.",
     Code.NO_GEOMETRY: "Send the original images; no series tells where its planes lie, and the application needs a volume.",
-    Code.IRREGULAR_VOLUME: "Send the complete series; planes are missing or do not fit together, and the application needs one even volume.",
+    Code.IRREGULAR_VOLUME: "Send the complete series; planes are missing or do not fit together, and the application needs a volume.",
     Code.MIXED_SERIES: (
         "Send one stack of images a series, or let the application say which it wants (app.yaml, monai-aws: {stack: {ATTRIBUTE: VALUE}})."
     ),
-    Code.GANTRY_TILT: "Send the series resampled to straight planes, or use an application that handles gantry-tilt (app.yaml, monai-aws).",
-    Code.UNSUPPORTED_IMAGE: "Send images of another kind, or use an application whose app.yaml says that it handles these (monai-aws: handles).",
-    Code.TRANSFER_SYNTAX: "Send the study uncompressed, or add a decoder for this syntax to the application's requirements and build it again.",
+    Code.GANTRY_TILT: "Send the series resampled to straight planes, or use an application that handles gantry-tilt (app.yaml).",
+    Code.UNSUPPORTED_IMAGE: "Send images of another kind, or use an application whose app.yaml says that it handles these.",
+    Code.TRANSFER_SYNTAX: "Send the study uncompressed, or add a decoder for this syntax to the application's requirements.",
     Code.MAP_FAILED: "Read map.log beside this file; the application itself ended with an error.",
     Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
     Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",

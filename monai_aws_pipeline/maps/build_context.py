@@ -22,8 +22,8 @@ from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
 from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES
-from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_for
 from monai_aws_pipeline.maps.source import Source, content_hash
+from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_for
 
 LABEL_MODEL: Final = "monai-aws.model-sha256"
 LABEL_CONTENT: Final = "monai-aws.content"

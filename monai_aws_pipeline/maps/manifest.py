@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class AppConfig:
     output_formats: tuple[str, ...]
     pip_packages: tuple[str, ...]
     resources: dict[str, Any]
-    study: Declared = Declared()
+    study: Declared = field(default_factory=Declared)
     """The section ``monai-aws``: what the application says it asks of a study."""
 
 
