@@ -251,7 +251,7 @@ class ResultError:
 class InputFacts:
     """What was uploaded: hash of the key, never the key; ``bytes`` as stored; DICOM counts where it could be read.
 
-    ``given``: images that the application was given. ``selection``: a line for each series of images: what it is, whether it was given, why.
+    ``given``: images that the application was given. ``selection``: for each series of images what it is, and why it was given or not.
     ``passed_over``: how many files of which kind are no image and were not given. ``repairs``: what was evened out in the copies given.
     """
 

@@ -1,8 +1,8 @@
 """What an application is given of a study, and what it says of itself: the section ``monai-aws`` of its app.yaml, kept in a label.
 
 Here belongs the contract as a value: written by people (app.yaml), completed by what the code shows, carried by the image, read on a host.
-No DICOM file is looked at; whether a study keeps the contract is judged in ``host_agent.map_requirements``. docs/study-contract.md is the page
-for people. Standard library and pydicom's names alone.
+No DICOM file is looked at; whether a study keeps the contract is judged in ``host_agent.map_requirements``. The page for people is
+docs/study-contract.md. Standard library and pydicom's names alone.
 """
 
 from __future__ import annotations
