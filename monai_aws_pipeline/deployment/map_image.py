@@ -38,9 +38,10 @@ from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import asked_login, source_login
-from monai_aws_pipeline.maps import build_context, golden, model, official, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, golden, models, official, requirements, source, wheelhouse
 from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.expectation import Point
+from monai_aws_pipeline.maps.findings import Severity
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
@@ -106,9 +107,10 @@ def require_sound(examination: Examination, report: Report, warn: Report) -> sou
             metadata={"findings": MetadataValue.json(findings)},
             allow_retries=False,
         )
+    warnings = [finding for finding in examination.findings if finding.severity is Severity.WARNING]
     for finding in examination.findings:
-        warn(str(finding))
-    if not examination.findings:
+        (warn if finding in warnings else report)(str(finding))
+    if not warnings:
         report("the doctor found nothing wrong with the application")
     return examination.source
 
@@ -131,24 +133,21 @@ def prepare_context(
         settings.app_source, settings.app_ref, settings.app_dir, folder / "source", source_login(settings)
     )
     report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
-    model_file = None
-    if settings.model_uri:
-        model_file = model.fetch_model(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
+    fetched = models.fetch(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
     gathered, wheels = "", None
     if settings.wheelhouse == "collect" and settings.packager == "layered":
-        requirements = checked_out.path / "requirements.txt"
-        gathered = wheelhouse.name_of(requirements, settings.map_python)
-    if gathered and start and not start.kept:
-        wheels = wheelhouse.collect(
-            requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
-        )
+        wanted = requirements.requirements_file(checked_out.path, folder / "requirements")
+        gathered = wheelhouse.name_of(wanted, settings.map_python)
+        if start and not start.kept:
+            wheels = wheelhouse.collect(
+                wanted, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
+            )
     context = build_context.write_context(
         checked_out,
         folder / "context",
         base_image=settings.base_image,
         image_name=settings.ecr_repository,
-        model_file=model_file,
-        model_sha256=settings.model_sha256 if model_file else "",
+        models=fetched,
         gathered=gathered,
         wheels=wheels,
         kept=start.kept if start else (),
@@ -158,7 +157,7 @@ def prepare_context(
     )
     if settings.packager == "layered" or start is None:
         return context
-    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image, model_file=model_file)
+    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image)
     return replace(context, path=folder / "official")
 
 
@@ -175,8 +174,9 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
         seen = doctor.consult(
-            chosen, target=folder / "source", download_s3=_from_s3(clients), login=lambda: asked_login(chosen), report=context.log.info
-        )
+            chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=doctor.looking_into(clients.s3),
+            login=lambda: asked_login(chosen), report=context.log.info,
+        )  # fmt: skip
         sound = require_sound(seen, context.log.info, context.log.warning)
         registry = Registry(clients.ecr, chosen.ecr_repository)
         registry.ensure(chosen.deployment, chosen.owner)

@@ -26,7 +26,7 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
-from monai_aws_pipeline.maps import assembly, official
+from monai_aws_pipeline.maps import assembly, official, recipe
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 from monai_aws_pipeline.settings import Settings
@@ -66,6 +66,10 @@ class BuildFailedError(RemoteCommandError):
 
 
 _CAUSES: Final = (
+    (
+        recipe.NO_SYSTEM_PACKAGES,
+        "apt could not install the system-packages of app.yaml: correct their names, or let MONAI_AWS_BASE_IMAGE hold them.",
+    ),
     (r"no space left on device", "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB."),
     (
         r"no matching distribution found|resolutionimpossible|could not find a version",
