@@ -32,7 +32,7 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, packaging
+from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, import_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
@@ -68,12 +68,13 @@ class MapPlan:
 
 @dataclass(frozen=True)
 class BuiltMap:
-    """A plan and what became of it; seconds by phase; the points of the golden gate where it was held."""
+    """A plan and what became of it; seconds by phase; the points of the golden gate where it was held; how the image met its imports."""
 
     plan: MapPlan
     reused: bool
     seconds: dict[str, float]
     golden: tuple[Point, ...] = ()
+    imports: str = ""
 
 
 class _Clock:
@@ -230,15 +231,16 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
     if made.content:
         described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
         bill_of_materials.keep(clients.s3, chosen.bucket, described, made.content, report)
-    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points)
+    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points, imports=made.imports)
 
 
 @dataclass(frozen=True)
 class _Pushed:
-    """A pushed MAP: what is in it (where a bucket keeps that), and the points of its golden study."""
+    """A pushed MAP: what is in it (where a bucket keeps that), how it met its imports, and the points of its golden study."""
 
     digest: str
     content: dict[str, Any] | None
+    imports: str
     points: tuple[Point, ...] = ()
 
 
@@ -253,15 +255,18 @@ def _assemble(
 ) -> _Pushed:
     """The MAP on top of a dependency image in the registry, which is made first where it is not there. It never lies on the machine."""
     bench.report("no golden study is configured: the image is pushed without having answered one")
-    dependencies = start.image.rpartition("@")[2]
+    dependencies, built = start.image.rpartition("@")[2], ""
     if not dependencies:
         packaging.send(bench, prepared)
         clock.lap("send")
         packaging.log_in(bench)
-        image = packaging.build(bench, prepared, start, "dependencies")
+        built = packaging.build(bench, prepared, start, "dependencies")
         clock.lap("build")
-        dependencies = packaging.push(bench, image)
+        dependencies = packaging.push(bench, built)  # kept also where the application's imports fail: what is corrected may be its code
         clock.lap("keep")
+    gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
+    imports = import_gate.hold_below(gate, clients.s3, dependencies, lambda: built or packaging.pull(bench, dependencies), prepared)
+    clock.lap("imports")
     content = None
     if settings.bucket:
 
@@ -274,7 +279,7 @@ def _assemble(
     base = Registry(clients.ecr, settings.ecr_repository).parts(dependencies)
     digest = packaging.push_assembled(bench, prepared, base, work / "image")
     clock.lap("push")
-    return _Pushed(digest, content)
+    return _Pushed(digest, content, imports)
 
 
 def _build_and_judge(
@@ -293,8 +298,17 @@ def _build_and_judge(
     layered = settings.packager == "layered"
     candidate = packaging.build(bench, prepared, start) if layered else packaging.build_officially(bench, settings, prepared)
     clock.lap("build")
-    # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
-    judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+    # The image is on the machine and nowhere else: what cannot make its imports, or does not answer the golden study, is not pushed.
+    try:
+        gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
+        imports = import_gate.hold(gate, candidate, prepared)
+        clock.lap("imports")
+        judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+    except Failure:
+        if layered:
+            # So that the next run builds nothing again where the expectation, the model or the application's own code is corrected.
+            packaging.keep(bench, prepared, start)
+        raise
     golden_gate.keep(clients.s3, settings.bucket, prepared.golden)
     clock.lap("golden")
     content = bill_of_materials.inventory(bench.remote, candidate, bench.report) if settings.bucket else None
@@ -304,7 +318,7 @@ def _build_and_judge(
     if layered:
         packaging.keep(bench, prepared, start)
         clock.lap("keep")
-    return _Pushed(digest, content, judged.points if judged else ())
+    return _Pushed(digest, content, f"passed ({imports})", judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
@@ -335,6 +349,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "sbom": sbom.address if sbom else "none",
         **{f"sbom_{kind}": count for kind, count in (sbom.counts if sbom else {}).items()},
         "golden": built.plan.golden or "none",
+        **({"imports": built.imports} if built.imports else {}),
         **({"golden_points": golden_gate.table(built.golden)} if built.golden else {}),
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},
     }

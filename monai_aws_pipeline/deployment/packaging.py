@@ -28,7 +28,7 @@ from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
 from monai_aws_pipeline.maps import assembly, official, recipe
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
-from monai_aws_pipeline.remote import Remote, RemoteCommandError
+from monai_aws_pipeline.remote import Remote, RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
@@ -224,7 +224,7 @@ def _digest_in(lines: Sequence[str]) -> str:
 
 
 def keep(bench: Workbench, context: BuildContext, start: Start) -> None:
-    """Push the stages that this build made, for the builds to come. Their layers are in the registry already, as the MAP's.
+    """Push the stages that this build made, for the builds to come, and no other tag. Behind a MAP's push their layers are there already.
 
     A stage that cannot be kept costs the next build time and nothing else, so that is reported and not raised.
     """
@@ -233,8 +233,8 @@ def keep(bench: Workbench, context: BuildContext, start: Start) -> None:
         # Nothing is built here: the engine has the stage from the build before.
         command = f"{_build_command(context, start, reference, stage.name)} && {_push_command(reference)}"
         try:
-            bench.remote.run(command, bench.foreign, what=f"Keeping the stage {stage.name}", seconds=600)
-        except RemoteCommandError as error:
+            bench.remote.run(command, bench.foreign, what=f"Keeping the stage {stage.name}", seconds=3600)
+        except RemoteError as error:
             bench.report(f"The stage {stage.name} is not kept, so the next build makes it again. {error}")
         else:
             bench.report(f"kept the stage {stage.name} as {stage.tag}")

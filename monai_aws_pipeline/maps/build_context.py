@@ -75,7 +75,7 @@ class BuildContext:
     ``tag``: ``VERSION-COMMIT7-CONTENT8``. ``content_hash``: SHA-256 over everything that decides about the image except the commit.
     ``dependency_key``: names the dependency layer. ``stages``: those below the application, the lowest first. ``network``: value of
     ``docker build --network``; ``none`` when nothing has to be fetched. ``model_sha256``: ``models.combined_hash``. ``unpack_models`` and
-    ``packager_config``: what ``app.yaml`` says (``manifest.AppConfig``).
+    ``packager_config``: what ``app.yaml`` says (``manifest.AppConfig``). ``application``: the application's files, on this machine.
     """
 
     path: Path
@@ -94,6 +94,7 @@ class BuildContext:
     environment: recipe.Pairs
     labels: recipe.Pairs
     golden: Golden | None = None
+    application: Path = Path()
     models: tuple[Model, ...] = ()
     unpack_models: bool = True
     packager_config: str = ""
@@ -195,6 +196,7 @@ def write_context(
         environment=rendered.environment,
         labels=tuple(labels.items()),
         stages=_stages(dependency_key, model_files.layout_key(models, unpack=config.unpack_models)),
+        application=target / "app" / "opt" / "holoscan" / "app",
         models=tuple(models),
         unpack_models=config.unpack_models,
         packager_config=config.for_packager,
