@@ -7,6 +7,7 @@ compiled and not imported: what they do when they are run is a study's business.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ def main(folder: Path, asked_file: Path) -> None:
     out = os.fdopen(os.dup(1), "w")  # what is imported may close or replace its standard output
 
     def say(told: dict[str, object]) -> None:
-        out.write(f"{MARK}{json.dumps(told)}\n")
+        out.write(f"\n{MARK}{json.dumps(told)}\n")  # what was printed before may not have ended its line
         out.flush()
 
     sys.dont_write_bytecode = True
@@ -44,6 +45,9 @@ def main(folder: Path, asked_file: Path) -> None:
             absent = error.name if isinstance(error, ModuleNotFoundError) else None
             say({"failed": number, "kind": type(error).__name__, "text": last_line(error), "absent": absent})
     say({"done": len(asked)})
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
     os._exit(0)  # threads and libraries that were imported need not take themselves down
 
 

@@ -35,7 +35,7 @@ RULES = """
 '''
 
 _SPLEEN = (
-    '''
+    """
 from pathlib import Path
 
 from pydicom.sr.codedict import codes
@@ -75,7 +75,7 @@ class App(Application):
         self.add_flow(volume, bundle, {("image", "image")})
         self.add_flow(bundle, writer, {("pred", "seg_image")})
         self.add_flow(bundle, mesh, {("pred", "image")})
-'''
+"""
     + _RULES
 )
 

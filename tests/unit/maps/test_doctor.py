@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import zipfile
@@ -9,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
+from moto import mock_aws
 
-from monai_aws_pipeline.deployment.doctor import consult
-from monai_aws_pipeline.maps import resolution, wheelhouse
+from monai_aws_pipeline.deployment.doctor import consult, looking_into
+from monai_aws_pipeline.maps import model, resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import (
@@ -24,6 +28,7 @@ from monai_aws_pipeline.maps.git import (
     SourceError,
 )
 from monai_aws_pipeline.maps.imports import Installed
+from monai_aws_pipeline.maps.manifest import read_app_config
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
@@ -394,3 +399,160 @@ def test_a_source_that_is_not_there_is_a_finding_and_no_traceback(app: Path, tmp
     seen = consult(settings, target=tmp_path / "copy")
     assert [finding.point for finding in seen.errors] == ["source"]
     assert seen.source is None
+
+
+def test_no_app_yaml_stops_nothing_else_and_one_to_begin_with_is_shown(app: Path, tmp_path: Path):
+    (app / "app.yaml").unlink()
+    (app / "__main__.py").write_text(SDK_CODE + "import cv2\n")
+    with (app / "requirements.txt").open("a") as file:
+        file.write("-r more.txt\nnumpy==99.0\n")
+    settings = load_settings(
+        app_source=str(app), model_uri=str(tmp_path / "none.pt"), model_sha256="0" * 64, cache_dir=tmp_path / "cache",
+        packager="monai-deploy", base_image="debian:12", golden_study=str(tmp_path / "none.zip"), golden_study_sha256="0" * 64,
+    )  # fmt: skip
+    seen = consult(settings, target=tmp_path / "copy")
+    points = {finding.point for finding in seen.findings if finding.severity is not Severity.INFO}
+    assert points == {"app.yaml", "imports", "requirements", "model", "packager", "golden"}
+    (missing,) = [finding for finding in seen.errors if finding.point == "app.yaml"]
+    (app / "app.yaml").write_text(missing.paste)
+    config = read_app_config(app)
+    assert (config.title, config.version, config.input_formats) == ("app", "1.0.0", ("DICOM",))
+
+
+def test_an_app_yaml_that_lies_elsewhere_in_the_repository_ends_the_visit(app: Path, tmp_path: Path):
+    (app / "inner").mkdir()
+    (app / "app.yaml").rename(app / "inner" / "app.yaml")
+    seen = consult(load_settings(app_source=str(app), cache_dir=tmp_path / "cache"), target=tmp_path / "copy")
+    assert [(finding.point, "inner" in finding.message) for finding in seen.errors] == [("source", True)]
+
+
+def test_a_wrong_line_of_app_yaml_is_told_with_its_number(app: Path):
+    (app / "app.yaml").write_text("application:\n  title: t\n  version: 1 2\nresources: {cpu: 1}\nmonai-aws:\n  series: some\n")
+    assert [(finding.file, finding.line) for finding in findings(app)] == [("app.yaml", 3), ("app.yaml", 6)]
+
+
+@pytest.mark.parametrize("line", ["pydicom==2.4.4", "pydicom<3", "pydicom~=2.4", "pydicom>=2,<2.5"])
+def test_an_older_pydicom_than_the_sdk_needs_is_an_error(app: Path, line: str):
+    (app / "requirements.txt").write_text(without("pydicom") + line + "\n")
+    (found,) = [finding for finding in findings(app) if finding.severity is Severity.ERROR]
+    assert (found.point, found.paste, found.line) == ("sdk", "pydicom==3.0.2", len(without("pydicom").splitlines()) + 1)
+    (app / "__main__.py").write_text("import pydicom\n")
+    (app / "requirements.txt").write_text(line + "\n")
+    assert not [finding for finding in findings(app) if finding.point == "sdk"], "without the SDK any pydicom will do"
+
+
+def test_an_older_pydicom_that_another_package_brings_is_found_in_pips_answer(app: Path):
+    installed = Installed(frozenset({"pydicom"}), complete=True, versions={"pydicom": "2.4.4"})
+    (app / "requirements.txt").write_text(without("pydicom"))
+    assert any("pydicom 3" in finding.message for finding in findings(app, installed=installed))
+
+
+@pytest.mark.parametrize("name", ["holoscan", "holoscan-cu12", "Holoscan_CU12"])
+def test_two_builds_of_holoscan_beside_each_other_are_an_error(app: Path, name: str):
+    (app / "requirements.txt").write_text(f"{name}==4.2.0\n" + SDK_REQUIREMENTS)
+    found = only(app)
+    assert (found.point, found.severity, found.place, "beside" in found.message) == ("sdk", Severity.ERROR, "requirements.txt:1", True)
+    (app / "requirements.txt").write_text(f"{name}==4.2.0\n" + without("holoscan-cu13"))
+    assert "SDK 4.0.0 requires it" in only(app).message
+
+
+def test_a_model_that_is_gone_is_told_although_the_cache_holds_it(app: Path, tmp_path: Path):
+    digest = hashlib.sha256(b"net").hexdigest()
+    uri = "s3://models/net.ts"
+    settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", model_uri=uri, model_sha256=digest)
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="models")
+        s3.put_object(Bucket="models", Key="net.ts", Body=b"net")
+
+        def about_the_model(number: int, look: model.S3Look | None) -> list[Finding]:
+            download = lambda bucket, key, path: s3.download_file(bucket, key, str(path))  # noqa: E731
+            seen = consult(settings, target=tmp_path / f"copy{number}", download_s3=download, look_s3=look)
+            return [finding for finding in seen.findings if finding.point == "model"]
+
+        assert about_the_model(0, looking_into(s3)) == []
+        assert about_the_model(1, looking_into(s3)) == [], "in the cache, and there"
+        s3.delete_object(Bucket="models", Key="net.ts")
+        (gone,) = about_the_model(2, looking_into(s3))
+        assert (gone.severity, "MONAI_AWS_MODEL_URI" in gone.remedy) == (Severity.WARNING, True)
+        (unknown,) = about_the_model(3, None)
+        assert (unknown.severity, "not checked" in unknown.message) == (Severity.INFO, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ClientError({"Error": {"Code": "403"}}, "HeadObject"), model.ModelUnreachableError),
+        (ClientError({"Error": {"Code": "404"}}, "HeadObject"), model.ModelMissingError),
+        (NoCredentialsError(), model.ModelUnreachableError),
+    ],
+)
+def test_what_s3_answers_is_missing_or_not_known(error: Exception, kind: type[Exception]):
+    class S3:
+        def head_object(self, **_: str) -> None:
+            raise error
+
+    with pytest.raises(kind):
+        looking_into(S3())("models", "net.ts")  # type: ignore[arg-type]
+
+
+def test_the_golden_study_that_is_gone_is_told_too(app: Path, tmp_path: Path):
+    (tmp_path / "cache" / "golden" / ("1" * 64)).mkdir(parents=True)
+    (tmp_path / "cache" / "golden" / ("1" * 64) / "study.zip").write_bytes(b"study")
+    settings = load_settings(
+        app_source=str(app), cache_dir=tmp_path / "cache", golden_study=str(tmp_path / "study.zip"), golden_study_sha256="1" * 64
+    )
+    found = [str(finding) for finding in consult(settings, target=tmp_path / "copy").findings if finding.severity is Severity.WARNING]
+    assert any("MONAI_AWS_GOLDEN_STUDY" in text and "another one would not" in text for text in found)
+
+
+def test_a_missing_or_wrong_hash_of_a_model_is_shown_ready_to_paste(app: Path, tmp_path: Path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "net.pth").write_bytes(b"net")
+    right = model.folder_hash(tmp_path / "weights")
+    for given in ("", "0" * 64):
+        settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", model_uri=str(tmp_path / "weights"), model_sha256=given)
+        (found,) = [each for each in consult(settings, target=tmp_path / f"copy{given[:1]}").errors if each.point == "model"]
+        assert (found.file, found.paste) == (".env", f"MONAI_AWS_MODEL_SHA256={right}")
+
+
+def test_a_bundle_may_be_a_folder_and_a_hostile_zip_is_found_before_a_machine_starts(app: Path, tmp_path: Path):
+    (app / "__main__.py").write_text(SDK_CODE + "from monai.deploy.operators import MonaiBundleInferenceOperator\n")
+    (app / "requirements.txt").write_text(SDK_REQUIREMENTS + "torch==2.13.0\n")
+    plan = replace(PLAIN, model_uri="bundle", model_sha256="0" * 64)
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "configs" / "metadata.json").write_text("{}")
+    assert "configs/inference.json and models/model.ts" in only(app, plan, Model("bundle", bundle, "0" * 64)).message
+    (bundle / "configs" / "inference.json").write_text("{}")
+    (bundle / "models").mkdir()
+    (bundle / "models" / "model.pt").write_bytes(b"net")
+    assert findings(app, plan, Model("bundle", bundle, "0" * 64)) == []
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        archive.writestr("../outside", "x")
+    assert "outside" in only(app, plan, Model("bundle", tmp_path / "bundle.zip", "0" * 64)).message
+
+
+def test_a_model_that_the_code_asks_for_by_another_name_is_a_warning(app: Path, tmp_path: Path):
+    (app / "__main__.py").write_text(
+        SDK_CODE + "from monai.deploy.operators import MonaiSegInferenceOperator\nMonaiSegInferenceOperator(1, model_name='spleen')\n"
+    )
+    (app / "requirements.txt").write_text(SDK_REQUIREMENTS + "torch==2.13.0\n")
+    plan = replace(PLAIN, model_uri="net.ts", model_sha256="0" * 64)
+    found = only(app, plan, Model("net", tmp_path / "net.ts", "0" * 64))
+    assert (found.severity, found.place, found.paste) == (Severity.WARNING, "__main__.py:3", "MONAI_AWS_MODEL_URI=spleen=ADDRESS")
+    assert findings(app, plan, Model("spleen", tmp_path / "net.ts", "0" * 64)) == []
+
+
+def test_packages_of_the_system_that_a_build_cannot_install_are_told(app: Path):
+    (app / "app.yaml").write_text(APP_YAML + "monai-aws: {system-packages: [libgl1]}\n")
+    assert (only(app).point, only(app).severity) == ("system-packages", Severity.WARNING)
+    assert findings(app, replace(PLAIN, collect_wheels=False)) == []
+    official = Plan("ubuntu:24.04", packager="monai-deploy")
+    assert [each.point for each in findings(app, official)] == ["system-packages"]
+
+
+def test_a_finding_says_where_and_shows_what_to_write():
+    finding = Finding("imports", "something is missing", "Write it", Severity.ERROR, "app.py", 3, "one\ntwo")
+    assert str(finding) == "error in imports (app.py:3): something is missing. Write it.\n    one\n    two"
+    assert str(Finding("model", "m", "r", file=".env")) == "error in model (.env): m. r."

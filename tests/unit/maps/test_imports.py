@@ -66,7 +66,13 @@ def test_a_package_of_the_same_name_is_known_to_bring_it(tmp_path: Path, code: s
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("cv2", "opencv-python"), ("magic", "python-magic"), ("google.protobuf.message", "protobuf"), ("holoscan", "holoscan-cu13"), ("attr", "attrs")],
+    [
+        ("cv2", "opencv-python"),
+        ("magic", "python-magic"),
+        ("google.protobuf.message", "protobuf"),
+        ("holoscan", "holoscan-cu13"),
+        ("attr", "attrs"),
+    ],
 )
 def test_each_package_that_may_bring_it_is_enough(tmp_path: Path, module: str, package: str):
     assert found(tmp_path, f"import {module}", package) == []
@@ -114,7 +120,9 @@ def test_the_branch_beside_it_is_read(tmp_path: Path):
 
 
 def test_the_standard_library_and_the_applications_own_modules_are_known(tmp_path: Path):
-    code = "import os, tomllib\nfrom concurrent import futures\nfrom operators import a\nfrom package.inner import b\nimport package.inner\n"
+    code = (
+        "import os, tomllib\nfrom concurrent import futures\nfrom operators import a\nfrom package.inner import b\nimport package.inner\n"
+    )
     more = {"operators": "a = 1", "package__inner": "b = 1\nfrom . import inner\nfrom ..package import inner as again\n"}
     findings = found(tmp_path, code, **more)
     assert [(each.place, "relative" in each.message) for each in findings] == [("package/inner.py:3", True)]

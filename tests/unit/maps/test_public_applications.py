@@ -23,7 +23,13 @@ SDK_IS_ADDED = ("sdk", "info", "requirements.txt")
 DECODERS = ("decoders", "info", "requirements.txt")
 EXPECTED: dict[str, set[tuple[str, str, str]]] = {
     "spleen": {SDK_IS_ADDED, DECODERS, ("series", "info", "app.py:13")},
-    "lung": {SDK_IS_ADDED, DECODERS, ("sdk", "error", "requirements.txt:3"), ("series", "warning", "app.py:11"), ("series", "info", "app.py:4")},
+    "lung": {
+        SDK_IS_ADDED,
+        DECODERS,
+        ("sdk", "error", "requirements.txt:3"),
+        ("series", "warning", "app.py:11"),
+        ("series", "info", "app.py:4"),
+    },
     "mednist": {SDK_IS_ADDED, DECODERS, ("input", "error", "app.py:22")},
     "triton": {DECODERS, ("network", "warning", "app.py:6")},
     "old": {DECODERS, ("sdk", "error", "app.py:7"), ("input", "error", "app.py:12")},
