@@ -23,6 +23,7 @@ _SOURCES: Final = (
     "maps/hosting.py",
     "maps/expectation.py",
     "maps/series_rules.py",
+    "maps/study_contract.py",
     "host_agent/*.py",
 )
 _HOST_FILES: Final = ("provision.sh", "monai-aws-agent.service")

@@ -20,9 +20,12 @@ from typing import Final
 import pydicom
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
-from monai_aws_pipeline.host_agent.dicom_structure import Structure, read_structure
+from monai_aws_pipeline.host_agent import image_header
+from monai_aws_pipeline.host_agent.dicom_structure import Structure, media_class_of, read_structure
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.image_header import ImageHeader, header_of
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
@@ -31,9 +34,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _MODALITY, _PATIENT_ID, _PHOTOMETRIC = 0x00080060, 0x00100020, 0x00280004
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100
-_WANTED: Final = frozenset(
-    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, _MODALITY, _PATIENT_ID, _PHOTOMETRIC, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS}
-)
+_WANTED: Final = image_header.WANTED | {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, _MODALITY, _PATIENT_ID, _BITS}
 _UID_NAMES: Final = {_STUDY_UID: "StudyInstanceUID", _SERIES_UID: "SeriesInstanceUID", _SOP_UID: "SOPInstanceUID"}
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _CLAIM_FROM: Final = 256 << 20
@@ -59,14 +60,19 @@ class Instance:
     modality: str
     patient: bytes = field(default=b"", repr=False)
     """SHA-256 of the patient's id, to notice two patients in one study; empty where there is none. Kept nowhere."""
+    image: bool = True
+    """Whether it is an image: by its SOP class, and where that is not DICOM's own, by having pixels."""
+    header: ImageHeader = field(default_factory=ImageHeader, repr=False)
 
 
 @dataclass(frozen=True)
 class Study:
-    """The instances that share one StudyInstanceUID, in a stable order."""
+    """The images that share one StudyInstanceUID, in a stable order. ``companions``: its objects that are no image (reports, raw data,
+    …)."""
 
     uid: str
     instances: tuple[Instance, ...]
+    companions: tuple[Instance, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -75,31 +81,59 @@ class Study:
 
     @property
     def series(self) -> int:
-        """Number of series."""
+        """Number of series of images."""
         return len({item.series_uid for item in self.instances})
+
+    def series_of_images(self) -> dict[str, list[Instance]]:
+        """The images by their SeriesInstanceUID, in order of that."""
+        found: defaultdict[str, list[Instance]] = defaultdict(list)
+        for item in self.instances:
+            found[item.series_uid].append(item)
+        return {uid: found[uid] for uid in sorted(found)}
 
 
 def read_studies(files: list[Path]) -> tuple[Study, ...]:
     """Group files into studies, in order of StudyInstanceUID. Raises RefusedError.
 
-    A DICOMDIR is left out. The same instance twice counts once; one SOPInstanceUID with different contents is refused, and so is a study
-    of two patients and a series of two studies.
-    """
+    A DICOMDIR is left out. The same image twice counts once; one SOPInstanceUID with different contents is refused, and so is a study of
+    two patients and a series of two studies. What is no image is a companion of its study and never a reason to refuse it; a study of
+    companions alone counts where there is no other."""
     by_sop: dict[str, Instance] = {}
+    companions: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
+    seen = 0
     for path in sorted(files):
-        instance = read_instance(path)
+        instance = _image_or_companion(path)
         if instance is None:
+            continue
+        seen += 1
+        if not instance.image:
+            companions[instance.study_uid].setdefault(instance.sop_uid, instance)
             continue
         known = by_sop.setdefault(instance.sop_uid, instance)
         if known is not instance and _sha256(known.path) != _sha256(path):
             raise RefusedError(Code.INSTANCE_CONFLICT, "Two files have the same SOPInstanceUID and different content.")
-    if not by_sop:
+    if not seen:
         raise RefusedError(Code.NO_DICOM, "The upload holds a DICOMDIR and no instance.")
     grouped: defaultdict[str, list[Instance]] = defaultdict(list)
     for instance in by_sop.values():
         grouped[instance.study_uid].append(instance)
     _refuse_mixed(by_sop.values())
-    return tuple(Study(uid, tuple(grouped[uid])) for uid in sorted(grouped))
+    if not grouped and not any(companions):
+        raise RefusedError(Code.NO_IMAGES, "The upload holds DICOM objects, and none of them is a whole image.")
+    uids = sorted(grouped) if grouped else sorted(uid for uid in companions if uid)
+    companions[uids[0]].update(companions.pop("", {}))  # damaged ones, whose study is not known, are counted once
+    return tuple(Study(uid, tuple(grouped[uid]), tuple(companions[uid].values())) for uid in uids)
+
+
+def _image_or_companion(path: Path) -> Instance | None:
+    """An instance; of a class that is no image's also one that is damaged or incomplete, because nothing of it is needed."""
+    try:
+        return read_instance(path, whole=False)
+    except RefusedError:
+        media_class = media_class_of(path)
+        if not media_class or _is_image_class(media_class, has_pixels=True):
+            raise
+        return Instance(path, "", "", path.name, media_class, "", image=False)
 
 
 def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
@@ -124,8 +158,11 @@ def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
     return lambda lines: [pattern.sub("[removed]", line) for line in lines]
 
 
-def read_instance(path: Path) -> Instance | None:
-    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file."""
+def read_instance(path: Path, *, whole: bool = True) -> Instance | None:
+    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file.
+
+    ``whole``: judge the pixels of every object, and not those of images alone.
+    """
     try:
         found = read_structure(path, _WANTED)
     except RefusedError:
@@ -135,6 +172,8 @@ def read_instance(path: Path) -> Instance | None:
     if found.media_class == MediaStorageDirectoryStorage:
         return None
     patient = text_of(found, _PATIENT_ID).encode()
+    sop_class = text_of(found, _SOP_CLASS) or found.media_class
+    image = _is_image_class(sop_class, has_pixels=found.pixel_bytes >= 0)
     instance = Instance(
         path=path,
         study_uid=_uid(found, _STUDY_UID),
@@ -143,9 +182,24 @@ def read_instance(path: Path) -> Instance | None:
         sop_class=text_of(found, _SOP_CLASS),
         modality=text_of(found, _MODALITY),
         patient=hashlib.sha256(patient).digest() if patient else b"",
+        image=image,
+        header=header_of(found) if image else ImageHeader(),
     )
-    check_pixels(found)
+    if image or whole:
+        check_pixels(found)
     return instance
+
+
+def _is_image_class(sop_class: str, *, has_pixels: bool) -> bool:
+    """Whether objects of a SOP class are images. PS3.4 annex B.5; a class that is not DICOM's own tells nothing, and its pixels do."""
+    name = class_name(sop_class)
+    return "Image Storage" in name if name else has_pixels
+
+
+def class_name(sop_class: str) -> str:
+    """The name of a SOP class in PS3.6; empty where it is none of DICOM's own."""
+    known = KNOWN_UIDS.get(sop_class)
+    return known[0] if known else ""
 
 
 def check_pixels(found: Structure) -> None:
@@ -153,7 +207,7 @@ def check_pixels(found: Structure) -> None:
     frames = max(1, _number(found, _FRAMES, 1))
     if found.pixel_bytes < 0:
         # Not every object with rows has pixels, but every image has: its file was cut off before them.
-        if _ROWS in found.values or "Image Storage" in UID(text_of(found, _SOP_CLASS)).name:
+        if _ROWS in found.values or "Image Storage" in class_name(text_of(found, _SOP_CLASS)):
             raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image ends before its pixels begin.")
         return
     claimed = claimed_pixel_bytes(found)

@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,8 @@ class Structure:
     pixel_bytes: int
     fragments: int
     elements: int
+    pixel_tag: int = 0
+    """Which element holds the pixels; 0 where none does."""
 
 
 def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
@@ -86,6 +89,16 @@ def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLi
         raise _truncated("A DICOM file ends within its preamble.")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return structure_of(data, wanted, limits)
+
+
+def media_class_of(path: Path) -> str:
+    """The SOP class in a file's meta information; empty where that cannot be read."""
+    with path.open("rb") as stream:
+        data = stream.read(1 << 16)
+    walk = _Walk(data, StructureLimits(), {MEDIA_SOP_CLASS}, little=True)
+    with suppress(RefusedError):  # what stood before the damage is read
+        walk.group_two(132)
+    return walk.text(MEDIA_SOP_CLASS)
 
 
 def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
@@ -103,7 +116,7 @@ def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLi
         data, start = _inflated(data, start, limits.inflated_bytes), 0
     walk = _Walk(data, limits, wanted, little=syntax != ExplicitVRBigEndian, elements=meta.elements)
     walk.dataset(start, len(data), walk.is_implicit(start, assumed=syntax == ImplicitVRLittleEndian), depth=0)
-    return Structure(media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements)
+    return Structure(media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements, walk.pixel_tag)
 
 
 class _Walk:
@@ -114,7 +127,7 @@ class _Walk:
         order = "<" if little else ">"
         self._tag, self._long, self._short = struct.Struct(f"{order}HHI"), struct.Struct(f"{order}I"), struct.Struct(f"{order}H")
         self.values: dict[int, Value] = {}
-        self.elements, self.pixel_bytes, self.fragments = elements, -1, -1
+        self.elements, self.pixel_bytes, self.fragments, self.pixel_tag = elements, -1, -1, 0
 
     def text(self, tag: int) -> str:
         found = self.values.get(tag)
@@ -146,6 +159,7 @@ class _Walk:
             if tag >> 16 == 0xFFFE:
                 raise _damaged("A DICOM file has an item or a delimiter where an element should be.")
             if depth == 0 and tag in PIXELS:
+                self.pixel_tag = tag
                 return self._pixels(value, length, end)
             if length == _UNDEFINED:
                 if vr in (b"OB", b"OW") or (not vr and tag in PIXELS):

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,18 +42,18 @@ from monai_aws_pipeline.contract import (
     study_id,
     utc_text,
 )
-from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
+from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, repairs
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
 from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
-from monai_aws_pipeline.host_agent.geometry import require_volumes
 from monai_aws_pipeline.host_agent.hosting import Hosting, Over, nothing
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
+from monai_aws_pipeline.host_agent.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
@@ -113,18 +114,23 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Placed:
-    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log."""
+    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
+
+    ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
+    """
 
     study: Study
     folder: Path
     source: Path
     target: Path
     without_identifiers: Callable[[Iterable[str]], list[str]]
+    given: Given | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """The study's instances where they lie now."""
-        return tuple(replace(item, path=self.source / item.path.name) for item in self.study.instances)
+        """What the MAP was given, and before that was chosen every image of the study."""
+        return self.given.instances if self.given else self.study.instances
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,6 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
     files, size = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
     studies = read_studies(files)
-    if around.config.require_volume:
-        require_volumes(studies)
     if source.only_study:
         studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
         if not studies:
@@ -243,9 +247,30 @@ def place(study: Study, folder: Path, limits: Limits) -> Placed:
     target.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(target, limits.uid, limits.gid)
-    for instance in study.instances:
-        instance.path.rename(source / instance.path.name).chmod(0o644)
-    return Placed(study, folder, source, target, without_identifiers)
+    images = tuple(_moved(item, source / item.path.name) for item in study.instances)
+    companions = tuple(_moved(item, source / item.path.name) for item in study.companions)
+    return Placed(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
+
+
+def give(placed: Placed, requirements: MapRequirements) -> Placed:
+    """Leave in the MAP's folder what it is given, in the order of its file names; the rest waits beside it. Raises RefusedError."""
+    given = requirements.give(placed.study)
+    withheld = placed.folder / "withheld"
+    withheld.mkdir(mode=0o700)
+    for path in [*placed.source.iterdir()]:
+        path.rename(withheld / path.name)
+    moved = {
+        item.sop_uid: _moved(replace(item, path=withheld / item.path.name), placed.source / f"{number:06d}.dcm")
+        for number, item in enumerate(given.instances, start=1)
+    }
+    given = replace(given, instances=tuple(moved.values()))
+    return replace(placed, given=given, repairs=repairs.even_out(given.instances, given.stacks))
+
+
+def _moved(instance: Instance, target: Path) -> Instance:
+    """An instance at another place, where the MAP's user may read it."""
+    instance.path.rename(target).chmod(0o644)
+    return replace(instance, path=target)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- inference
@@ -261,13 +286,24 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over
     try:
         ready = around.live_map.ready(message.request, around.stop)
         spent = replace(spent, pull=ready.seconds)
-        ready.demands.check(replace(one.placed.study, instances=one.placed.instances))
+        requirements = ready.requirements.requiring_volume() if around.config.require_volume else ready.requirements
+        one = _with_facts(replace(one, placed=give(one.placed, requirements)))
         end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed, over)
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
     except Exception as wrong:
         return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
+
+
+def _with_facts(one: OneStudy) -> OneStudy:
+    """What was given of a study, and what was not, as its record says it."""
+    placed, given = one.placed, one.placed.given
+    if given is None:
+        return one
+    passed_over = dict(Counter(one.facts.passed_over) + Counter(given.passed_over))
+    facts = replace(one.facts, given=len(given.instances), selection=given.selection, passed_over=passed_over, repairs=placed.repairs)
+    return replace(one, facts=facts)
 
 
 def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Callable[[], None] | None:
@@ -304,7 +340,7 @@ def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Infer
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """One study from its files to judged outputs, for whoever has a MAP and a study but no queue. Raises JobError."""
-    placed = place(study, folder, limits)
+    placed = give(place(study, folder, limits), ready.requirements)
     return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
 
 

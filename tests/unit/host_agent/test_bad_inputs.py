@@ -447,7 +447,7 @@ def test_the_files_that_the_reference_reader_is_tested_with_are_judged_as_they_a
 def test_a_good_upload_is_taken_in(case: str, tmp_path: Path) -> None:
     make, studies, instances = GOOD_INPUTS[case]
     found = taken_in(make(), tmp_path)
-    assert (len(found), sum(len(study.instances) for study in found)) == (studies, instances)
+    assert (len(found), sum(len(study.instances) + len(study.companions) for study in found)) == (studies, instances)
     for item_ in (item_ for study in found for item_ in study.instances):
         data = pydicom.dcmread(item_.path)  # what an application would see
         assert (data.StudyInstanceUID, data.SOPInstanceUID) == (item_.study_uid, item_.sop_uid)

@@ -32,7 +32,6 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.host_agent import originals
 from monai_aws_pipeline.host_agent.config import parse_config
-from monai_aws_pipeline.host_agent.demands import NO_DEMANDS, Demands, demands_of
 from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
@@ -40,10 +39,12 @@ from monai_aws_pipeline.host_agent.intake import IntakeLimits
 from monai_aws_pipeline.host_agent.job import Ended, Outcome, Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.store import Store, StoredObject
 from monai_aws_pipeline.maps.hosting import RunSpec
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES
+from monai_aws_pipeline.maps.study_contract import LABEL_VOLUME
 
 from .dicom_files import write_series
 from .test_decisions import DIGEST, GOOD
@@ -89,7 +90,7 @@ class PretendedEngine:
 @dataclass
 class PretendedLiveMap:
     fails: FailedError | None = None
-    demands: Demands = NO_DEMANDS
+    requirements: MapRequirements = NO_REQUIREMENTS
 
     def look(self) -> None:
         """Nothing that ``ready`` would remember."""
@@ -101,7 +102,7 @@ class PretendedLiveMap:
         if self.fails:
             raise self.fails
         spec = RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
-        return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0, self.demands)
+        return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0, self.requirements)
 
 
 @dataclass
@@ -242,7 +243,7 @@ VOLUME = {LABEL_VOLUME: "true"}
 def test_what_the_images_labels_ask_of_a_study_is_judged_before_the_map_runs(
     bench: Bench, tmp_path: Path, labels: dict[str, str], slices: int, code: str
 ) -> None:
-    bench.live_map.demands = demands_of(labels)
+    bench.live_map.requirements = requirements_of(labels)
     uid = generate_uid()
     message = bench.upload("input/a.zip", zip_of(tmp_path, uid, slices=slices))
     assert bench.turn() is Outcome.ANSWERED
@@ -259,7 +260,7 @@ def test_what_the_images_labels_ask_of_a_study_is_judged_before_the_map_runs(
 
 def test_only_a_series_that_the_application_selects_counts_as_its_volume(bench: Bench, tmp_path: Path) -> None:
     uid = generate_uid()
-    bench.live_map.demands = demands_of(MR_ONLY | VOLUME)
+    bench.live_map.requirements = requirements_of(MR_ONLY | VOLUME)
     volume, scout = write_series(tmp_path / "volume", uid, slices=5), write_series(tmp_path / "scout", uid, slices=2)
     for path in volume:  # the regular one is none that is taken
         data = pydicom.dcmread(path)

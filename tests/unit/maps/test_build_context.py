@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextErro
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, LABEL_VOLUME, rules_in
+from monai_aws_pipeline.maps.series_rules import LABEL_RULES, rules_in
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
+from monai_aws_pipeline.maps.study_contract import contract_of
 from tests.unit.maps.wheels import local_wheelhouse
 
 EXAMPLE = "examples/brain_mri/app"
@@ -198,12 +200,14 @@ def test_labels_tell_what_the_application_asks_of_a_study(tmp_path):
     source = checkout(EXAMPLE, "HEAD", ".", tmp_path / "source")
     plain = dict(write_context(source, tmp_path / "plain", base_image=BASE).labels)
     ((name, conditions),) = rules_in(plain[LABEL_RULES])
-    assert (name, conditions["Modality"], plain[LABEL_VOLUME]) == ("MR", "(?i)^MR$", "")
+    assert (name, conditions["Modality"]) == ("MR", "(?i)^MR$")
+    before = contract_of(plain)
+    assert before.volume
     with (source.path / "app.yaml").open("a") as config:
-        config.write("\nmonai-aws: {require-volume: true}\n")
+        config.write("\nmonai-aws: {require-volume: true, min-slices: 17, stack: {EchoTime: 90}}\n")
     (source.path / "more.json").write_text('{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')
     asking = dict(write_context(source, tmp_path / "asking", base_image=BASE).labels)
-    assert asking[LABEL_VOLUME] == "true"
+    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),))
     assert asking[LABEL_RULES] == ""  # which of two sets of rules decides is the application's secret
 
 
