@@ -12,17 +12,16 @@ import re
 import struct
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import pydicom
-from pydicom.multival import MultiValue
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from monai_aws_pipeline.host_agent.dicom_structure import Structure, read_structure
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.identifying_attributes import GATHER, Identifying, Pool
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
@@ -40,12 +39,6 @@ _CLAIM_FROM: Final = 256 << 20
 _CLAIM_RATIO: Final = 1000
 """No image of this size compresses a thousandfold: what claims to would only fill a reader's memory."""
 
-_IDENTIFYING: Final = [
-    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "PatientBirthName", "PatientMotherBirthName",
-    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName",
-    "OperatorsName", "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress", "StationName",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Instance:
@@ -59,6 +52,8 @@ class Instance:
     modality: str
     patient: bytes = field(default=b"", repr=False)
     """SHA-256 of the patient's id, to notice two patients in one study; empty where there is none. Kept nowhere."""
+    identifying: Identifying = field(default=Identifying(), repr=False)
+    """What ``identifiers.py`` takes out of an application's log. Kept nowhere."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +81,9 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
     of two patients and a series of two studies.
     """
     by_sop: dict[str, Instance] = {}
+    pool = Pool()
     for path in sorted(files):
-        instance = read_instance(path)
+        instance = read_instance(path, pool)
         if instance is None:
             continue
         known = by_sop.setdefault(instance.sop_uid, instance)
@@ -102,32 +98,13 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
     return tuple(Study(uid, tuple(grouped[uid])) for uid in sorted(grouped))
 
 
-def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
-    """What takes everything out of an application's log that names the patient, or the study by its own UIDs.
+def read_instance(path: Path, pool: Pool | None = None) -> Instance | None:
+    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file.
 
-    The application is somebody's code and may print any header value; its log is kept beside the results. Values of one character are
-    left: taking every "1" out of a log hides nothing and destroys it. Attributes: PS3.15 table E.1-1, those that hold a plain text.
+    ``pool``: where the instances of one upload share equal values.
     """
-    texts: set[str] = {study.uid}
-    for instance in {item.series_uid: item for item in study.instances}.values():
-        texts.add(instance.series_uid)
-        try:
-            data = pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(_IDENTIFYING))
-            values = [value for element in data for value in (element.value if isinstance(element.value, MultiValue) else [element.value])]
-        except Exception as wrong:  # what cannot be read cannot be recognised in a log either
-            raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header holds a patient attribute that cannot be read.") from wrong
-        for value in values:
-            texts.add(str(value).strip(" \0"))
-            texts.update(re.split(r"[\^=\s,]+", str(value)))
-    found = sorted((re.escape(text) for text in texts if len(text) > 1), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
-    return lambda lines: [pattern.sub("[removed]", line) for line in lines]
-
-
-def read_instance(path: Path) -> Instance | None:
-    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file."""
     try:
-        found = read_structure(path, _WANTED)
+        found = read_structure(path, _WANTED, gather=GATHER)
     except RefusedError:
         raise
     except (struct.error, ValueError, LookupError) as wrong:  # the walk checks its bounds; this is for the case nobody thought of
@@ -143,6 +120,7 @@ def read_instance(path: Path) -> Instance | None:
         sop_class=text_of(found, _SOP_CLASS),
         modality=text_of(found, _MODALITY),
         patient=hashlib.sha256(patient).digest() if patient else b"",
+        identifying=(pool or Pool()).of(found.gathered),
     )
     check_pixels(found)
     return instance
