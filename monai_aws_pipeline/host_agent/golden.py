@@ -25,11 +25,11 @@ import pydicom
 from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.host_agent import preview
 from monai_aws_pipeline.host_agent.dicom import Study, read_studies
-from monai_aws_pipeline.host_agent.errors import Code, FailedError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 from monai_aws_pipeline.host_agent.geometry import Array
 from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import unpack
-from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, run_study
+from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, as_job_error, run_study
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.outputs import DICOM, DICOM_SEG, Produced
 from monai_aws_pipeline.host_agent.store import Store
@@ -81,12 +81,16 @@ def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: Read
         study = _only_study(given.study, folder / "files")
         (folder / "study").mkdir()
         inferred = run_study(hosting, limits, stop, ready, study, folder / "study")
-    except JobError as wrong:
-        if wrong.code in HOST_CODES:
-            raise
+        found = measure(inferred, folder / "study" / "output", given.reference)
+    except InterruptedJobError:
+        raise
+    except Exception as error:  # files of a study and of somebody's application: a foreign exception's text may quote a value
+        failed = as_job_error(error)
+        if failed.code in HOST_CODES:
+            raise failed from None
         _show_log(folder / "study" / "map.log")
-        return judge(given.expectation, Found(failure=f"{wrong.code}: {wrong.cause}"))
-    verdict = judge(given.expectation, measure(inferred, folder / "study" / "output", given.reference))
+        return judge(given.expectation, Found(failure=f"{failed.code}: {failed.cause}"))
+    verdict = judge(given.expectation, found)
     if not verdict.passed:
         _show_log(folder / "study" / "map.log")
     return verdict
@@ -172,6 +176,7 @@ def _sop_class(item: Produced) -> str:
 
 
 def _show_log(path: Path) -> None:
+    """The application's last lines, out of which ``run_study`` has taken identifiers already."""
     if path.is_file():
         for line in filter(str.strip, path.read_text("utf-8").splitlines()[-_LOG_LINES:]):
             log.warning("the application said: %s", line)

@@ -47,10 +47,11 @@ from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, r
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
-from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
+from monai_aws_pipeline.host_agent.dicom import Instance, Study, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.hosting import Hosting, Over, nothing
+from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
@@ -65,8 +66,8 @@ PREFETCH_MARGIN: Final = 4 << 30
 _SIGNALS: Final = 128
 """Exit codes above it are those of a process that a signal has ended."""
 _MACHINES_FAULT: Final = re.compile(
-    r"CUDA (?:driver )?error|CUDA out of memory|cudaError|cuda runtime error|CUDNN_STATUS|NVML|No space left on device|Cannot allocate memory"
-    r"|can't start new thread|Resource temporarily unavailable|Bus error|MemoryError",
+    r"CUDA (?:driver )?error|CUDA out of memory|cudaError|cuda runtime error|CUDNN_STATUS|NVML|No space left on device"
+    r"|Cannot allocate memory|can't start new thread|Resource temporarily unavailable|Bus error|MemoryError",
     re.IGNORECASE,
 )
 HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
@@ -247,7 +248,7 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
 
 def place(study: Study, folder: Path, limits: Limits) -> Placed:
     """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
-    without_identifiers = identifier_filter(study)
+    without_identifiers = IdentifierFilter.of(study)
     source, target = folder / "input", folder / "output"
     folder.mkdir(exist_ok=True)
     source.mkdir(mode=0o755)

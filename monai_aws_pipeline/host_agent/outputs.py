@@ -8,7 +8,6 @@ The agent's own files (preview, measurements, log) have plain names; ``commit.py
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,14 @@ MEASUREMENTS: Final = "measurements"
 LOG: Final = "log"
 
 _MESHES: Final = (".stl", ".obj", ".ply", ".glb", ".gltf", ".vtk", ".vtp")
+_SUFFIXES: Final = frozenset(
+    (
+        *_MESHES, ".3mf", ".avi", ".bmp", ".bval", ".bvec", ".bz2", ".csv", ".dat", ".gif", ".gii", ".gz", ".h5", ".hdf5", ".hdr", ".htm",
+        ".html", ".img", ".jpeg", ".jpg", ".json", ".log", ".mat", ".md", ".mgz", ".mha", ".mhd", ".mp4", ".nii", ".npy", ".npz", ".nrrd",
+        ".parquet", ".pdf", ".pkl", ".png", ".pt", ".pth", ".raw", ".svg", ".tar", ".tfm", ".tif", ".tiff", ".tsv", ".txt", ".usdz",
+        ".webp", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
+    )
+)  # fmt: skip
 _FOLDERS: Final = {DICOM_SEG: "dicom/seg", DICOM: "dicom/instance", MESH: "mesh/mesh", OTHER: "other/file"}
 _CONTENT_TYPES: Final = {
     ".dcm": "application/dicom",
@@ -83,7 +90,7 @@ def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tu
     for path, kind in found:
         numbers[kind] += 1
         digest = sha256_of(path)
-        suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else _suffix(path)
+        suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else known_suffix(path)
         produced.append(Produced(path, f"{_FOLDERS[kind]}-{numbers[kind]}-{digest[:8]}{suffix}", kind, digest, path.stat().st_size))
     return tuple(produced)
 
@@ -117,5 +124,7 @@ def _kind(path: Path, study_uid: str) -> str:
     return DICOM_SEG if written.sop_class == SegmentationStorage else DICOM
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
+def known_suffix(path: Path) -> str:
+    """The ending of a file's name where it says of which type the file is; empty for any other, which may be a part of somebody's name."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in _SUFFIXES else ""

@@ -1,8 +1,8 @@
 """What the MONAI Deploy App SDK 4.0.0 and the libraries it stands on are known to read wrongly, and what the platform does about each.
 
-Here belongs the table alone: data, for the doctor, the study's page and the tests, which show for each line that it holds. What is done stands in
-``host_agent.map_requirements``, ``stack``, ``pixel_types`` and ``repairs``. A trap that a later version no longer has is taken out with the pin.
-Source: the SDK's own modules (dicom_data_loader_operator, dicom_series_to_volume_operator, dicom_seg_writer_operator), highdicom 0.28, pydicom 3.
+Here belongs the table alone: data, for the study's page and the tests, which show for each line that it holds. What is done stands in
+``host_agent.map_requirements``, ``stack``, ``pixel_types`` and ``repairs``. A trap that a later version has no more goes with the pin. Source:
+the SDK's own modules (dicom_data_loader_operator, dicom_series_to_volume_operator, dicom_seg_writer_operator), highdicom 0.28, pydicom 3.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SDK_TRAPS: Final = (
     Trap("direction cosines that differ in the fifth digit", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
     Trap("several character sets (``\\ISO 2022 IR 87``)", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
     Trap("SpacingBetweenSlices that contradicts the positions", "is copied into the DICOM SEG", Treatment.EVENED_OUT),
-    Trap("rescaled pixels that do not fit the first slice's type", "are cut off", Treatment.DECLARED, "unsupported_image", Handles.PIXEL_TYPE),
+    Trap("rescaled pixels that do not fit the first slice's type", "are cut", Treatment.DECLARED, "unsupported_image", Handles.PIXEL_TYPE),
     Trap("MONOCHROME1", "a negative is segmented", Treatment.DECLARED, "unsupported_image", Handles.MONOCHROME1),
     Trap("Enhanced and Legacy Converted MR and CT", "one image is seen", Treatment.DECLARED, "unsupported_image", Handles.ENHANCED),
     Trap("Float Pixel Data", "is not read", Treatment.DECLARED, "unsupported_image", Handles.FLOAT_PIXELS),
