@@ -1,7 +1,7 @@
 """What the MONAI Deploy App SDK 4.0.0 and the libraries it stands on are known to read wrongly, and what the platform does about each.
 
 Here belongs the table alone: data, for the study's page and the tests, which show for each line that it holds. What is done stands in
-``host_agent.map_requirements``, ``stack``, ``pixel_types`` and ``repairs``. A trap that a later version has no more goes with the pin. Source:
+``host_agent.map_requirements``, ``stack``, ``pixel_types`` and ``repairs``. A trap that a later version lacks goes with the pin. Source:
 the SDK's own modules (dicom_data_loader_operator, dicom_series_to_volume_operator, dicom_seg_writer_operator), highdicom 0.28, pydicom 3.
 """
 
