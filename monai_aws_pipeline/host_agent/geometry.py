@@ -181,9 +181,11 @@ def nearest_planes(source: Grid, along: Array) -> Array:
 def planes_under(source: Grid, grid: Grid) -> Array:
     """For each plane of ``grid`` the index of the plane of ``source`` on which it lies pixel on pixel, -1 where it lies on none.
 
-    Half a pixel in the plane and a quarter of a step along the normal are the tolerance.
+    Half a pixel in the plane and a quarter of a step along the normal are the tolerance. Two frames of reference have no common place.
     """
     nowhere = np.full(len(grid.positions), -1)
+    if source.frame and grid.frame and source.frame != grid.frame:
+        return nowhere
     if (source.rows, source.columns) != (grid.rows, grid.columns) or not np.allclose(source.orientation, grid.orientation, atol=1e-3):
         return nowhere
     if not np.allclose(source.spacing, grid.spacing, rtol=0.01):

@@ -35,10 +35,10 @@ _BRIDGED: Final = 0.1
 
 @dataclass(frozen=True)
 class _References:
-    """Instances a SEG names: by series (where it names the series), all with the class it gives them, and the one of each frame."""
+    """Instances a SEG names: by series (where it names the series), all with the classes it gives them, and the one of each frame."""
 
     series: dict[str, frozenset[str]]
-    classes: dict[str, str]
+    classes: dict[str, set[str]]
     of_frame: tuple[str | None, ...]
     """The instance whose plane a frame claims, None where it names none, several, or says that the place was not kept."""
 
@@ -80,7 +80,7 @@ def check_segmentation(path: Path, source: Source) -> None:
 
 
 def _references(data: Dataset) -> _References:
-    classes: dict[str, str] = {}
+    classes: defaultdict[str, set[str]] = defaultdict(set)
     series: defaultdict[str, set[str]] = defaultdict(set)
     for listed in data.get("ReferencedSeriesSequence") or []:
         named = series[_text(listed, "SeriesInstanceUID")]
@@ -102,10 +102,10 @@ def _source_images(groups: Sequence[Dataset]) -> Iterator[Dataset]:
             yield from derivation.get("SourceImageSequence") or []
 
 
-def _named(items: Sequence[Dataset] | Iterator[Dataset], classes: dict[str, str]) -> Iterator[str]:
+def _named(items: Sequence[Dataset] | Iterator[Dataset], classes: defaultdict[str, set[str]]) -> Iterator[str]:
     for item in items:
-        instance, its_class = _text(item, "ReferencedSOPInstanceUID"), _text(item, "ReferencedSOPClassUID")
-        classes[instance] = its_class or classes.get(instance, "")
+        instance = _text(item, "ReferencedSOPInstanceUID")
+        classes[instance].add(_text(item, "ReferencedSOPClassUID"))
         yield instance
 
 
@@ -134,7 +134,7 @@ def _check_references(referred: _References, source: Source) -> None:
             Code.OUTPUT_GEOMETRY,
             f"{unknown} of {len(referred.classes)} images that a segmentation refers to were not given to the application.",
         )
-    if any(its_class and its_class != given[uid].sop_class for uid, its_class in referred.classes.items()):
+    if any(classes - {"", given[uid].sop_class} for uid, classes in referred.classes.items()):
         raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation refers to an image of its source under another SOP class.")
     if any(given[uid].series_uid != series for series, named in referred.series.items() for uid in named):
         raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation refers to an image of its source under another series.")

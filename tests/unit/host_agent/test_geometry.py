@@ -79,3 +79,26 @@ def test_the_frames_of_one_multi_frame_file_are_a_stack(tmp_path: Path) -> None:
     (grid,) = grids_of([write_seg(tmp_path / "seg.dcm", source, np.ones((6, 16, 16)))])
     assert is_volume(grid)
     assert (len(grid.positions), grid.step, grid.spacing) == (6, 3.0, (2.0, 2.0))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ distances
+
+
+@pytest.mark.parametrize(
+    ("places", "step"),
+    [
+        ([5, 8, 11, 14], 3.0),
+        ([5, 8, 17, 20], 3.0),
+        ([0, 6, 15], 3.0),
+        ([0, 9], 9.0),
+        ([0, 0.0001, 3.0002, 3, 6, 8.9999], 3.0),
+        ([0, 2.97, 6.02, 9.0, 15.01], 3.0),
+        ([4, 2, 0, -2], 2.0),
+        ([1], None),
+        ([1, 1.0004], None),
+        ([0, 1, 2.37, 5.11, 6.9], None),
+    ],
+)
+def test_the_step_of_planes_is_what_all_their_distances_are_multiples_of(places: list[float], step: float | None) -> None:
+    found = common_step(places_of(np.array(places, dtype=float)))
+    assert found == (None if step is None else pytest.approx(step, rel=5e-3))
