@@ -141,8 +141,7 @@ def test_a_replaced_upload_is_refused_and_keeps_and_removes_nothing_of_the_newer
 
 def test_an_upload_that_is_replaced_between_two_parts_of_its_copy_is_kept_from_the_file_that_was_read(bench: Bench, tmp_path: Path) -> None:
     uid = generate_uid()
-    body, newer = study_zip(tmp_path, uid, 20 << 20), study_zip(tmp_path, generate_uid(), 20 << 20)
-    assert len(newer) == len(body)
+    body, newer = study_zip(tmp_path, uid, LARGE), study_zip(tmp_path, generate_uid(), 20 << 20)
     message = bench.upload("input/ct.zip", body)
     parts = before(bench, "UploadPartCopy", lambda: bench.s3.put_object(Bucket="studies", Key="input/ct.zip", Body=newer), after_calls=1)
     assert bench.turn() is Outcome.ANSWERED
@@ -354,6 +353,17 @@ def test_a_file_that_is_dated_before_the_marker_and_appears_after_the_first_look
     assert bench.stored("input/") == [f"input/f/series/{files[2].name}"]
 
 
+def test_the_same_bytes_under_the_same_name_are_another_object_when_they_come_later(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_series(tmp_path / "s", generate_uid(), slices=2)
+    folder(bench, files)
+    bench.upload("input/f/_READY", b"now")
+    while_inferred(bench, lambda: appears_late(bench, files[1], monkeypatch))
+    assert bench.turn() is Outcome.ANSWERED
+    assert bench.stored("input/") == [f"input/f/series/{files[1].name}"]
+
+
 def test_a_folder_that_is_tried_again_is_what_it_was_at_its_first_look(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,14 +444,17 @@ def test_a_zip_that_could_not_be_packed_to_its_end_is_never_kept_as_the_original
     assert bench.stored("input/") == []
 
 
-def test_in_a_bucket_with_versions_no_older_marker_or_file_comes_back_when_a_folder_is_cleared(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_in_a_bucket_with_versions_no_older_marker_or_file_comes_back_when_a_folder_is_cleared(
+    bench: Bench, tmp_path: Path, newest_first: bool
+) -> None:
     bench.s3.put_bucket_versioning(Bucket="studies", VersioningConfiguration={"Status": "Enabled"})
     uid = generate_uid()
     folder(bench, write_series(tmp_path / "wrong", uid, slices=2))
     first = upload(bench, "input/f/_READY", b"")
     folder(bench, write_series(tmp_path / "right", uid, slices=2))
     second = upload(bench, "input/f/_READY", b"")
-    for message in (second, first):
+    for message in (second, first) if newest_first else (first, second):
         bench.send(message)
         assert bench.turn() is Outcome.ANSWERED
     assert error_of(bench.record(quarantine_key(first.job, "result.json"))) in ("upload_replaced", "empty_upload", "upload_missing")
