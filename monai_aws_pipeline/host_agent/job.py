@@ -210,9 +210,7 @@ class Ended:
 def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
     """Complete what a crash left undone after the job was marked done."""
     records = commit.repair_index(around.store, done)
-    kind = _kind_or_zip(message)
-    if kind is not originals.Kind.RERUN and all(around.store.find(key) for key in originals.kept_keys(message, kind, records)):
-        originals.remove(around.store, message, kind)
+    originals.complete(around.store, message, _kind_or_zip(message), records)
 
 
 def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
@@ -397,7 +395,7 @@ def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) 
     kind = _kind_or_zip(message)
     originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
     commit.write_done(around.store, message.job, records)
-    originals.remove(around.store, message, kind)
+    originals.remove(around.store, message, kind, records)
 
 
 def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
