@@ -37,6 +37,8 @@ _SHORT: Final = frozenset(
 )  # fmt: skip
 _VALUE_BYTES: Final = 1024
 _PADDING_BYTES: Final = 1 << 20
+_ELEMENT_BYTES: Final = 8
+"""No element is shorter: tag and length."""
 
 Buffer = bytes | mmap.mmap
 
@@ -74,10 +76,12 @@ class Structure:
     pixel_bytes: int
     fragments: int
     elements: int
+    pixel_tag: int = 0
+    """Which element holds the pixels; 0 where none does."""
 
 
 def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
-    """Walk one file to the end of its pixel data; of a DICOMDIR the meta information alone.
+    """Walk one file to its end; of a DICOMDIR the meta information alone.
 
     Raises RefusedError: truncated, damaged, too complex or too large.
     """
@@ -103,7 +107,7 @@ def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLi
         data, start = _inflated(data, start, limits.inflated_bytes), 0
     walk = _Walk(data, limits, wanted, little=syntax != ExplicitVRBigEndian, elements=meta.elements)
     walk.dataset(start, len(data), walk.is_implicit(start, assumed=syntax == ImplicitVRLittleEndian), depth=0)
-    return Structure(media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements)
+    return Structure(media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements, walk.pixel_tag)
 
 
 class _Walk:
@@ -114,7 +118,7 @@ class _Walk:
         order = "<" if little else ">"
         self._tag, self._long, self._short = struct.Struct(f"{order}HHI"), struct.Struct(f"{order}I"), struct.Struct(f"{order}H")
         self.values: dict[int, Value] = {}
-        self.elements, self.pixel_bytes, self.fragments = elements, -1, -1
+        self.elements, self.pixel_bytes, self.fragments, self.pixel_tag = elements, -1, -1, 0
 
     def text(self, tag: int) -> str:
         found = self.values.get(tag)
@@ -146,7 +150,10 @@ class _Walk:
             if tag >> 16 == 0xFFFE:
                 raise _damaged("A DICOM file has an item or a delimiter where an element should be.")
             if depth == 0 and tag in PIXELS:
-                return self._pixels(value, length, end)
+                self.pixel_tag = tag
+                at = self._pixels(value, length, end)
+                self._behind_pixels(at, end, implicit)
+                return at
             if length == _UNDEFINED:
                 if vr in (b"OB", b"OW") or (not vr and tag in PIXELS):
                     at, _, _ = self._fragments(value, end)
@@ -227,6 +234,28 @@ class _Walk:
         self.pixel_bytes = length
         return at + length
 
+    def _behind_pixels(self, at: int, end: int, implicit: bool) -> None:
+        """Judge what follows the pixels: elements of higher tags, as padding and signatures are, or bytes that are none.
+
+        Bytes that are no elements are left: readers stop there, and the image is whole. But an element that reads well and belongs before
+        the pixels is a second data set behind the first, or a second value of what was read already: readers would take the later one.
+        """
+        while end - at >= _ELEMENT_BYTES and not self._is_padding(at, end):
+            try:
+                tag, vr, length, value = self._header(at, end, implicit)
+                if tag >> 16 == 0xFFFE:
+                    return
+                if length == _UNDEFINED:
+                    at = self._items(value, end, implicit or vr == b"UN", 1, open_end=True)
+                else:
+                    at = self._value(tag, vr, value, length, end, keep=False)
+            except RefusedError as error:
+                if error.code in (Code.DICOM_TRUNCATED, Code.DICOM_DAMAGED):
+                    return
+                raise
+            if tag <= self.pixel_tag:
+                raise _damaged("A DICOM file has elements behind its pixels that belong before them.")
+
     def _fragments(self, at: int, end: int) -> tuple[int, int, int]:
         """The fragments of encapsulated pixel data: the position behind them, their number without the offset table, their bytes."""
         count, total = -1, 0
@@ -245,7 +274,7 @@ class _Walk:
 
     def _is_padding(self, at: int, end: int) -> bool:
         """Whether nothing but NULs follow, as some writers pad their files with. No element begins with eight of them."""
-        if any(self._data[at : min(at + 8, end)]):
+        if any(self._data[at : min(at + _ELEMENT_BYTES, end)]):
             return False
         if end - at > _PADDING_BYTES or any(self._data[at:end]):
             raise _damaged("A DICOM file has NULs where an element should be.")

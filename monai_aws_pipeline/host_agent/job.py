@@ -222,15 +222,15 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     """Download, unpack, group. Raises RefusedError for anything that is no study, FailedError for a bucket or disk that fails."""
     started = time.monotonic()
     limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
-    files, size = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
-    studies = read_studies(files)
+    upload = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
+    studies = read_studies([*upload.files])
     if around.config.require_volume:
         require_volumes(studies)
     if source.only_study:
         studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
         if not studies:
             raise RefusedError(Code.BAD_REQUEST, "The original does not hold the study that the re-run names.")
-    return Fetched(studies, size, time.monotonic() - started)
+    return Fetched(studies, upload.bytes, time.monotonic() - started)
 
 
 def place(study: Study, folder: Path, limits: Limits) -> Placed:
