@@ -187,20 +187,24 @@ def _pass_over_by_content(name: str, head: bytes, meter: _Meter) -> None:
         meter.passed_over[PassedOver.NO_DICOM if head else PassedOver.EMPTY] += 1
 
 
+_TELLING: Final = {
+    PassedOver.ENCRYPTED: (Code.ZIP_ENCRYPTED, "files in it are encrypted"),
+    PassedOver.COMPRESSION: (Code.ZIP_COMPRESSION, "files in it are compressed by a method that is not read here"),
+    PassedOver.DAMAGED: (Code.ZIP_DAMAGED, "files in it are damaged"),
+    PassedOver.ARCHIVE: (Code.ZIP_NESTED, "it holds an archive inside that is not opened"),
+}
+"""Why there may be no DICOM in an upload, the most telling first."""
+
+
 def _nothing_left(passed_over: Counter[PassedOver]) -> RefusedError:
+    for kind, (code, cause) in _TELLING.items():
+        if passed_over[kind]:
+            return RefusedError(code, f"Nothing in the upload is DICOM, and {cause}.")
     total = sum(passed_over.values())
-    if passed_over[PassedOver.ENCRYPTED]:
-        return RefusedError(Code.ZIP_ENCRYPTED, "Nothing in the upload is DICOM, and files in it are encrypted.")
-    if passed_over[PassedOver.COMPRESSION]:
-        return RefusedError(Code.ZIP_COMPRESSION, "Nothing in the upload is DICOM, and files in it use a method that is not read here.")
-    if passed_over[PassedOver.DAMAGED]:
-        return RefusedError(Code.ZIP_DAMAGED, "Nothing in the upload is DICOM, and files in it are damaged.")
-    if passed_over[PassedOver.ARCHIVE]:
-        return RefusedError(Code.ZIP_NESTED, "Nothing in the upload is DICOM, and it holds an archive inside that is not opened.")
-    if total and passed_over[PassedOver.LINK] == total:
-        return RefusedError(Code.ZIP_LINK, "The upload holds nothing but links.")
     if not total:
         return RefusedError(Code.NO_DICOM, "The upload holds no files.")
+    if passed_over[PassedOver.LINK] == total:
+        return RefusedError(Code.ZIP_LINK, "The upload holds nothing but links.")
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
     return RefusedError(Code.NO_DICOM, f"None of the {total} files in the upload is DICOM ({counts}).")
 

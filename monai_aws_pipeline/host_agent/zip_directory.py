@@ -87,10 +87,10 @@ def open_zip(stream: IO[bytes], files: int, *, inside: bool) -> zipfile.ZipFile:
         raise RefusedError(Code.NOT_A_ZIP, f"The upload is named .zip but is {kind or 'no zip'}.")
     if end.is_split:
         raise _split(name)
-    if end.entries > files or end.directory_bytes > files * _DIRECTORY_BYTES_EACH:
-        raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The upload holds more than {files} files.")
     if not end.is_consistent:
         raise RefusedError(Code.ZIP_DAMAGED, f"{name} has a damaged table of contents.")
+    if end.entries > files or end.directory_bytes > files * _DIRECTORY_BYTES_EACH:
+        raise RefusedError(Code.ZIP_TOO_MANY_FILES, f"The upload holds more than {files} files.")
     stream.seek(end.at + _END_BYTES + end.comment_bytes)
     if file_kinds.LOCAL_HEADER in stream.read(TRAILING_BYTES):
         raise RefusedError(Code.ZIP_DAMAGED, f"{name} has another zip, or a part of one, behind its end.")

@@ -374,7 +374,7 @@ def test_an_upload_without_dicom_says_what_it_holds(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- where a zip ends
 
-READ_WELL = {
+READ_WELL: dict[str, Callable[[bytes], bytes]] = {
     "NULs behind its end": lambda good: good + bytes(100_000),
     "other bytes behind its end": lambda good: good + NOISE,
     "a program before it": lambda good: b"MZ" + NOISE + good,
