@@ -23,6 +23,7 @@ class Code(StrEnum):
     NOT_A_ZIP = "not_a_zip"
     ZIP_TRUNCATED = "zip_truncated"
     ZIP_DAMAGED = "zip_damaged"
+    ZIP_SPLIT = "zip_split"
     ZIP_ENCRYPTED = "zip_encrypted"
     ZIP_COMPRESSION = "zip_compression"
     ZIP_UNSAFE_NAME = "zip_unsafe_name"
@@ -82,6 +83,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.NOT_A_ZIP: "Zip the DICOM files of one study and upload the .zip.",
     Code.ZIP_TRUNCATED: "Upload the file again; the end of the zip is missing.",
     Code.ZIP_DAMAGED: "Create the zip again and check it with `unzip -t` before uploading.",
+    Code.ZIP_SPLIT: "Create one zip in one piece; a zip that was split into parts (.z01, .zip.001) is not put together here.",
     Code.ZIP_ENCRYPTED: "Create the zip without a password; the bucket encrypts it at rest.",
     Code.ZIP_COMPRESSION: "Create the zip with one of the usual methods, stored or deflate.",
     Code.ZIP_UNSAFE_NAME: "Create the zip with plain relative names inside one folder.",

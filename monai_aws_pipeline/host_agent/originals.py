@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -33,7 +33,7 @@ from monai_aws_pipeline.contract import (
     quarantine_key,
 )
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
-from monai_aws_pipeline.host_agent.intake import IntakeLimits, check_size, keep_dicom, unpack
+from monai_aws_pipeline.host_agent.intake import IntakeLimits, Unpacked, check_size, keep_dicom, unpack
 from monai_aws_pipeline.host_agent.store import Store, StoredObject
 
 FOLDER_SCHEMA: Final = "monai-aws/folder/1"
@@ -63,6 +63,15 @@ class Source:
     only_study: str = ""
 
 
+@dataclass(frozen=True)
+class FetchedUpload:
+    """The DICOM files of an upload, the bytes downloaded, and how many files of which kind were passed over."""
+
+    files: tuple[Path, ...]
+    bytes: int
+    passed_over: Mapping[str, int]
+
+
 def source_of(message: JobMessage) -> Source:
     """Decide by key and request alone. Raises RefusedError for a key that is no upload and no original."""
     if message.request:
@@ -79,21 +88,21 @@ def source_of(message: JobMessage) -> Source:
     raise RefusedError(Code.UPLOAD_TYPE, "The upload is neither a .zip nor a folder with its marker.")
 
 
-def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: IntakeLimits) -> tuple[list[Path], int]:
-    """Bring the source here and unpack it; returns its DICOM files and the bytes downloaded. Raises RefusedError or FailedError."""
+def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: IntakeLimits) -> FetchedUpload:
+    """Bring the source here and unpack it. Raises RefusedError or FailedError."""
     files = folder / "unpacked"
     files.mkdir()
     if kind is Kind.FOLDER:
-        size = _fetch_folder(store, message, files, limits)
+        size, unpacked = _fetch_folder(store, message, files, limits)
     else:
         check_size(message.size, limits)
         archive = folder / "upload.zip"
         size = store.download(message.key, message.version, message.etag, archive)
-        unpack(archive, files, limits)
-    return sorted(files.glob("*.dcm")), size
+        unpacked = unpack(archive, files, limits)
+    return FetchedUpload(tuple(sorted(files.glob("*.dcm"))), size, unpacked.passed_over)
 
 
-def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> int:
+def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: IntakeLimits) -> tuple[int, Unpacked]:
     marker = _marker(store, message)
     if marker is None:
         raise RefusedError(Code.UPLOAD_MISSING, "The folder's marker is no longer in the bucket.")
@@ -116,8 +125,7 @@ def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: Intake
         local.append(files / f"{number:06d}.dcm")
         store.download(part.key, "", part.etag, local[-1])
     _pack(local, files.parent / "upload.zip")
-    keep_dicom(local)
-    return size
+    return size, keep_dicom(local, limits)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- kept
