@@ -44,6 +44,7 @@ from monai_aws_pipeline.contract import (
     utc_text,
 )
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, repairs
+from monai_aws_pipeline.host_agent.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig

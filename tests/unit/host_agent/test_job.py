@@ -485,7 +485,7 @@ def test_a_host_that_finds_the_upload_moved_by_another_adds_no_second_answer(
     assert len(bench.stored("results-index/")) == 1
 
 
-FAILS = replace(WELL, exit_code=1, log_tail=("boom",))
+FAILS = replace(WELL, exit_code=137, log_tail=("boom",))
 
 
 @pytest.mark.parametrize("other", ["fails for good", "refuses the upload"])
@@ -634,7 +634,7 @@ def test_a_map_that_fails_on_a_study_is_asked_once_and_its_last_word_is_in_the_r
     study = study_id(SECRET, uid)
     error = bench.record(quarantine_key(message.job, "result.json", study)).error
     assert error
-    assert (error.code, error.last_line) == ("map_failed", "ValueError: [removed] [removed] of [removed] has no contrast")
+    assert (error.code, error.last_line) == ("map_failed", "ValueError: [removed] of [removed] has no contrast")
     kept = bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "error.json", study))["Body"].read().decode()
     assert json.loads(kept)["last_line"] == error.last_line
     assert bench.engine.runs == 1
@@ -701,7 +701,7 @@ def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: 
 
     def picky(source: Path, target: Path) -> RunEnd:
         found = any(bad.encode() in path.read_bytes() for path in source.iterdir())
-        return replace(WELL, exit_code=1) if found else answers(source, target)
+        return replace(WELL, exit_code=137) if found else answers(source, target)
 
     bench.engine.run_map = picky
     assert [bench.turn() for _ in range(3)][-1] is Outcome.ANSWERED
@@ -712,7 +712,7 @@ def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: 
 
 def test_each_failed_study_of_one_upload_has_an_end_of_its_own(bench: Bench, tmp_path: Path) -> None:
     one, other = generate_uid(), generate_uid()
-    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=1)
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=137)
     message = bench.upload("input/two.zip", zip_of(tmp_path, one, other))
     assert [bench.turn() for _ in range(3)][-1] is Outcome.ANSWERED
     for uid in (one, other):
