@@ -18,9 +18,10 @@ def refuse_changed_sources(s3: Any) -> None:
 
     def check(params: dict[str, Any], **_: Any) -> tuple[SimpleNamespace, dict[str, Any]] | None:
         wanted = params["headers"].get("x-amz-copy-source-if-match", "")
-        bucket, _slash, key = unquote(params["headers"]["x-amz-copy-source"].partition("?")[0]).lstrip("/").partition("/")
+        source, _mark, version = params["headers"]["x-amz-copy-source"].partition("?versionId=")
+        bucket, _slash, key = unquote(source).lstrip("/").partition("/")
         try:
-            found = s3.head_object(Bucket=bucket, Key=key)["ETag"]
+            found = s3.head_object(Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))["ETag"]
         except ClientError:
             return None  # moto says by itself that there is no such key
         if not wanted or wanted.strip('"') == found.strip('"'):
