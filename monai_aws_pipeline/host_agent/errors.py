@@ -77,7 +77,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",
     Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise MONAI_AWS_UPLOAD_MAX_MIB.",
     Code.UPLOAD_REPLACED: (
-        "Nothing to do if the newer upload of that name was meant: it has its own result. If the older one was, upload it under another name."
+        "Nothing to do if the newer upload of that name was meant: it has its own result. If the older was, upload it under another name."
     ),
     Code.UPLOAD_MISSING: "Upload the study again under another name; it was removed before it could be read.",
     Code.UPLOAD_TYPE: "Upload a .zip, or a folder followed by its _READY marker.",
