@@ -126,8 +126,8 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
     Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
     Code.OUTPUT_GEOMETRY: (
-        "Let the application take frame of reference, orientation, spacing and positions from the whole series it segmented, refer to all of "
-        "its images, and write surfaces in patient millimetres (LPS or RAS)."
+        "Let the application take frame of reference, orientation, spacing and positions from the whole series it segmented, refer to all "
+        "of its images, and write surfaces in patient millimetres (LPS or RAS)."
     ),
     Code.NO_LIVE_MAP: "Materialise map_image; no MAP was published for this deployment yet.",
     Code.PULL_FAILED: "Check that the host may read the repository and that it has the digest; then: monai-aws upload --again.",

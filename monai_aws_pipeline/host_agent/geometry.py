@@ -31,6 +31,8 @@ _SAME_PLACE: Final = 0.01
 """Planes that are closer (mm) are one plane: positions are rounded and computed, and nothing is cut this thin."""
 _LEFT_OUT: Final = 4
 """Down to which part of the smallest distance a common step is looked for, where planes are left out."""
+PARALLEL: Final = 0.999
+"""Cosine from which on two directions are the same."""
 _KINDS: Final = 1000
 """More kinds of planes no study has; a file made to keep a reader busy may."""
 _ON_PLANE: Final = 0.25
@@ -160,6 +162,11 @@ def common_step(places: Array) -> float | None:
 def usual_step(places: Array) -> float:
     """The distance of neighbouring planes in mm, of two places or more: the common step, and where there is none the middle one."""
     return common_step(places) or float(np.median(np.diff(places)))
+
+
+def parallel(grid: Grid, other: Grid) -> bool:
+    """Whether planes are cut in the same direction, perhaps turned over."""
+    return bool(abs(grid.normal @ other.normal) > PARALLEL)
 
 
 def nearest(places: Array, along: Array) -> Array:

@@ -26,6 +26,7 @@ from monai_aws_pipeline.host_agent.geometry import (
     common_step,
     kinds_of,
     nearest_planes,
+    parallel,
     places_of,
     planes_of,
     together,
@@ -35,7 +36,6 @@ SEGMENTATIONS: Final = frozenset({SegmentationStorage, UID("1.2.840.10008.5.1.4.
 """SOP classes of segmentations made of pixels: Segmentation Storage, Label Map Segmentation Storage."""
 
 _MAX_PIXELS: Final = 1 << 31
-_PARALLEL: Final = 0.999
 _PLANE_TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -238,5 +238,5 @@ def _same_pixels(grid: Grid, other: Grid) -> bool:
     return (
         (grid.rows, grid.columns) == (other.rows, other.columns)
         and np.allclose(grid.spacing, other.spacing, rtol=0.01)
-        and bool(abs(grid.normal @ other.normal) > _PARALLEL)
+        and parallel(grid, other)
     )
