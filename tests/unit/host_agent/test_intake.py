@@ -315,6 +315,7 @@ MAYBE_A_PART: dict[str, tuple[Entry, Code]] = {
     "an encrypted image in a folder of a viewer": (encrypted("VIEWER/IM2", LONG), Code.ZIP_ENCRYPTED),
     "an image of another method": (Entry("IM2.dcm", LONG, ZSTANDARD), Code.ZIP_COMPRESSION),
     "a damaged image": (Entry("IM2.dcm", LONG, STORED, crc=1), Code.ZIP_DAMAGED),
+    "an image that is said to be empty": (Entry("IM2.dcm", b"", STORED, crc=1), Code.ZIP_DAMAGED),
     "a pipe without extension": (Entry("IM2", mode=stat.S_IFIFO | 0o644), Code.ZIP_LINK),
     "a link to an image elsewhere": (link("IM2", "/data/IM2"), Code.ZIP_LINK),
     "a link to a store of images": (link("second", ".git/annex/objects/a7/s512.dcm"), Code.ZIP_LINK),
