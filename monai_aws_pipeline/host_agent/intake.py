@@ -10,8 +10,8 @@ silently, because half a study answered is a wrong answer. So:
 - A file that can be read is judged by its first bytes, whatever its name. DICOM is taken, DICOM without preamble stops the upload
   (applications would pass over it), a zip is opened, and what is neither is passed over and counted.
 - A file that cannot be read (encrypted, compressed by another method than deflate, damaged; a device) is passed over only where its name
-  says that it is no image: an extension of ``file_kinds``, a part of a macOS application, or too short to be a DICOM file. Otherwise the
-  upload is refused.
+  says that it is no image (an extension of ``file_kinds``, a part of a macOS application) or it is too short to be a DICOM file.
+  Otherwise the upload is refused.
 - A link holds nothing of its own: it is passed over where what it names is in the zip, or neither it nor its target is named as images
   are. A link to an image that is not in the zip stops the upload.
 - A zip inside is opened down to ``IntakeLimits.depth``; below that it is looked through by the same rules, and only a DICOM file or a
