@@ -297,7 +297,8 @@ class _Zip:
 
     def _pass_over_unreadable(self, entry: zipfile.ZipInfo, name: str, error: RefusedError, kind: PassedOver) -> None:
         too_short = kind in (PassedOver.ENCRYPTED, PassedOver.COMPRESSION) and entry.file_size < file_kinds.DICOM_BYTES
-        if not too_short and not file_kinds.is_no_image(name):
+        is_file = kind is PassedOver.DEVICE and entry.file_size > 0  # nobody knows what it is: a device holds nothing
+        if is_file or not (too_short or file_kinds.is_no_image(name)):
             raise error
         self.meter.passed_over[kind] += 1
 
@@ -311,10 +312,13 @@ class _Zip:
 
     def _target(self, entry: zipfile.ZipInfo) -> str:
         """What a link names; empty where that cannot be read."""
-        if self._unreadable(entry):
-            return ""
-        with closing(_chunks(self.opened, entry, self.meter, self.words)) as chunks:
-            return next(chunks, b"")[:_LINK_BYTES].decode("utf-8", "replace")
+        to = b""
+        if not self._unreadable(entry):
+            with closing(_chunks(self.opened, entry, self.meter, self.words)) as chunks:
+                to = next(chunks, b"")
+        if entry.file_size > _LINK_BYTES or b"\0" in to:
+            raise RefusedError(Code.ZIP_LINK, f"{self.words} has a file that claims to be a link and holds more than a name.")
+        return to.decode("utf-8", "replace")
 
     @cached_property
     def _places(self) -> frozenset[str]:
