@@ -94,8 +94,9 @@ def open_zip(stream: IO[bytes], files: int, *, inside: bool) -> zipfile.ZipFile:
     stream.seek(end.at + _END_BYTES + end.comment_bytes)
     if file_kinds.LOCAL_HEADER in stream.read(TRAILING_BYTES):
         raise RefusedError(Code.ZIP_DAMAGED, f"{name} has another zip, or a part of one, behind its end.")
+    size = end.at + _END_BYTES
     try:
-        opened = zipfile.ZipFile(_Front(stream, end.at + _END_BYTES))
+        opened = zipfile.ZipFile(stream if stream.seek(0, 2) == size else _Front(stream, size))
     except Exception as error:  # zipfile raises seven kinds of exception on hostile bytes, and each means the same here
         raise RefusedError(Code.ZIP_DAMAGED, f"{name} has a damaged table of contents.") from error
     _check_places(opened.infolist(), head, name)

@@ -192,8 +192,7 @@ def plain_dicom(upload: bytes | Path) -> int:
                     content = archive.read(entry)
                 except Exception:  # noqa: S112  a damaged or encrypted entry is nothing that anybody finds
                     continue
-                is_link = entry.external_attr >> 28 == 0o12
-                found += not is_link and looks_like_dicom(content)
+                found += looks_like_dicom(content)
                 found += plain_dicom(content) if content.startswith(b"PK") else 0
     except Exception:  # as for entries
         return found

@@ -10,14 +10,19 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from monai_aws_pipeline.contract import JobMessage
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, Unpacked, check_size, keep_dicom, unpack, with_free_space
+from monai_aws_pipeline.host_agent.originals import Kind, fetch
+from monai_aws_pipeline.host_agent.store import Store, StoredObject
 from tests.support import raw_dicom
 from tests.support.raw_zip import DEFLATE64, LZMA, STORED, ZSTANDARD, Entry, encrypted, link, raw_zip
 
@@ -315,7 +320,11 @@ MAYBE_A_PART: dict[str, tuple[Entry, Code]] = {
     "an encrypted image in a folder of a viewer": (encrypted("VIEWER/IM2", LONG), Code.ZIP_ENCRYPTED),
     "an image of another method": (Entry("IM2.dcm", LONG, ZSTANDARD), Code.ZIP_COMPRESSION),
     "a damaged image": (Entry("IM2.dcm", LONG, STORED, crc=1), Code.ZIP_DAMAGED),
+    "an image that is said to be empty": (Entry("IM2.dcm", b"", STORED, crc=1), Code.ZIP_DAMAGED),
     "a pipe without extension": (Entry("IM2", mode=stat.S_IFIFO | 0o644), Code.ZIP_LINK),
+    "a file that claims to be a device": (Entry("a.jpg", DICOM, mode=stat.S_IFCHR | 0o666), Code.ZIP_LINK),
+    "a file that claims to be a link": (Entry("a.jpg", DICOM, mode=stat.S_IFLNK | 0o777), Code.ZIP_LINK),
+    "a long encrypted file that claims to be a link": (Entry("a", b"x" * 5000, STORED, 1, stat.S_IFLNK | 0o777), Code.ZIP_LINK),
     "a link to an image elsewhere": (link("IM2", "/data/IM2"), Code.ZIP_LINK),
     "a link to a store of images": (link("second", ".git/annex/objects/a7/s512.dcm"), Code.ZIP_LINK),
     "a link to a series elsewhere": (link("SER2", "../study2"), Code.ZIP_LINK),
@@ -486,3 +495,33 @@ def test_a_nearly_full_disk_is_met_before_it_fills_and_is_not_the_uploads_fault(
     with pytest.raises(FailedError, match="disk_full"):
         unpack(archive, tmp_path, with_free_space(SMALL, 100_000))
     assert with_free_space(SMALL, 1 << 20).disk_bytes == (1 << 20) * 9 // 10
+
+
+# --------------------------------------------------------------------------------------------------------- from the bucket to the host
+
+
+class Bucket:
+    """What ``originals.fetch`` asks of a bucket: one marker, and what else lies there."""
+
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    def __init__(self, contents: dict[str, bytes]):
+        self.contents = contents
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        return [StoredObject(key, "e", len(body), self.now) for key, body in self.contents.items() if key.startswith(prefix)]
+
+    def download(self, key: str, version: str, etag: str, target: Path) -> int:
+        return target.write_bytes(self.contents[key])
+
+
+@pytest.mark.parametrize("kind", [Kind.ZIP, Kind.FOLDER])
+def test_what_was_passed_over_is_told_with_the_files(kind: Kind, tmp_path: Path) -> None:
+    files = {"input/f/1": DICOM, "input/f/2": b"%PDF", "input/f/_READY": b""}
+    contents = files if kind is Kind.FOLDER else {"input/a.zip": raw_zip(GOOD, Entry("a.pdf", b"%PDF"))}
+    key = "input/f/_READY" if kind is Kind.FOLDER else "input/a.zip"
+    message = JobMessage.for_object(bucket="b", key=key, version="", etag="e", size=len(contents[key]))
+    found = fetch(cast(Store, Bucket(contents)), message, kind, tmp_path, SMALL)
+    assert [path.read_bytes() for path in found.files] == [DICOM]
+    assert found.passed_over == {"no DICOM": 1}
+    assert found.bytes == sum(map(len, contents.values()))
