@@ -165,11 +165,17 @@ def test_each_kind_of_segmentation_is_read_frame_by_frame(kind: SegmentationType
     assert all(np.array_equal(found[label], wanted[label]) for label in wanted)
 
 
-def test_frames_that_do_not_end_at_a_byte_are_read_in_any_order(tmp_path: Path) -> None:
-    files = write_series(tmp_path / "odd", generate_uid(), slices=5, size=5)
-    mask = np.random.default_rng(1).random((5, 5, 5)) > 0.4
+@pytest.mark.parametrize("columns", [5, 7, 9, 11, 13])
+def test_frames_that_do_not_end_at_a_byte_are_read_in_any_order(tmp_path: Path, columns: int) -> None:
+    files = write_series(tmp_path / "odd", generate_uid(), slices=9, size=13)
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.PixelData = data.pixel_array[:, :columns].tobytes() + b"\0" * (13 * columns % 2)
+        data.Columns = columns
+        data.save_as(path)
+    mask = np.random.default_rng(1).random((9, 13, columns)) > 0.4
     segmentation = read_segmentation(write_seg(tmp_path / "seg.dcm", files, mask))
-    for index in (4, 1, 3):
+    for index in (4, 1, 3, *range(9)):
         ((_, _, values),) = masks(segmentation, [index])
         assert np.array_equal(values > 0, mask[round((segmentation.grid.positions[index][2] - 5) / 3)])
 
