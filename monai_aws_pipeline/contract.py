@@ -246,6 +246,12 @@ class ResultError:
     message: str
     last_line: str = ""
 
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        said = f" The application said last: {self.last_line}" if self.last_line else ""
+        return f"{self.code}: {self.message}{said}"
+
 
 @dataclass(frozen=True)
 class InputFacts:

@@ -12,19 +12,18 @@ import re
 import struct
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import pydicom
-from pydicom.multival import MultiValue
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
 from monai_aws_pipeline.host_agent import image_header
 from monai_aws_pipeline.host_agent.dicom_structure import Structure, media_class_of, read_structure
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.identifying_attributes import GATHER, Identifying, Pool
 from monai_aws_pipeline.host_agent.image_header import ImageHeader, header_of
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
@@ -41,12 +40,6 @@ _CLAIM_FROM: Final = 256 << 20
 _CLAIM_RATIO: Final = 1000
 """No image of this size compresses a thousandfold: what claims to would only fill a reader's memory."""
 
-_IDENTIFYING: Final = [
-    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "PatientBirthName", "PatientMotherBirthName",
-    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName",
-    "OperatorsName", "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress", "StationName",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Instance:
@@ -60,6 +53,8 @@ class Instance:
     modality: str
     patient: bytes = field(default=b"", repr=False)
     """SHA-256 of the patient's id, to notice two patients in one study; empty where there is none. Kept nowhere."""
+    identifying: Identifying = field(default=Identifying(), repr=False)
+    """What ``identifiers.py`` takes out of an application's log. Kept nowhere."""
     image: bool = True
     """Whether it is an image: by its SOP class, and where that is not DICOM's own, by having pixels."""
     header: ImageHeader = field(default_factory=ImageHeader, repr=False)
@@ -97,12 +92,14 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
 
     A DICOMDIR is left out. The same image twice counts once; one SOPInstanceUID with different contents is refused, and so is a study of
     two patients and a series of two studies. What is no image is a companion of its study and never a reason to refuse it; a study of
-    companions alone counts where there is no other."""
+    companions alone counts where there is no other.
+    """
     by_sop: dict[str, Instance] = {}
     companions: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
+    pool = Pool()
     seen = 0
     for path in sorted(files):
-        instance = _image_or_companion(path)
+        instance = _image_or_companion(path, pool)
         if instance is None:
             continue
         seen += 1
@@ -125,10 +122,10 @@ def read_studies(files: list[Path]) -> tuple[Study, ...]:
     return tuple(Study(uid, tuple(grouped[uid]), tuple(companions[uid].values())) for uid in uids)
 
 
-def _image_or_companion(path: Path) -> Instance | None:
+def _image_or_companion(path: Path, pool: Pool) -> Instance | None:
     """An instance; of a class that is no image's also one that is damaged or incomplete, because nothing of it is needed."""
     try:
-        return read_instance(path, whole=False)
+        return read_instance(path, pool, whole=False)
     except RefusedError:
         media_class = media_class_of(path)
         if not media_class or _is_image_class(media_class, has_pixels=True):
@@ -136,35 +133,13 @@ def _image_or_companion(path: Path) -> Instance | None:
         return Instance(path, "", "", path.name, media_class, "", image=False)
 
 
-def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
-    """What takes everything out of an application's log that names the patient, or the study by its own UIDs.
-
-    The application is somebody's code and may print any header value; its log is kept beside the results. Values of one character are
-    left: taking every "1" out of a log hides nothing and destroys it. Attributes: PS3.15 table E.1-1, those that hold a plain text.
-    """
-    texts: set[str] = {study.uid}
-    for instance in {item.series_uid: item for item in study.instances}.values():
-        texts.add(instance.series_uid)
-        try:
-            data = pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(_IDENTIFYING))
-            values = [value for element in data for value in (element.value if isinstance(element.value, MultiValue) else [element.value])]
-        except Exception as wrong:  # what cannot be read cannot be recognised in a log either
-            raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header holds a patient attribute that cannot be read.") from wrong
-        for value in values:
-            texts.add(str(value).strip(" \0"))
-            texts.update(re.split(r"[\^=\s,]+", str(value)))
-    found = sorted((re.escape(text) for text in texts if len(text) > 1), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
-    return lambda lines: [pattern.sub("[removed]", line) for line in lines]
-
-
-def read_instance(path: Path, *, whole: bool = True) -> Instance | None:
+def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -> Instance | None:
     """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file.
 
-    ``whole``: judge the pixels of every object, and not those of images alone.
+    ``pool``: where the instances of one upload share equal values. ``whole``: judge the pixels of every object, not those of images alone.
     """
     try:
-        found = read_structure(path, _WANTED)
+        found = read_structure(path, _WANTED, gather=GATHER)
     except RefusedError:
         raise
     except (struct.error, ValueError, LookupError) as wrong:  # the walk checks its bounds; this is for the case nobody thought of
@@ -182,6 +157,7 @@ def read_instance(path: Path, *, whole: bool = True) -> Instance | None:
         sop_class=text_of(found, _SOP_CLASS),
         modality=text_of(found, _MODALITY),
         patient=hashlib.sha256(patient).digest() if patient else b"",
+        identifying=(pool or Pool()).of(found.gathered),
         image=image,
         header=header_of(found) if image else ImageHeader(),
     )

@@ -113,7 +113,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.GANTRY_TILT: "Send the series resampled to straight planes, or use an application that handles gantry-tilt (app.yaml).",
     Code.UNSUPPORTED_IMAGE: "Send images of another kind, or use an application whose app.yaml says that it handles these.",
     Code.TRANSFER_SYNTAX: "Send the study uncompressed, or add a decoder for this syntax to the application's requirements.",
-    Code.MAP_FAILED: "Read map.log beside this file; the application itself ended with an error.",
+    Code.MAP_FAILED: "Read what the application said last, and its map.log beside this file; it ended this study with an error.",
     Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
     Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",
     Code.MAP_MANIFEST: "Rebuild the MAP; its app.json cannot be used to run it.",
@@ -132,13 +132,24 @@ REMEDIES: Final[dict[Code, str]] = {
 }
 
 
-class JobError(Exception):
-    """A job that ends without a result. ``cause`` says what was found, never in which file of whom."""
+FINAL: Final = frozenset(
+    {Code.NO_OUTPUT, Code.OUTPUT_UNSAFE, Code.OUTPUT_NOT_DICOM, Code.OUTPUT_OTHER_STUDY, Code.OUTPUT_GEOMETRY, Code.MAP_MANIFEST}
+)
+"""The same MAP ends the same study like this each time, so it is not asked again."""
 
-    def __init__(self, code: Code, cause: str):
+
+class JobError(Exception):
+    """A job that ends without a result. ``cause`` says what was found, never in which file of whom.
+
+    ``last_line``: what the application said last, without identifiers. ``final``: trying again would end the same way.
+    """
+
+    def __init__(self, code: Code, cause: str, *, last_line: str = "", final: bool | None = None):
         super().__init__(f"{code}: {cause}")
         self.code = code
         self.cause = cause
+        self.last_line = last_line
+        self.final = code in FINAL if final is None else final
 
     @property
     def remedy(self) -> str:
@@ -156,7 +167,7 @@ class RefusedError(JobError):
 
 
 class FailedError(JobError):
-    """Tried and did not work: given back to the queue until its last receipt."""
+    """Tried and did not work: given back to the queue until its last receipt, unless it is ``final``."""
 
 
 class InterruptedJobError(Exception):

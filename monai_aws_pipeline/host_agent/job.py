@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -46,10 +47,11 @@ from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, r
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
-from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
+from monai_aws_pipeline.host_agent.dicom import Instance, Study, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.hosting import Hosting, Over, nothing
+from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
@@ -61,6 +63,13 @@ from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_t
 log = logging.getLogger(__name__)
 
 PREFETCH_MARGIN: Final = 4 << 30
+_SIGNALS: Final = 128
+"""Exit codes above it are those of a process that a signal has ended."""
+_MACHINES_FAULT: Final = re.compile(
+    r"CUDA (?:driver )?error|CUDA out of memory|cudaError|cuda runtime error|CUDNN_STATUS|NVML|No space left on device"
+    r"|Cannot allocate memory|can't start new thread|Resource temporarily unavailable|Bus error|MemoryError",
+    re.IGNORECASE,
+)
 HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
 
 
@@ -239,7 +248,7 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
 
 def place(study: Study, folder: Path, limits: Limits) -> Placed:
     """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
-    without_identifiers = identifier_filter(study)
+    without_identifiers = IdentifierFilter.of(study)
     source, target = folder / "input", folder / "output"
     folder.mkdir(exist_ok=True)
     source.mkdir(mode=0o755)
@@ -334,7 +343,7 @@ def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
 
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
-    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib)
+    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
     return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
 
 
@@ -344,14 +353,26 @@ def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: Re
     return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
 
 
-def judge_end(end: RunEnd, timeout_s: int, memory_mib: int) -> None:
-    """The application's own exit code decides. Raises FailedError."""
+def judge_end(
+    end: RunEnd, timeout_s: int, memory_mib: int, without_identifiers: Callable[[Iterable[str]], list[str]] = lambda lines: [*lines]
+) -> None:
+    """The application's own exit code decides. Raises FailedError, which is final where the same study would end the same way again."""
+    if not (end.timed_out or end.out_of_memory or end.exit_code):
+        return
+    lines = without_identifiers(end.log_tail)
+    last = last_meaningful_line(lines)
     if end.timed_out:
-        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.")
+        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.", last_line=last)
     if end.out_of_memory:
-        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.")
-    if end.exit_code:
-        raise FailedError(Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.")
+        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.", last_line=last)
+    raise FailedError(
+        Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.", last_line=last, final=not may_pass(end.exit_code, lines)
+    )
+
+
+def may_pass(exit_code: int, lines: Iterable[str]) -> bool:
+    """Whether an application's failure may pass: it was ended by a signal, or speaks of the machine and not of the study."""
+    return exit_code < 0 or exit_code > _SIGNALS or any(_MACHINES_FAULT.search(line) for line in lines)
 
 
 # -------------------------------------------------------------------------------------------------------------- after the inference
@@ -406,7 +427,7 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
     if tried is None and (answered := _answered_meanwhile(around, taken.message)):
         return answered
     status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
-    if status is Status.FAILED and not taken.delivery.last:
+    if status is Status.FAILED and not error.final and not taken.delivery.last:
         raise error
     message, one = taken.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
@@ -421,7 +442,7 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
             host=around.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - taken.started),
             resources=resources_of(tried.end) if tried and tried.end else Resources(),
             cost=cost_of(charged, spent.pull, around.config, around.host),
-            error=ResultError(str(error.code), error.message), request=message.request,
+            error=ResultError(str(error.code), error.message, error.last_line), request=message.request,
         )  # fmt: skip
 
     keep = partial(quarantine_key, message.job, study=study)

@@ -22,8 +22,9 @@ from typing import Final
 
 import pydicom
 
-from monai_aws_pipeline.host_agent.dicom import identifier_filter, read_studies
+from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import RefusedError
+from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, unpack
 from tests.support.raw_dicom import (
     BIG_ENDIAN,
@@ -154,7 +155,7 @@ def _end(upload: bytes, folder: Path) -> str:
     try:
         unpack(archive, folder / "unpacked", LIMITS)
         for study in read_studies(sorted((folder / "unpacked").glob("*.dcm"))):
-            identifier_filter(study)(["a line"])
+            IdentifierFilter.of(study)(["a line"])
             for instance_ in study.instances:
                 data = pydicom.dcmread(instance_.path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
                 seen = (str(data.StudyInstanceUID).strip(" \0"), str(data.SOPInstanceUID).strip(" \0"))

@@ -1,7 +1,8 @@
-"""Small DICOM studies and segmentations for tests. Pixels and headers are invented."""
+"""Small DICOM studies, segmentations and surfaces for tests. Pixels and headers are invented."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,13 @@ def write_seg(path: Path, source: list[Path], mask: np.ndarray) -> Path:
     )
     segmentation.save_as(path)
     return path
+
+
+def box_stl(low: Sequence[float], high: Sequence[float]) -> bytes:
+    """A box as binary STL; the arguments are its corners (x, y, z) in the file's own millimetres."""
+    corners = np.array([[x, y, z] for z in (low[2], high[2]) for y in (low[1], high[1]) for x in (low[0], high[0])])
+    quads = ((0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5))
+    faces = np.array([triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))])
+    record = np.zeros(len(faces), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    record["corners"] = corners[faces]
+    return b"invented".ljust(80) + np.uint32(len(faces)).tobytes() + record.tobytes()

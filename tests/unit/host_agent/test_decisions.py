@@ -179,6 +179,26 @@ def test_the_end_of_a_run_decides_the_code(end: RunEnd, code: Code) -> None:
     assert error.value.code is code
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "line", "passes"),
+    [
+        (1, "ValueError: no contrast", False),
+        (2, "", False),
+        (137, "", True),
+        (-9, "", True),
+        (1, "RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable", True),
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
+        (1, "OSError: [Errno 28] No space left on device", True),
+    ],
+)
+def test_a_failure_is_tried_again_only_where_that_can_help(exit_code: int, line: str, passes: bool) -> None:
+    with pytest.raises(FailedError) as error:
+        judge_end(replace(ENDED, exit_code=exit_code, log_tail=("starting", line)), 600, 4096)
+    assert error.value.final is not passes
+    assert FailedError(Code.STORAGE_FAILED, "").final is False
+    assert FailedError(Code.NO_OUTPUT, "").final is True
+
+
 def test_exit_code_zero_is_no_failure() -> None:
     judge_end(ENDED, 600, 4096)
 

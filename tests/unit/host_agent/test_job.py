@@ -14,7 +14,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import EncapsulatedPDFStorage, generate_uid
 
 from monai_aws_pipeline.contract import (
     HostFacts,
@@ -622,8 +622,66 @@ def test_an_upload_that_is_too_large_is_kept_without_being_downloaded(bench: Ben
     assert quarantine_key(message.job, "upload.zip") in bench.stored()
 
 
-def test_a_failing_map_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
-    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=3, log_tail=("boom",))
+def test_a_map_that_fails_on_a_study_is_asked_once_and_its_last_word_is_in_the_record(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    said = (
+        "working",
+        "Traceback (most recent call last):",
+        f"ValueError: Invented Nobody of {uid} has no contrast",
+        "Application exited with 1.",
+    )
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=1, log_tail=said)
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
+    assert bench.turn() is Outcome.ANSWERED
+    study = study_id(SECRET, uid)
+    error = bench.record(quarantine_key(message.job, "result.json", study)).error
+    assert error
+    assert (error.code, error.last_line) == ("map_failed", "ValueError: [removed] [removed] of [removed] has no contrast")
+    kept = bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "error.json", study))["Body"].read().decode()
+    assert json.loads(kept)["last_line"] == error.last_line
+    assert bench.engine.runs == 1
+
+
+def test_what_the_map_is_given_is_in_its_folder_and_in_the_record_and_nothing_else_is(bench: Bench, tmp_path: Path) -> None:
+    bench.live_map.requirements = requirements_of(MR_ONLY | VOLUME)
+    uid = generate_uid()
+    volume, scout = write_series(tmp_path / "volume", uid, slices=5), write_series(tmp_path / "scout", uid, slices=2)
+    for path in volume:
+        data = pydicom.dcmread(path)
+        data.SeriesNumber = None
+        data.save_as(path)
+    report = pydicom.dcmread(scout[0])
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    del report.PixelData
+    report.save_as(tmp_path / "report.dcm")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for number, path in enumerate([tmp_path / "report.dcm", *scout, *reversed(volume)]):
+            archive.write(path, f"{number}.dcm")
+    seen: list[tuple[str, float, int]] = []
+
+    def look(source: Path, target: Path) -> RunEnd:
+        for path in sorted(source.iterdir()):
+            data = pydicom.dcmread(path)
+            seen.append((path.name, float(data.ImagePositionPatient[2]), data.SeriesNumber))
+        return answers(source, target)
+
+    bench.engine.run_map = look
+    message = bench.upload("input/a.zip", (tmp_path / "study.zip").read_bytes())
+    assert bench.turn() is Outcome.ANSWERED
+    assert seen == [(f"{number + 1:06d}.dcm", 5.0 + 3.0 * number, 1) for number in range(5)]
+    facts = bench.record(result_key(study_id(SECRET, uid), message.job)).input
+    assert (facts.instances, facts.series, facts.given) == (7, 2, 5)
+    assert facts.passed_over == {"Encapsulated PDF Storage": 1}
+    assert facts.repairs == ("SeriesNumber filled in",)
+    assert sorted(facts.selection) == [
+        "MR of 2 images: not given (the rules take it, and another fits better)",
+        "MR of 5 images: given as 5 planes 3 mm apart (the largest of 2 that the rules take)",
+    ]
+
+
+def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=137, log_tail=("boom",))
     uid = generate_uid()
     message = bench.upload("input/a.zip", zip_of(tmp_path, uid))
     assert [bench.turn() for _ in range(3)] == [Outcome.GIVEN_BACK, Outcome.GIVEN_BACK, Outcome.ANSWERED]

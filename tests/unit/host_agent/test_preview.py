@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.host_agent import preview
+from monai_aws_pipeline.host_agent import preview, segmentation
 from monai_aws_pipeline.host_agent.dicom import read_studies
+from monai_aws_pipeline.host_agent.geometry import planes_under
 from monai_aws_pipeline.host_agent.outputs import collect
+from monai_aws_pipeline.host_agent.segmentation import read_source
 
 from .dicom_files import write_seg, write_series
 
@@ -30,45 +32,23 @@ def _mask() -> np.ndarray:
     return mask
 
 
-def test_the_volume_is_pixels_times_area_times_slice_distance(study: tuple[str, list[Path]], tmp_path: Path) -> None:
-    seg = preview.read_segmentation(write_seg(tmp_path / "seg.dcm", study[1], _mask()))
-    (segment,) = preview.measure(seg)
-    assert segment.label == "Brain"
-    assert segment.volume_ml == pytest.approx(48 * 2 * 2 * 3 / 1000)
-
-
-def test_overlapping_thick_slices_are_measured_by_their_distance_not_their_thickness(tmp_path: Path) -> None:
-    import pydicom
-
-    source = write_series(tmp_path / "s", generate_uid(), gap=3.0)
-    path = write_seg(tmp_path / "seg.dcm", source, _mask())
-    data = pydicom.dcmread(path)
-    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    measures.SliceThickness = 5.0
-    if "SpacingBetweenSlices" in measures:
-        del measures.SpacingBetweenSlices
-    data.save_as(path)
-    (segment,) = preview.measure(preview.read_segmentation(path))
-    assert segment.volume_ml == pytest.approx(48 * 2 * 2 * 3 / 1000)
-
-
 def test_each_frame_finds_the_source_plane_it_was_drawn_on_even_when_the_files_are_out_of_order(
     study: tuple[str, list[Path]], tmp_path: Path
 ) -> None:
     (found,) = read_studies(study[1])
-    volume = preview.read_volume(found.instances[::-1])
-    labels = preview.label_map(volume, [preview.read_segmentation(write_seg(tmp_path / "seg.dcm", study[1], _mask()))])
+    volume = preview.read_volume(read_source(found.instances[::-1]))
+    labels = preview.label_map(volume, [segmentation.read_segmentation(write_seg(tmp_path / "seg.dcm", study[1], _mask()))])
     assert np.array_equal(labels > 0, _mask())
 
 
 def test_a_segmentation_of_another_place_is_not_drawn_over_the_source(study: tuple[str, list[Path]], tmp_path: Path) -> None:
     elsewhere = write_series(tmp_path / "other", study[0], gap=3.7)
-    segmentation = preview.read_segmentation(write_seg(tmp_path / "seg.dcm", elsewhere, np.ones((8, 16, 16), bool)))
+    lying = segmentation.read_segmentation(write_seg(tmp_path / "seg.dcm", elsewhere, np.ones((8, 16, 16), bool)))
     (found,) = read_studies(study[1])
-    source = preview.read_volume(found.instances).grid
-    places = preview.frame_places(source, segmentation.grid)
-    apart = np.abs(source.along[None] - segmentation.grid.along[:, None]).min(axis=1)
-    assert [place == -1 for place in places] == [distance > 1.0 for distance in apart], "half a pixel of 2 mm is the tolerance"
+    source = preview.read_volume(read_source(found.instances)).grid
+    places = planes_under(source, lying.grid)
+    apart = np.abs(source.along[None] - lying.grid.along[:, None]).min(axis=1)
+    assert [place == -1 for place in places] == [distance > 0.75 for distance in apart], "a quarter of a step of 3 mm is the tolerance"
     assert (places == -1).any()
 
 
