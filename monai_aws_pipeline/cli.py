@@ -264,7 +264,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
             if record.error:
-                _say(f"  {record.error.code}: {record.error.message}")
+                _say(f"  {record.error.text}")
     if failed:
         sys.exit(1)
 

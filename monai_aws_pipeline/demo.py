@@ -323,7 +323,7 @@ def _answer(
             if record.status is Status.SUCCEEDED:
                 report(f"answered: {record.commit_key}")
                 return record, False
-            why = f"{record.error.code}: {record.error.message}" if record.error else "no reason recorded"
+            why = record.error.text if record.error else "no reason recorded"
             raise DemoError(f"The study was not answered ({record.status.value}): {why}")
         states = ", ".join(f"{m.id} {m.state}" for m in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
         if states != seen:

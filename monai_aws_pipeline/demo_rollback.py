@@ -133,7 +133,7 @@ def _answered(number: int, when: str, clients: Clients, settings: Settings, plac
         progress.line(f"job {done.job}")
         (record,) = operations.wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS)
         if record.status is not Status.SUCCEEDED:
-            why = f"{record.error.code}: {record.error.message}" if record.error else "no reason recorded"
+            why = record.error.text if record.error else "no reason recorded"
             raise DemoError(f"Study {number} was not answered ({record.status.value}): {why}")
         wait_recorded(record.study, progress.line, job=record.job)
         return _recorded(when, record)

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from monai_aws_pipeline.host_agent import preview
+from monai_aws_pipeline.host_agent import segmentation
 from monai_aws_pipeline.host_agent.dicom import Study, read_studies
 from monai_aws_pipeline.host_agent.errors import JobError
 from monai_aws_pipeline.host_agent.intake import unpack
@@ -102,9 +102,9 @@ def _reference(golden: Golden, study: Study) -> list[Finding]:
     remedy = "Make the reference a DICOM SEG on the golden study's own grid, with the labels of the application's segments"
     try:
         data = pydicom.dcmread(golden.reference, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-        labels = set(preview.read_segmentation(golden.reference).labels.values())
+        labels = set(segmentation.read_segmentation(golden.reference, segmentation.read_source(study.instances)).labels.values())
     except Exception as wrong:  # whatever a file may hold that is no SEG
-        why = str(wrong) if isinstance(wrong, preview.NotDrawableError) else type(wrong).__name__
+        why = str(wrong) if isinstance(wrong, segmentation.SegmentationError) else type(wrong).__name__
         return [Finding(POINT, f"the golden reference cannot be read as a DICOM SEG ({why})", remedy)]
     wanted = {rule.label for rule in golden.expectation.segments if rule.dice is not None}
     findings = [

@@ -78,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     contents.add_argument("--image", required=True, help="any reference that the container engine knows")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("botocore").setLevel(logging.ERROR)
+    for name in ("botocore", "s3transfer", "urllib3"):  # their warnings quote addresses, in which an upload's key stands
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if chosen.command == "golden":
             return _golden(chosen)

@@ -19,10 +19,12 @@ _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
 _SOURCES: Final = (
     "__init__.py",
     "contract.py",
+    "redaction.py",
     "maps/__init__.py",
     "maps/hosting.py",
     "maps/expectation.py",
     "maps/series_rules.py",
+    "maps/study_contract.py",
     "host_agent/*.py",
 )
 _HOST_FILES: Final = ("provision.sh", "monai-aws-agent.service")

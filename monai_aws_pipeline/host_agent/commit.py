@@ -185,6 +185,8 @@ def error_json(error: ResultError) -> str:
     """What stands in ``error.json`` beside the commit record: code, cause, remedy."""
     remedy = next((text for code, text in REMEDIES.items() if code == error.code), "")
     data = {"schema": ERROR_SCHEMA, "code": error.code, "cause": error.message.removesuffix(remedy).strip(), "remedy": remedy}
+    if error.last_line:
+        data["last_line"] = error.last_line
     return json.dumps(data, ensure_ascii=True, indent=2) + "\n"
 
 

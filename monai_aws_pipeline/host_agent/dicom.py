@@ -12,17 +12,19 @@ import re
 import struct
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import pydicom
-from pydicom.multival import MultiValue
 from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
-from monai_aws_pipeline.host_agent.dicom_structure import Structure, read_structure
+from monai_aws_pipeline.host_agent import image_header
+from monai_aws_pipeline.host_agent.dicom_structure import Structure, media_class_of, read_structure
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.identifying_attributes import GATHER, Identifying, Pool
+from monai_aws_pipeline.host_agent.image_header import ImageHeader, header_of
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
@@ -31,20 +33,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _MODALITY, _PATIENT_ID, _PHOTOMETRIC = 0x00080060, 0x00100020, 0x00280004
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100
-_WANTED: Final = frozenset(
-    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, _MODALITY, _PATIENT_ID, _PHOTOMETRIC, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS}
-)
+_WANTED: Final = image_header.WANTED | {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, _MODALITY, _PATIENT_ID, _BITS}
 _UID_NAMES: Final = {_STUDY_UID: "StudyInstanceUID", _SERIES_UID: "SeriesInstanceUID", _SOP_UID: "SOPInstanceUID"}
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _CLAIM_FROM: Final = 256 << 20
 _CLAIM_RATIO: Final = 1000
 """No image of this size compresses a thousandfold: what claims to would only fill a reader's memory."""
-
-_IDENTIFYING: Final = [
-    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "PatientBirthName", "PatientMotherBirthName",
-    "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName",
-    "OperatorsName", "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress", "StationName",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,14 +53,21 @@ class Instance:
     modality: str
     patient: bytes = field(default=b"", repr=False)
     """SHA-256 of the patient's id, to notice two patients in one study; empty where there is none. Kept nowhere."""
+    identifying: Identifying = field(default=Identifying(), repr=False)
+    """What ``identifiers.py`` takes out of an application's log. Kept nowhere."""
+    image: bool = True
+    """Whether it is an image: by its SOP class, and where that is not DICOM's own, by having pixels."""
+    header: ImageHeader = field(default_factory=ImageHeader, repr=False)
 
 
 @dataclass(frozen=True)
 class Study:
-    """The instances that share one StudyInstanceUID, in a stable order."""
+    """The images that share one StudyInstanceUID, in a stable order. ``companions``: its objects that are no image (reports, raw data,
+    …)."""
 
     uid: str
     instances: tuple[Instance, ...]
+    companions: tuple[Instance, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -75,59 +76,70 @@ class Study:
 
     @property
     def series(self) -> int:
-        """Number of series."""
+        """Number of series of images."""
         return len({item.series_uid for item in self.instances})
+
+    def series_of_images(self) -> dict[str, list[Instance]]:
+        """The images by their SeriesInstanceUID, in order of that."""
+        found: defaultdict[str, list[Instance]] = defaultdict(list)
+        for item in self.instances:
+            found[item.series_uid].append(item)
+        return {uid: found[uid] for uid in sorted(found)}
 
 
 def read_studies(files: list[Path]) -> tuple[Study, ...]:
     """Group files into studies, in order of StudyInstanceUID. Raises RefusedError.
 
-    A DICOMDIR is left out. The same instance twice counts once; one SOPInstanceUID with different contents is refused, and so is a study
-    of two patients and a series of two studies.
+    A DICOMDIR is left out. The same image twice counts once; one SOPInstanceUID with different contents is refused, and so is a study of
+    two patients and a series of two studies. What is no image is a companion of its study and never a reason to refuse it; a study of
+    companions alone counts where there is no other.
     """
     by_sop: dict[str, Instance] = {}
+    companions: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
+    pool = Pool()
+    seen = 0
     for path in sorted(files):
-        instance = read_instance(path)
+        instance = _image_or_companion(path, pool)
         if instance is None:
+            continue
+        seen += 1
+        if not instance.image:
+            companions[instance.study_uid].setdefault(instance.sop_uid, instance)
             continue
         known = by_sop.setdefault(instance.sop_uid, instance)
         if known is not instance and _sha256(known.path) != _sha256(path):
             raise RefusedError(Code.INSTANCE_CONFLICT, "Two files have the same SOPInstanceUID and different content.")
-    if not by_sop:
+    if not seen:
         raise RefusedError(Code.NO_DICOM, "The upload holds a DICOMDIR and no instance.")
     grouped: defaultdict[str, list[Instance]] = defaultdict(list)
     for instance in by_sop.values():
         grouped[instance.study_uid].append(instance)
     _refuse_mixed(by_sop.values())
-    return tuple(Study(uid, tuple(grouped[uid])) for uid in sorted(grouped))
+    if not grouped and not any(companions):
+        raise RefusedError(Code.NO_IMAGES, "The upload holds DICOM objects, and none of them is a whole image.")
+    uids = sorted(grouped) if grouped else sorted(uid for uid in companions if uid)
+    companions[uids[0]].update(companions.pop("", {}))  # damaged ones, whose study is not known, are counted once
+    return tuple(Study(uid, tuple(grouped[uid]), tuple(companions[uid].values())) for uid in uids)
 
 
-def identifier_filter(study: Study) -> Callable[[Iterable[str]], list[str]]:
-    """What takes everything out of an application's log that names the patient, or the study by its own UIDs.
-
-    The application is somebody's code and may print any header value; its log is kept beside the results. Values of one character are
-    left: taking every "1" out of a log hides nothing and destroys it. Attributes: PS3.15 table E.1-1, those that hold a plain text.
-    """
-    texts: set[str] = {study.uid}
-    for instance in {item.series_uid: item for item in study.instances}.values():
-        texts.add(instance.series_uid)
-        try:
-            data = pydicom.dcmread(instance.path, stop_before_pixels=True, specific_tags=list(_IDENTIFYING))
-            values = [value for element in data for value in (element.value if isinstance(element.value, MultiValue) else [element.value])]
-        except Exception as wrong:  # what cannot be read cannot be recognised in a log either
-            raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header holds a patient attribute that cannot be read.") from wrong
-        for value in values:
-            texts.add(str(value).strip(" \0"))
-            texts.update(re.split(r"[\^=\s,]+", str(value)))
-    found = sorted((re.escape(text) for text in texts if len(text) > 1), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
-    return lambda lines: [pattern.sub("[removed]", line) for line in lines]
-
-
-def read_instance(path: Path) -> Instance | None:
-    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file."""
+def _image_or_companion(path: Path, pool: Pool) -> Instance | None:
+    """An instance; of a class that is no image's also one that is damaged or incomplete, because nothing of it is needed."""
     try:
-        found = read_structure(path, _WANTED)
+        return read_instance(path, pool, whole=False)
+    except RefusedError:
+        media_class = media_class_of(path)
+        if not media_class or _is_image_class(media_class, has_pixels=True):
+            raise
+        return Instance(path, "", "", path.name, media_class, "", image=False)
+
+
+def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -> Instance | None:
+    """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file.
+
+    ``pool``: where the instances of one upload share equal values. ``whole``: judge the pixels of every object, not those of images alone.
+    """
+    try:
+        found = read_structure(path, _WANTED, gather=GATHER)
     except RefusedError:
         raise
     except (struct.error, ValueError, LookupError) as wrong:  # the walk checks its bounds; this is for the case nobody thought of
@@ -135,6 +147,8 @@ def read_instance(path: Path) -> Instance | None:
     if found.media_class == MediaStorageDirectoryStorage:
         return None
     patient = text_of(found, _PATIENT_ID).encode()
+    sop_class = text_of(found, _SOP_CLASS) or found.media_class
+    image = _is_image_class(sop_class, has_pixels=found.pixel_bytes >= 0)
     instance = Instance(
         path=path,
         study_uid=_uid(found, _STUDY_UID),
@@ -143,9 +157,25 @@ def read_instance(path: Path) -> Instance | None:
         sop_class=text_of(found, _SOP_CLASS),
         modality=text_of(found, _MODALITY),
         patient=hashlib.sha256(patient).digest() if patient else b"",
+        identifying=(pool or Pool()).of(found.gathered),
+        image=image,
+        header=header_of(found) if image else ImageHeader(),
     )
-    check_pixels(found)
+    if image or whole:
+        check_pixels(found)
     return instance
+
+
+def _is_image_class(sop_class: str, *, has_pixels: bool) -> bool:
+    """Whether objects of a SOP class are images. PS3.4 annex B.5; a class that is not DICOM's own tells nothing, and its pixels do."""
+    name = class_name(sop_class)
+    return "Image Storage" in name if name else has_pixels
+
+
+def class_name(sop_class: str) -> str:
+    """The name of a SOP class in PS3.6; empty where it is none of DICOM's own."""
+    known = KNOWN_UIDS.get(sop_class)
+    return known[0] if known else ""
 
 
 def check_pixels(found: Structure) -> None:
@@ -153,7 +183,7 @@ def check_pixels(found: Structure) -> None:
     frames = max(1, _number(found, _FRAMES, 1))
     if found.pixel_bytes < 0:
         # Not every object with rows has pixels, but every image has: its file was cut off before them.
-        if _ROWS in found.values or "Image Storage" in UID(text_of(found, _SOP_CLASS)).name:
+        if _ROWS in found.values or "Image Storage" in class_name(text_of(found, _SOP_CLASS)):
             raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image ends before its pixels begin.")
         return
     claimed = claimed_pixel_bytes(found)

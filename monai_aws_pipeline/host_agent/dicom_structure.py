@@ -12,7 +12,8 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +37,16 @@ _SHORT: Final = frozenset(
     }
 )  # fmt: skip
 _VALUE_BYTES: Final = 1024
+_GATHERED_BYTES: Final = 1 << 16
+"""The longest value of an element with a length of two bytes, as all texts but the unlimited ones have."""
+_GATHERED_ALTOGETHER: Final = 16 << 20
 _PADDING_BYTES: Final = 1 << 20
+_ELEMENT_BYTES: Final = 8
+"""No element is shorter: tag and length."""
 
 Buffer = bytes | mmap.mmap
+Element = tuple[int, str, bytes]
+"""Tag, VR (empty in implicit VR) and value as it stands in the file."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,14 @@ class StructureLimits:
     elements: int = 500_000
     depth: int = 64
     inflated_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Elements whose values are gathered wherever they stand: on the first level, in items, more than once. By tag or by explicit VR."""
+
+    tags: frozenset[int] = frozenset()
+    vrs: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class Structure:
 
     ``pixel_bytes``: those of native pixel data, or of all fragments of encapsulated ones; -1 where there are none. ``fragments``: how many
     those are, without the offset table; -1 where pixel data is native or absent. ``values``: those of the wanted elements that stand on the
-    first level before the pixel data.
+    first level before the pixel data. ``gathered``: each different element that was to be gathered and has a value.
     """
 
     media_class: str
@@ -74,10 +90,15 @@ class Structure:
     pixel_bytes: int
     fragments: int
     elements: int
+    pixel_tag: int = 0
+    """Which element holds the pixels; 0 where none does."""
+    gathered: frozenset[Element] = field(default=frozenset(), repr=False)
 
 
-def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
-    """Walk one file to the end of its pixel data; of a DICOMDIR the meta information alone.
+def read_structure(
+    path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None, gather: Gather | None = None
+) -> Structure:
+    """Walk one file to its end; of a DICOMDIR the meta information alone.
 
     Raises RefusedError: truncated, damaged, too complex or too large.
     """
@@ -85,10 +106,22 @@ def read_structure(path: Path, wanted: Collection[int] = (), limits: StructureLi
     if size < 132:
         raise _truncated("A DICOM file ends within its preamble.")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return structure_of(data, wanted, limits)
+        return structure_of(data, wanted, limits, gather)
 
 
-def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLimits | None = None) -> Structure:
+def media_class_of(path: Path) -> str:
+    """The SOP class in a file's meta information; empty where that cannot be read."""
+    with path.open("rb") as stream:
+        data = stream.read(1 << 16)
+    walk = _Walk(data, StructureLimits(), {MEDIA_SOP_CLASS}, little=True)
+    with suppress(RefusedError):  # what stood before the damage is read
+        walk.group_two(132)
+    return walk.text(MEDIA_SOP_CLASS)
+
+
+def structure_of(
+    data: Buffer, wanted: Collection[int] = (), limits: StructureLimits | None = None, gather: Gather | None = None
+) -> Structure:
     """``read_structure`` for a file in memory, preamble included."""
     limits = limits or StructureLimits()
     meta = _Walk(data, limits, {MEDIA_SOP_CLASS, TRANSFER_SYNTAX}, little=True)
@@ -101,20 +134,35 @@ def structure_of(data: Buffer, wanted: Collection[int] = (), limits: StructureLi
         raise RefusedError(Code.DICOM_INCOMPLETE, "A DICOM file does not tell its transfer syntax.")
     if syntax == DeflatedExplicitVRLittleEndian:
         data, start = _inflated(data, start, limits.inflated_bytes), 0
-    walk = _Walk(data, limits, wanted, little=syntax != ExplicitVRBigEndian, elements=meta.elements)
+    walk = _Walk(data, limits, wanted, gather, little=syntax != ExplicitVRBigEndian, elements=meta.elements)
     walk.dataset(start, len(data), walk.is_implicit(start, assumed=syntax == ImplicitVRLittleEndian), depth=0)
-    return Structure(media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements)
+    gathered = frozenset(walk.gathered)
+    return Structure(
+        media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements, walk.pixel_tag, gathered
+    )
 
 
 class _Walk:
     """One walk over one dataset: positions go in and come back, and what was counted stays here."""
 
-    def __init__(self, data: Buffer, limits: StructureLimits, wanted: Collection[int], *, little: bool, elements: int = 0):
+    def __init__(
+        self,
+        data: Buffer,
+        limits: StructureLimits,
+        wanted: Collection[int],
+        gather: Gather | None = None,
+        *,
+        little: bool,
+        elements: int = 0,
+    ):
         self._data, self._limits, self._wanted, self.little = data, limits, wanted, little
+        self._gather = gather or Gather()
+        self.gathered: set[Element] = set()
+        self._gathered_bytes = 0
         order = "<" if little else ">"
         self._tag, self._long, self._short = struct.Struct(f"{order}HHI"), struct.Struct(f"{order}I"), struct.Struct(f"{order}H")
         self.values: dict[int, Value] = {}
-        self.elements, self.pixel_bytes, self.fragments = elements, -1, -1
+        self.elements, self.pixel_bytes, self.fragments, self.pixel_tag = elements, -1, -1, 0
 
     def text(self, tag: int) -> str:
         found = self.values.get(tag)
@@ -146,7 +194,10 @@ class _Walk:
             if tag >> 16 == 0xFFFE:
                 raise _damaged("A DICOM file has an item or a delimiter where an element should be.")
             if depth == 0 and tag in PIXELS:
-                return self._pixels(value, length, end)
+                self.pixel_tag = tag
+                at = self._pixels(value, length, end)
+                self._behind_pixels(at, end, implicit)
+                return at
             if length == _UNDEFINED:
                 if vr in (b"OB", b"OW") or (not vr and tag in PIXELS):
                     at, _, _ = self._fragments(value, end)
@@ -194,7 +245,20 @@ class _Walk:
             found = Value(vr.decode("ascii"), bytes(self._data[at : at + length]))
             if self.values.setdefault(tag, found) != found:  # readers differ in which of the two they take
                 raise _damaged("A DICOM file has one of its identifying elements twice.")
+        if length and (tag in self._gather.tags or vr in self._gather.vrs):
+            self._keep(tag, vr, at, length)
         return at + length
+
+    def _keep(self, tag: int, vr: bytes, at: int, length: int) -> None:
+        """Gather a value. One that would have to be cut is refused: its rest would not be known."""
+        if length > _GATHERED_BYTES:
+            raise _damaged("A DICOM file has an identifying element that is far too long.")
+        element = (tag, vr.decode("ascii"), bytes(self._data[at : at + length]).strip(b" \0"))
+        if element[2] and element not in self.gathered:
+            self._gathered_bytes += length
+            if self._gathered_bytes > _GATHERED_ALTOGETHER:
+                raise RefusedError(Code.DICOM_TOO_COMPLEX, "A DICOM file holds more names, numbers and dates than any image does.")
+            self.gathered.add(element)
 
     def _items(self, at: int, end: int, implicit: bool, depth: int, *, open_end: bool) -> int:
         """Walk the items of a sequence; ``open_end``: its length is undefined and a delimiter ends it."""
@@ -227,6 +291,28 @@ class _Walk:
         self.pixel_bytes = length
         return at + length
 
+    def _behind_pixels(self, at: int, end: int, implicit: bool) -> None:
+        """Judge what follows the pixels: elements of higher tags, as padding and signatures are, or bytes that are none.
+
+        Bytes that are no elements are left: readers stop there, and the image is whole. But an element that reads well and belongs before
+        the pixels is a second data set behind the first, or a second value of what was read already: readers would take the later one.
+        """
+        while end - at >= _ELEMENT_BYTES and not self._is_padding(at, end):
+            try:
+                tag, vr, length, value = self._header(at, end, implicit)
+                if tag >> 16 == 0xFFFE:
+                    return
+                if length == _UNDEFINED:
+                    at = self._items(value, end, implicit or vr == b"UN", 1, open_end=True)
+                else:
+                    at = self._value(tag, vr, value, length, end, keep=False)
+            except RefusedError as error:
+                if error.code in (Code.DICOM_TRUNCATED, Code.DICOM_DAMAGED):
+                    return
+                raise
+            if tag <= self.pixel_tag:
+                raise _damaged("A DICOM file has elements behind its pixels that belong before them.")
+
     def _fragments(self, at: int, end: int) -> tuple[int, int, int]:
         """The fragments of encapsulated pixel data: the position behind them, their number without the offset table, their bytes."""
         count, total = -1, 0
@@ -245,7 +331,7 @@ class _Walk:
 
     def _is_padding(self, at: int, end: int) -> bool:
         """Whether nothing but NULs follow, as some writers pad their files with. No element begins with eight of them."""
-        if any(self._data[at : min(at + 8, end)]):
+        if any(self._data[at : min(at + _ELEMENT_BYTES, end)]):
             return False
         if end - at > _PADDING_BYTES or any(self._data[at:end]):
             raise _damaged("A DICOM file has NULs where an element should be.")

@@ -263,7 +263,9 @@ class Engine:
         state = self.state(name)
         never_started = str(state.get("StartedAt", _NEVER)).startswith(_NEVER)
         if never_started and returned not in (126, 127):  # 126 and 127: the image has no such command, which is the MAP's fault
-            raise FailedError(Code.ENGINE_FAILED, f"The container did not start: {_one_line(tail[-1] if tail else 'no message')}.")
+            # Where the engine does not answer, the lines may be the application's, which name whoever it was about to name.
+            said = tail[0] if tail and tail[0].startswith("docker: ") else "no message"
+            raise FailedError(Code.ENGINE_FAILED, f"The container did not start: {_one_line(said)}.")
         return RunEnd(
             exit_code=returned if never_started else int(state.get("ExitCode", returned)),
             out_of_memory=bool(state.get("OOMKilled")),

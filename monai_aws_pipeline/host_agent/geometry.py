@@ -1,13 +1,13 @@
-"""Where images lie in the patient: planes of a series, whether they form a volume, and whether a segmentation lies on its source.
+"""Where images lie in the patient: planes of a series, and how far they are apart.
 
-Here belongs geometry that decides; what is only drawn is in ``preview.py``. Millimetres in the patient's coordinates (LPS). Sources:
-PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (functional groups), C.7.4.1 (Frame of Reference), C.8.20 (Segmentation).
+Here belongs geometry that decides; what is only drawn is in ``preview.py``, what is asked of a segmentation in ``segmentation_check.py``,
+and what makes planes a volume in ``stack.py``. Millimetres in the patient's coordinates (LPS). Sources: PS3.3 C.7.6.2 (Image Plane),
+C.7.6.16.2 (functional groups), C.7.4.1 (Frame of Reference).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,20 +17,26 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from monai_aws_pipeline.host_agent.dicom import Instance, Study
-from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+from monai_aws_pipeline.host_agent.image_header import plane_of
 
 Array = NDArray[Any]
 
 _TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_PLANES: Final = 3
-"""Fewer planes are no volume."""
 _UNEVEN: Final = 0.05
 """How much a step may differ from the usual one, as a part of it: scanners round positions, a missing plane doubles a step."""
-_PARALLEL: Final = 0.999
+_SAME_PLACE: Final = 0.01
+"""Planes that are closer (mm) are one plane: positions are rounded and computed, and nothing is cut this thin."""
+_LEFT_OUT: Final = 4
+"""Down to which part of the smallest distance a common step is looked for, where planes are left out."""
+PARALLEL: Final = 0.999
+"""Cosine from which on two directions are the same."""
+_KINDS: Final = 1000
+"""More kinds of planes no study has; a file made to keep a reader busy may."""
+_ON_PLANE: Final = 0.25
+"""How far from a plane, as a part of the step, something may lie that lies on it."""
 
 
 @dataclass(frozen=True)
@@ -70,140 +76,136 @@ class Grid:
     @property
     def step(self) -> float:
         """The usual distance of neighbouring planes in mm; the larger pixel side where there is one plane."""
-        steps = np.diff(np.unique(np.round(self.along, 3)))
-        return float(np.median(steps)) if steps.size else max(self.spacing)
+        places = places_of(self.along)
+        return usual_step(places) if len(places) > 1 else max(self.spacing)
 
 
 def grids_of(paths: Iterable[Path]) -> tuple[Grid, ...]:
     """The planes of images, classic or multi-frame, together where only the position differs. Planes without geometry are left out."""
-    found: list[tuple[Grid, list[Array]]] = []
-    for path in paths:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        frame, rows, columns = (
-            str(data.get("FrameOfReferenceUID") or "").strip(" \0"),
-            int(data.get("Rows") or 0),
-            int(data.get("Columns") or 0),
-        )
-        for position, orientation, spacing in _planes(data):
-            one = Grid(position, orientation, (float(spacing[0]), float(spacing[1])), rows, columns, frame)
-            for kind, positions in found:
-                if _same_kind(kind, one):
-                    positions.append(position)
-                    break
-            else:
-                found.append((one, [position]))
-    return tuple(replace(kind, positions=np.array(positions)) for kind, positions in found)
+    return together(
+        plane
+        for path in paths
+        for plane in planes_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS))
+        if plane is not None
+    )
 
 
-def require_volumes(studies: Sequence[Study]) -> None:
-    """Refuse an upload in which a study has no series that is a regular volume. Raises RefusedError."""
-    for study in studies:
-        series: defaultdict[str, list[Path]] = defaultdict(list)
-        for item in study.instances:
-            series[item.series_uid].append(item.path)
-        try:
-            grids = [grid for paths in series.values() for grid in grids_of(paths)]
-        except Exception as wrong:  # pydicom raises a dozen kinds on damaged values, and each means the same here
-            raise RefusedError(Code.DICOM_DAMAGED, "The geometry of a DICOM image cannot be read.") from wrong
-        if any(is_volume(grid) for grid in grids):
-            continue
-        if not grids:
-            raise RefusedError(Code.NO_GEOMETRY, "No image of the study tells its position, orientation and pixel spacing.")
-        planes = max(len(np.unique(np.round(grid.along, 3))) for grid in grids)
-        raise RefusedError(Code.IRREGULAR_VOLUME, f"No series of the study is a regular stack of planes; the largest has {planes}.")
+def together(grids: Iterable[Grid]) -> tuple[Grid, ...]:
+    """Planes of one kind in one grid, in their order. Directions and spacings are rounded differently from slice to slice."""
+    given = list(grids)
+    return tuple(replace(given[kind[0]], positions=np.concatenate([given[index].positions for index in kind])) for kind in kinds_of(given))
 
 
-def is_volume(grid: Grid) -> bool:
-    """Whether planes form a stack: three places or more, evenly spaced, each taken equally often (once, or once for each echo)."""
-    places, counts = np.unique(np.round(grid.along, 3), return_counts=True)
-    if len(places) < _PLANES or len(set(counts.tolist())) > 1:
-        return False
-    steps = np.diff(places)
-    return bool(np.abs(steps - np.median(steps)).max() <= _UNEVEN * np.median(steps))
+def kinds_of(grids: Sequence[Grid]) -> list[Array]:
+    """Indices of the grids that differ in nothing but their positions, kind by kind; of the first thousand kinds."""
+    if not grids:
+        return []
+    names = np.unique([f"{grid.frame} {grid.rows} {grid.columns}" for grid in grids], return_inverse=True)[1]
+    orientation, spacing = np.array([grid.orientation for grid in grids]), np.array([grid.spacing for grid in grids])
+    left = np.arange(len(grids))
+    kinds: list[Array] = []
+    while left.size and len(kinds) < _KINDS:
+        same = names[left] == names[left[0]]
+        same &= np.abs(orientation[left] - orientation[left[0]]).max(axis=1) < 1e-3
+        same &= np.isclose(spacing[left], spacing[left[0]], rtol=1e-3).all(axis=1)
+        kinds.append(left[same])
+        left = left[~same]
+    return kinds
 
 
-def check_segmentation(path: Path, source: Sequence[Instance]) -> None:
-    """Whether a DICOM SEG lies on the series that it refers to. Raises FailedError(OUTPUT_GEOMETRY).
-
-    ``source`` are the instances of the study. A source without geometry (a projection, a photograph) has nothing to lie on.
-    """
-    try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        referred = {str(item.SeriesInstanceUID).strip(" \0") for item in data.get("ReferencedSeriesSequence") or []}
-        mine = grids_of([path])
-    except Exception as wrong:  # the application's object: whatever it is that cannot be read, it means the same
-        raise FailedError(Code.OUTPUT_GEOMETRY, "The geometry of a segmentation cannot be read.") from wrong
-    if referred and not referred & {item.series_uid for item in source}:
-        raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation refers to a series that is not in the study.")
-    images = [item.path for item in source if not referred or item.series_uid in referred]
-    try:
-        theirs = grids_of(images)
-    except Exception:  # a source that cannot be placed was good enough for the application
-        return
-    if not theirs:
-        return
-    if not mine:
-        raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation does not tell where its frames lie, although its source does.")
-    for grid in mine:
-        same_frame = [other for other in theirs if not other.frame or other.frame == grid.frame]
-        if not same_frame:
-            raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation has another frame of reference than its source.")
-        aligned = [other for other in same_frame if _aligned(grid, other)]
-        if not aligned:
-            raise FailedError(Code.OUTPUT_GEOMETRY, "The frames of a segmentation are turned against the planes of its source.")
-        if not any(_same_spacing(grid, other) for other in aligned):
-            raise FailedError(Code.OUTPUT_GEOMETRY, "The pixel spacing of a segmentation is not that of its source.")
-        if not any(_within(grid, other) for other in aligned):
-            raise FailedError(Code.OUTPUT_GEOMETRY, "Frames of a segmentation lie outside of its source.")
-
-
-def _same_kind(one: Grid, other: Grid) -> bool:
-    """Whether planes differ in nothing but their position; directions and spacings are rounded differently from slice to slice."""
-    if (one.frame, one.rows, one.columns) != (other.frame, other.rows, other.columns):
-        return False
-    return bool(np.abs(one.orientation - other.orientation).max() < 1e-3 and np.allclose(one.spacing, other.spacing, rtol=1e-3))
-
-
-def _planes(data: Dataset) -> Iterator[tuple[Array, Array, Array]]:
-    """Position, orientation and spacing of each plane of an instance that has all of them."""
-    frames = data.get("PerFrameFunctionalGroupsSequence") or []
+def planes_of(data: Dataset) -> list[Grid | None]:
+    """Each frame of an image as a grid of one plane, None where it does not tell its position, orientation and pixel spacing."""
+    frame, rows, columns = (
+        str(data.get("FrameOfReferenceUID") or "").strip(" \0"),
+        int(data.get("Rows") or 0),
+        int(data.get("Columns") or 0),
+    )
+    own = data.get("PerFrameFunctionalGroupsSequence") or []
+    if not own:
+        return [_plane(data, data, data, frame, rows, columns)]
     shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    if not frames:
-        yield from _plane(data, data, data)
-    for frame in frames:
+    found = []
+    for groups in own:
         position, orientation, measures = (
-            (frame.get(name) or shared.get(name) or [Dataset()])[0]
+            (groups.get(name) or shared.get(name) or [Dataset()])[0]
             for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
         )
-        yield from _plane(position, orientation, measures)
+        found.append(_plane(position, orientation, measures, frame, rows, columns))
+    return found
 
 
-def _plane(position: Dataset, orientation: Dataset, measures: Dataset) -> Iterator[tuple[Array, Array, Array]]:
+def places_of(along: Array) -> Array:
+    """Where planes lie along their normal, in mm, ascending. Frames of several segments, echoes and time points share a place."""
+    ordered = np.sort(along)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered) > _SAME_PLACE) + 1])
+    return np.asarray(np.add.reduceat(ordered, starts) / np.diff(np.append(starts, len(ordered))))
+
+
+def common_step(places: Array) -> float | None:
+    """The distance of neighbouring planes in mm where some may be left out: the step of which every distance is a multiple.
+
+    None for one place, and where there is no such step: the planes are unevenly spaced. What a header declares (SpacingBetweenSlices,
+    SliceThickness) has no say: exporters and converters leave both as they were when they take planes out.
+    """
+    gaps = np.diff(places)
+    if not gaps.size:
+        return None
+    smallest = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
+    for part in range(1, _LEFT_OUT + 1):
+        step = smallest / part
+        counts = np.rint(gaps / step)
+        if (np.abs(gaps - counts * step) <= np.minimum(_UNEVEN * counts, 2 * _UNEVEN) * step).all():
+            return float(gaps.sum() / counts.sum())
+    return None
+
+
+def usual_step(places: Array) -> float:
+    """The distance of neighbouring planes in mm, of two places or more: the common step, and where there is none the middle one."""
+    return common_step(places) or float(np.median(np.diff(places)))
+
+
+def parallel(grid: Grid, other: Grid) -> bool:
+    """Whether planes are cut in the same direction, perhaps turned over."""
+    return bool(abs(grid.normal @ other.normal) > PARALLEL)
+
+
+def nearest(places: Array, along: Array) -> Array:
+    """For each value the index of the nearest place; ``places`` are ascending and not empty."""
+    after = np.clip(np.searchsorted(places, along), 1, max(1, len(places) - 1))
+    before = after - 1
+    after = np.minimum(after, len(places) - 1)
+    return np.where(np.abs(places[before] - along) <= np.abs(places[after] - along), before, after)
+
+
+def nearest_planes(source: Grid, along: Array) -> Array:
+    """For each place along the normal of ``source`` the index of its plane there; -1 more than a quarter of a step from any."""
+    order = np.argsort(source.along, kind="stable")
+    found = order[nearest(source.along[order], along)]
+    return np.where(np.abs(source.along[found] - along) <= _ON_PLANE * source.step, found, -1)
+
+
+def planes_under(source: Grid, grid: Grid) -> Array:
+    """For each plane of ``grid`` the index of the plane of ``source`` on which it lies pixel on pixel, -1 where it lies on none.
+
+    Half a pixel in the plane and a quarter of a step along the normal are the tolerance. Two frames of reference have no common place.
+    """
+    nowhere = np.full(len(grid.positions), -1)
+    if source.frame and grid.frame and source.frame != grid.frame:
+        return nowhere
+    if (source.rows, source.columns) != (grid.rows, grid.columns) or not np.allclose(source.orientation, grid.orientation, atol=1e-3):
+        return nowhere
+    if not np.allclose(source.spacing, grid.spacing, rtol=0.01):
+        return nowhere
+    found = nearest_planes(source, grid.positions @ source.normal)
+    apart = (grid.positions - source.positions[found]) @ source.axes[:2].T
+    return np.where((found >= 0) & (np.linalg.norm(apart, axis=1) <= 0.5 * min(source.spacing)), found, -1)
+
+
+def _plane(position: Dataset, orientation: Dataset, measures: Dataset, frame: str, rows: int, columns: int) -> Grid | None:
     values = position.get("ImagePositionPatient"), orientation.get("ImageOrientationPatient"), measures.get("PixelSpacing")
     if any(value is None for value in values):
-        return
-    at, directions, spacing = (np.array(value, dtype=float).ravel() for value in values)
-    if (at.size, directions.size, spacing.size) != (3, 6, 2) or not all(np.isfinite(part).all() for part in (at, directions, spacing)):
-        return
-    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
-    if (spacing > 0).all() and np.allclose(lengths, 1, atol=1e-2) and abs(directions[:3] @ directions[3:]) < 1e-2:
-        yield at, directions, spacing
-
-
-def _aligned(grid: Grid, other: Grid) -> bool:
-    """Whether each axis of one grid is an axis of the other: frames may be cut along any of the source's axes."""
-    return bool((np.abs(grid.axes @ other.axes.T).max(axis=1) > _PARALLEL).all())
-
-
-def _same_spacing(grid: Grid, other: Grid) -> bool:
-    """Whether planes of the same matrix have the same pixels. Another matrix was resampled, and may have any."""
-    if (grid.rows, grid.columns) != (other.rows, other.columns) or abs(grid.normal @ other.normal) < _PARALLEL:
-        return True
-    return bool(np.allclose(grid.spacing, other.spacing, rtol=0.01))
-
-
-def _within(grid: Grid, other: Grid) -> bool:
-    """Whether all corners of one grid lie in the box of the other, with a pixel and a step to spare."""
-    mine, theirs = grid.corners.reshape(-1, 3) @ other.axes.T, other.corners.reshape(-1, 3) @ other.axes.T
-    spare = np.array([other.spacing[1], other.spacing[0], other.step])
-    return bool((mine >= theirs.min(axis=0) - spare).all() and (mine <= theirs.max(axis=0) + spare).all())
+        return None
+    plane = plane_of(*(tuple(np.array(value, dtype=float).ravel().tolist()) for value in values))
+    if plane is None:
+        return None
+    return Grid(np.array([plane.position]), np.array(plane.orientation), plane.spacing, rows, columns, frame)

@@ -23,13 +23,13 @@ import numpy as np
 import pydicom
 
 from monai_aws_pipeline.contract import golden_key
-from monai_aws_pipeline.host_agent import preview
+from monai_aws_pipeline.host_agent import segmentation as seg
 from monai_aws_pipeline.host_agent.dicom import Study, read_studies
-from monai_aws_pipeline.host_agent.errors import Code, FailedError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 from monai_aws_pipeline.host_agent.geometry import Array
 from monai_aws_pipeline.host_agent.hosting import Hosting
 from monai_aws_pipeline.host_agent.intake import unpack
-from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, run_study
+from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, as_job_error, run_study
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.outputs import DICOM, DICOM_SEG, Produced
 from monai_aws_pipeline.host_agent.store import Store
@@ -79,37 +79,42 @@ def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: Read
     """Let the MAP answer the study in ``folder`` and judge the answer. Raises JobError where the machine and not the MAP is at fault."""
     try:
         study = _only_study(given.study, folder / "files")
+        source = seg.read_source(study.instances)
         (folder / "study").mkdir()
         inferred = run_study(hosting, limits, stop, ready, study, folder / "study")
-    except JobError as wrong:
-        if wrong.code in HOST_CODES:
-            raise
+        found = measure(inferred, folder / "study" / "output", given.reference, source)
+    except InterruptedJobError:
+        raise
+    except Exception as error:  # files of a study and of somebody's application: a foreign exception's text may quote a value
+        failed = as_job_error(error)
+        if failed.code in HOST_CODES:
+            raise failed from None
         _show_log(folder / "study" / "map.log")
-        return judge(given.expectation, Found(failure=f"{wrong.code}: {wrong.cause}"))
-    verdict = judge(given.expectation, measure(inferred, folder / "study" / "output", given.reference))
+        return judge(given.expectation, Found(failure=f"{failed.code}: {failed.cause}"))
+    verdict = judge(given.expectation, found)
     if not verdict.passed:
         _show_log(folder / "study" / "map.log")
     return verdict
 
 
-def measure(inferred: Inferred, output: Path, reference: Path | None) -> Found:
-    """Files, volumes and Dice of an answer."""
-    compared = preview.read_segmentation(reference) if reference else None
+def measure(inferred: Inferred, output: Path, reference: Path | None, source: seg.Source) -> Found:
+    """Files, volumes and Dice of an answer to ``source``."""
+    compared = seg.read_segmentation(reference, source) if reference else None
     segments: list[FoundSegment] = []
     for item in inferred.produced:
         if item.kind != DICOM_SEG:
             continue
         try:
-            segmentation = preview.read_segmentation(item.path)
-            segments += [_segment(segmentation, segment, compared) for segment in preview.measure(segmentation)]
-        except Exception as wrong:  # somebody's file, whose text may quote a value; the points say that its segments were not found
-            why = wrong if isinstance(wrong, preview.NotDrawableError) else type(wrong).__name__
+            segmentation = seg.read_segmentation(item.path, source)
+            segments += [_segment(segmentation, segment, compared) for segment in seg.measure(segmentation)]
+        except Exception as error:  # somebody's file, whose text may quote a value; the points say that its segments were not found
+            why = error if isinstance(error, seg.SegmentationError) else type(error).__name__
             log.warning("a segmentation cannot be measured (%s)", why)
     files = tuple(FoundFile(item.path.relative_to(output).as_posix(), item.kind, _sop_class(item)) for item in inferred.produced)
     return Found(files, tuple(segments), inferred.end.seconds, inferred.end.peak_bytes)
 
 
-def _segment(segmentation: preview.Segmentation, segment: preview.Segment, reference: preview.Segmentation | None) -> FoundSegment:
+def _segment(segmentation: seg.Segmentation, segment: seg.Segment, reference: seg.Segmentation | None) -> FoundSegment:
     if reference is None:
         return FoundSegment(segment.label, segment.volume_ml)
     numbers = [number for number, label in reference.labels.items() if label == segment.label]
@@ -117,15 +122,15 @@ def _segment(segmentation: preview.Segmentation, segment: preview.Segment, refer
         return FoundSegment(segment.label, segment.volume_ml, no_dice=f"the reference has {len(numbers)} segments of this label")
     try:
         return FoundSegment(segment.label, segment.volume_ml, dice(segmentation, segment.number, reference, numbers[0]))
-    except preview.NotDrawableError as wrong:
-        return FoundSegment(segment.label, segment.volume_ml, no_dice=str(wrong))
+    except seg.SegmentationError as error:
+        return FoundSegment(segment.label, segment.volume_ml, no_dice=str(error))
 
 
-def dice(found: preview.Segmentation, number: int, reference: preview.Segmentation, its_number: int) -> float:
+def dice(found: seg.Segmentation, number: int, reference: seg.Segmentation, its_number: int) -> float:
     """Dice coefficient of two segments on the same grid of voxels, 1.0 where both are empty.
 
     The planes are matched by their position in patient space alone, so that a mask that is shifted, mirrored or out of order scores badly.
-    Raises NotDrawableError where voxels do not lie on voxels: then there is nothing to count.
+    Raises SegmentationError where voxels do not lie on voxels: then there is nothing to count.
     """
     ours, theirs = found.grid, reference.grid
     same = (
@@ -139,19 +144,25 @@ def dice(found: preview.Segmentation, number: int, reference: preview.Segmentati
     in_plane = float(np.linalg.norm(apart - along * theirs.normal))
     steps = along / reference.slice_distance
     if not same or in_plane > 0.1 * min(theirs.spacing) or abs(steps - round(steps)) > 0.1:
-        raise preview.NotDrawableError("lies on another grid than the reference")
+        raise seg.SegmentationError("lies on another grid than the reference")
     one, other = _planes(found, number, theirs.along[0]), _planes(reference, its_number, theirs.along[0])
     common = sum(int((mask & other[place]).sum()) for place, mask in one.items() if place in other)
     total = sum(int(mask.sum()) for planes in (one, other) for mask in planes.values())
     return 2 * common / total if total else 1.0
 
 
-def _planes(segmentation: preview.Segmentation, number: int, origin: float) -> dict[int, Array]:
+def _planes(segmentation: seg.Segmentation, number: int, origin: float) -> dict[int, Array]:
     """Masks of a segment by the index of their plane, counted from ``origin`` in mm along the normal."""
+    chosen = np.flatnonzero((segmentation.segment_of_frame == number) | (segmentation.segment_of_frame == 0)).tolist()
     planes: dict[int, Array] = {}
-    for index in np.flatnonzero(segmentation.segment_of_frame == number):
-        place = round(float(segmentation.grid.along[index] - origin) / segmentation.slice_distance)
-        mask = segmentation.frames[index] >= 0.5
+    for index, of, values in seg.masks(segmentation, chosen):
+        if of != number:
+            continue
+        steps = float(segmentation.grid.along[index] - origin) / segmentation.slice_distance
+        place = round(steps)
+        if abs(steps - place) > 0.25:
+            raise seg.SegmentationError("its planes are unevenly spaced")
+        mask = values >= 0.5
         planes[place] = planes[place] | mask if place in planes else mask
     return planes
 
@@ -172,6 +183,7 @@ def _sop_class(item: Produced) -> str:
 
 
 def _show_log(path: Path) -> None:
+    """The application's last lines, out of which ``run_study`` has taken identifiers already."""
     if path.is_file():
         for line in filter(str.strip, path.read_text("utf-8").splitlines()[-_LOG_LINES:]):
             log.warning("the application said: %s", line)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -41,18 +43,20 @@ from monai_aws_pipeline.contract import (
     study_id,
     utc_text,
 )
-from monai_aws_pipeline.host_agent import commit, originals, outputs, preview
+from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, repairs
+from monai_aws_pipeline.host_agent.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
-from monai_aws_pipeline.host_agent.dicom import Instance, Study, identifier_filter, read_studies
+from monai_aws_pipeline.host_agent.dicom import Instance, Study, read_studies
 from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
-from monai_aws_pipeline.host_agent.geometry import require_volumes
 from monai_aws_pipeline.host_agent.hosting import Hosting, Over, nothing
+from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.intake import IntakeLimits, with_free_space
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
+from monai_aws_pipeline.host_agent.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
@@ -60,6 +64,13 @@ from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_t
 log = logging.getLogger(__name__)
 
 PREFETCH_MARGIN: Final = 4 << 30
+_SIGNALS: Final = 128
+"""Exit codes above it are those of a process that a signal has ended."""
+_MACHINES_FAULT: Final = re.compile(
+    r"CUDA (?:driver )?error|CUDA out of memory|cudaError|cuda runtime error|CUDNN_STATUS|NVML|No space left on device"
+    r"|Cannot allocate memory|can't start new thread|Resource temporarily unavailable|Bus error|MemoryError",
+    re.IGNORECASE,
+)
 HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
 
 
@@ -104,27 +115,33 @@ class Taken:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The studies of an upload on disk. ``bytes`` downloaded, ``seconds`` of download and unpacking."""
+    """The studies of an upload on disk. ``bytes`` downloaded, ``seconds`` of download and unpacking; what of it is no DICOM, by kind."""
 
     studies: tuple[Study, ...]
     bytes: int
     seconds: float
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log."""
+    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
+
+    ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
+    """
 
     study: Study
     folder: Path
     source: Path
     target: Path
     without_identifiers: Callable[[Iterable[str]], list[str]]
+    given: Given | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """The study's instances where they lie now."""
-        return tuple(replace(item, path=self.source / item.path.name) for item in self.study.instances)
+        """What the MAP was given, and before that was chosen every image of the study."""
+        return self.given.instances if self.given else self.study.instances
 
 
 @dataclass(frozen=True)
@@ -195,9 +212,7 @@ class Ended:
 def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
     """Complete what a crash left undone after the job was marked done."""
     records = commit.repair_index(around.store, done)
-    kind = _kind_or_zip(message)
-    if kind is not originals.Kind.RERUN and all(around.store.find(key) for key in originals.kept_keys(message, kind, records)):
-        originals.remove(around.store, message, kind)
+    originals.complete(around.store, message, _kind_or_zip(message), records)
 
 
 def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
@@ -214,7 +229,11 @@ def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> 
             known.append(commit.honour(around.store, earlier))
             continue
         placed = place(study, taken.folder / f"study-{number}", around.config.limits)
-        studies.append(OneStudy(placed, pseudonym, input_facts(taken.message, study), spent, time.monotonic()))
+        studies.append(
+            OneStudy(
+                placed, pseudonym, replace(input_facts(taken.message, study), passed_over=fetched.passed_over), spent, time.monotonic()
+            )
+        )
     return Prepared(tuple(studies), tuple(known))
 
 
@@ -222,20 +241,18 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     """Download, unpack, group. Raises RefusedError for anything that is no study, FailedError for a bucket or disk that fails."""
     started = time.monotonic()
     limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
-    files, size = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
-    studies = read_studies(files)
-    if around.config.require_volume:
-        require_volumes(studies)
+    upload = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
+    studies = read_studies([*upload.files])
     if source.only_study:
         studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
         if not studies:
             raise RefusedError(Code.BAD_REQUEST, "The original does not hold the study that the re-run names.")
-    return Fetched(studies, size, time.monotonic() - started)
+    return Fetched(studies, upload.bytes, time.monotonic() - started, upload.passed_over)
 
 
 def place(study: Study, folder: Path, limits: Limits) -> Placed:
     """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
-    without_identifiers = identifier_filter(study)
+    without_identifiers = IdentifierFilter.of(study)
     source, target = folder / "input", folder / "output"
     folder.mkdir(exist_ok=True)
     source.mkdir(mode=0o755)
@@ -243,9 +260,30 @@ def place(study: Study, folder: Path, limits: Limits) -> Placed:
     target.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(target, limits.uid, limits.gid)
-    for instance in study.instances:
-        instance.path.rename(source / instance.path.name).chmod(0o644)
-    return Placed(study, folder, source, target, without_identifiers)
+    images = tuple(_moved(item, source / item.path.name) for item in study.instances)
+    companions = tuple(_moved(item, source / item.path.name) for item in study.companions)
+    return Placed(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
+
+
+def give(placed: Placed, requirements: MapRequirements) -> Placed:
+    """Leave in the MAP's folder what it is given, in the order of its file names; the rest waits beside it. Raises RefusedError."""
+    given = requirements.give(placed.study)
+    withheld = placed.folder / "withheld"
+    withheld.mkdir(mode=0o700)
+    for path in [*placed.source.iterdir()]:
+        path.rename(withheld / path.name)
+    moved = {
+        item.sop_uid: _moved(replace(item, path=withheld / item.path.name), placed.source / f"{number:06d}.dcm")
+        for number, item in enumerate(given.instances, start=1)
+    }
+    given = replace(given, instances=tuple(moved.values()))
+    return replace(placed, given=given, repairs=repairs.even_out(given.instances, given.stacks))
+
+
+def _moved(instance: Instance, target: Path) -> Instance:
+    """An instance at another place, where the MAP's user may read it."""
+    instance.path.rename(target).chmod(0o644)
+    return replace(instance, path=target)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- inference
@@ -261,13 +299,24 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over
     try:
         ready = around.live_map.ready(message.request, around.stop)
         spent = replace(spent, pull=ready.seconds)
-        ready.demands.check(replace(one.placed.study, instances=one.placed.instances))
+        requirements = ready.requirements.requiring_volume() if around.config.require_volume else ready.requirements
+        one = _with_facts(replace(one, placed=give(one.placed, requirements)))
         end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed, over)
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
     except Exception as wrong:
         return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
+
+
+def _with_facts(one: OneStudy) -> OneStudy:
+    """What was given of a study, and what was not, as its record says it."""
+    placed, given = one.placed, one.placed.given
+    if given is None:
+        return one
+    passed_over = dict(Counter(one.facts.passed_over) + Counter(given.passed_over))
+    facts = replace(one.facts, given=len(given.instances), selection=given.selection, passed_over=passed_over, repairs=placed.repairs)
+    return replace(one, facts=facts)
 
 
 def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Callable[[], None] | None:
@@ -298,24 +347,36 @@ def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
 
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
-    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib)
+    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
     return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
 
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """One study from its files to judged outputs, for whoever has a MAP and a study but no queue. Raises JobError."""
-    placed = place(study, folder, limits)
+    placed = give(place(study, folder, limits), ready.requirements)
     return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
 
 
-def judge_end(end: RunEnd, timeout_s: int, memory_mib: int) -> None:
-    """The application's own exit code decides. Raises FailedError."""
+def judge_end(
+    end: RunEnd, timeout_s: int, memory_mib: int, without_identifiers: Callable[[Iterable[str]], list[str]] = lambda lines: [*lines]
+) -> None:
+    """The application's own exit code decides. Raises FailedError, which is final where the same study would end the same way again."""
+    if not (end.timed_out or end.out_of_memory or end.exit_code):
+        return
+    lines = without_identifiers(end.log_tail)
+    last = last_meaningful_line(lines)
     if end.timed_out:
-        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.")
+        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.", last_line=last)
     if end.out_of_memory:
-        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.")
-    if end.exit_code:
-        raise FailedError(Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.")
+        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.", last_line=last)
+    raise FailedError(
+        Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.", last_line=last, final=not may_pass(end.exit_code, lines)
+    )
+
+
+def may_pass(exit_code: int, lines: Iterable[str]) -> bool:
+    """Whether an application's failure may pass: it was ended by a signal, or speaks of the machine and not of the study."""
+    return exit_code < 0 or exit_code > _SIGNALS or any(_MACHINES_FAULT.search(line) for line in lines)
 
 
 # -------------------------------------------------------------------------------------------------------------- after the inference
@@ -340,7 +401,7 @@ def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) 
     kind = _kind_or_zip(message)
     originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
     commit.write_done(around.store, message.job, records)
-    originals.remove(around.store, message, kind)
+    originals.remove(around.store, message, kind, records)
 
 
 def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
@@ -370,7 +431,7 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
     if tried is None and (answered := _answered_meanwhile(around, taken.message)):
         return answered
     status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
-    if status is Status.FAILED and not taken.delivery.last:
+    if status is Status.FAILED and not error.final and not taken.delivery.last:
         raise error
     message, one = taken.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
@@ -385,7 +446,7 @@ def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | N
             host=around.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - taken.started),
             resources=resources_of(tried.end) if tried and tried.end else Resources(),
             cost=cost_of(charged, spent.pull, around.config, around.host),
-            error=ResultError(str(error.code), error.message), request=message.request,
+            error=ResultError(str(error.code), error.message, error.last_line), request=message.request,
         )  # fmt: skip
 
     keep = partial(quarantine_key, message.job, study=study)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import MapFacts
-from monai_aws_pipeline.host_agent.demands import NO_DEMANDS, Demands, demands_of
 from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
 from monai_aws_pipeline.host_agent.engine_api import EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
+from monai_aws_pipeline.host_agent.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, parse_app_json, with_user_packages
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ReadyMap:
     facts: MapFacts
     bytes: int
     seconds: float
-    demands: Demands = NO_DEMANDS
+    requirements: MapRequirements = NO_REQUIREMENTS
 
 
 class LiveMap:
@@ -183,4 +183,4 @@ def describe(found: ImageFacts, seconds: float) -> ReadyMap:
         model_sha256=found.labels.get(LABEL_MODEL, ""),
         commit=found.labels.get(LABEL_COMMIT, ""),
     )
-    return ReadyMap(found.digest_reference, spec, facts, found.bytes, seconds, demands_of(found.labels))
+    return ReadyMap(found.digest_reference, spec, facts, found.bytes, seconds, requirements_of(found.labels))

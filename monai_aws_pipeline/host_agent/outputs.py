@@ -8,19 +8,21 @@ The agent's own files (preview, measurements, log) have plain names; ``commit.py
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydicom.uid import SegmentationStorage
-
 from monai_aws_pipeline.host_agent.dicom import Instance, read_instance
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
-from monai_aws_pipeline.host_agent.geometry import check_segmentation
 from monai_aws_pipeline.host_agent.intake import looks_like_dicom
+from monai_aws_pipeline.host_agent.mesh import check_meshes
+from monai_aws_pipeline.host_agent.segmentation import SEGMENTATIONS, Segmentation, read_segmentation, read_source
+from monai_aws_pipeline.host_agent.segmentation_check import check_segmentation
+
+log = logging.getLogger(__name__)
 
 DICOM_SEG: Final = "dicom-seg"
 DICOM: Final = "dicom"
@@ -31,6 +33,14 @@ MEASUREMENTS: Final = "measurements"
 LOG: Final = "log"
 
 _MESHES: Final = (".stl", ".obj", ".ply", ".glb", ".gltf", ".vtk", ".vtp")
+_SUFFIXES: Final = frozenset(
+    (
+        *_MESHES, ".3mf", ".avi", ".bmp", ".bval", ".bvec", ".bz2", ".csv", ".dat", ".gif", ".gii", ".gz", ".h5", ".hdf5", ".hdr", ".htm",
+        ".html", ".img", ".jpeg", ".jpg", ".json", ".log", ".mat", ".md", ".mgz", ".mha", ".mhd", ".mp4", ".nii", ".npy", ".npz", ".nrrd",
+        ".parquet", ".pdf", ".pkl", ".png", ".pt", ".pth", ".raw", ".svg", ".tar", ".tfm", ".tif", ".tiff", ".tsv", ".txt", ".usdz",
+        ".webp", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
+    )
+)  # fmt: skip
 _FOLDERS: Final = {DICOM_SEG: "dicom/seg", DICOM: "dicom/instance", MESH: "mesh/mesh", OTHER: "other/file"}
 _CONTENT_TYPES: Final = {
     ".dcm": "application/dicom",
@@ -66,7 +76,8 @@ def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tu
     """Judge every file below ``folder``. Raises FailedError when there is none, or when one is no answer to the study.
 
     Each DICOM output must parse, be whole, and carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study
-    does. A segmentation must lie on ``source``, the instances of the study where they are now; empty: not judged.
+    does. A segmentation must refer to ``source`` and lie on it, the instances that the application was given, where they are now; empty:
+    not judged. A mesh beside a segmentation must lie on that.
     """
     found = []
     for path in sorted(folder.rglob("*")):
@@ -74,18 +85,35 @@ def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tu
             raise FailedError(Code.OUTPUT_UNSAFE, "The application wrote a link or a special file into its output.")
         if path.is_file():
             found.append((path, _kind(path, study_uid)))
-            if source and found[-1][1] == DICOM_SEG:
-                check_segmentation(path, source)
     if not found:
         raise FailedError(Code.NO_OUTPUT, "The application ended well and wrote no output.")
+    _check_geometry(found, source)
     numbers: Counter[str] = Counter()
     produced = []
     for path, kind in found:
         numbers[kind] += 1
         digest = sha256_of(path)
-        suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else _suffix(path)
+        suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else known_suffix(path)
         produced.append(Produced(path, f"{_FOLDERS[kind]}-{numbers[kind]}-{digest[:8]}{suffix}", kind, digest, path.stat().st_size))
     return tuple(produced)
+
+
+def _check_geometry(found: Sequence[tuple[Path, str]], source: Sequence[Instance]) -> None:
+    segmentations, meshes = ([path for path, kind in found if kind == wanted] for wanted in (DICOM_SEG, MESH))
+    if not segmentations:
+        return
+    images = read_source(source)
+    for path in segmentations if source else ():
+        check_segmentation(path, images)
+    read: list[Segmentation] = []
+    for path in segmentations if meshes else ():
+        try:
+            read.append(read_segmentation(path, images))
+        except Exception as error:  # a segmentation that cannot be measured is still one; a mesh of it is then nobody's to judge
+            log.warning("meshes are not held against a segmentation that cannot be measured (%s)", type(error).__name__)
+            return
+    if meshes:
+        check_meshes(meshes, read)
 
 
 def made_here(path: Path, kind: str) -> Produced:
@@ -114,8 +142,10 @@ def _kind(path: Path, study_uid: str) -> str:
         raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that is no object of a study.")
     if written.study_uid != study_uid:
         raise FailedError(Code.OUTPUT_OTHER_STUDY, "The application wrote a DICOM object that belongs to another study than its input.")
-    return DICOM_SEG if written.sop_class == SegmentationStorage else DICOM
+    return DICOM_SEG if written.sop_class in SEGMENTATIONS else DICOM
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
+def known_suffix(path: Path) -> str:
+    """The ending of a file's name where it says of which type the file is; empty for any other, which may be a part of somebody's name."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in _SUFFIXES else ""

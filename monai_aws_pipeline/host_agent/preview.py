@@ -1,7 +1,8 @@
 """What a reader of the lineage sees of a result: volumes measured from DICOM SEG, and one picture of the source with it overlaid.
 
-Here belongs reading geometry and drawing. Both are a courtesy: whatever cannot be measured or drawn is left out and said so in one log
-line, and never fails a job. Sources: PS3.3 C.8.20 (Segmentation), C.7.6.16.2.3 (Plane Position), C.7.6.2 (Image Plane).
+Here belongs drawing; segmentations are read and measured in ``segmentation.py``. Both are a courtesy: whatever cannot be measured or drawn
+is left out and said so in one log line, and never fails a job. Sources: PS3.3 C.7.6.2 (Image Plane), C.7.6.3.1.2 (Photometric
+Interpretation), C.7.6.16.2.9 (Pixel Value Transformation).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,43 +19,26 @@ from typing import Final
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 
+from monai_aws_pipeline.host_agent import segmentation as seg
 from monai_aws_pipeline.host_agent.dicom import Instance
-from monai_aws_pipeline.host_agent.geometry import Array, Grid
+from monai_aws_pipeline.host_agent.geometry import Array, Grid, kinds_of, nearest, places_of, planes_under, together
 from monai_aws_pipeline.host_agent.outputs import DICOM_SEG, Produced
+from monai_aws_pipeline.host_agent.segmentation import Segment, Segmentation, SegmentationError, Source
 
 log = logging.getLogger(__name__)
 
 PREVIEW_BYTES: Final = 200_000
-_MAX_PIXELS: Final = 1 << 31
+_MAX_PIXELS: Final = 1 << 28
+"""Values of a volume after thinning, 1 GiB of them."""
 _MAX_IN_PLANE: Final = 256
 _PANE: Final = 256
 _COLOURS: Final = ((255, 64, 64), (64, 200, 255), (255, 208, 64), (120, 255, 120), (220, 120, 255), (255, 150, 60))
 
 
 class NotDrawableError(Exception):
-    """Geometry or pixels that this module does not read. The text says which, without any value of a patient."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a SEG. ``label`` is the segment's own label, ``volume_ml`` millilitres."""
-
-    number: int
-    label: str
-    volume_ml: float
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Frames (n, rows, columns) as values from 0 to 1, which segment each belongs to, and where each lies."""
-
-    grid: Grid
-    frames: Array
-    segment_of_frame: Array
-    labels: dict[int, str]
-    slice_distance: float
+    """Geometry or pixels that this module does not draw. The text says which, without any value of a patient."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +50,41 @@ class Volume:
     step: int
 
 
+@dataclass(frozen=True)
+class _Plane:
+    """A frame of a file and where it lies."""
+
+    path: Path
+    frame: int
+    grid: Grid
+
+
 # ------------------------------------------------------------------------------------------------------------------ from the agent
 
 
 def describe(produced: Sequence[Produced], source: Sequence[Instance], folder: Path) -> list[Path]:
     """Write ``measurements.json`` and ``preview.png`` into ``folder``, as far as possible; returns what was written."""
     written: list[Path] = []
-    segmentations: list[Segmentation] = []
+    measured: list[tuple[Segmentation, list[Segment]]] = []
+    images = seg.read_source(source)
     for item in produced:
         if item.kind == DICOM_SEG:
             try:
-                segmentations.append(read_segmentation(item.path))
-            except Exception as wrong:  # untrusted objects; a result without a volume is still a result
-                log.warning("a segmentation was not measured: %s", _reason(wrong))
-    if segmentations:
-        segments = [segment for segmentation in segmentations for segment in measure(segmentation)]
+                segmentation = seg.read_segmentation(item.path, images)
+                measured.append((segmentation, seg.measure(segmentation)))
+            except Exception as error:  # untrusted objects; a result without a volume is still a result
+                log.warning("a segmentation was not measured: %s", _reason(error))
+    if measured:
         path = folder / "measurements.json"
-        path.write_text(measurements_json(segments), encoding="ascii")
+        path.write_text(measurements_json([segment for _, segments in measured for segment in segments]), encoding="ascii")
         written.append(path)
+    # The largest first: it says which series is drawn.
+    measured.sort(key=lambda one: -sum(segment.volume_ml for segment in one[1]))
+    segmentations = [segmentation for segmentation, _ in measured]
     try:
-        picture = render(read_volume(source), segmentations)
-    except Exception as wrong:  # untrusted objects; a result without a picture is still a result
-        log.warning("no preview was drawn: %s", _reason(wrong))
+        picture = render(read_volume(images, segmentations), segmentations)
+    except Exception as error:  # untrusted objects; a result without a picture is still a result
+        log.warning("no preview was drawn: %s", _reason(error))
     else:
         path = folder / "preview.png"
         path.write_bytes(picture)
@@ -101,113 +98,104 @@ def measurements_json(segments: Sequence[Segment]) -> str:
     return json.dumps({"segments": rows}, ensure_ascii=True, sort_keys=True) + "\n"
 
 
-def measure(segmentation: Segmentation) -> list[Segment]:
-    """Volume of each segment: sum of its pixels times pixel area times distance of slices, in millilitres."""
-    area = segmentation.grid.spacing[0] * segmentation.grid.spacing[1]
-    amounts: defaultdict[int, float] = defaultdict(float)
-    for frame, number in zip(segmentation.frames, segmentation.segment_of_frame, strict=True):
-        amounts[int(number)] += float(frame.sum(dtype=np.float64))
-    pixel_ml = area * segmentation.slice_distance / 1000
-    return [Segment(number, label, amounts[number] * pixel_ml) for number, label in sorted(segmentation.labels.items())]
+# ------------------------------------------------------------------------------------------------------------------ the source's pixels
 
 
-# ------------------------------------------------------------------------------------------------------------------------- reading
+def read_volume(source: Source, segmentations: Sequence[Segmentation] = ()) -> Volume:
+    """Read the images to draw as one volume, sorted along its normal.
 
-
-def read_segmentation(path: Path) -> Segmentation:
-    """Read a BINARY or FRACTIONAL SEG. Raises NotDrawableError for what has no plane geometry or is too large."""
-    data = pydicom.dcmread(path)
-    kind = str(data.get("SegmentationType"))
-    if kind not in ("BINARY", "FRACTIONAL"):
-        raise NotDrawableError("only BINARY and FRACTIONAL segmentations are measured")
-    count = int(data.NumberOfFrames)
-    _check_size(count, data)
-    frames = np.reshape(data.pixel_array, (count, int(data.Rows), int(data.Columns)))
-    if kind == "FRACTIONAL":
-        frames = frames.astype(np.float32) / float(data.MaximumFractionalValue)
-    shared = data.SharedFunctionalGroupsSequence[0]
-    own = list(data.PerFrameFunctionalGroupsSequence)
-    measures = _group(shared, own[0], "PixelMeasuresSequence")
-    orientation = np.array(_group(shared, own[0], "PlaneOrientationSequence").ImageOrientationPatient, dtype=float)
-    positions = np.array([_group(frame, shared, "PlanePositionSequence").ImagePositionPatient for frame in own], dtype=float)
-    numbers = np.array([int(_group(frame, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber) for frame in own])
-    grid = Grid(positions, orientation, _spacing(measures), int(data.Rows), int(data.Columns))
-    if len(positions) != count:
-        raise NotDrawableError("the frames do not match their functional groups")
-    labels = {int(item.SegmentNumber): str(item.get("SegmentLabel") or f"segment {item.SegmentNumber}") for item in data.SegmentSequence}
-    return Segmentation(grid, frames, numbers, labels, slice_distance(grid.along, measures))
-
-
-def slice_distance(along: Array, measures: Dataset) -> float:
-    """Distance of neighbouring slices in mm: as declared, else the smallest step between frames, else the slice thickness.
-
-    Thickness comes last: slices may overlap or leave gaps, and a volume is made of distances (PS3.3 C.7.6.2.1).
+    They are those on whose planes the first segmentation lies, in a series that it refers to; without one the series with the most
+    images. Raises NotDrawableError, and what pydicom raises on pixels that cannot be decoded.
     """
-    declared = measures.get("SpacingBetweenSlices")
-    steps = np.diff(np.unique(np.round(along, 3)))
-    for value in (declared, steps.min() if steps.size else None, measures.get("SliceThickness")):
-        if value is not None and float(value) > 0:
-            return float(value)
-    raise NotDrawableError("the segmentation states no slice distance")
+    first = next(iter(segmentations), None)
+    series = {uid: images for uid, images in source.series.items() if not first or uid in first.series} or source.series
+    stacks = {uid: _stacks(images, first) for uid, images in series.items()}
 
+    def rank(uid: str) -> tuple[int, int, int, str]:
+        planes = stacks[uid][0] if stacks[uid] else []
+        return -_frames_on(planes, first), -len(series[uid]), -len(planes), uid
 
-def read_volume(instances: Sequence[Instance]) -> Volume:
-    """Read the image series with the most instances as one volume, sorted along its normal."""
-    series: defaultdict[str, list[Instance]] = defaultdict(list)
-    for item in instances:
-        series[item.series_uid].append(item)
-    for uid in sorted(series, key=lambda uid: (-len(series[uid]), uid)):
-        slices = [data for item in series[uid] if "Rows" in (data := pydicom.dcmread(item.path, defer_size=1024)) and "PixelData" in data]
-        if slices:
-            return _stack(slices)
+    for uid in sorted(series, key=rank):
+        if stacks[uid]:
+            return _read(stacks[uid][0])
+        for image in series[uid]:
+            data = pydicom.dcmread(image.instance.path, defer_size=1024)
+            if "Rows" in data and "PixelData" in data:
+                return _read_flat(image.instance.path, data)
     raise NotDrawableError("the study has no image series")
 
 
-def _stack(slices: list[pydicom.FileDataset]) -> Volume:
-    first = slices[0]
-    rows, columns = int(first.Rows), int(first.Columns)
-    slices = [item for item in slices if (int(item.Rows), int(item.Columns)) == (rows, columns)]
-    _check_size(len(slices) * int(first.get("NumberOfFrames") or 1), first)
-    step = max(1, -(-max(rows, columns) // _MAX_IN_PLANE))
-    flat = "ImagePositionPatient" not in first or "ImageOrientationPatient" not in first
-    if flat:
-        slices = slices[:1]  # a projection or a photograph: one plane, no geometry
-    orientation = np.array([1, 0, 0, 0, 1, 0] if flat else first.ImageOrientationPatient, dtype=float)
-    positions = np.array([[0, 0, 0] if flat else item.ImagePositionPatient for item in slices], dtype=float)
-    order = np.argsort(positions @ np.cross(orientation[:3], orientation[3:]), kind="stable")
-    spacing = _spacing(first) if "PixelSpacing" in first else (1.0, 1.0)
-    pixels = np.stack([_plane(slices[index])[::step, ::step] for index in order])
-    return Volume(Grid(positions[order], orientation, spacing, rows, columns), pixels, step)
+def _stacks(images: Sequence[seg.Image], first: Segmentation | None) -> list[list[_Plane]]:
+    """The planes of a series that lie in one direction, one for each place; those first that are most to be drawn."""
+    planes = [
+        _Plane(image.instance.path, index, plane)
+        for image in images
+        if image.instance.sop_class not in seg.SEGMENTATIONS
+        for index, plane in enumerate(image.planes)
+        if plane is not None and plane.rows and plane.columns
+    ]
+    stacks = []
+    for kind in kinds_of([plane.grid for plane in planes]):
+        along = np.concatenate([planes[index].grid.positions for index in kind]) @ planes[kind[0]].grid.normal
+        place = nearest(places_of(along), along)
+        stacks.append([planes[kind[index]] for index in np.unique(place, return_index=True)[1]])
+    return sorted(stacks, key=lambda stack: (-_frames_on(stack, first), -len(stack)))
 
 
-def _plane(data: pydicom.FileDataset) -> Array:
-    pixels = data.pixel_array
-    if int(data.get("NumberOfFrames") or 1) > 1:
-        pixels = pixels[len(pixels) // 2]
-    if int(data.get("SamplesPerPixel") or 1) > 1:
-        pixels = pixels.mean(axis=-1)
-    values = pixels.astype(np.float32) * float(data.get("RescaleSlope") or 1) + float(data.get("RescaleIntercept") or 0)
-    return -values if data.get("PhotometricInterpretation") == "MONOCHROME1" else values
+def _frames_on(planes: Sequence[_Plane], segmentation: Segmentation | None) -> int:
+    if not planes or segmentation is None:
+        return 0
+    (stack,) = together(plane.grid for plane in planes)
+    return int((planes_under(stack, segmentation.grid) >= 0).sum())
 
 
-def _group(first: Dataset, second: Dataset, name: str) -> Dataset:
-    for part in (first, second):
-        if part.get(name):
-            found: Dataset = part[name][0]
-            return found
-    raise NotDrawableError(f"{name} is missing")
+def _read(planes: Sequence[_Plane]) -> Volume:
+    (grid,) = together(plane.grid for plane in planes)
+    step = max(1, -(-max(grid.rows, grid.columns) // _MAX_IN_PLANE))
+    shape = len(planes), -(-grid.rows // step), -(-grid.columns // step)
+    if max(int(np.prod(shape)), grid.rows * grid.columns) > _MAX_PIXELS:
+        raise NotDrawableError("the pixels would not fit into memory")
+    pixels = np.empty(shape, dtype=np.float32)
+    places = defaultdict[Path, list[int]](list)
+    for place, plane in enumerate(planes):
+        places[plane.path].append(place)
+    for path, of_file in places.items():
+        for place, values in zip(of_file, _frames(path, [planes[place].frame for place in of_file]), strict=True):
+            pixels[place] = values[::step, ::step]
+    return Volume(grid, pixels, step)
 
 
-def _spacing(data: Dataset) -> tuple[float, float]:
-    row, column = (float(value) for value in data.PixelSpacing)
+def _read_flat(path: Path, data: pydicom.FileDataset) -> Volume:
+    """A projection or a photograph: one plane, no geometry."""
+    rows, columns = int(data.Rows), int(data.Columns)
+    if not 0 < rows * columns <= _MAX_PIXELS:
+        raise NotDrawableError("the pixels would not fit into memory")
+    row, column = (float(value) for value in data.get("PixelSpacing") or (1, 1))
     if not (row > 0 and column > 0):
         raise NotDrawableError("the pixel spacing is not positive")
-    return row, column
+    step = max(1, -(-max(rows, columns) // _MAX_IN_PLANE))
+    (pixels,) = _frames(path, [0])
+    grid = Grid(np.zeros((1, 3)), np.array([1.0, 0, 0, 0, 1, 0]), (row, column), rows, columns)
+    return Volume(grid, pixels[None, ::step, ::step], step)
 
 
-def _check_size(frames: int, data: Dataset) -> None:
-    if not 0 < frames * int(data.Rows) * int(data.Columns) <= _MAX_PIXELS:
-        raise NotDrawableError("the pixels would not fit into memory")
+def _frames(path: Path, wanted: Sequence[int]) -> Iterator[Array]:
+    """Frames of a file as they are to be seen: rescaled, bright where MONOCHROME1 says dark, colours as grey."""
+    data = pydicom.dcmread(path, defer_size=1024)
+    count = int(data.get("NumberOfFrames") or 1)
+    own = data.get("PerFrameFunctionalGroupsSequence") or []
+    if count == 1:
+        frames = iter([data.pixel_array])
+    elif own:
+        frames = iter_pixels(data, indices=wanted)
+    else:  # a sequence in time has one plane: its middle
+        frames = iter_pixels(data, indices=[count // 2])
+    for index, pixels in zip(wanted, frames, strict=True):
+        grey = pixels.mean(axis=-1) if int(data.get("SamplesPerPixel") or 1) > 1 else pixels
+        groups = [*own[index : index + 1], *(data.get("SharedFunctionalGroupsSequence") or [])]
+        rescale = next((item for group in groups for item in group.get("PixelValueTransformationSequence") or []), data)
+        values = grey.astype(np.float32) * float(rescale.get("RescaleSlope") or 1) + float(rescale.get("RescaleIntercept") or 0)
+        yield -values if data.get("PhotometricInterpretation") == "MONOCHROME1" else values
 
 
 # ------------------------------------------------------------------------------------------------------------------------- drawing
@@ -218,27 +206,16 @@ def label_map(volume: Volume, segmentations: Sequence[Segmentation]) -> Array:
     labels = np.zeros(volume.pixels.shape, dtype=np.uint8)
     colour = 0
     for segmentation in segmentations:
-        places = frame_places(volume.grid, segmentation.grid)
+        places = planes_under(volume.grid, segmentation.grid)
         if off := int((places < 0).sum()):
-            log.warning("%d of %d segmentation frames do not lie on the source planes and are not drawn", off, len(places))
-        for number in sorted(segmentation.labels):
-            colour += 1
-            for index in np.flatnonzero((segmentation.segment_of_frame == number) & (places >= 0)):
-                mask = segmentation.frames[index][:: volume.step, :: volume.step] >= 0.5
-                labels[places[index]][mask] = (colour - 1) % len(_COLOURS) + 1
+            log.warning("%d of %d segmentation frames do not lie on the planes that are drawn", off, len(places))
+        colours = {number: (colour + index) % len(_COLOURS) + 1 for index, number in enumerate(sorted(segmentation.labels))}
+        if off < len(places):
+            colour += len(colours)
+        for index, number, values in seg.masks(segmentation, np.flatnonzero(places >= 0).tolist()):
+            if number in colours:
+                labels[places[index]][values[:: volume.step, :: volume.step] >= 0.5] = colours[number]
     return labels
-
-
-def frame_places(source: Grid, segmentation: Grid) -> Array:
-    """For each segmentation frame the index of the source plane it lies on, -1 where it lies on none (half a pixel is the tolerance)."""
-    nowhere = np.full(len(segmentation.positions), -1)
-    if (source.rows, source.columns) != (segmentation.rows, segmentation.columns):
-        return nowhere
-    if not np.allclose(source.orientation, segmentation.orientation, atol=1e-3):
-        return nowhere
-    places = np.abs(source.along[None, :] - segmentation.along[:, None]).argmin(axis=1)
-    apart = np.linalg.norm(source.positions[places] - segmentation.positions, axis=1)
-    return np.where(apart <= 0.5 * min(source.spacing), places, -1)
 
 
 def render(volume: Volume, segmentations: Sequence[Segmentation]) -> bytes:
@@ -291,6 +268,6 @@ def _side_by_side(panes: list[tuple[Image.Image, float]], size: int) -> bytes:
     return target.getvalue()
 
 
-def _reason(wrong: Exception) -> str:
+def _reason(error: Exception) -> str:
     # Texts of other exceptions may quote a DICOM value; only ours are known not to.
-    return str(wrong) if isinstance(wrong, NotDrawableError) else wrong.__class__.__name__
+    return str(error) if isinstance(error, NotDrawableError | SegmentationError) else error.__class__.__name__

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from monai_aws_pipeline.host_agent.intake import looks_like_dicom
+from monai_aws_pipeline.host_agent.outputs import known_suffix
 
 _OWN_TO_A_RUN: Final = {"SeriesNumber", "InstanceNumber", "ContentDate", "ContentTime", "FileMetaInformationGroupLength"}
 _MOMENTS: Final = {"DA", "TM", "DT"}
@@ -55,11 +56,12 @@ def _described(folder: Path, known: set[str]) -> dict[str, list[_File]]:
         if is_dicom:
             data = pydicom.dcmread(path)
             facts = tuple(_elements(data.file_meta, known)) + tuple(_elements(data, known))
-            found.setdefault(f"DICOM {data.SOPClassUID.name}", []).append((facts, ""))
+            sop_class = UID(str(data.get("SOPClassUID", "")))
+            found.setdefault(f"DICOM {sop_class.name if sop_class.name != sop_class else 'of a private class'}", []).append((facts, ""))
         elif path.suffix.lower() == ".stl":
             found.setdefault("STL", []).append(((), str(path)))
         else:
-            found.setdefault(path.suffix.lower() or "unnamed", []).append(((("content", _sha(path.read_bytes())),), ""))
+            found.setdefault(known_suffix(path) or "other", []).append(((("content", _sha(path.read_bytes())),), ""))
     return found
 
 

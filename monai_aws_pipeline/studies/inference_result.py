@@ -63,7 +63,7 @@ def answer_again(reruns: Reruns, study: str, log: Callable[[str], None]) -> Resu
 def _failure(record: ResultRecord, bucket: str) -> Failure:
     error = record.error
     return Failure(
-        f"The job {record.status.value}: {error.code}: {error.message}" if error else f"The job {record.status.value}.",
+        f"The job {record.status.value}: {error.text}" if error else f"The job {record.status.value}.",
         metadata={"job": MetadataValue.text(record.job), "record": MetadataValue.path(s3_path(bucket, record.commit_key))},
         allow_retries=False,
     )

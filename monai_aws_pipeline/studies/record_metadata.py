@@ -59,6 +59,7 @@ def record_metadata(
     if record.error:
         metadata["error_code"] = MetadataValue.text(record.error.code)
         metadata["error"] = MetadataValue.text(record.error.message)
+        metadata |= _texts({"application_said_last": record.error.last_line})
     if preview_png is not None:
         metadata["preview"] = _preview(preview_png)
     for segment in measurements:
@@ -88,6 +89,10 @@ def record_metadata(
     metadata["input_bytes"] = MetadataValue.int(record.input.bytes)
     metadata["input_instances"] = MetadataValue.int(record.input.instances)
     metadata["input_series"] = MetadataValue.int(record.input.series)
+    metadata["input_given"] = MetadataValue.int(record.input.given)
+    passed_over = ", ".join(f"{count} {kind}" for kind, count in record.input.passed_over.items())
+    selection, repairs = "; ".join(record.input.selection), "; ".join(record.input.repairs)
+    metadata |= _texts({"input_selection": selection, "input_passed_over": passed_over, "input_repairs": repairs})
     metadata["peak_memory_mib"] = MetadataValue.float(round(record.resources.peak_rss / 2**20, 1))
     if record.resources.peak_gpu_memory is not None:
         metadata["peak_gpu_memory_mib"] = MetadataValue.float(round(record.resources.peak_gpu_memory / 2**20, 1))

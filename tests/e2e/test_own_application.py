@@ -5,13 +5,14 @@ The application lies in a git repository of its own, reads CT, brings a model fi
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,20 @@ from click.testing import CliRunner
 from dagster import AssetKey, AssetRecordsFilter, ExecuteInProcessResult
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import EncapsulatedPDFStorage, JPEGLosslessSV1, generate_uid
 
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, current_versions, event_of
 from monai_aws_pipeline.studies.results_store import ResultsStore
 from tests.support.platform import Platform, environment, platform
-from tests.support.studies import ct_study_zip, tiny_study_zip
+from tests.support.studies import ct_study, ct_study_zip, datasets_zip, tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
 
@@ -162,6 +166,90 @@ def test_a_study_that_the_applications_series_rules_do_not_select_is_refused_bef
     assert found.error is not None
     assert found.error.code == "no_matching_series"
     assert not [key for key in place.keys("quarantine/") if uploaded in key and key.endswith("map.log")], "the application never ran"
+
+
+def changed(item: Dataset, **changes: object) -> Dataset:
+    """Another instance of the series with some attributes changed."""
+    other = copy.deepcopy(item)
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def compressed_without_decoder(items: list[Dataset]) -> list[Dataset]:
+    """JPEG Lossless, for which the application's requirements bring nothing. The pixels are none: nobody gets to read them."""
+    for item in items:
+        item.PixelData = encapsulate([b"\xff\xd8" + bytes(30)])
+        item["PixelData"].VR, item["PixelData"].is_undefined_length = "OB", True
+        item.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    return items
+
+
+def odd(change: Callable[[list[Dataset]], list[Dataset]]) -> bytes:
+    """A zip of the CT study after a change to it."""
+    return datasets_zip(change(ct_study()))
+
+
+def second_phase(items: list[Dataset]) -> list[Dataset]:
+    others = [changed(item, AcquisitionNumber=2, PixelData=item.PixelData[::-1]) for item in items]
+    return [*(changed(item, AcquisitionNumber=1) for item in items), *others]
+
+
+WRONG_ANSWERS: dict[str, tuple[Callable[[list[Dataset]], list[Dataset]], str]] = {
+    "two phases in one series": (second_phase, "mixed_series"),
+    "a slice is missing": (lambda items: [*items[:2], *items[3:]], "irregular_volume"),
+    "a third has no position": (
+        lambda items: [*items[:4], *(changed(item, ImagePositionPatient=None) for item in items[4:])], "irregular_volume",
+    ),
+    "two series that fit": (lambda items: [*items, *(changed(item, SeriesInstanceUID="2.25.5") for item in items)], "ambiguous_series"),
+    "three slices": (lambda items: items[:3], "irregular_volume"),
+    "inverted pixels": (lambda items: [changed(item, PhotometricInterpretation="MONOCHROME1") for item in items], "unsupported_image"),
+    "a compression without decoder": (compressed_without_decoder, "transfer_syntax"),
+}  # fmt: skip
+
+
+def test_a_study_that_would_be_answered_wrongly_is_refused_by_name_before_the_application_runs(place: Platform):
+    jobs = {name: place.upload(f"input/odd {number}.zip", odd(change)) for number, (name, (change, _)) in enumerate(WRONG_ANSWERS.items())}
+    ends = place.answers(list(jobs.values()), 300)
+    for name, (_, code) in WRONG_ANSWERS.items():
+        (found,) = ends[jobs[name]]
+        assert (found.status, found.error.code if found.error else "") == (Status.QUARANTINED, code), name
+        assert found.resources.hosting == "", "the application never ran"
+        assert quarantine_key(found.job, "upload.zip") in place.keys("quarantine/")
+
+
+def test_reports_and_a_doubled_slice_beside_the_images_change_nothing_of_the_answer(place: Platform):
+    plain = answer(place, "plain")
+    items = ct_study(study_uid="2.25.4713")
+    report = changed(items[0], SOPClassUID=EncapsulatedPDFStorage)
+    report.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+    del report.PixelData, report.Rows, report.Columns
+    found = record(place, place.upload("input/with report.zip", datasets_zip([report, *items[::-1], changed(items[2])])))
+    assert (found.input.given, found.input.passed_over) == (6, {"Encapsulated PDF Storage": 1})
+    assert "1 equal images left out" in found.input.selection[0]
+    assert measured(place, found) == measured(place, plain)
+
+
+def test_an_upload_under_the_name_of_one_that_is_being_answered_does_not_take_its_place(place: Platform):
+    first, second = ct_study_zip(wish="slow", study_uid="2.25.4714"), ct_study_zip(study_uid="2.25.4715")
+    one = place.upload("input/same name.zip", first)
+    wait_at_work(place)
+    (host,) = [machine.id for machine in place.machines(ROLE_INFERENCE) if machine.state == "running"]
+    inferring = f'until /opt/monai-aws/bin/monai-aws-agent at-work | grep -q "{one}.*inferring"; do sleep 0.2; done'
+    place.on_host(host, inferring, seconds=60)
+    other = place.upload("input/same name.zip", second)
+    answers = {job: found for job, (found,) in place.answers([one, other], 240).items()}
+    for job, content in ((one, first), (other, second)):
+        assert answers[job].status is Status.SUCCEEDED, answers[job].error
+        assert place.read(processed_key(answers[job].study, job, "upload.zip")) == content
+    place.wait_stopped()
+    assert place.keys("input/") == []
+
+
+def measured(place: Platform, found: ResultRecord) -> bytes:
+    """The volumes of a result."""
+    return place.read(next(output.key for output in found.outputs if output.kind == "measurements"))
 
 
 def test_a_second_version_is_built_promoted_and_rolled_back_and_the_lineage_tells_the_studies_apart(place: Platform, project: Project):

@@ -45,14 +45,24 @@ def tiny_study_zip(instances: int = 6, study_uid: str | None = None, **options: 
     return zip_of({f"IMG{index:04d}.dcm": dicom_bytes(item) for index, item in enumerate(items)})
 
 
-def ct_study_zip(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> bytes:
-    """A zip of one synthetic CT series: a ball of lung (-800 HU) in soft tissue (40 HU)."""
+def ct_study(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> list[Dataset]:
+    """One synthetic CT series: a ball of lung (-800 HU) in soft tissue (40 HU)."""
     items = tiny_study(instances, study_uid, wish=wish, modality="CT")
     for item in items:
         item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = CTImageStorage
         item.BodyPartExamined, item.RescaleType = "CHEST", "HU"
         item.RescaleIntercept, item.RescaleSlope = -1024, 1
         item.PixelData = np.where(item.pixel_array == 800, 224, 1064).astype("<u2").tobytes()
+    return items
+
+
+def ct_study_zip(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> bytes:
+    """A zip of ``ct_study``."""
+    return datasets_zip(ct_study(instances, wish, study_uid))
+
+
+def datasets_zip(items: list[Dataset]) -> bytes:
+    """A zip of the instances, in this order."""
     return zip_of({f"IMG{index:04d}.dcm": dicom_bytes(item) for index, item in enumerate(items)})
 
 

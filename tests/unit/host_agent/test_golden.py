@@ -13,12 +13,13 @@ from typing import Any
 
 import boto3
 import numpy as np
+import pydicom
 import pytest
 from moto import mock_aws
 from pydicom.uid import SegmentationStorage, generate_uid
 
 from monai_aws_pipeline.contract import MapFacts, golden_key
-from monai_aws_pipeline.host_agent import golden, preview
+from monai_aws_pipeline.host_agent import golden, segmentation
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
@@ -26,7 +27,7 @@ from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.expectation import LABEL_EXPECT, LABEL_REFERENCE, LABEL_STUDY, Verdict, parse_expectation
 from monai_aws_pipeline.maps.hosting import Limits, RunSpec
 
-from .dicom_files import write_seg, write_series
+from .dicom_files import box_stl, write_seg, write_series
 from .test_job import WELL, PretendedEngine
 
 READY = ReadyMap("map", RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan"), MapFacts(), 1, 0.0)
@@ -43,6 +44,9 @@ def block(low: int = 2, high: int = 5) -> np.ndarray:
     return mask
 
 
+write_seg_of_answer = write_seg
+
+
 @dataclass
 class Place:
     """A golden study on disk, and a MAP that is a Python function."""
@@ -51,12 +55,18 @@ class Place:
     source: list[Path]
     given: golden.Given
 
+    @staticmethod
+    def surface(mask: np.ndarray) -> bytes:
+        """The bounds of a mask of ``write_series``'s voxels, 2 x 2 x 3 mm from (-10, -20, 5) on."""
+        low, high = np.argwhere(mask).min(axis=0)[::-1] - 0.5, np.argwhere(mask).max(axis=0)[::-1] + 0.5
+        return box_stl(*(np.array([-10.0, -20.0, 5.0]) + np.array([2.0, 2.0, 3.0]) * index for index in (low, high)))
+
     def examine(self, mask: np.ndarray | None, **end: Any) -> Verdict:
         def answer(source: Path, target: Path):
             if mask is not None:
-                write_seg(target / "seg.dcm", sorted(source.iterdir()), mask)
+                write_seg_of_answer(target / "seg.dcm", sorted(source.iterdir()), mask)
                 (target / "stl").mkdir()
-                (target / "stl" / "brain.stl").write_text("solid")
+                (target / "stl" / "brain.stl").write_bytes(self.surface(mask))
             return replace(WELL, **end)
 
         work = self.folder / f"work{len(list(self.folder.iterdir()))}"
@@ -100,6 +110,31 @@ def test_an_application_that_fails_writes_nothing_or_never_ends_is_a_miss_with_i
     assert "the application said: hello" in caplog.text
 
 
+def test_a_surface_that_does_not_lie_on_its_segmentation_is_a_miss_before_anything_is_measured(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Place, "surface", staticmethod(lambda _: box_stl((0.0, 0.0, 0.0), (9.0, 8.0, 90.0))))
+    (point,) = place.examine(block()).missed
+    assert (point.name, point.found.partition(":")[0]) == ("application", "output_geometry")
+    assert "A surface measures 9 x 8 x 90 mm along x, y and z, and its segmentation 8 x 8 x 9 mm" in point.found
+
+
+def test_volumes_count_with_the_planes_of_the_study_and_not_with_what_the_segmentation_declares(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    def as_if_a_millimetre(path: Path, source: list[Path], mask: np.ndarray) -> Path:
+        data = pydicom.dcmread(write_seg(path, source, mask))
+        measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = measures.SliceThickness = 1
+        data.save_as(path)
+        return path
+
+    monkeypatch.setitem(globals(), "write_seg_of_answer", as_if_a_millimetre)
+    assert place.examine(block()).passed, "3 x 4 x 4 voxels of 2 x 2 x 3 mm"
+    given = replace(place.given, expectation=parse_expectation({"segments": {"Brain": {"volume-ml": {"min": 0.19, "max": 0.20}}}}))
+    assert replace(place, given=given).examine(block(2, 3)).passed, "one frame of 16 voxels"
+
+
 def test_a_machine_that_fails_is_not_the_applications_fault(place: Place):
     class Broken(PretendedEngine):
         def run(self, arguments: list[str], **_: Any):
@@ -119,15 +154,15 @@ def test_a_golden_upload_of_two_studies_or_none_is_said_as_such(place: Place):
 
 
 def test_dice_is_counted_by_place_not_by_order_and_only_on_one_grid(place: Place, tmp_path: Path):
-    def seg(name: str, mask: np.ndarray, source: list[Path]) -> preview.Segmentation:
-        return preview.read_segmentation(write_seg(tmp_path / name, source, mask))
+    def seg(name: str, mask: np.ndarray, source: list[Path]) -> segmentation.Segmentation:
+        return segmentation.read_segmentation(write_seg(tmp_path / name, source, mask))
 
     reference = seg("a.dcm", block(), place.source)
     assert golden.dice(seg("b.dcm", block(), place.source), 1, reference, 1) == 1.0
     assert golden.dice(seg("c.dcm", block(4, 7), place.source), 1, reference, 1) == pytest.approx(2 * 1 / 6)
     assert golden.dice(seg("d.dcm", block(5, 8), place.source), 1, reference, 1) == 0.0
     for elsewhere in (write_series(tmp_path / "gap", "1.2.3", gap=3.7), write_series(tmp_path / "wide", "1.2.3", spacing=2.1)):
-        with pytest.raises(preview.NotDrawableError, match="another grid"):
+        with pytest.raises(segmentation.SegmentationError, match="another grid"):
             golden.dice(seg("e.dcm", block(), elsewhere), 1, reference, 1)
 
 
