@@ -553,6 +553,6 @@ def test_packages_of_the_system_that_a_build_cannot_install_are_told(app: Path):
 
 
 def test_a_finding_says_where_and_shows_what_to_write():
-    finding = Finding("imports", "something is missing", "Write it", Severity.ERROR, "app.py", 3, "one\ntwo")
-    assert str(finding) == "error in imports (app.py:3): something is missing. Write it.\n    one\n    two"
+    finding = Finding("imports", "something is missing", "Write it", Severity.ERROR, "app.py", 3, "one\ntwo", "requirements.txt")
+    assert str(finding) == "error in imports (app.py:3): something is missing. Write it.\n  into requirements.txt:\n    one\n    two"
     assert str(Finding("model", "m", "r", file=".env")) == "error in model (.env): m. r."
