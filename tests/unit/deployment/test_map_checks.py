@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, 
 
 def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    shutil.copytree(TINY_APP, tmp_path / "app")
+    (tmp_path / "app" / "hostile.py").write_text("")  # it tries to reach a network, which the doctor warns of
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(tmp_path / "app"))
     (tmp_path / "packages").mkdir()
     for name, version in (("pydicom", "3.0.2"), ("numpy", "2.4.6")):
         make_wheel(tmp_path / "packages", name, version)
