@@ -1,11 +1,12 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test faults lint bench fuzz clean use dev
+.PHONY: help demo demo-down ui test faults lint bench fuzz fuzz-studies clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
 SECONDS ?= 600
+STUDIES ?= 2000
 TESTS ?= tests/e2e tests/integration tests/unit
 # Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
 PARALLEL ?= 2
@@ -19,6 +20,7 @@ help:
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
+	@echo "make fuzz-studies  good studies changed in hundreds of ways, looking for a wrong answer (STUDIES=2000)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:
@@ -50,6 +52,9 @@ lint: dev
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)
+
+fuzz-studies: dev
+	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES)
 
 fuzz: dev
 	@$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
