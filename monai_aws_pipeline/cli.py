@@ -220,8 +220,7 @@ def doctor_app() -> None:
         CONSOLE.print(table)
     for finding in seen.findings:
         if finding.paste:
-            place = f" into {finding.file}" if finding.file else ""
-            _say(f"\nready to paste{place} ({finding.severity} in {finding.point}):\n{finding.paste}")
+            _say(f"\nready to paste into {finding.into or finding.file} ({finding.severity} in {finding.point}):\n{finding.paste}")
     if all(finding.severity is Severity.INFO for finding in seen.findings):
         _say("Nothing is known against building this application.")
     if seen.errors:

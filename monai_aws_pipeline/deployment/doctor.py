@@ -17,7 +17,7 @@ from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.deployment import golden_study
 from monai_aws_pipeline.maps import model, models
-from monai_aws_pipeline.maps.doctor import Examination, Plan, examine, examine_settings, resolve
+from monai_aws_pipeline.maps.doctor import SETTINGS_FILE, Examination, Plan, examine, examine_settings, resolve
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.models import Model
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ABSENT = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
-_SETTINGS_FILE = ".env"
 
 
 def consult(
@@ -113,10 +112,10 @@ def _no_longer_there(settings: Settings, look_s3: model.S3Look | None) -> list[F
         except model.ModelMissingError:
             message = f"there is no {what.what} at the address in {what.uri}; this machine has it in its cache, and another one would not"
             remedy = f"Put it there again, or correct {what.uri}"
-            findings.append(Finding(_point(what), message, remedy, Severity.WARNING, _SETTINGS_FILE))
+            findings.append(Finding(_point(what), message, remedy, Severity.WARNING, SETTINGS_FILE))
         except model.ModelUnreachableError as error:
             message = f"whether the {what.what} is still at the address in {what.uri} was not checked: {error}"
-            findings.append(Finding(_point(what), message, "Nothing, as long as the cache holds it", Severity.INFO, _SETTINGS_FILE))
+            findings.append(Finding(_point(what), message, "Nothing, as long as the cache holds it", Severity.INFO, SETTINGS_FILE))
         except model.ModelError:
             continue  # said when it is fetched
     return findings
@@ -130,4 +129,4 @@ def _unusable(error: model.ModelError, plan: Plan) -> Finding:
     # Of several models, the message says which one it is; the setting holds the hashes of all.
     found = error.found if isinstance(error, model.ModelAlteredError) and len(models.asked(plan.model_uri, "")) == 1 else ""
     paste = f"MONAI_AWS_MODEL_SHA256={found}" if found else ""
-    return Finding("model", str(error), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256", file=_SETTINGS_FILE, paste=paste)
+    return Finding("model", str(error), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256", file=SETTINGS_FILE, paste=paste)

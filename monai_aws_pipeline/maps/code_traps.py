@@ -185,7 +185,7 @@ def series_choice(code: AppCode, config: AppConfig | None) -> list[Finding]:
         message = "the selector is asked for every series that its rules take (all_matched=True), and the platform gives the largest only"
         remedy = "Say in app.yaml which is meant: 'largest', or 'all' for an application that goes through all of them"
         paste = "monai-aws:\n  series: largest"
-        findings.append(Finding("series", message, remedy, Severity.WARNING, asks[0].file, asks[0].line, paste))
+        findings.append(Finding("series", message, remedy, Severity.WARNING, asks[0].file, asks[0].line, paste, APP_YAML))
     used = code.first_use(SELECTOR)
     if used is None or series_rules.label_of(code.folder):
         return findings
@@ -218,7 +218,7 @@ def volumes(code: AppCode, config: AppConfig | None) -> list[Finding]:
     message = f"{VOLUME_OPERATOR} builds the volumes, which reads some images wrongly, so that they are refused by name ({kinds})"
     remedy = "Nothing, unless the application reads one of these rightly by itself: then list it under 'handles'"
     paste = f"monai-aws:\n  handles: [{open_ones[0].value}]"
-    return [Finding("series", message, remedy, Severity.INFO, *used, paste=paste)]
+    return [Finding("series", message, remedy, Severity.INFO, *used, paste=paste, into=APP_YAML)]
 
 
 _COMMON: Final = {

@@ -44,6 +44,7 @@ from monai_aws_pipeline.scratch import scratch
 CLI_WITHOUT_PACKAGER: Final = Version("4.3.0")
 THIS_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 GUIDE: Final = "docs/your-own-model.md"
+SETTINGS_FILE: Final = ".env"
 
 _BUNDLE: Final = "MonaiBundleInferenceOperator"
 _BY_THE_PACKAGER: Final = frozenset({SDK, HOLOSCAN, CLI, "numpy", "colorama", "tritonclient", "typeguard"})
@@ -233,7 +234,7 @@ def _config(folder: Path, plan: Plan) -> tuple[AppConfig | None, list[Finding]]:
         line = line_of((folder / APP_YAML).read_text("utf-8"), "application.pip-packages")
         paste = "\n".join(config.pip_packages)
         remedy = "Move its packages to requirements.txt beside it"
-        return config, [Finding("app.yaml", message, remedy, file=APP_YAML, line=line, paste=paste)]
+        return config, [Finding("app.yaml", message, remedy, file=APP_YAML, line=line, paste=paste, into=REQUIREMENTS)]
     return config, []
 
 
@@ -418,7 +419,17 @@ def _models(code: AppCode, config: AppConfig | None, plan: Plan, models: Sequenc
             return []
         remedy = "Set MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256, unless the application does without"
         paste = "MONAI_AWS_MODEL_URI=\nMONAI_AWS_MODEL_SHA256="
-        return [Finding("model", "the code reads a model, and the settings name none", remedy, Severity.WARNING, *used, paste=paste)]
+        return [
+            Finding(
+                "model",
+                "the code reads a model, and the settings name none",
+                remedy,
+                Severity.WARNING,
+                *used,
+                paste=paste,
+                into=SETTINGS_FILE,
+            )
+        ]
     unpack = config.unpack_models if config else True
     return [*_named_otherwise(code, models), *_bundles(code, models, unpack=unpack)]
 
@@ -452,7 +463,7 @@ def _named_otherwise(code: AppCode, models: Sequence[Model]) -> list[Finding]:
     file, line, name = wrong[0]
     message = f"the code asks for the model {name!r}, and the settings name {', '.join(names)}"
     remedy = "Name it in the setting: NAME=ADDRESS"
-    return [Finding("model", message, remedy, Severity.WARNING, file, line, f"MONAI_AWS_MODEL_URI={name}=ADDRESS")]
+    return [Finding("model", message, remedy, Severity.WARNING, file, line, f"MONAI_AWS_MODEL_URI={name}=ADDRESS", SETTINGS_FILE)]
 
 
 def _bundles(code: AppCode, models: Sequence[Model], *, unpack: bool) -> list[Finding]:

@@ -23,7 +23,8 @@ class Finding:
 
     ``point`` says where: source, app.yaml, entry-point, imports, sdk, input, network, series, decoders, requirements, constraints,
     system-packages, model, base-image, packager, golden. ``file`` is relative to the application's folder (or a file to write, such as
-    ``.env``), ``line`` its line, 0 for the file as a whole. ``paste``: the lines that mend it, ready to be put there.
+    ``.env``), ``line`` its line, 0 for the file as a whole. ``paste``: the lines that mend it, ready to be put into the file ``into``
+    (empty: the same).
     """
 
     point: str
@@ -33,6 +34,7 @@ class Finding:
     file: str = ""
     line: int = 0
     paste: str = ""
+    into: str = ""
 
     @property
     def place(self) -> str:
@@ -42,4 +44,5 @@ class Finding:
     def __str__(self) -> str:
         where = f" ({self.place})" if self.place else ""
         text = f"{self.severity} in {self.point}{where}: {self.message}. {self.remedy}."
-        return text + "".join(f"\n    {line}" for line in self.paste.splitlines())
+        lines = "".join(f"\n    {line}" for line in self.paste.splitlines())
+        return f"{text}\n  into {self.into or self.file}:{lines}" if lines else text

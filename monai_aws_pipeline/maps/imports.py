@@ -10,7 +10,7 @@ import difflib
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from monai_aws_pipeline.maps.app_code import AppCode, Import
 from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.maps.manifest import APP_YAML
 from monai_aws_pipeline.maps.requirements import HOLOSCAN, OTHER_HOLOSCANS, REQUIREMENTS, SDK
 
 POINT: Final = "imports"
@@ -310,12 +311,12 @@ def _finding(each: Import, message: str, remedy: str, *, complete: bool = True, 
     severity = Severity.ERROR if complete and not each.optional else Severity.WARNING
     if each.optional:
         message += " (the code goes on without it)"
-    return Finding(POINT, message, remedy, severity, each.file, each.line, paste)
+    return Finding(POINT, message, remedy, severity, each.file, each.line, paste, REQUIREMENTS if paste else "")
 
 
 def _not_reached(finding: Finding) -> Finding:
     message = f"{finding.message}; nothing that __main__.py imports leads to this file"
-    return Finding(POINT, message, finding.remedy, Severity.WARNING, finding.file, finding.line, finding.paste)
+    return replace(finding, message=message, severity=Severity.WARNING)
 
 
 def _needed_by_operators(code: AppCode, installed: Installed, said: set[str]) -> list[Finding]:
@@ -334,7 +335,7 @@ def _needed_by_operators(code: AppCode, installed: Installed, said: set[str]) ->
             message = f"{operator} needs {module}, and no requirement brings {packages[0]}"
             severity = Severity.ERROR if installed.complete else Severity.WARNING
             remedy = f"Write {packages[0]}==VERSION into {REQUIREMENTS}"
-            findings.append(Finding(POINT, message, remedy, severity, *used, paste=packages[0]))
+            findings.append(Finding(POINT, message, remedy, severity, *used, paste=packages[0], into=REQUIREMENTS))
     return findings
 
 
@@ -347,7 +348,7 @@ def links_gl(code: AppCode, installed: Installed, system_packages: Iterable[str]
     message = f"{linked[0]} links libGL.so.1, which base images do not bring: 'import cv2' would fail"
     remedy = f"Write {linked[0]}-headless instead, or let app.yaml install {' and '.join(GL_PACKAGES)}"
     paste = f"monai-aws:\n  system-packages: [{', '.join(GL_PACKAGES)}]"
-    return [Finding("system-packages", message, remedy, Severity.WARNING, uses[0].file, uses[0].line, paste)]
+    return [Finding("system-packages", message, remedy, Severity.WARNING, uses[0].file, uses[0].line, paste, APP_YAML)]
 
 
 def _packages_of(module: str) -> tuple[str, ...]:

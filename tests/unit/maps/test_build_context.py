@@ -203,15 +203,15 @@ def test_labels_tell_what_the_application_asks_of_a_study(tmp_path):
     source = checkout(EXAMPLE, "HEAD", ".", tmp_path / "source")
     plain = dict(write_context(source, tmp_path / "plain", base_image=BASE).labels)
     ((name, conditions),) = rules_in(plain[LABEL_RULES])
-    contract = contract_of(plain)
-    assert (name, conditions["Modality"], contract.volume, contract.companions) == ("MR", "(?i)^MR$", True, False)
+    assert (name, conditions["Modality"]) == ("MR", "(?i)^MR$")
+    before = contract_of(plain)
+    assert before.volume
     with (source.path / "app.yaml").open("a") as config:
-        config.write("\nmonai-aws: {require-volume: false, companions: true, system-packages: [libgl1]}\n")
+        config.write("\nmonai-aws: {require-volume: true, min-slices: 17, stack: {EchoTime: 90}, system-packages: [libgl1]}\n")
     (source.path / "more.json").write_text('{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')
     asking = dict(write_context(source, tmp_path / "asking", base_image=BASE).labels)
-    contract = contract_of(asking)
-    assert (contract.volume, contract.companions) == (False, True)
-    assert "libgl1" not in asking[LABEL_STUDY_CONTRACT]
+    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),), handles=frozenset())
+    assert "libgl1" not in asking[LABEL_STUDY_CONTRACT], "which is the image's, and asks nothing of a study"
     assert asking[LABEL_RULES] == ""  # which of two sets of rules decides is the application's secret
 
 

@@ -94,7 +94,7 @@ def test_the_applications_of_this_project_are_sound(folder: str):
     model = Model("README", PROJECT_ROOT / "README.md", "0" * 64)
     found = findings(PROJECT_ROOT / folder, plan, model)
     assert {finding.severity for finding in found} <= {Severity.WARNING}
-    assert {finding.point for finding in found} <= {"series", "network"}, "the tiny one tries on purpose to reach a network"
+    assert {finding.point for finding in found} <= {"network"}, "the tiny one tries on purpose to reach a network"
 
 
 def test_an_application_without_the_sdk_hears_nothing_of_its_traps(app: Path):
@@ -553,6 +553,6 @@ def test_packages_of_the_system_that_a_build_cannot_install_are_told(app: Path):
 
 
 def test_a_finding_says_where_and_shows_what_to_write():
-    finding = Finding("imports", "something is missing", "Write it", Severity.ERROR, "app.py", 3, "one\ntwo")
-    assert str(finding) == "error in imports (app.py:3): something is missing. Write it.\n    one\n    two"
+    finding = Finding("imports", "something is missing", "Write it", Severity.ERROR, "app.py", 3, "one\ntwo", "requirements.txt")
+    assert str(finding) == "error in imports (app.py:3): something is missing. Write it.\n  into requirements.txt:\n    one\n    two"
     assert str(Finding("model", "m", "r", file=".env")) == "error in model (.env): m. r."
