@@ -135,7 +135,7 @@ class Placed:
     folder: Path
     source: Path
     target: Path
-    without_identifiers: Callable[[Iterable[str]], list[str]]
+    without_identifiers: IdentifierFilter
     given: Given | None = None
     repairs: tuple[str, ...] = ()
 
@@ -416,7 +416,7 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, taken.message.job
     inferred = judge(around.config.limits, ready, one.placed, tried.end)
-    extra = preview.describe(inferred.produced, one.placed.instances, one.folder)
+    extra = preview.describe(inferred.produced, one.placed.instances, one.folder, one.placed.without_identifiers.one)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 

@@ -256,9 +256,8 @@ def _one_each(placed: Sequence[tuple[_Slice, Plane]], groups: Sequence[Sequence[
 
 def _check_even(along: Array, minimum: int) -> None:
     if len(along) < minimum:
-        raise NoStackError(
-            Code.IRREGULAR_VOLUME, f"The series has {len(along)} planes; the application needs at least {minimum}.", scout=True
-        )
+        count = f"{len(along)} plane" if len(along) == 1 else f"{len(along)} planes"
+        raise NoStackError(Code.IRREGULAR_VOLUME, f"The series has {count}; the application needs at least {minimum}.", scout=True)
     steps = np.diff(along)
     usual = float(np.median(steps))
     other = int((np.abs(steps - usual) > _UNEVEN * usual).sum())

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import EncapsulatedPDFStorage, generate_uid
@@ -46,7 +47,7 @@ from monai_aws_pipeline.maps.hosting import RunSpec
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.study_contract import LABEL_VOLUME
 
-from .dicom_files import write_series
+from .dicom_files import write_seg, write_series
 from .test_decisions import DIGEST, GOOD
 
 SECRET = b"0123456789abcdef"
@@ -676,6 +677,25 @@ def test_what_the_map_is_given_is_in_its_folder_and_in_the_record_and_nothing_el
         "MR of 2 images: not given (the rules take it, and another fits better)",
         "MR of 5 images: given as 5 planes 3 mm apart (the largest of 2 that the rules take)",
     ]
+
+
+def test_a_segments_label_that_names_the_patient_does_not_reach_the_measurements(bench: Bench, tmp_path: Path) -> None:
+    def label(source: Path, target: Path) -> RunEnd:
+        files = sorted(source.iterdir())
+        path = write_seg(target / "seg.dcm", files, np.ones((len(files), 16, 16)))
+        data = pydicom.dcmread(path)
+        data.SegmentSequence[0].SegmentLabel = "Brain of Invented Nobody"
+        data.save_as(path)
+        return WELL
+
+    bench.engine.run_map = label
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid, slices=4))
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(result_key(study_id(SECRET, uid), message.job))
+    (key,) = (output.key for output in record.outputs if output.kind == "measurements")
+    (segment,) = json.loads(bench.s3.get_object(Bucket="studies", Key=key)["Body"].read())["segments"]
+    assert segment["label"] == "Brain of [removed]"
 
 
 def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
