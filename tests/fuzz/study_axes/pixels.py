@@ -363,7 +363,8 @@ def _enhanced_echoes(draft: Draft) -> None:
 
 @axis("enhanced_frame_missing", Phase.MULTIFRAME, refuse(Code.IRREGULAR_VOLUME, Code.UNSUPPORTED_IMAGE), slot="pixels")
 def _enhanced_missing(draft: Draft) -> None:
-    draft.images[:] = [multiframe(draft, [*draft.images[:9], *draft.images[10:]], "")]
+    middle = len(draft.images) // 2
+    draft.images[:] = [multiframe(draft, [*draft.images[:middle], *draft.images[middle + 1 :]], "")]
     draft.main.truth.clear()
 
 
