@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from lambda_fn.folders import Folders, job_of_marker
 from lambda_fn.hosts import Hosts
-from monai_aws_pipeline.contract import INPUT_PREFIX, ContractError, JobMessage, is_marker
+from monai_aws_pipeline.contract import ContractError, JobMessage, is_marker, is_upload
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -58,24 +58,19 @@ def enqueue(record: SQSRecord) -> int:
 
 
 def jobs_of(body: str) -> Iterator[JobMessage]:
-    """The jobs of one S3 event notification; none for a test event, a folder marker or anything that is no study."""
+    """The jobs of one S3 event notification; none for a test event, a file of a folder or anything outside ``input/``."""
     try:
         event = json.loads(body)
         records = event.get("Records", []) if event.get("Event") != "s3:TestEvent" else []
         for record in records:
             if str(record["eventName"]).startswith("ObjectCreated:"):
                 job = _job(record["s3"])
-                if is_study(job.key):
+                if is_upload(job.key, job.size):
                     yield job
     except (ValueError, KeyError, TypeError, AttributeError) as wrong:
         if isinstance(wrong, ContractError):
             raise
         raise ContractError(f"an upload event cannot be read ({wrong.__class__.__name__})") from None  # the cause's text may quote the key
-
-
-def is_study(key: str) -> bool:
-    """Whether a key can be an upload: a .zip below input/, or the marker that completes a folder."""
-    return is_marker(key) or (key.startswith(INPUT_PREFIX) and key.lower().endswith(".zip"))
 
 
 def jobs_waiting() -> int:

@@ -126,6 +126,11 @@ def decisions_key(job: str) -> str:
     return f"{JOBS_PREFIX}{_hex(job, 32, 'job')}/decisions.json"
 
 
+def folder_key(job: str) -> str:
+    """Key of the list of what a folder held when its job first looked: what the job may read, keep and remove."""
+    return f"{JOBS_PREFIX}{_hex(job, 32, 'job')}/folder.json"
+
+
 def golden_key(sha256: str) -> str:
     """Key of a golden study, its reference or its expectation: named by its content, so that it can be checked and never changes."""
     return f"{GOLDEN_PREFIX}{_hex(sha256, 64, 'sha256')}"
@@ -151,14 +156,27 @@ def index_hour_prefix(moment: datetime) -> str:
 
 
 def is_marker(key: str) -> bool:
-    """Whether an object completes the folder that it lies in."""
-    name = key.removeprefix(INPUT_PREFIX)
-    return name != key and name.endswith(f"/{READY_MARKER}") and name != f"/{READY_MARKER}"
+    """Whether an object completes the folder that it lies in. Directly under ``input/`` there is no folder to complete."""
+    return key.startswith(INPUT_PREFIX) and key.endswith(f"/{READY_MARKER}") and key != INPUT_PREFIX + READY_MARKER
 
 
 def is_folder_part(key: str) -> bool:
-    """Whether an object below ``input/FOLDER/`` belongs to the folder's study: no marker, and no .zip, which is an upload of its own."""
-    return not key.endswith(("/", f"/{READY_MARKER}")) and not key.lower().endswith(".zip")
+    """Whether an object below ``input/FOLDER/`` belongs to the folder: no marker, and no .zip, which is an upload of its own.
+
+    What has no bytes belongs to it too, as S3 consoles create for a folder (``input/FOLDER/``), and is no file of the study.
+    """
+    return not key.endswith(f"/{READY_MARKER}") and not key.lower().endswith(".zip")
+
+
+def is_upload(key: str, size: int) -> bool:
+    """Whether an object of so many bytes is a job when it arrives: a .zip, a folder's marker, or anything directly under ``input/``.
+
+    What lies in a folder belongs to the folder's job. ``input/`` and ``input/FOLDER/`` without bytes are what consoles create for folders.
+    """
+    if not key.startswith(INPUT_PREFIX):
+        return False
+    name = key.removeprefix(INPUT_PREFIX)
+    return is_marker(key) or name.lower().endswith(".zip") or ("/" not in name and (name != "" or size > 0))
 
 
 def _safe_name(name: str) -> str:

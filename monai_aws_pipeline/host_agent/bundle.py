@@ -19,6 +19,7 @@ _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
 _SOURCES: Final = (
     "__init__.py",
     "contract.py",
+    "redaction.py",
     "maps/__init__.py",
     "maps/hosting.py",
     "maps/expectation.py",

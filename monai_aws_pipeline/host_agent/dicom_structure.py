@@ -41,6 +41,8 @@ _GATHERED_BYTES: Final = 1 << 16
 """The longest value of an element with a length of two bytes, as all texts but the unlimited ones have."""
 _GATHERED_ALTOGETHER: Final = 16 << 20
 _PADDING_BYTES: Final = 1 << 20
+_ELEMENT_BYTES: Final = 8
+"""No element is shorter: tag and length."""
 
 Buffer = bytes | mmap.mmap
 Element = tuple[int, str, bytes]
@@ -96,7 +98,7 @@ class Structure:
 def read_structure(
     path: Path, wanted: Collection[int] = (), limits: StructureLimits | None = None, gather: Gather | None = None
 ) -> Structure:
-    """Walk one file to the end of its pixel data; of a DICOMDIR the meta information alone.
+    """Walk one file to its end; of a DICOMDIR the meta information alone.
 
     Raises RefusedError: truncated, damaged, too complex or too large.
     """
@@ -193,7 +195,9 @@ class _Walk:
                 raise _damaged("A DICOM file has an item or a delimiter where an element should be.")
             if depth == 0 and tag in PIXELS:
                 self.pixel_tag = tag
-                return self._pixels(value, length, end)
+                at = self._pixels(value, length, end)
+                self._behind_pixels(at, end, implicit)
+                return at
             if length == _UNDEFINED:
                 if vr in (b"OB", b"OW") or (not vr and tag in PIXELS):
                     at, _, _ = self._fragments(value, end)
@@ -287,6 +291,28 @@ class _Walk:
         self.pixel_bytes = length
         return at + length
 
+    def _behind_pixels(self, at: int, end: int, implicit: bool) -> None:
+        """Judge what follows the pixels: elements of higher tags, as padding and signatures are, or bytes that are none.
+
+        Bytes that are no elements are left: readers stop there, and the image is whole. But an element that reads well and belongs before
+        the pixels is a second data set behind the first, or a second value of what was read already: readers would take the later one.
+        """
+        while end - at >= _ELEMENT_BYTES and not self._is_padding(at, end):
+            try:
+                tag, vr, length, value = self._header(at, end, implicit)
+                if tag >> 16 == 0xFFFE:
+                    return
+                if length == _UNDEFINED:
+                    at = self._items(value, end, implicit or vr == b"UN", 1, open_end=True)
+                else:
+                    at = self._value(tag, vr, value, length, end, keep=False)
+            except RefusedError as error:
+                if error.code in (Code.DICOM_TRUNCATED, Code.DICOM_DAMAGED):
+                    return
+                raise
+            if tag <= self.pixel_tag:
+                raise _damaged("A DICOM file has elements behind its pixels that belong before them.")
+
     def _fragments(self, at: int, end: int) -> tuple[int, int, int]:
         """The fragments of encapsulated pixel data: the position behind them, their number without the offset table, their bytes."""
         count, total = -1, 0
@@ -305,7 +331,7 @@ class _Walk:
 
     def _is_padding(self, at: int, end: int) -> bool:
         """Whether nothing but NULs follow, as some writers pad their files with. No element begins with eight of them."""
-        if any(self._data[at : min(at + 8, end)]):
+        if any(self._data[at : min(at + _ELEMENT_BYTES, end)]):
             return False
         if end - at > _PADDING_BYTES or any(self._data[at:end]):
             raise _damaged("A DICOM file has NULs where an element should be.")

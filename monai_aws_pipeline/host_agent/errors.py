@@ -23,6 +23,7 @@ class Code(StrEnum):
     NOT_A_ZIP = "not_a_zip"
     ZIP_TRUNCATED = "zip_truncated"
     ZIP_DAMAGED = "zip_damaged"
+    ZIP_SPLIT = "zip_split"
     ZIP_ENCRYPTED = "zip_encrypted"
     ZIP_COMPRESSION = "zip_compression"
     ZIP_UNSAFE_NAME = "zip_unsafe_name"
@@ -75,13 +76,16 @@ class Code(StrEnum):
 REMEDIES: Final[dict[Code, str]] = {
     Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",
     Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise MONAI_AWS_UPLOAD_MAX_MIB.",
-    Code.UPLOAD_REPLACED: "Nothing to do if the newer upload of the same name was meant; it has its own result.",
-    Code.UPLOAD_MISSING: "Upload the study again; it was removed before it could be read.",
+    Code.UPLOAD_REPLACED: (
+        "Nothing to do if the newer upload of that name was meant: it has its own result. If the older was, upload it under another name."
+    ),
+    Code.UPLOAD_MISSING: "Upload the study again under another name; it was removed before it could be read.",
     Code.UPLOAD_TYPE: "Upload a .zip, or a folder followed by its _READY marker.",
     Code.BAD_REQUEST: "Ask for the re-run again from the lineage; it names a study under processed/ and a MAP digest.",
     Code.NOT_A_ZIP: "Zip the DICOM files of one study and upload the .zip.",
     Code.ZIP_TRUNCATED: "Upload the file again; the end of the zip is missing.",
     Code.ZIP_DAMAGED: "Create the zip again and check it with `unzip -t` before uploading.",
+    Code.ZIP_SPLIT: "Create one zip in one piece; a zip that was split into parts (.z01, .zip.001) is not put together here.",
     Code.ZIP_ENCRYPTED: "Create the zip without a password; the bucket encrypts it at rest.",
     Code.ZIP_COMPRESSION: "Create the zip with one of the usual methods, stored or deflate.",
     Code.ZIP_UNSAFE_NAME: "Create the zip with plain relative names inside one folder.",
@@ -121,7 +125,10 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
     Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
-    Code.OUTPUT_GEOMETRY: "Let the application take frame of reference, orientation, spacing and positions from the series it segmented.",
+    Code.OUTPUT_GEOMETRY: (
+        "Let the application take frame of reference, orientation, spacing and positions from the whole series it segmented, refer to all "
+        "of its images, and write surfaces in patient millimetres (LPS or RAS)."
+    ),
     Code.NO_LIVE_MAP: "Materialise map_image; no MAP was published for this deployment yet.",
     Code.PULL_FAILED: "Check that the host may read the repository and that it has the digest; then: monai-aws upload --again.",
     Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then: monai-aws upload --again.",

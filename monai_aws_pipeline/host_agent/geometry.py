@@ -1,13 +1,12 @@
-"""Where images lie in the patient: planes of a series, how far they are apart, and whether they form a volume.
+"""Where images lie in the patient: planes of a series, and how far they are apart.
 
-Here belongs geometry that decides; what is only drawn is in ``preview.py``, and what is asked of a segmentation in
-``segmentation_check.py``. Millimetres in the patient's coordinates (LPS). Sources: PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (functional
-groups), C.7.4.1 (Frame of Reference).
+Here belongs geometry that decides; what is only drawn is in ``preview.py``, what is asked of a segmentation in ``segmentation_check.py``,
+and what makes planes a volume in ``stack.py``. Millimetres in the patient's coordinates (LPS). Sources: PS3.3 C.7.6.2 (Image Plane),
+C.7.6.16.2 (functional groups), C.7.4.1 (Frame of Reference).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from monai_aws_pipeline.host_agent.dicom import Study
-from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.image_header import plane_of
 
 Array = NDArray[Any]
 
@@ -27,14 +25,14 @@ _TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_PLANES: Final = 3
-"""Fewer planes are no volume."""
 _UNEVEN: Final = 0.05
 """How much a step may differ from the usual one, as a part of it: scanners round positions, a missing plane doubles a step."""
 _SAME_PLACE: Final = 0.01
 """Planes that are closer (mm) are one plane: positions are rounded and computed, and nothing is cut this thin."""
 _LEFT_OUT: Final = 4
 """Down to which part of the smallest distance a common step is looked for, where planes are left out."""
+PARALLEL: Final = 0.999
+"""Cosine from which on two directions are the same."""
 _KINDS: Final = 1000
 """More kinds of planes no study has; a file made to keep a reader busy may."""
 _ON_PLANE: Final = 0.25
@@ -79,9 +77,7 @@ class Grid:
     def step(self) -> float:
         """The usual distance of neighbouring planes in mm; the larger pixel side where there is one plane."""
         places = places_of(self.along)
-        if len(places) < 2:
-            return max(self.spacing)
-        return common_step(places) or float(np.median(np.diff(places)))
+        return usual_step(places) if len(places) > 1 else max(self.spacing)
 
 
 def grids_of(paths: Iterable[Path]) -> tuple[Grid, ...]:
@@ -163,6 +159,16 @@ def common_step(places: Array) -> float | None:
     return None
 
 
+def usual_step(places: Array) -> float:
+    """The distance of neighbouring planes in mm, of two places or more: the common step, and where there is none the middle one."""
+    return common_step(places) or float(np.median(np.diff(places)))
+
+
+def parallel(grid: Grid, other: Grid) -> bool:
+    """Whether planes are cut in the same direction, perhaps turned over."""
+    return bool(abs(grid.normal @ other.normal) > PARALLEL)
+
+
 def nearest(places: Array, along: Array) -> Array:
     """For each value the index of the nearest place; ``places`` are ascending and not empty."""
     after = np.clip(np.searchsorted(places, along), 1, max(1, len(places) - 1))
@@ -181,9 +187,11 @@ def nearest_planes(source: Grid, along: Array) -> Array:
 def planes_under(source: Grid, grid: Grid) -> Array:
     """For each plane of ``grid`` the index of the plane of ``source`` on which it lies pixel on pixel, -1 where it lies on none.
 
-    Half a pixel in the plane and a quarter of a step along the normal are the tolerance.
+    Half a pixel in the plane and a quarter of a step along the normal are the tolerance. Two frames of reference have no common place.
     """
     nowhere = np.full(len(grid.positions), -1)
+    if source.frame and grid.frame and source.frame != grid.frame:
+        return nowhere
     if (source.rows, source.columns) != (grid.rows, grid.columns) or not np.allclose(source.orientation, grid.orientation, atol=1e-3):
         return nowhere
     if not np.allclose(source.spacing, grid.spacing, rtol=0.01):
@@ -193,41 +201,11 @@ def planes_under(source: Grid, grid: Grid) -> Array:
     return np.where((found >= 0) & (np.linalg.norm(apart, axis=1) <= 0.5 * min(source.spacing)), found, -1)
 
 
-def require_volumes(studies: Sequence[Study]) -> None:
-    """Refuse an upload in which a study has no series that is a regular volume. Raises RefusedError."""
-    for study in studies:
-        series: defaultdict[str, list[Path]] = defaultdict(list)
-        for item in study.instances:
-            series[item.series_uid].append(item.path)
-        try:
-            grids = [grid for paths in series.values() for grid in grids_of(paths)]
-        except Exception as wrong:  # pydicom raises a dozen kinds on damaged values, and each means the same here
-            raise RefusedError(Code.DICOM_DAMAGED, "The geometry of a DICOM image cannot be read.") from wrong
-        if any(is_volume(grid) for grid in grids):
-            continue
-        if not grids:
-            raise RefusedError(Code.NO_GEOMETRY, "No image of the study tells its position, orientation and pixel spacing.")
-        planes = max(len(np.unique(np.round(grid.along, 3))) for grid in grids)
-        raise RefusedError(Code.IRREGULAR_VOLUME, f"No series of the study is a regular stack of planes; the largest has {planes}.")
-
-
-def is_volume(grid: Grid) -> bool:
-    """Whether planes form a stack: three places or more, evenly spaced, each taken equally often (once, or once for each echo)."""
-    places, counts = np.unique(np.round(grid.along, 3), return_counts=True)
-    if len(places) < _PLANES or len(set(counts.tolist())) > 1:
-        return False
-    steps = np.diff(places)
-    return bool(np.abs(steps - np.median(steps)).max() <= _UNEVEN * np.median(steps))
-
-
 def _plane(position: Dataset, orientation: Dataset, measures: Dataset, frame: str, rows: int, columns: int) -> Grid | None:
     values = position.get("ImagePositionPatient"), orientation.get("ImageOrientationPatient"), measures.get("PixelSpacing")
     if any(value is None for value in values):
         return None
-    at, directions, spacing = (np.array(value, dtype=float).ravel() for value in values)
-    if (at.size, directions.size, spacing.size) != (3, 6, 2) or not all(np.isfinite(part).all() for part in (at, directions, spacing)):
+    plane = plane_of(*(tuple(np.array(value, dtype=float).ravel().tolist()) for value in values))
+    if plane is None:
         return None
-    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
-    if (spacing > 0).all() and np.allclose(lengths, 1, atol=1e-2) and abs(directions[:3] @ directions[3:]) < 1e-2:
-        return Grid(at[None], directions, (float(spacing[0]), float(spacing[1])), rows, columns, frame)
-    return None
+    return Grid(np.array([plane.position]), np.array(plane.orientation), plane.spacing, rows, columns, frame)

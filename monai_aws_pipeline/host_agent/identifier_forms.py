@@ -103,7 +103,7 @@ def decoded(raw: bytes, character_sets: Iterable[bytes], *, person: bool = False
 
 @dataclass(frozen=True)
 class Spellings:
-    """How a value may be written: rightly (transliterated too), read in a wrong character set without loss, or with characters lost."""
+    """How a value may be written: rightly (transliterated too), read in a wrong character set, or with characters lost or escaped."""
 
     right: tuple[str, ...]
     wrong: tuple[str, ...] = ()
@@ -122,14 +122,13 @@ def spellings(raw: bytes, text: str) -> Spellings:
     raw, begin = raw[: 2 * _MISREAD], text[:_MISREAD]
     octets = begin.encode("utf-8", "replace")
     wrong = dict.fromkeys(data.decode(codec, "replace") for data in (raw, octets) for codec in ("latin-1", "cp1252"))
-    wrong |= dict.fromkeys((repr(raw)[2:-1], quote(raw), quote(octets)))
     lost = dict.fromkeys(
         data.decode(codec, errors)
         for data in (raw, octets, begin.encode("latin-1", "replace"))
         for codec in ("ascii", "utf-8")
         for errors in ("replace", "ignore")
     )
-    lost[begin.encode("ascii", "replace").decode()] = None
+    lost |= dict.fromkeys((begin.encode("ascii", "replace").decode(), repr(raw)[2:-1], quote(raw), quote(octets)))
     return Spellings(tuple(right), tuple(form for form in wrong if form not in right), tuple(form for form in lost if form not in right))
 
 

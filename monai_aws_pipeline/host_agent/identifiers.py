@@ -73,6 +73,11 @@ _FILLERS: Final = frozenset(
         "dt", "lo", "lt", "pn", "sh", "st", "tm", "uc", "ui", "un", "ut",
     }
 )  # fmt: skip
+_HASH: Final = 8
+"""Hexadecimal digits in a row, not all of them letters of one name."""
+_HEX_LETTERS: Final = re.compile(r"[a-f]{1,7}")
+_HEX_BEFORE: Final = re.compile(r"[0-9a-fA-F]+$")
+_HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _SEPARATORS: Final = re.compile(r"[\s^=,_.-]{0,2}")
 _HUMP: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _PRINTED: Final = re.compile(
@@ -245,7 +250,7 @@ class _Names:
         yield from self._terms.spans(text, found)
         for at, (token, start, end) in enumerate(found):
             if token in self._free:
-                if not _is_short(token) or not _in_number(text, start, end):
+                if not _in_hash(text, token, start, end):
                     yield start, end
                     yield from self._beside(found, at)
             elif token in self._people:
@@ -293,6 +298,8 @@ class _Names:
         token, start, end = found[at]
         for other in (at - 1, at + 1):
             if not 0 <= other < len(found) or found[other][0] == token or _gap(found, at, other) > _GAP:
+                continue
+            if token.isdecimal() and found[other][0] not in self._free:
                 continue
             if self._people[token] & self._people.get(found[other][0], set()):
                 yield start, end
@@ -587,7 +594,7 @@ def _looks_like_uid(text: str) -> bool:
 
 def _is_section(text: str, start: int, found: str) -> bool:
     """Whether it is a short number behind a letter and a point, as sections of the standard have it: C.7.6.16.2.3."""
-    return len(found) < 16 and start > 1 and text[start - 1] == "." and text[start - 2].isalpha()
+    return len(found) < 16 and re.search(r"(?<![a-z0-9])[a-z]\.$", text[max(0, start - 3) : start]) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- places
@@ -632,13 +639,12 @@ def _begins(parts: list[str], token: str) -> bool:
     return at < len(parts) and parts[at].startswith(token)
 
 
-def _is_short(token: str) -> bool:
-    return len(token) < 4 or set(token) <= set("abcdef")
-
-
-def _in_number(text: str, start: int, end: int) -> bool:
-    """Whether digits touch a token, as in a hash."""
-    return (start > 0 and text[start - 1].isdigit()) or (end < len(text) and text[end].isdigit())
+def _in_hash(text: str, token: str, start: int, end: int) -> bool:
+    """Whether letters from a to f stand in a hash."""
+    if not _HEX_LETTERS.fullmatch(token):
+        return False
+    before, behind = _HEX_BEFORE.search(text, max(0, start - 64), start), _HEX.match(text, end)
+    return len(before[0] if before else "") + len(token) + len(behind[0] if behind else "") >= _HASH
 
 
 def _in_decimal(text: str, start: int, end: int) -> bool:

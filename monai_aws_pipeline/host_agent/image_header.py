@@ -25,7 +25,8 @@ from monai_aws_pipeline.host_agent.dicom_structure import Structure
 
 _CHARSET, _IMAGE_TYPE, _SERIES_NUMBER = 0x00080005, 0x00080008, 0x00200011
 _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _SPACING = 0x00200032, 0x00200037, 0x00200052, 0x00280030
-_SLICE_SPACING, _PHOTOMETRIC, _LUT_SHAPE = 0x00180088, 0x00280004, 0x20500020
+_SLICE_SPACING, _THICKNESS, _PHOTOMETRIC, _LUT_SHAPE = 0x00180088, 0x00180050, 0x00280004, 0x20500020
+_PATIENT_NAME: Final = 0x00100010
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280008, 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
 _INTERCEPT, _SLOPE = 0x00281052, 0x00281053
@@ -33,6 +34,11 @@ _FLOAT_PIXELS: Final = (0x7FE00008, 0x7FE00009)
 
 SIEMENS_B_VALUE, GE_B_VALUE, PHILIPS_B_VALUE = 0x0019100C, 0x00431039, 0x20011003
 _PRIVATE: Final = {SIEMENS_B_VALUE: "IS", GE_B_VALUE: "IS", PHILIPS_B_VALUE: "FL"}
+
+TYPE_2: Final = (
+    0x00100010, 0x00100020, 0x00100030, 0x00100040, 0x00080020, 0x00080030, 0x00200010, 0x00080050, 0x00080090,
+)  # fmt: skip
+"""Attributes of patient and study that every image has, perhaps empty (PS3.3 C.7.1.1, C.7.2.1); writers of results read them unasked."""
 
 TELLING_APART: Final = (
     0x00180081, 0x00180086, 0x00189087, SIEMENS_B_VALUE, GE_B_VALUE, PHILIPS_B_VALUE, 0x00089208, _IMAGE_TYPE, 0x00200100, 0x00181060,
@@ -42,7 +48,8 @@ TELLING_APART: Final = (
 WANTED: Final = frozenset(
     {
         _CHARSET, _IMAGE_TYPE, _SERIES_NUMBER, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _SPACING, _SLICE_SPACING, _PHOTOMETRIC,
-        _LUT_SHAPE, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, *TELLING_APART,
+        _LUT_SHAPE, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, *TELLING_APART, *TYPE_2,
+        _THICKNESS,
     }
 )  # fmt: skip
 
@@ -80,6 +87,12 @@ class ImageHeader:
     """SpacingBetweenSlices in mm as declared, of whatever sign."""
     frame_of_reference: str = ""
     has_series_number: bool = True
+    thickness: float | None = None
+    """SliceThickness in mm as declared."""
+    missing: tuple[str, ...] = ()
+    """Keywords of ``TYPE_2`` that it does not have."""
+    divided_name: bool = False
+    """Whether the patient's name holds a byte that divides values: two names, or a part of a character of several bytes."""
     charsets: int = 0
     """How many character sets it names."""
     telling: Attributes = ()
@@ -107,6 +120,9 @@ def header_of(found: Structure) -> ImageHeader:
         slice_spacing=_number(texts.get(_SLICE_SPACING, "")),
         frame_of_reference=texts.get(_FRAME_OF_REFERENCE, ""),
         has_series_number=bool(texts.get(_SERIES_NUMBER, "")),
+        thickness=_number(texts.get(_THICKNESS, "")),
+        missing=tuple(keyword_for_tag(tag) for tag in TYPE_2 if tag not in found.values),
+        divided_name=_PATIENT_NAME in found.values and b"\\" in found.values[_PATIENT_NAME].data,
         charsets=len(texts.get(_CHARSET, "").split("\\")) if _CHARSET in texts else 0,
         telling=tuple((name_of(tag), texts[tag]) for tag in TELLING_APART if texts.get(tag)),
     )

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -44,6 +44,7 @@ from monai_aws_pipeline.contract import (
     utc_text,
 )
 from monai_aws_pipeline.host_agent import commit, originals, outputs, preview, repairs
+from monai_aws_pipeline.host_agent.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.bill import Bill, Seconds
 from monai_aws_pipeline.host_agent.board import Board
 from monai_aws_pipeline.host_agent.config import AgentConfig
@@ -114,11 +115,12 @@ class Taken:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The studies of an upload on disk. ``bytes`` downloaded, ``seconds`` of download and unpacking."""
+    """The studies of an upload on disk. ``bytes`` downloaded, ``seconds`` of download and unpacking; what of it is no DICOM, by kind."""
 
     studies: tuple[Study, ...]
     bytes: int
     seconds: float
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,7 @@ class Ended:
 def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
     """Complete what a crash left undone after the job was marked done."""
     records = commit.repair_index(around.store, done)
-    kind = _kind_or_zip(message)
-    if kind is not originals.Kind.RERUN and all(around.store.find(key) for key in originals.kept_keys(message, kind, records)):
-        originals.remove(around.store, message, kind)
+    originals.complete(around.store, message, _kind_or_zip(message), records)
 
 
 def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
@@ -229,7 +229,11 @@ def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> 
             known.append(commit.honour(around.store, earlier))
             continue
         placed = place(study, taken.folder / f"study-{number}", around.config.limits)
-        studies.append(OneStudy(placed, pseudonym, input_facts(taken.message, study), spent, time.monotonic()))
+        studies.append(
+            OneStudy(
+                placed, pseudonym, replace(input_facts(taken.message, study), passed_over=fetched.passed_over), spent, time.monotonic()
+            )
+        )
     return Prepared(tuple(studies), tuple(known))
 
 
@@ -237,13 +241,13 @@ def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetch
     """Download, unpack, group. Raises RefusedError for anything that is no study, FailedError for a bucket or disk that fails."""
     started = time.monotonic()
     limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
-    files, size = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
-    studies = read_studies(files)
+    upload = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
+    studies = read_studies([*upload.files])
     if source.only_study:
         studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
         if not studies:
             raise RefusedError(Code.BAD_REQUEST, "The original does not hold the study that the re-run names.")
-    return Fetched(studies, size, time.monotonic() - started)
+    return Fetched(studies, upload.bytes, time.monotonic() - started, upload.passed_over)
 
 
 def place(study: Study, folder: Path, limits: Limits) -> Placed:
@@ -397,7 +401,7 @@ def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) 
     kind = _kind_or_zip(message)
     originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
     commit.write_done(around.store, message.job, records)
-    originals.remove(around.store, message, kind)
+    originals.remove(around.store, message, kind, records)
 
 
 def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:

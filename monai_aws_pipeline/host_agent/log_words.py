@@ -23,58 +23,72 @@ thus time times to together too top toward try turn two under until up upon us u
 what when where whether which while who whole whose why will with within without word work would write year years yes yet you your zero
 """
 _PROGRAMS = """
-abort aborted abs access accuracy action active adam add added agent alert allocated allocator already api app application applications
-applied apply apt arch arg args argument arguments array arrays artifact assert assertion async attempt attempts attr attribute attributes
-auto available avg backend background base bash batch bed begin beta bin binary bit bits blob block blocks body bool boost boot bound
-bounds box branch break broken buffer bug build built bundle bus byte bytes cache cached cap card cast catch caught cell center cfg chain
-change changed channel channels char check checked checking checkpoint checkpoints child ckpt class classes clean clear cli click client
-clip clone close closed cloud cluster cmd code codec collect color column columns command commit common compare compile complete completed
-component components compose compress compute computed conda condition conf config configuration configure connect connection const
-constant container content context continue control convert converted converting copy core corner correct cost count counter cpu crash
-create created creating crop csv cuda cudnn current custom cut daemon data dataloader dataset date datetime dcm debug decode decoded
-decoder deepcopy def default define del delay delete delta dense deploy deprecated depth desc description detach detect device devices
-dict dictionary diff digest dim dimension dims dir direct directory disable disabled disk dispatch display dist dll docker document domain
-double download driver drop dropout dtype dump duration echo edge edit element elements email empty enable enabled encode encoded encoder
-endpoint engine ensemble ensure entity entries entry enum env environment epoch equal err errno error errors eval event events exc except
-exception exceptions exe exec executable execute executed executing execution executor exist exists exit exited expect expected export exr
-extension external extra extract extracted fail failed failing failure false fast fatal fault feature features fetch field fields file
-filename files fill filter final finally find finish finished fit fix flag flags flip float flow flush fold folder font force fork format
-forward fraction fragment frame frames free freeze function functions future futures gather gb gen generate generated generator get gib
-gif git global gpu gpus grad graph grid group guard gz half hand handle handler hash head header headers heap help hidden hit holoscan
-home hook host html hub id identifier idle ids ignore ignored image images implementation implicit import imported include index indexes
-indices inference inferer inferred inferring info information ini init initial initialize initialized initializing inner input inputs
-insert install instance instances int integer interface internal interp interrupt invalid invert io ipc issue item items iter iteration
-iterations java job join jpeg jpg js json kernel key keys keyword kill killed kwargs label labels lambda lang launch layer layers layout
-lazy leave len length level lib library libs limit limits link linux list listed listing lite load loaded loader loading local location
-lock locked log logger logging logic logit logits logs loop loss map mapped mapping mark mask masks match max maximum mb md mean measure
-measurement measurements medium mem memory merge mesh message messages meta metadata method metric metrics mha mib middle min minimum
-minor minute minutes mismatch missing mkdir mm mmap mock mod mode model models module modules monai monitor mount move ms msg multi mutex
-name named names namespace nan native ndarray nested net network nib nibabel nii node nodes non nonzero norm normal normalize notice np
-npz nrrd null num number numbers numpy nvidia obj object objects obsolete off offset ok onnx op operation operator operators optimizer
-option optional options origin original os output outputs overflow overlap overlay override package pad padding page panic param parameter
-parameters parent parse parsed parser parsing pass passed patch path paths pattern pause pdf pending percent perform performance period
-permission permute persistent phase pickle pid ping pip pipe pipeline pixel pixels plain plan plane plot plugin ply png pod pool pop port
-ports position post postprocess power pre precision pred predict predicted prediction prefix prepare preprocess preprocessing previous
-primary print printed private prob probability probe problem process processed processes processing processor product profile program
-progress project prop properties property protocol proxy pt pth public pull push py pyc pydantic pydicom python pytorch quantile query
-queue quick quiet quit raise raised ram random range rank rate ratio raw reach read reader reading reason receive received record recover
-recursion reduce ref refer reference region register registered registry regular reject relative release reload relu remaining remove
-removed rename render replace report repository request requested require required requires resample resampled rescale reset reshape
-resize resolution resolve resource resources response rest restart result results resume retry return returned returning returns rgb root
-rotate route row rows rule rules runner running runtime safe sample samples sampling save saved saver saving scalar scale scaled scan
-scheduler schema scope score scratch script scripts search seconds secs section seed segment select selected selecting selection selector
-self send sensor sent sequence sequential serial series server service session set sets setting settings setup sh shape shapes share
-shared shell shift short shown shutdown sig sigmoid sign signal silent simple site size sizes skip skipped skipping sleep slice slices
-slide sliding slot slow smooth so socket soft softmax software sort source space spacing spawn spec special specified split stack stage
-standard started starting static status std stderr stdin stdout step steps stl stopped storage store stored str stream strict string strip
-struct structure style sub subject submodule subprocess succeeded success successful successfully suffix sum summary super support
-supported suppressed svg swap switch symbol sync syntax sys system table tag tags tar target task tasks temp temporary tensor tensorrt
-tensors term test testing text thread threads threshold throw tick timeout timer timestamp tmp token tolerance toml torch total trace
-traceback track train trained training transfer transform transforms transpose tree trigger trim true truncated ts tuple txt type types ui
-uid uint unable uncaught undefined unexpected uninitialized union unique unit units unknown unlink unpack unsupported update updated
-upload upper uri url usage user users utf util utils valid validate validation value values var variable vec vector verbose verify version
-versions view virtual visible void volume volumes vtk wait waiting warn warning warnings watch weak web weight weights wheel whl width
-window windows worker workers workflow worth wrapper writable writer writing written wrong xml yaml yml zip zlib zoom
+abort aborted abs absolute access accuracy action active adam adaptive add added agent alert aligned allocated allocator already ancestor
+api app append appended application applications applied apply apt arch arg args argument arguments array arrays artifact artifacts assert
+assertion assigned assignment async attached attempt attempts attr attribute attributes auto autocast available avg backend background
+backoff backward base bash batch batchnorm bed begin benchmark beta bin binary bit bits blob block blocks body bool boost boot bound
+bounds box branch break broken buffer bug build built bundle bus byte bytecode bytes cache cached calling calls cancel cancelled
+candidates cap card cast catch caught cc cell center cfg chain change changed channel channels char check checked checking checkpoint
+checkpoints child choose chosen circular ckpt class classes clean cleanup clear cli click client clip clone close closed closing cloud
+cluster cmd code codec codelet codes collect color column columns command comment commit common compare compatible compile compiled
+complete completed component components compose compress compute computed conda condition conf config configuration configure connect
+connection consider const constant container contains content context continue control convert converted converting copy core coredump
+corner correct corrupt corrupted cost count counter cpp cpu crash create created creates creating crop csv cublas cuda cudnn current
+custom cut cycle daemon data dataloader dataset date datetime dcm deactivating dealloc debug decode decoded decoder decoding deepcopy def
+default define del delay delete deleted delta denied dense deploy deprecated deprecation depth desc description deserialize destination
+detach detect detected device devices dict dictionary diff difference differs digest dim dimension dims dir direct directory disable
+disabled disconnected discovered disk dispatch display dist distributed dll docker docs document domain done double download driver drop
+dropout dtype dump duplicate duration dynamic dynamo early echo edge edit einsum elapsed element elements email empty enable enabled
+encode encoded encoder encoding endpoint engine enough ensemble ensure entity entries entry enum env environment epoch equal equality err
+errno error errors escape established eval evaluate event events exc exceeded except exception exceptions excluded exe exec executable
+execute executed executing execution executor exhausted exist exists exit exited expect expected explicitly export exr extend extension
+external extra extract extracted fail failed failing failure failures fallback false fast fatal fault feature features fetch field fields
+file filename files fill filter final finally find finish finished fit fix flag flags flatten flip float flow flush flushed fold folder
+following font force fork format forward found fraction fragment frame frames free freeze frequency function functions future futures
+gather gb gen generate generated generator get gib gif git global gpu gpus grad gradients graph grid group guard guess gxf gz half hand
+handle handler hang happened hash head header headers heap help hex hidden hint hit holoscan home hook host hpp html hub id identifier
+idle ids ignore ignored ignoring illegal image images immutable implementation implicit import imported include inconsistent incorrect
+index indexes indices inductor infer inference inferer inferred inferring infinite info information inherit ini init initial
+initialization initialize initialized initializing inner input inputs insert inspect install instance instances instruction insufficient
+int integer intensities intensity interface internal interp interrupt interrupted invalid invert io ipc issue item items iter iteration
+iterations java jit job join jpeg jpg js json kernel key keyerror keys keyword kill killed kwargs label labels lambda lang launch launched
+layer layers layout lazy leave legacy len length level lib library libs limit limits link linux list listed listening listing lite load
+loaded loader loading local location lock locked log logdir logger logging logic logit logits logs lookup loop loss map mapped mapping
+mark mask masks match matched matching max maximum maybe mb md mean measure measurement measurements medium mem memory merge merged mesh
+message messages meta metadata method metric metrics mha mib middle min minimum minor minute minutes mismatch missing mixed mkdir mm mmap
+mock mod mode model models module modules monai monitor mount mounted move mps ms msg multi multiple mutable mutex name named names
+namespace nan native nccl ndarray nested net network nib nibabel nii node nodes non nonzero norm normal normalize notice np npz nrrd null
+num number numbers numpy nvidia obj object objects obsolete obtained occurred occurs off offset ok ones onnx onnxruntime op opened opening
+operation operations operator operators optimizer option optional options ordered orientation origin original os outer output outputs
+overflow overlap overlay override package pad padding page panic parallel param parameter parameters parent parse parsed parser parsing
+partial pass passed patch path paths pattern pause pdf pending percent perform performance period permission permute persist persistent
+phase pickle pid ping pinned pip pipe pipeline pixel pixels plain plan plane plot plugin ply png pod pointer pointing polling pool pop
+populate port ports position positive post postprocess power pre precision pred predict predicted prediction prefer prefetch prefix
+prepare preprocess preprocessing previous primary print printed printing priority private prob probability probe problem process processed
+processes processing processor product profile program progress project promote prop propagate properties property protocol provided proxy
+pt pth public pull push py pyc pydantic pydicom python pytorch quantile query queue queued quick quiet quit raise raised ram random range
+rank rate ratio raw reach reached read reader reading ready reason rebuild receive received recommended record recover recursion recursive
+reduce reentrant ref refer reference refused region register registered registry regular reject rejected relative release reload relu
+remaining remove removed rename render replace report repository request requested require required requires resample resampled rescale
+reset reshape resize resolution resolve resolved resource resources response rest restart restored result results resume retry retrying
+return returned returning returns rgb root rotate rounded route routine row rows rpc rule rules runner running runtime safe sample samples
+sampling save saved saver saving scalar scale scaled scan scheduler schema scope score scratch script scripts search searching seconds
+secs section seed segfault segment segments select selected selecting selection selector selects self send sensor sent sequence sequential
+serial serialize serialized series server service session set sets setting settings setup sh sha shape shapes share shared shell shift
+short shown shutdown shutting sig sigmoid sign signal silent simd simple singleton site size sizes skip skipped skipping skips sleep slice
+slices slide sliding slot slow slower slurm smooth so socket soft softmax software sort source space spacing spatial spawn spawned spec
+special specified specify split squeeze stack stage stale standard started starting static status std stderr stdin stdout step steps stl
+stopped stopping storage store stored storing str stream strict strided string strip struct structure style sub subject submodule
+subprocess succeeded success successful successfully suffix sum summary super support supported supports suppressed svg swap switch
+switching symbol sync syntax sys system table tag tags tar target task tasks temp temporary tensor tensorflow tensorrt tensors term
+terminated terminating test testing text thread threads threshold throw tick timeout timer timestamp tmp token tokenizer tolerance toml
+torch torchscript total trace traceback traced track train trained training transfer transform transforms transpose treated tree trigger
+trim true truncate truncated truth ts tuple txt type types typing ui uid uint unable uncaught unchanged undefined unexpected uninitialized
+union unique unit units unknown unless unlink unloaded unpack unpickling unsqueeze unsupported unused unwrap update updated updating
+upload uploading upper upsample uri url usage user users usually utf util utils uuid valid validate validation value values var variable
+vec vector vectorized verbose verify version versions view virtual visible visit void volume volumes vram vtk wait waiting warmed warmup
+warn warning warnings watch watchdog weak web weight weights wheel whl width window windows worker workers workflow worth wrapper writable
+writer writes writing written wrong xml yaml yml zeros zip zlib zoom
 """
 _IMAGING = """
 abdomen abdominal accession acq acquisition adc adult ae age anatomy angio angiography ankle anon anonymized anonymous aorta ap arm

@@ -2,8 +2,8 @@
 
 Here belong changes that alter no pixel and nothing that tells one study from another; whoever reads the record sees which were made. The
 original is kept as it came. Known of MONAI Deploy App SDK 4.0.0 and highdicom 0.28: a series with an empty SeriesNumber is dropped;
-several character sets in one header, or direction cosines that differ in the fifth digit, end the DICOM SEG writer. A
-SpacingBetweenSlices that contradicts the positions would be copied into results.
+several character sets in one header, direction cosines that differ in the fifth digit, or attributes that are to be there and are not, end
+the DICOM SEG writer. A SpacingBetweenSlices that contradicts the positions would be copied into results.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from typing import Final
 
 import numpy as np
 import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PN_DELIMS
 
 from monai_aws_pipeline.host_agent.dicom import Instance
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
@@ -22,6 +26,9 @@ SERIES_NUMBER: Final = "SeriesNumber filled in"
 CHARACTER_SET: Final = "text written in UTF-8"
 ORIENTATION: Final = "direction cosines evened out"
 SPACING: Final = "SpacingBetweenSlices taken from the positions"
+THICKNESS: Final = "SliceThickness filled in with the distance of the planes"
+EMPTY: Final = "attributes of patient and study that were not there added empty"
+NAME: Final = "the patient's name read as one value"
 _CONTRADICTS: Final = 0.01
 
 
@@ -47,13 +54,19 @@ def _wanted(instance: Instance, stack: Stack | None, *, uneven: bool) -> set[str
     wanted = set()
     if not header.has_series_number:
         wanted.add(SERIES_NUMBER)
-    if header.charsets > 1:
+    if header.charsets > 1 or header.divided_name:
         wanted.add(CHARACTER_SET)
+    if header.divided_name:
+        wanted.add(NAME)
+    if header.missing:
+        wanted.add(EMPTY)
     if stack and header.frames <= 1:
         if uneven:
             wanted.add(ORIENTATION)
         if header.slice_spacing is not None and abs(header.slice_spacing - stack.step) > _CONTRADICTS * stack.step:
             wanted.add(SPACING)
+        if not header.thickness or header.thickness < 0:
+            wanted.add(THICKNESS)
     return wanted
 
 
@@ -64,21 +77,40 @@ def _is_uneven(stack: Stack) -> bool:
 def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
     try:
         data = pydicom.dcmread(instance.path)
+        name = _whole_name(data) if NAME in wanted else None
         if CHARACTER_SET in wanted:
             data.decode()
             data.SpecificCharacterSet = "ISO_IR 192"
+        if name is not None:
+            data.PatientName = name
         if SERIES_NUMBER in wanted:
             data.SeriesNumber = 1
         if ORIENTATION in wanted and stack:
             data.ImageOrientationPatient = _decimals(_mean_orientation(stack))
+        for keyword in instance.header.missing:
+            setattr(data, keyword, None)
+        if THICKNESS in wanted and stack:
+            data.SliceThickness = _decimals([stack.step])[0]
         if SPACING in wanted and stack:
             data.SpacingBetweenSlices = _decimals([stack.step])[0]
         written = instance.path.with_suffix(".even")
         data.save_as(written)
+    except RefusedError:
+        raise
     except Exception as error:  # pydicom raises a dozen kinds on damaged values, and each means the same here
         raise RefusedError(Code.DICOM_DAMAGED, "The header of an image cannot be written anew.") from error
     written.chmod(0o644)
     written.replace(instance.path)
+
+
+def _whole_name(data: Dataset) -> str:
+    """The patient's name where a byte of it only looks like what divides values. Raises RefusedError for a name of several values."""
+    raw = data.get_item("PatientName")
+    encodings = convert_encodings(data.get("SpecificCharacterSet"))
+    text = decode_bytes(raw.value, encodings, PN_DELIMS).rstrip(" \0") if isinstance(raw, RawDataElement) and raw.value else "\\"
+    if "\\" in text:
+        raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header has several values where there is one patient's name.")
+    return text
 
 
 def _mean_orientation(stack: Stack) -> list[float]:

@@ -26,6 +26,7 @@ from monai_aws_pipeline.host_agent.geometry import (
     common_step,
     kinds_of,
     nearest_planes,
+    parallel,
     places_of,
     planes_of,
     together,
@@ -35,7 +36,6 @@ SEGMENTATIONS: Final = frozenset({SegmentationStorage, UID("1.2.840.10008.5.1.4.
 """SOP classes of segmentations made of pixels: Segmentation Storage, Label Map Segmentation Storage."""
 
 _MAX_PIXELS: Final = 1 << 31
-_PARALLEL: Final = 0.999
 _PLANE_TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -159,9 +159,7 @@ def masks(segmentation: Segmentation, frames: Sequence[int] | None = None) -> It
     wanted = range(len(segmentation.grid.positions)) if frames is None else frames
     if not len(wanted):
         return
-    # A deflated file has no place on disk at which a frame begins.
-    deflated = pydicom.filereader.read_file_meta_info(segmentation.path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    pixels = iter_pixels(pydicom.dcmread(segmentation.path) if deflated else segmentation.path, indices=wanted)
+    pixels = _frames(segmentation.path, segmentation.grid, wanted)
     for index, frame in zip(wanted, pixels, strict=True):
         if segmentation.kind == "LABELMAP":
             for number in sorted(set(np.unique(frame).tolist()) & set(segmentation.labels)):
@@ -170,6 +168,29 @@ def masks(segmentation: Segmentation, frames: Sequence[int] | None = None) -> It
             yield index, int(segmentation.segment_of_frame[index]), frame.astype(np.float32) / segmentation.maximum
         else:
             yield index, int(segmentation.segment_of_frame[index]), frame
+
+
+def _frames(path: Path, grid: Grid, wanted: Sequence[int]) -> Iterator[Array]:
+    """The pixels of some frames, one after the other."""
+    syntax = UID(str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") or ""))
+    if syntax.is_encapsulated:
+        return iter_pixels(path, indices=wanted)
+    data = pydicom.dcmread(path, defer_size=1024)
+    if int(data.BitsAllocated) == 1:
+        return _bit_frames(np.frombuffer(data.PixelData, np.uint8), grid.rows * grid.columns, (grid.rows, grid.columns), wanted)
+    # A deflated file has no place on disk at which a frame begins.
+    return iter_pixels(pydicom.dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path, indices=wanted)
+
+
+def _bit_frames(packed: Array, size: int, shape: tuple[int, int], wanted: Sequence[int]) -> Iterator[Array]:
+    """Frames of single bits, which begin within a byte where ``size`` is no multiple of 8 (PS3.5 section 8.1.1).
+
+    pydicom 3.0.2 reads such frames one by one from the byte that they begin in.
+    """
+    for index in wanted:
+        first = index * size
+        bits = np.unpackbits(packed[first // 8 : -(-(first + size) // 8)], bitorder="little")
+        yield bits[first % 8 : first % 8 + size].reshape(shape)
 
 
 def measure(segmentation: Segmentation) -> list[Segment]:
@@ -238,5 +259,5 @@ def _same_pixels(grid: Grid, other: Grid) -> bool:
     return (
         (grid.rows, grid.columns) == (other.rows, other.columns)
         and np.allclose(grid.spacing, other.spacing, rtol=0.01)
-        and bool(abs(grid.normal @ other.normal) > _PARALLEL)
+        and parallel(grid, other)
     )

@@ -6,6 +6,7 @@ PS3.3 C.8.20 (Segmentation), C.12.1.1.3 (Common Instance Reference), C.7.6.16.2.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,27 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
-from monai_aws_pipeline.host_agent.geometry import Array, Grid, nearest, nearest_planes, places_of, planes_of, planes_under, together
+from monai_aws_pipeline.host_agent.geometry import (
+    PARALLEL,
+    Array,
+    Grid,
+    nearest,
+    nearest_planes,
+    parallel,
+    places_of,
+    planes_of,
+    planes_under,
+    together,
+)
 from monai_aws_pipeline.host_agent.segmentation import Image, Segmentation, Source, masks, read_segmentation
+
+log = logging.getLogger(__name__)
 
 _TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence", "SourceImageSequence",
     "SegmentSequence", "SegmentationType",
 ]  # fmt: skip
-_PARALLEL: Final = 0.999
 _SHORT: Final = 3
 """Planes in a row that a stack has lost and a lesion has not: between two findings there are usually more."""
 _BRIDGED: Final = 0.1
@@ -35,10 +48,10 @@ _BRIDGED: Final = 0.1
 
 @dataclass(frozen=True)
 class _References:
-    """Instances a SEG names: by series (where it names the series), all with the class it gives them, and the one of each frame."""
+    """Instances a SEG names: by series (where it names the series), all with the classes it gives them, and the one of each frame."""
 
     series: dict[str, frozenset[str]]
-    classes: dict[str, str]
+    classes: dict[str, set[str]]
     of_frame: tuple[str | None, ...]
     """The instance whose plane a frame claims, None where it names none, several, or says that the place was not kept."""
 
@@ -71,16 +84,22 @@ def check_segmentation(path: Path, source: Source) -> None:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"A segmentation has {count} frames and functional groups of {groups}.")
     if unknown:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"{unknown} of {count} frames of a segmentation belong to no segment that it describes.")
-    _check_references(referred, source)
-    _check_planes(frames, referred, source)
-    _check_whole(path, frames, referred, source)
+    try:
+        _check_references(referred, source)
+        _check_planes(frames, referred, source)
+        _check_whole(path, frames, referred, source)
+    except FailedError:
+        raise
+    except Exception as error:  # values that nothing can be computed with: a doubt is a refusal, and no fault of this host
+        log.warning("a segmentation cannot be held against its source (%s)", type(error).__name__)
+        raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation cannot be held against the series that it segmented.") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------- references
 
 
 def _references(data: Dataset) -> _References:
-    classes: dict[str, str] = {}
+    classes: defaultdict[str, set[str]] = defaultdict(set)
     series: defaultdict[str, set[str]] = defaultdict(set)
     for listed in data.get("ReferencedSeriesSequence") or []:
         named = series[_text(listed, "SeriesInstanceUID")]
@@ -102,10 +121,10 @@ def _source_images(groups: Sequence[Dataset]) -> Iterator[Dataset]:
             yield from derivation.get("SourceImageSequence") or []
 
 
-def _named(items: Sequence[Dataset] | Iterator[Dataset], classes: dict[str, str]) -> Iterator[str]:
+def _named(items: Sequence[Dataset] | Iterator[Dataset], classes: defaultdict[str, set[str]]) -> Iterator[str]:
     for item in items:
-        instance, its_class = _text(item, "ReferencedSOPInstanceUID"), _text(item, "ReferencedSOPClassUID")
-        classes[instance] = its_class or classes.get(instance, "")
+        instance = _text(item, "ReferencedSOPInstanceUID")
+        classes[instance].add(_text(item, "ReferencedSOPClassUID"))
         yield instance
 
 
@@ -134,7 +153,7 @@ def _check_references(referred: _References, source: Source) -> None:
             Code.OUTPUT_GEOMETRY,
             f"{unknown} of {len(referred.classes)} images that a segmentation refers to were not given to the application.",
         )
-    if any(its_class and its_class != given[uid].sop_class for uid, its_class in referred.classes.items()):
+    if any(classes - {"", given[uid].sop_class} for uid, classes in referred.classes.items()):
         raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation refers to an image of its source under another SOP class.")
     if any(given[uid].series_uid != series for series, named in referred.series.items() for uid in named):
         raise FailedError(Code.OUTPUT_GEOMETRY, "A segmentation refers to an image of its source under another series.")
@@ -161,7 +180,7 @@ def _left_out(image: Image, stacks: Sequence[Grid]) -> bool:
         return False  # images without geometry: each stands for itself
     if not image.placed:
         return True
-    beside = [[stack for stack in stacks if _parallel(plane, stack)] for plane in image.placed]
+    beside = [[stack for stack in stacks if parallel(plane, stack)] for plane in image.placed]
     return any(
         near and all((nearest_planes(stack, plane.positions @ stack.normal) < 0).any() for stack in near)
         for plane, near in zip(image.placed, beside, strict=True)
@@ -175,7 +194,7 @@ def _is_sparse(path: Path, frames: Sequence[Grid | None], stacks: Sequence[Grid]
     if len(placed) != len(frames):
         return False
     for stack in stacks:
-        hit = [nearest_planes(stack, grid.positions @ stack.normal) for grid in mine if _parallel(stack, grid)]
+        hit = [nearest_planes(stack, grid.positions @ stack.normal) for grid in mine if parallel(stack, grid)]
         if len(places_of(stack.along[np.unique([plane for planes in hit for plane in planes if plane >= 0])])) < len(
             places_of(stack.along)
         ):
@@ -190,7 +209,7 @@ def _is_sparse(path: Path, frames: Sequence[Grid | None], stacks: Sequence[Grid]
 
 def _is_thinned(segmentation: Segmentation, stack: Grid, images: Sequence[Image]) -> bool:
     """Whether planes with frames are those of a stack from which others were taken out, here and there, in the midst of a segment."""
-    beside = [plane.positions for image in images for plane in image.placed if _parallel(stack, plane)]
+    beside = [plane.positions for image in images for plane in image.placed if parallel(stack, plane)]
     index = nearest(places_of(np.concatenate(beside) @ stack.normal), segmentation.grid.positions @ stack.normal)
     taken = np.unique(index)
     holes = [(low, high) for low, high in pairwise(taken) if 1 < high - low <= _SHORT + 1]
@@ -229,7 +248,7 @@ def _check_planes(frames: Sequence[Grid | None], referred: _References, source: 
             raise FailedError(Code.OUTPUT_GEOMETRY, "The pixel spacing of a segmentation is not that of its source.")
         if not any(_within(grid, other) for other in aligned):
             raise FailedError(Code.OUTPUT_GEOMETRY, "Frames of a segmentation lie outside of its source.")
-        alike = [other for other in aligned if (grid.rows, grid.columns) == (other.rows, other.columns) and _parallel(grid, other)]
+        alike = [other for other in aligned if (grid.rows, grid.columns) == (other.rows, other.columns) and parallel(grid, other)]
         if alike and (beside := min(_beside(grid, other) for other in alike)):
             raise FailedError(
                 Code.OUTPUT_GEOMETRY, f"{beside} of {len(grid.positions)} frames of a segmentation lie beside the planes of its source."
@@ -259,10 +278,6 @@ def _check_claims(frames: Sequence[Grid | None], referred: _References, source: 
         )
 
 
-def _parallel(grid: Grid, other: Grid) -> bool:
-    return bool(abs(grid.normal @ other.normal) > _PARALLEL)
-
-
 def _cut_alike(grid: Grid, other: Grid) -> bool:
     """Whether planes have the same matrix and directions: such frames were not resampled."""
     return (grid.rows, grid.columns) == (other.rows, other.columns) and np.allclose(grid.orientation, other.orientation, atol=1e-3)
@@ -270,12 +285,12 @@ def _cut_alike(grid: Grid, other: Grid) -> bool:
 
 def _aligned(grid: Grid, other: Grid) -> bool:
     """Whether each axis of one grid is an axis of the other: frames may be cut along any of the source's axes."""
-    return bool((np.abs(grid.axes @ other.axes.T).max(axis=1) > _PARALLEL).all())
+    return bool((np.abs(grid.axes @ other.axes.T).max(axis=1) > PARALLEL).all())
 
 
 def _same_spacing(grid: Grid, other: Grid) -> bool:
     """Whether planes of the same matrix have the same pixels. Another matrix was resampled, and may have any."""
-    if (grid.rows, grid.columns) != (other.rows, other.columns) or not _parallel(grid, other):
+    if (grid.rows, grid.columns) != (other.rows, other.columns) or not parallel(grid, other):
         return True
     return bool(np.allclose(grid.spacing, other.spacing, rtol=0.01))
 

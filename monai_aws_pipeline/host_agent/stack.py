@@ -20,7 +20,7 @@ import pydicom
 
 from monai_aws_pipeline.host_agent.dicom import Instance
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
-from monai_aws_pipeline.host_agent.geometry import Array
+from monai_aws_pipeline.host_agent.geometry import Array, usual_step
 from monai_aws_pipeline.host_agent.image_header import Attributes, Plane, frames_of
 from monai_aws_pipeline.maps.study_contract import Handles, StudyContract
 
@@ -118,7 +118,7 @@ def stack_of(images: Sequence[Instance], contract: StudyContract) -> Stack:
     _check_straight(placed, along, normal, contract)
     _check_one_stack([each for each, _ in placed], along)
     instances = tuple(dict.fromkeys(each.instance for each, _ in placed))
-    step = float(np.median(np.diff(along)))
+    step = usual_step(along)
     return Stack(instances, len(placed), step, tuple(float(value) for value in origin), doubled)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import S3CopyFailedError
 
 from monai_aws_pipeline.contract import version_of
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
@@ -32,6 +33,8 @@ _SMALL_BYTES: Final = 8 << 20
 _MISSING: Final = ("404", "NoSuchKey", "NoSuchVersion", "NotFound")
 _CHANGED: Final = ("412", "PreconditionFailed")
 _CONFLICT: Final = ("409", "ConditionalRequestConflict")
+_CONFLICTS: Final = 5
+"""So often S3 may say that another conditional write was in flight."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,16 @@ class Store:
 
         Raises RefusedError(UPLOAD_MISSING or UPLOAD_REPLACED) when it is no longer there, InterruptedJobError when the host is stopping.
         """
-        which: dict[str, Any] = {"VersionId": version} if version else {"IfMatch": etag} if etag else {}
+        partial = target.with_name(f"{target.name}.partial")
 
         def fetch() -> int:
-            answer = self._s3.get_object(Bucket=self.bucket, Key=key, **which)
-            with target.open("wb") as file:
+            answer = self._s3.get_object(Bucket=self.bucket, Key=key, **_exactly(version, etag))
+            with partial.open("wb") as file:
                 for chunk in answer["Body"].iter_chunks(1 << 20):
                     if self._stop.is_set():
                         raise InterruptedJobError("the host is stopping")
                     file.write(chunk)
+            partial.rename(target)  # under its own name it is whole: it may have to be stored in the original's place
             return target.stat().st_size
 
         try:
@@ -126,7 +130,7 @@ class Store:
 
         A repeated request whose first answer was lost finds its own object: equal text counts as ours.
         """
-        for _ in range(5):
+        for _ in range(_CONFLICTS):
             try:
                 self._try(lambda: self._s3.put_object(IfNoneMatch="*", Bucket=self.bucket, Key=key, Body=text.encode(), ContentType=_JSON))
             except _Conflict:
@@ -134,7 +138,7 @@ class Store:
             except _Changed:
                 return self.read(key) == text
             return True
-        raise FailedError(Code.STORAGE_FAILED, "The bucket answered ConditionalRequestConflict five times.")
+        raise _conflicting()
 
     def put_over(self, key: str, text: str, etag: str) -> bool:
         """Write a JSON object over the one that was read with this ETag (empty: none was there); False where another came first.
@@ -171,29 +175,44 @@ class Store:
             return False
         return True
 
-    def copy(self, source: str, version: str, size: int, target: str) -> bool:
-        """Copy ``size`` bytes within the bucket, in parts where that is much; False where the source is gone."""
+    def copy(self, source: str, version: str, etag: str, size: int, target: str, content_type: str) -> bool:
+        """Copy ``size`` bytes of exactly that version or ETag within the bucket, in parts where that is much; whether it was still there.
+
+        Nothing that the uploader wrote beside the bytes is copied along: metadata, content type and disposition, tags and annotations may
+        name a patient. A copy in parts asks for the same ETag with each of them.
+        """
         where: Any = {"Bucket": self.bucket, "Key": source} | ({"VersionId": version} if version else {})
+        how: Any = {
+            "ContentType": content_type,
+            "MetadataDirective": "REPLACE",
+            "TaggingDirective": "REPLACE",
+            "AnnotationDirective": "EXCLUDE",
+        }
+        if etag and not version:
+            how["CopySourceIfMatch"] = _quoted(etag)
         try:
             if size <= _SMALL_BYTES:
-                self._try(lambda: self._s3.copy_object(CopySource=where, Bucket=self.bucket, Key=target))
+                self._try(lambda: self._s3.copy_object(CopySource=where, Bucket=self.bucket, Key=target, **how))
             else:
-                self._try(lambda: self._s3.copy(where, self.bucket, target))
-        except _Missing:
+                self._try(lambda: self._s3.copy(where, self.bucket, target, ExtraArgs=how))
+        except (_Missing, _Changed):
             return False
         return True
 
     def delete(self, key: str, version: str = "", etag: str = "") -> None:
-        """Delete that version; in a bucket without versions, only while the key still holds that ETag. Gone already is fine."""
-        if not version and etag:
-            found = self.find(key)
-            if found is None or found.etag != etag:
-                return  # a newer upload of the same name is somebody else's job
-        which: dict[str, Any] = {"VersionId": version} if version else {}
-        try:
-            self._try(lambda: self._s3.delete_object(Bucket=self.bucket, Key=key, **which))
-        except _Missing:
+        """Delete that version, or the current object while it has that ETag; what is gone already or holds something newer stays as it is.
+
+        With neither it is deleted whatever it is, which is for keys of our own.
+        """
+        for _ in range(_CONFLICTS):
+            try:
+                self._try(lambda: self._s3.delete_object(Bucket=self.bucket, Key=key, **_exactly(version, etag)))
+            except _Conflict:
+                continue
+            except (_Missing, _Changed):
+                pass
             return
+        raise _conflicting()
 
     def _put_file(self, path: Path, key: str, **more: Any) -> None:
         self._s3.put_object(Bucket=self.bucket, Key=key, Body=path.read_bytes(), **more)
@@ -207,12 +226,27 @@ class Store:
                 if code in codes:
                     raise kind from wrong
             raise FailedError(Code.STORAGE_FAILED, f"The bucket answered {code or 'an error without a code'}.") from wrong
+        except S3CopyFailedError as error:  # a part of a copy met another ETag; the text names the key
+            raise _Changed from error
         except (BotoCoreError, Boto3Error) as wrong:
             raise FailedError(Code.STORAGE_FAILED, f"The bucket could not be reached ({wrong.__class__.__name__}).") from wrong
         except OSError as wrong:
             if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise FailedError(Code.DISK_FULL, "The host's disk is full.") from wrong
             raise FailedError(Code.STORAGE_FAILED, "A file could not be written or read.") from wrong
+
+
+def _exactly(version: str, etag: str) -> dict[str, Any]:
+    """What makes a request mean one version, or in a bucket without versions one ETag."""
+    return {"VersionId": version} if version else {"IfMatch": _quoted(etag)} if etag else {}
+
+
+def _quoted(etag: str) -> str:
+    return f'"{etag.strip(chr(34))}"'
+
+
+def _conflicting() -> FailedError:
+    return FailedError(Code.STORAGE_FAILED, f"The bucket answered ConditionalRequestConflict {_CONFLICTS} times.")
 
 
 class _Missing(Exception):  # noqa: N818

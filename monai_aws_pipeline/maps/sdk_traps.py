@@ -44,6 +44,8 @@ SDK_TRAPS: Final = (
     Trap("empty PixelSpacing or ImageOrientationPatient", "the whole series is dropped with a warning", Treatment.REFUSED, "no_geometry"),
     Trap("direction cosines that differ in the fifth digit", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
     Trap("several character sets (``\\ISO 2022 IR 87``)", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
+    Trap("no PatientID, StudyDate, SliceThickness, …", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
+    Trap("a patient's name that seems to be two", "the DICOM SEG writer ends with an error", Treatment.EVENED_OUT),
     Trap("SpacingBetweenSlices that contradicts the positions", "is copied into the DICOM SEG", Treatment.EVENED_OUT),
     Trap("rescaled pixels that do not fit the first slice's type", "are cut", Treatment.DECLARED, "unsupported_image", Handles.PIXEL_TYPE),
     Trap("MONOCHROME1", "a negative is segmented", Treatment.DECLARED, "unsupported_image", Handles.MONOCHROME1),

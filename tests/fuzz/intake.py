@@ -14,6 +14,7 @@ import struct
 import time
 import traceback
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import pydicom
 from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import RefusedError
 from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
-from monai_aws_pipeline.host_agent.intake import IntakeLimits, unpack
+from monai_aws_pipeline.host_agent.intake import IntakeLimits, looks_like_dicom, unpack
 from tests.support.raw_dicom import (
     BIG_ENDIAN,
     DEFLATED,
@@ -40,6 +41,7 @@ from tests.support.raw_dicom import (
     item,
     nested,
 )
+from tests.support.raw_zip import DEFLATE, DEFLATE64, STORED, Entry, encrypted, link, raw_zip
 
 LIMITS: Final = IntakeLimits(upload_bytes=1 << 20, unpacked_bytes=4 << 20, files=100, ratio=100, ratio_from=1 << 20, seconds=20.0)
 SLOW_SECONDS: Final = 10.0
@@ -76,6 +78,40 @@ def packed(random_: random.Random, files: list[bytes]) -> bytes:
     return target.getvalue()
 
 
+def companions(random_: random.Random, content: bytes) -> list[Entry]:
+    """What lies beside images on a CD or in a folder of a Mac, and what looks like it and is not."""
+    archive = raw_zip(Entry("res.zip", raw_zip(Entry("a.png", b"\x89PNG" + content[132:]))), Entry("help", b"help"))
+    found = [
+        Entry("viewer.exe", b"MZ" + content),
+        Entry("DICOM/Icon\r"),
+        Entry("__MACOSX/._1", b"\0\5\26\7" + bytes(90)),
+        Entry("VIEWER/app.zip", archive),
+        Entry("VIEWER/data.zip", b"Rar!\x1a\7\1\0" + content[:90]),
+        Entry("mask.nii.gz", zlib.compress(b"\x5c\1" + content, 1, 31)),
+        Entry("a.jpg", content, random_.choice([STORED, DEFLATE, DEFLATE64])),
+        Entry("empty"),
+        encrypted("setup.exe", content),
+        link("latest", "study/0.dcm"),
+        link("V.app/Contents/Qt5", "Versions/Qt5"),
+    ]
+    rare = [
+        encrypted("IM1", content),
+        link("IM2", "/data/IM2"),
+        Entry("s.gz", zlib.compress(content, 1, 31)),
+        Entry("s.7z", b"7z\xbc\xaf'\x1c"),
+    ]
+    return random_.sample(found, random_.randint(1, 5)) + (random_.sample(rare, 1) if random_.random() < 0.1 else [])
+
+
+def packed_with_companions(random_: random.Random, files: list[bytes]) -> bytes:
+    """A zip of some files among what is no image, sometimes with a comment, or with something before or behind it."""
+    entries = [Entry(f"study/{number}.dcm", content, random_.choice([STORED, DEFLATE])) for number, content in enumerate(files)]
+    entries += companions(random_, files[0])
+    random_.shuffle(entries)
+    comment = random_.choice([b"", b"", b"a comment with PK\5\6 in it, as long as an end record"])
+    return random_.choice([b"", b"", b"MZ" + bytes(60)]) + raw_zip(*entries, comment=comment) + random_.choice([b"", b"", bytes(70_000)])
+
+
 def damaged(random_: random.Random, data: bytes, other: bytes) -> bytes:
     """The bytes with one to eight changes; ``other`` is where foreign pieces come from."""
     found = bytearray(data)
@@ -110,11 +146,12 @@ def uploads(seed: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
     while True:
         random_ = random.Random(f"{seed}/{number}")  # noqa: S311  it must be repeatable
         files = random_.sample(good, random_.randint(1, 4))
+        packing = random_.choice([packed, packed_with_companions])
         if random_.random() < 0.6:  # most rounds reach the DICOM reader: an honest zip around damaged files
             files = [damaged(random_, content, random_.choice(good)) for content in files]
-            yield number, packed(random_, files)
+            yield number, packing(random_, files)
         else:
-            yield number, damaged(random_, packed(random_, files), packed(random_, random_.sample(good, 2)))
+            yield number, damaged(random_, packing(random_, files), packing(random_, random_.sample(good, 2)))
         number += 1
 
 
@@ -145,6 +182,23 @@ def run(seed: int, folder: Path, more: Callable[[Outcome], bool], first: int = 0
     return outcome
 
 
+def plain_dicom(upload: bytes | Path) -> int:
+    """How many DICOM files anybody finds in a zip, and in the zips in it, who reads what can be read and leaves the rest."""
+    found = 0
+    try:
+        with zipfile.ZipFile(io.BytesIO(upload) if isinstance(upload, bytes) else upload) as archive:
+            for entry in archive.infolist():
+                try:
+                    content = archive.read(entry)
+                except Exception:  # noqa: S112  a damaged or encrypted entry is nothing that anybody finds
+                    continue
+                found += looks_like_dicom(content)
+                found += plain_dicom(content) if content.startswith(b"PK") else 0
+    except Exception:  # as for entries
+        return found
+    return found
+
+
 def _end(upload: bytes, folder: Path) -> str:
     """How one upload ends. Raises AssertionError for an end that is wrong, and lets everything that nobody handles through."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +207,9 @@ def _end(upload: bytes, folder: Path) -> str:
     archive.write_bytes(upload)
     code = "taken in"
     try:
-        unpack(archive, folder / "unpacked", LIMITS)
+        taken = unpack(archive, folder / "unpacked", LIMITS)
+        assert taken.files == len([*(folder / "unpacked").iterdir()]), "the count of files is wrong"
+        assert taken.files >= plain_dicom(upload), "a DICOM file was lost without a word"
         for study in read_studies(sorted((folder / "unpacked").glob("*.dcm"))):
             IdentifierFilter.of(study)(["a line"])
             for instance_ in study.instances:

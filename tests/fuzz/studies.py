@@ -239,7 +239,9 @@ def main() -> int:
         sys.stdout.write("".join(f"{each.name:45} {_said(each)}\n" for each in AXES.values()))
         return 0
     only = [
-        Case(application, tuple(asked.only.split("+")), asked.seed) for application in APPLICATIONS if asked.application in ("", application)
+        Case(application, tuple(asked.only.split("+")), asked.seed)
+        for application in APPLICATIONS
+        if asked.application in ("", application)
     ]
     if asked.only and (unknown := [name for name in only[0].axes if name not in AXES]):
         parser.error(f"no such axis: {', '.join(unknown)} (--axes lists them)")

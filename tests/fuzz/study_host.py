@@ -205,13 +205,17 @@ class StudyHost:
 
     def _everything(self) -> list[Stored]:
         return [
-            self._stored(item["Key"]) for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET) for item in page.get("Contents", [])
+            self._stored(item["Key"])
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+            for item in page.get("Contents", [])
         ]
 
     def _stored(self, key: str) -> Stored:
         found = self._s3.get_object(Bucket=BUCKET, Key=key)
         tags = self._s3.get_object_tagging(Bucket=BUCKET, Key=key)["TagSet"] if not key.startswith("input/") else []
-        beside = {name: found.get(name) for name in ("Metadata", "ContentDisposition", "ContentType", "CacheControl", "WebsiteRedirectLocation")}
+        beside = {
+            name: found.get(name) for name in ("Metadata", "ContentDisposition", "ContentType", "CacheControl", "WebsiteRedirectLocation")
+        }
         return Stored(key, found["Body"].read(), json.dumps({**beside, "tags": tags}, ensure_ascii=False))
 
     def _empty(self, objects: list[Stored]) -> None:

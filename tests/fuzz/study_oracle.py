@@ -159,9 +159,7 @@ def planes_of_seg(content: bytes) -> Planes:
     measures = shared.PixelMeasuresSequence[0]
     orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
     spacing = (float(measures.PixelSpacing[0]), float(measures.PixelSpacing[1]))
-    positions = [
-        np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) for frame in data.PerFrameFunctionalGroupsSequence
-    ]
+    positions = [np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) for frame in data.PerFrameFunctionalGroupsSequence]
     along = np.unique(np.round(np.array(positions) @ np.cross(orientation[:3], orientation[3:]), 3))
     thickness = float(np.median(np.diff(along))) if len(along) > 1 else float(measures.SliceThickness)
     pixels = np.reshape(data.pixel_array, (len(positions), int(data.Rows), int(data.Columns))) > 0

@@ -136,7 +136,7 @@ def test_the_search_leaves_settings_alone(code: str):
 # ----------------------------------------------------------------------------------------------------------------- who imports whom
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "contract.py", PACKAGE / "__init__.py"], ids=name_of)
+@pytest.mark.parametrize("path", [PACKAGE / "contract.py", PACKAGE / "redaction.py", PACKAGE / "__init__.py"], ids=name_of)
 def test_what_lambda_and_host_share_needs_the_standard_library_only(path: Path):
     foreign = {name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names}
     assert not foreign
@@ -173,7 +173,7 @@ def test_maps_know_no_cloud_and_not_who_runs_them(path: Path):
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "host_agent"], ids=name_of)
 def test_the_host_needs_nothing_of_the_control_plane(path: Path):
-    allowed = ("monai_aws_pipeline.contract", "monai_aws_pipeline.host_agent", "monai_aws_pipeline.maps")
+    allowed = ("monai_aws_pipeline.contract", "monai_aws_pipeline.redaction", "monai_aws_pipeline.host_agent", "monai_aws_pipeline.maps")
     ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
     assert not {name for name in ours if not name.startswith(allowed)}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from errors import NoAnswerError
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
@@ -18,7 +19,7 @@ from torch.nn import functional
 GRID = (128, 128, 128)
 
 
-class SegmentationError(RuntimeError):
+class SegmentationError(NoAnswerError):
     """The model file or the volume cannot give a brain mask."""
 
 

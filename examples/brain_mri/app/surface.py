@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from errors import NoAnswerError
 from mesh import is_closed, signed_volume
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
 PADDING = 4  # voxels: a mask that touches the edge of the volume still gives a closed surface
+LEVEL = 0.5
+CLEARANCE = 1e-3
+"""No voxel is nearer to the level: there the surface passes a voxel's centre, and corners of triangles become one when rounded."""
 
 
-class SurfaceError(RuntimeError):
+class SurfaceError(NoAnswerError):
     """The surface is not closed."""
 
 
 def closed_surface(mask: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices [n, 3] in LPS millimetres and faces [m, 3] with outward normals. Raises SurfaceError when it has a hole."""
     smooth = ndimage.gaussian_filter(np.pad(mask.astype(np.float32), PADDING), sigma=1.0)
-    vertices, faces, _, _ = marching_cubes(smooth, level=0.5, step_size=2 if min(mask.shape) >= 48 else 1)
+    near = np.abs(smooth - LEVEL) < CLEARANCE
+    smooth[near] = np.where(smooth[near] < LEVEL, LEVEL - CLEARANCE, LEVEL + CLEARANCE)
+    vertices, faces, _, _ = marching_cubes(smooth, level=LEVEL, step_size=2 if min(mask.shape) >= 48 else 1)
     vertices = (vertices - PADDING) @ affine[:3, :3].T + affine[:3, 3]
     faces = faces.astype(np.int32)
     if signed_volume(vertices, faces) < 0:  # a left-handed affine turns the surface inside out

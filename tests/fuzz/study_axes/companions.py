@@ -271,5 +271,3 @@ def _somewhere(draft: Draft) -> None:
     """Companions before the images in the archive, as often as behind them."""
     if draft.random.random() < 0.5:
         draft.order = draft.order or (lambda files: files.reverse())
-
-

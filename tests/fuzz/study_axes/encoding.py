@@ -175,14 +175,18 @@ def _private(draft: Draft) -> None:
     draft.encode = lambda header, number: _said(encode_explicit(header, number), "1.2.840.113619.5.2")
 
 
-@axis("implicit_said_explicit", Phase.ENCODING, either(Code.DICOM_DAMAGED, Code.DICOM_INCOMPLETE, Code.DICOM_TRUNCATED, Code.TRANSFER_SYNTAX))
+@axis(
+    "implicit_said_explicit", Phase.ENCODING, either(Code.DICOM_DAMAGED, Code.DICOM_INCOMPLETE, Code.DICOM_TRUNCATED, Code.TRANSFER_SYNTAX)
+)
 def _lie(draft: Draft) -> None:
     _no_bytes_steps(draft)
 
     draft.encode = lambda header, number: _said(_encode_implicit(header, number), ExplicitVRLittleEndian)
 
 
-@axis("explicit_said_implicit", Phase.ENCODING, either(Code.DICOM_DAMAGED, Code.DICOM_INCOMPLETE, Code.DICOM_TRUNCATED, Code.TRANSFER_SYNTAX))
+@axis(
+    "explicit_said_implicit", Phase.ENCODING, either(Code.DICOM_DAMAGED, Code.DICOM_INCOMPLETE, Code.DICOM_TRUNCATED, Code.TRANSFER_SYNTAX)
+)
 def _other_lie(draft: Draft) -> None:
     _no_bytes_steps(draft)
 

@@ -259,7 +259,12 @@ def _key(draft: Draft, key: str) -> None:
     "object_that_is_{}",
     Phase.PACKAGING,
     refuse(Code.UPLOAD_TYPE),
-    {"one_dicom_file": "input/zqplant.dcm", "a_7z": "input/zqplant.7z", "a_tar_gz": "input/zqplant.tar.gz", "without_extension": "input/Zqplant"},
+    {
+        "one_dicom_file": "input/zqplant.dcm",
+        "a_7z": "input/zqplant.7z",
+        "a_tar_gz": "input/zqplant.tar.gz",
+        "without_extension": "input/Zqplant",
+    },
 )
 def _no_upload(draft: Draft, key: str) -> None:
     draft.pack = lambda members: [(key, members[0][1])]
@@ -351,10 +356,10 @@ def raw_zip(entries: list[Entry]) -> bytes:
     found, directory = bytearray(), bytearray()
     for entry in entries:
         size = len(entry.content)
-        common = struct.pack(
-            "<HHHHIIIHH", entry.flags, entry.method, 0, 0x21, zlib.crc32(entry.content), size, size, len(entry.name), 0
+        common = struct.pack("<HHHHIIIHH", entry.flags, entry.method, 0, 0x21, zlib.crc32(entry.content), size, size, len(entry.name), 0)
+        directory += (
+            struct.pack("<4sBBH", b"PK\1\2", 20, 3, 20) + common + struct.pack("<HHHII", 0, 0, 0, entry.external, len(found)) + entry.name
         )
-        directory += struct.pack("<4sBBH", b"PK\1\2", 20, 3, 20) + common + struct.pack("<HHHII", 0, 0, 0, entry.external, len(found)) + entry.name
         found += struct.pack("<4sH", b"PK\3\4", 20) + common + entry.name + entry.content
     end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), len(found), 0)
     return bytes(found + directory + end)

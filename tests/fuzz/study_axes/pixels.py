@@ -49,7 +49,12 @@ def _monochrome1(draft: Draft) -> None:
     _each(draft, lambda header, values, _: _put(header, 4095 - values, "<u2", bits=12, PhotometricInterpretation="MONOCHROME1"))
 
 
-@axis("monochrome1_in_some", Phase.PIXELS, either(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE), sdk=refuse(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE))
+@axis(
+    "monochrome1_in_some",
+    Phase.PIXELS,
+    either(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE),
+    sdk=refuse(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE),
+)
 def _monochrome1_some(draft: Draft) -> None:
     def store(header: Dataset, values: Array, number: int) -> None:
         if number % 3 == 1:
@@ -277,7 +282,13 @@ def _palette(draft: Draft) -> None:
     draft.main.truth.clear()
 
 
-@variants("float_pixels_{}", Phase.PIXELS, MAY_BE_UNSUPPORTED, {"32": ("<f4", "FloatPixelData"), "64": ("<f8", "DoubleFloatPixelData")}, sdk=UNSUPPORTED)
+@variants(
+    "float_pixels_{}",
+    Phase.PIXELS,
+    MAY_BE_UNSUPPORTED,
+    {"32": ("<f4", "FloatPixelData"), "64": ("<f8", "DoubleFloatPixelData")},
+    sdk=UNSUPPORTED,
+)
 def _float(draft: Draft, kind: tuple[str, str]) -> None:
     for image in draft.images:
         image.values = image.values + 0.25

@@ -51,9 +51,7 @@ def _between(draft: Draft, value: str | None) -> None:
     _set(draft, "SpacingBetweenSlices", value)
 
 
-@variants(
-    "thickness_{}", Phase.POSITION, ANSWER, {"wrong": "1", "zero": "0", "negative": "-2", "empty": None, "absent": ""}, slot="step"
-)
+@variants("thickness_{}", Phase.POSITION, ANSWER, {"wrong": "1", "zero": "0", "negative": "-2", "empty": None, "absent": ""}, slot="step")
 def _thickness(draft: Draft, value: str | None) -> None:
     _set(draft, "SliceThickness", value)
 

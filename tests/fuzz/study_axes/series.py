@@ -92,7 +92,9 @@ def _larger_flat(draft: Draft) -> None:
         del image.header.ImagePositionPatient
 
 
-@variants("derived_{}_beside", Phase.SERIES, ANSWER, {"mpr": LARGER, "sagittal": Geometry((0, 1, 0), (0, 0, -1), (1.2, 0.9), 1.1, (44, 48, 36))})
+@variants(
+    "derived_{}_beside", Phase.SERIES, ANSWER, {"mpr": LARGER, "sagittal": Geometry((0, 1, 0), (0, 0, -1), (1.2, 0.9), 1.1, (44, 48, 36))}
+)
 def _derived(draft: Draft, geometry: Geometry) -> None:
     _beside(draft, geometry, ImageType=["DERIVED", "SECONDARY", "MPR"], SeriesDescription="T1 MPR")
 

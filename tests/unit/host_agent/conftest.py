@@ -10,6 +10,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from tests.support.conditional_copies import refuse_changed_sources
+
 from .test_job import Bench
 
 
@@ -19,6 +21,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     with mock_aws():
         s3, sqs = boto3.client("s3"), boto3.client("sqs")
+        refuse_changed_sources(s3)
         s3.create_bucket(Bucket="studies")
         dead = sqs.create_queue(QueueName="dead")["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]

@@ -47,19 +47,35 @@ def write_series(folder: Path, study_uid: str, *, slices: int = 8, size: int = 1
 
 def write_seg(path: Path, source: list[Path], mask: np.ndarray) -> Path:
     """A BINARY SEG of one segment on the geometry of the source; ``mask`` has shape (slices, rows, columns)."""
-    description = SegmentDescription(
-        segment_number=1,
-        segment_label="Brain",
-        segmented_property_category=codes.SCT.Organ,
-        segmented_property_type=codes.SCT.Brain,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence("invented", codes.DCM.ArtificialIntelligence, "1"),
-    )
+    return write_segments(path, source, {"Brain": mask})
+
+
+def write_segments(
+    path: Path,
+    source: list[Path],
+    masks: dict[str, np.ndarray],
+    kind: SegmentationTypeValues = SegmentationTypeValues.BINARY,
+    *,
+    empty_frames: bool = False,
+) -> Path:
+    """A SEG of segments by label, each a mask of shape (slices, rows, columns); a label map's segments must not overlap."""
+    descriptions = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Brain,
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=AlgorithmIdentificationSequence("invented", codes.DCM.ArtificialIntelligence, "1"),
+        )
+        for number, label in enumerate(masks, start=1)
+    ]
+    pixels = np.stack(list(masks.values()), axis=-1)
     segmentation = Segmentation(
         source_images=[pydicom.dcmread(item) for item in source],
-        pixel_array=mask.astype(np.uint8),
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[description],
+        pixel_array=pixels.astype(np.float32 if kind is SegmentationTypeValues.FRACTIONAL else np.uint8),
+        segmentation_type=kind,
+        segment_descriptions=descriptions,
         series_instance_uid=generate_uid(),
         series_number=2,
         sop_instance_uid=generate_uid(),
@@ -68,6 +84,7 @@ def write_seg(path: Path, source: list[Path], mask: np.ndarray) -> Path:
         manufacturer_model_name="Invented",
         software_versions="1",
         device_serial_number="1",
+        omit_empty_frames=not empty_frames,
     )
     segmentation.save_as(path)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -253,6 +254,17 @@ BAD: dict[str, tuple[Callable[[], bytes], Code]] = {
         lambda: with_element(element(STUDY_UID, b"UI", b"2.25.9\0\0") + element(STUDY_UID, b"UI", b"2.25.8\0\0"), STUDY_UID),
         Code.DICOM_DAMAGED,
     ),
+    "a second study UID behind the pixels": (lambda: zipped(GOOD + element(STUDY_UID, b"UI", b"2.25.9\0\0")), Code.DICOM_DAMAGED),
+    "other pixels behind the pixels": (lambda: zipped(GOOD + element(PIXELS, b"OW", bytes(128))), Code.DICOM_DAMAGED),
+    "other rows behind padding behind the pixels": (
+        lambda: zipped(GOOD + element(0xFFFCFFFC, b"OB", bytes(100)) + element(ROWS, b"US", us(4))),
+        Code.DICOM_DAMAGED,
+    ),
+    "another file behind the pixels": (lambda: zipped(GOOD + instance(number=2)), Code.DICOM_DAMAGED),
+    "another data set behind compressed pixels": (
+        lambda: zipped(instance(syntax=RLE, extra={PIXELS: fragments(bytes(90))}) + dataset(number=2)),
+        Code.DICOM_DAMAGED,
+    ),
     "rows in words": (lambda: with_element(element(ROWS, b"LO", b"many"), ROWS), Code.DICOM_DAMAGED),
     "frames in words": (lambda: changed(FRAMES, b"Erika "), Code.DICOM_DAMAGED),
     "a study UID of 60 kB": (lambda: changed(STUDY_UID, b"1." * 30000), Code.DICOM_DAMAGED),
@@ -345,6 +357,18 @@ def test_a_deflated_bomb_is_refused_before_it_is_held_in_memory() -> None:
     assert peak < 16 << 20
 
 
+@pytest.mark.parametrize("tag", [0x7FE00008, 0x7FE00009, PIXELS])
+def test_the_walk_tells_which_element_holds_the_pixels(tag: int) -> None:
+    pixels = element(tag, b"OW", bytes(64))
+    assert structure_of(instance({PIXELS: None}, extra={tag: pixels})).pixel_tag == tag
+    assert structure_of(instance({PIXELS: None})).pixel_tag == 0
+
+
+def test_a_fragment_that_holds_the_end_of_fragments_is_counted_whole() -> None:
+    found = structure_of(instance(syntax=JPEG_LS, extra={PIXELS: fragments(END * 3, b"x" * 90)}))
+    assert (found.fragments, found.pixel_bytes) == (2, 3 * len(END) + 90)
+
+
 def test_the_intake_takes_longer_than_it_may_and_ends(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="unpack_time"):
         taken_in(zipped(*[GOOD] * 50), tmp_path, replace(LIMITS, seconds=-1.0))
@@ -396,6 +420,10 @@ GOOD_INPUTS: dict[str, tuple[Callable[[], bytes], int, int]] = {
         1,
     ),
     "trailing padding behind the pixels": (lambda: zipped(GOOD + element(0xFFFCFFFC, b"OB", bytes(100))), 1, 1),
+    "a signature behind the pixels": (lambda: zipped(GOOD + element(0xFFFAFFFA, b"SQ", item(b"") + END, UNDEFINED)), 1, 1),
+    "bytes behind the pixels that are no elements": (lambda: zipped(GOOD + hashlib.sha512(b"any").digest() * 8), 1, 1),
+    "a few bytes behind the pixels": (lambda: zipped(GOOD + b"\r\n"), 1, 1),
+    "a fragment that holds the end of fragments": (lambda: compressed(JPEG_LS, b"\xff\xd8" + END + b"hello!" + bytes(60)), 1, 1),
     "a number of frames that is empty": (lambda: changed(FRAMES, b""), 1, 1),
 }
 

@@ -109,14 +109,21 @@ def test_a_text_that_is_no_json_is_a_config_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "kind"),
-    [("input/a.zip", Kind.ZIP), ("input/a b/c.ZIP", Kind.ZIP), ("input/f/_READY", Kind.FOLDER), ("input/f/g/_READY", Kind.FOLDER)],
+    [
+        ("input/a.zip", Kind.ZIP),
+        ("input/a b/c.ZIP", Kind.ZIP),
+        ("input/f/_READY", Kind.FOLDER),
+        ("input/f/g/_READY", Kind.FOLDER),
+        ("input/f.zip/_READY", Kind.FOLDER),
+        ("input//_READY", Kind.FOLDER),
+    ],
 )
 def test_uploads_are_told_apart_by_their_key(key: str, kind: Kind) -> None:
     assert source_of(message(key)).kind is kind
 
 
 @pytest.mark.parametrize(
-    "key", ["input/a.dcm", "output/a.zip", "input/_READY", "input//_READY", "quarantine/x/upload.zip", "processed/x.zip"]
+    "key", ["input/a.dcm", "input/a.7z", "output/a.zip", "input/_READY", "_READY", "x/_READY", "quarantine/x/upload.zip", "processed/x.zip"]
 )
 def test_what_is_no_upload_is_refused(key: str) -> None:
     with pytest.raises(RefusedError, match="upload_type"):
@@ -133,9 +140,25 @@ def test_a_rerun_of_anything_else_is_refused() -> None:
         source_of(message("input/a.zip", DIGEST))
 
 
-def test_the_kept_copy_of_an_upload_carries_nothing_of_its_name() -> None:
-    assert upload_name(message("input/Hans Mueller.ZIP"), Kind.ZIP) == "upload.zip"
-    assert upload_name(message("input/Hans.Mueller 1970"), Kind.ZIP) == "upload.bin"
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("input/Hans Mueller.ZIP", "upload.zip"),
+        ("input/Hans Mueller.tar.gz", "upload.tar.gz"),
+        ("input/Hans Mueller.nii.gz", "upload.nii.gz"),
+        ("input/Hans.7z", "upload.7z"),
+        ("input/Hans.Mueller 1970", "upload.bin"),
+        ("input/Hans.Mueller", "upload.bin"),
+        ("input/Hans.19610203", "upload.bin"),
+        ("input/_READY", "upload.bin"),
+    ],
+)
+def test_the_kept_copy_of_an_upload_carries_nothing_of_its_name_but_a_usual_extension(key: str, name: str) -> None:
+    assert upload_name(message(key), Kind.ZIP) == name
+
+
+def test_a_folder_is_kept_as_a_zip_and_an_end_without_a_record_keeps_nothing() -> None:
+    assert upload_name(message("input/Hans.7z/_READY"), Kind.FOLDER) == "upload.zip"
     assert kept_keys(message("input/x.zip"), Kind.ZIP, []) == set()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import numpy as np
+import pydicom
 import pytest
 from moto import mock_aws
 from pydicom.uid import SegmentationStorage, generate_uid
@@ -43,6 +44,9 @@ def block(low: int = 2, high: int = 5) -> np.ndarray:
     return mask
 
 
+write_seg_of_answer = write_seg
+
+
 @dataclass
 class Place:
     """A golden study on disk, and a MAP that is a Python function."""
@@ -60,7 +64,7 @@ class Place:
     def examine(self, mask: np.ndarray | None, **end: Any) -> Verdict:
         def answer(source: Path, target: Path):
             if mask is not None:
-                write_seg(target / "seg.dcm", sorted(source.iterdir()), mask)
+                write_seg_of_answer(target / "seg.dcm", sorted(source.iterdir()), mask)
                 (target / "stl").mkdir()
                 (target / "stl" / "brain.stl").write_bytes(self.surface(mask))
             return replace(WELL, **end)
@@ -115,9 +119,20 @@ def test_a_surface_that_does_not_lie_on_its_segmentation_is_a_miss_before_anythi
     assert "A surface measures 9 x 8 x 90 mm along x, y and z, and its segmentation 8 x 8 x 9 mm" in point.found
 
 
-def test_volumes_count_with_the_planes_of_the_study_and_not_with_what_the_segmentation_declares(place: Place):
+def test_volumes_count_with_the_planes_of_the_study_and_not_with_what_the_segmentation_declares(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    def as_if_a_millimetre(path: Path, source: list[Path], mask: np.ndarray) -> Path:
+        data = pydicom.dcmread(write_seg(path, source, mask))
+        measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = measures.SliceThickness = 1
+        data.save_as(path)
+        return path
+
+    monkeypatch.setitem(globals(), "write_seg_of_answer", as_if_a_millimetre)
+    assert place.examine(block()).passed, "3 x 4 x 4 voxels of 2 x 2 x 3 mm"
     given = replace(place.given, expectation=parse_expectation({"segments": {"Brain": {"volume-ml": {"min": 0.19, "max": 0.20}}}}))
-    assert replace(place, given=given).examine(block(2, 3)).passed, "one frame of 16 voxels of 2 x 2 x 3 mm"
+    assert replace(place, given=given).examine(block(2, 3)).passed, "one frame of 16 voxels"
 
 
 def test_a_machine_that_fails_is_not_the_applications_fault(place: Place):

@@ -10,11 +10,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from monai_aws_pipeline.host_agent import repairs
+from monai_aws_pipeline.host_agent.errors import RefusedError
 from monai_aws_pipeline.host_agent.map_requirements import MapRequirements
 from monai_aws_pipeline.maps.study_contract import StudyContract
 
 from .series import each, good, study_of
-from .test_stack import jittered, with_value
+from .test_stack import jittered, with_value, without
 
 VOLUME = MapRequirements([], StudyContract(volume=True))
 NAME = "Yamada^Tarou=山田^太郎=やまだ^たろう"
@@ -36,6 +37,12 @@ CASES: dict[str, tuple[Callable[[list[Dataset]], list[Dataset]], str, Callable[[
     "uneven cosines": (
         lambda d: each(d, jittered), repairs.ORIENTATION, rounded_directions, [1, 0, 0, 0, 1, 0]
     ),
+    "no thickness": (
+        lambda d: with_value(d, "SliceThickness", None), repairs.THICKNESS, lambda data: float(data.SliceThickness), 3.0,
+    ),
+    "attributes that are not there": (
+        lambda d: without(d, "PatientID", slice(0, 8)), repairs.EMPTY, lambda data: data["PatientID"].is_empty, True,
+    ),
     "a contradicting spacing": (
         lambda d: with_value(d, "SpacingBetweenSlices", "1"), repairs.SPACING, lambda data: float(data.SpacingBetweenSlices), 3.0,
     ),
@@ -56,6 +63,22 @@ def test_it_is_evened_out_in_every_file_and_said(tmp_path: Path, case: str) -> N
     assert len({tuple(data.ImageOrientationPatient) for data in after}) == 1
     (again,) = {path.suffix for path in (tmp_path / "files").iterdir()}
     assert again == ".dcm"
+
+
+def test_a_name_with_a_character_that_ends_in_a_backslash_is_one_name_and_two_names_are_a_refusal(tmp_path: Path) -> None:
+    name = "Wang^\u4e57"  # its second byte in GB18030 is a backslash
+    assert b"\\" in name.encode("gb18030")
+    datasets = good(tmp_path / "good", slices=3)
+    for data in datasets:
+        data.SpecificCharacterSet, data.PatientName = "GB18030", name
+    study = study_of(tmp_path / "files", datasets)
+    given = VOLUME.give(study)
+    assert repairs.even_out(given.instances, given.stacks) == (repairs.CHARACTER_SET, repairs.NAME)
+    assert {str(pydicom.dcmread(item.path).PatientName) for item in given.instances} == {name}
+    with_value(datasets, "PatientName", "One^Name\\Other^Name")
+    given = VOLUME.give(study_of(tmp_path / "two", datasets))
+    with pytest.raises(RefusedError, match=r"dicom_damaged: .*several values"):
+        repairs.even_out(given.instances, given.stacks)
 
 
 def test_a_good_stack_is_given_byte_for_byte(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from lambda_fn import folders, wake
 from lambda_fn.folders import Folders, MarkerError, Seen, is_quiet
-from monai_aws_pipeline.contract import JobMessage
+from monai_aws_pipeline.contract import JobMessage, is_upload
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 QUIET = timedelta(minutes=10)
@@ -41,6 +41,10 @@ def seen(key: str, minutes_ago: float = 60, size: int = 9) -> Seen:
         ([seen("1.dcm"), seen("other.zip", 1)], True),
         ([seen("1.dcm", size=0), seen("sub/", size=0)], False),
         ([seen("1.dcm", -30)], False),
+        ([seen("", size=0)], False),
+        ([seen("", size=9)], True),
+        ([seen("series/", size=9)], True),
+        ([seen("1.dcm"), seen("_ready", size=0), seen("_READY.txt", size=0)], True),
     ],
 )
 def test_a_folder_is_complete_when_its_newest_file_is_old_and_nobody_completes_it(objects: list[Seen], expected: bool) -> None:
@@ -165,9 +169,16 @@ def test_the_marker_of_the_quiet_period_is_not_replaced(s3: Any) -> None:
 
 
 def test_the_marker_makes_an_upload_like_any_other(s3: Any) -> None:
-    put(s3, "input/f/1.dcm")
+    put(s3, "input/f/1.dcm", "input//1.dcm")
     complete(AT_ONCE)
-    assert wake.is_study(markers(s3)[0])
+    assert markers(s3) == ["input//_READY", "input/f/_READY"]
+    assert all(is_upload(key, 1) for key in markers(s3))
+
+
+def test_a_marker_that_is_spelled_otherwise_is_a_file_like_any_other_and_the_folder_is_completed_when_it_is_quiet(s3: Any) -> None:
+    put(s3, "input/f/1.dcm", "input/f/_ready", "input/f/_READY.txt", "input/f/READY")
+    assert complete(AT_ONCE) == 1
+    assert markers(s3) == ["input/f/_READY"]
 
 
 def test_a_folder_that_is_answered_and_cleared_between_two_looks_gets_no_marker(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,25 +61,48 @@ def test_any_name_a_person_can_give_arrives_as_it_was(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("key", "size"),
     [
-        "input/",
-        "input/folder/",
-        "input/a.dcm",
-        "input/folder/1.dcm",
-        "input/_READY",
-        "output/x/result.json",
-        "processed/a/upload.zip",
-        "a.zip",
+        ("input/", 0),
+        ("input/folder/", 0),
+        ("input/folder.zip/", 0),
+        ("input/folder/1.dcm", 7),
+        ("input/folder.zip/1.dcm", 7),
+        ("input/folder/_ready", 0),
+        ("input/folder/study.7z", 7),
+        ("output/x/result.json", 7),
+        ("processed/a/upload.zip", 7),
+        ("quarantine/a/upload.7z", 7),
+        ("a.zip", 7),
+        ("a.7z", 7),
+        ("_READY", 7),
     ],
 )
-def test_what_is_no_study_becomes_no_job(key: str) -> None:
-    assert list(wake.jobs_of(notification(key))) == []
+def test_what_is_no_upload_of_its_own_becomes_no_job(key: str, size: int) -> None:
+    assert list(wake.jobs_of(notification(key, size=size))) == []
 
 
-@pytest.mark.parametrize("key", ["input/a.zip", "input/A.ZIP", "input/folder/b.zip", "input/folder/_READY", "input/a/b/_READY"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input/a.zip",
+        "input/A.ZIP",
+        "input/.zip",
+        "input/folder/b.zip",
+        "input//b.zip",
+        "input/folder/_READY",
+        "input/a/b/_READY",
+        "input//_READY",
+    ],
+)
 def test_a_zip_and_a_completed_folder_become_jobs(key: str) -> None:
     assert [job.key for job in wake.jobs_of(notification(key))] == [key]
+
+
+@pytest.mark.parametrize("size", [0, 7])
+@pytest.mark.parametrize("name", ["a.7z", "a.tar.gz", "a.nii.gz", "one.dcm", "no extension", "_READY", "_ready", ".DS_Store", "a.zip.part"])
+def test_whatever_lies_directly_under_input_becomes_a_job_so_that_it_ends(name: str, size: int) -> None:
+    assert [(job.key, job.size) for job in wake.jobs_of(notification(f"input/{name}", size=size))] == [(f"input/{name}", size)]
 
 
 def test_the_test_event_of_s3_and_removals_become_no_job() -> None:

@@ -227,6 +227,17 @@ def test_an_older_result_that_comes_with_a_newer_one_is_recorded_before_it(daemo
     assert (latest.asset_materialization.tags or {})["monai-aws/job"] == newer.job
 
 
+def test_a_study_that_comes_again_shows_its_newest_result_and_keeps_the_earlier_one(daemon: Daemon, bucket: Bucket):
+    first = bucket.commit(succeeded(1, recently(30)))
+    daemon.until_quiet()
+    outputs = tuple(replace(output, key=output.key.replace(first.job, job_of(2))) for output in first.outputs)
+    second = bucket.commit(replace(first, job=job_of(2), outputs=outputs, committed_at=succeeded(2, recently(10)).committed_at))
+    daemon.until_quiet()
+    events = daemon.materializations()
+    assert [(event.partition, event.tags["monai-aws/job"]) for event in events] == [(first.study, second.job), (first.study, first.job)]
+    assert daemon.studies() == {first.study}
+
+
 def test_a_rerun_is_left_to_the_run_that_asked_for_it_while_that_is_at_work(daemon: Daemon, bucket: Bucket):
     record = bucket.commit(succeeded(1, recently(), request=DIGEST))
     run = DagsterRun(
