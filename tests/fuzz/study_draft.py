@@ -96,10 +96,14 @@ class TruePlane:
 
 @dataclass(eq=False)
 class Series:
-    """Images of one series; ``truth``: the planes of which a right answer consists, none where no answer about it is right."""
+    """Images of one series; ``truth``: the planes of which a right answer consists, none where no answer about it is right.
+
+    ``chosen``: the same for an application that wants the stack of the first echo, where that makes a difference.
+    """
 
     images: list[Image]
     truth: list[TruePlane]
+    chosen: list[TruePlane] = field(default_factory=list)
 
 
 @dataclass(eq=False)
