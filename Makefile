@@ -22,7 +22,7 @@ help:
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
-	@echo "make fuzz-studies  good studies changed in hundreds of ways: a wrong answer ends it with 1 (STUDIES=2000 SEED=n ONLY=axis+axis)"
+	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:

@@ -1,8 +1,9 @@
-"""Applications as people write them, without torch: they read a folder, segment by a threshold and write a DICOM SEG and a mesh.
+"""Applications as people write them, without torch: they read a folder, segment by a threshold and write a DICOM SEG.
 
 None protects itself: what is not caught before them becomes a wrong answer. ``sdk`` does what the MONAI Deploy SDK's operators do (one
 image a position, the volume in the type of its first plane; https://docs.monai.io/projects/monai-deploy-app-sdk); ``careful`` reads every
-kind of image that its app.yaml says it handles; ``echo`` is ``sdk`` with a rule for one of several stacks. All are talkative: they print what a debugging author prints, names and UIDs included.
+kind of image that its app.yaml says it handles; ``echo`` is ``sdk`` with a rule for one of several stacks. All are talkative: they print
+what a debugging author prints, names and UIDs included.
 """
 
 from __future__ import annotations

@@ -228,7 +228,9 @@ def _fractions(draft: Draft) -> None:
     """A quarter of the object lies less than one above the threshold: who cuts fractions off loses it."""
     for number, image in enumerate(draft.images):
         if 0 < number < len(draft.images) - 1:
-            image.values = np.where((image.values == 400) & (draft.noise.random(image.values.shape) < 0.8), 500.75, image.values)
+            image.values = np.where(
+                (image.values > 300) & (image.values < 500) & (draft.noise.random(image.values.shape) < 0.8), 500.75, image.values
+            )
 
     def store(header: Dataset, values: Array, number: int) -> None:
         whole = number in (0, len(draft.images) - 1)
