@@ -195,8 +195,9 @@ def doctor(context: click.Context) -> None:
 @doctor.command("app")
 def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
-    from monai_aws_pipeline.deployment.doctor import consult
+    from monai_aws_pipeline.deployment.doctor import consult, looking_into
     from monai_aws_pipeline.deployment.source_login import asked_login
+    from monai_aws_pipeline.maps.findings import Severity
 
     settings = load_settings()
     s3 = Clients(settings.region).s3
@@ -205,18 +206,23 @@ def doctor_app() -> None:
             settings,
             target=folder,
             download_s3=lambda bucket, key, path: s3.download_file(bucket, key, str(path)),
+            look_s3=looking_into(s3),
             login=lambda: asked_login(settings),
             report=_say,
         )
-    if not seen.findings:
-        _say("Nothing is known against building this application.")
-        return
-    table = Table(title=f"application {settings.app_source}", title_justify="left")
-    for column in ("", "where", "what", "what to do"):
-        table.add_column(column, overflow="fold")
+    if seen.findings:
+        table = Table(title=f"application {settings.app_source}", title_justify="left")
+        for column in ("", "where", "what", "what to do"):
+            table.add_column(column, overflow="fold")
+        for finding in seen.findings:
+            where = f"{finding.point}\n{finding.place}" if finding.place else finding.point
+            table.add_row(*(Text(text) for text in (finding.severity, where, finding.message, finding.remedy)))
+        CONSOLE.print(table)
     for finding in seen.findings:
-        table.add_row(*(Text(text) for text in (finding.severity, finding.point, finding.message, finding.remedy)))
-    CONSOLE.print(table)
+        if finding.paste:
+            _say(f"\nready to paste into {finding.into or finding.file} ({finding.severity} in {finding.point}):\n{finding.paste}")
+    if all(finding.severity is Severity.INFO for finding in seen.findings):
+        _say("Nothing is known against building this application.")
     if seen.errors:
         sys.exit(1)
 

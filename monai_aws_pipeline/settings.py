@@ -156,8 +156,16 @@ class Settings(BaseSettings):
         pattern=r"^$|^[A-Za-z0-9/_+=.@-]+$|^arn:[\w:/+=.@-]+$",
         description="name or ARN of the secret with a token or deploy key for a private app_source",
     )
-    model_uri: str = Field("", description="path, file:, https: or s3: address of the model")
-    model_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the model file")
+    model_uri: str = Field(
+        "",
+        description="path, file:, https: or s3: address of the model, a file, a zip, or a folder of this machine; "
+        "several: NAME=ADDRESS,NAME=ADDRESS",
+    )
+    model_sha256: str = Field(
+        "",
+        pattern=r"^$|^[0-9a-f]{64}(,[0-9a-f]{64})*$",
+        description="SHA-256 of the model file, or of a folder's names and bytes (docs/your-own-model.md); of several in the same order",
+    )
     golden_study: str = Field("", description="address of a zipped study that every new MAP must answer; empty: none")
     golden_study_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the golden study")
     golden_reference: str = Field("", description="address of a DICOM SEG that the golden study's segments are compared with; empty: none")
@@ -281,8 +289,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
-        if self.model_uri and not self.model_sha256:
-            raise ValueError("model_sha256 is missing: give the SHA-256 of the file at model_uri, so that an altered model is noticed")
         for name in ("golden_study", "golden_reference"):
             if getattr(self, name) and not getattr(self, f"{name}_sha256"):
                 raise ValueError(f"{name}_sha256 is missing: give the SHA-256 of the file at {name}, so that an altered file is noticed")

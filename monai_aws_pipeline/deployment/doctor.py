@@ -1,22 +1,33 @@
 """The doctor's whole visit: fetch what the settings name, and say everything that is known against it at once, before a machine starts.
 
-Here belong fetching and the order of the examinations. What they look for is in ``maps.doctor`` (application, pins, model, settings) and in
-``golden_study``, which judges by the agent's own intake and therefore does not belong to ``maps``.
+Here belong fetching and the order of the examinations. What they look for is in ``maps.doctor`` (application, pins, models, settings) and
+in ``golden_study``, which judges by the agent's own intake and therefore does not belong to ``maps``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.deployment import golden_study
-from monai_aws_pipeline.maps import model
-from monai_aws_pipeline.maps.doctor import Examination, Plan, examine, examine_settings, resolve
-from monai_aws_pipeline.maps.findings import Finding
+from monai_aws_pipeline.maps import model, models
+from monai_aws_pipeline.maps.doctor import SETTINGS_FILE, Examination, Plan, examine, examine_settings, resolve
+from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import Login, SourceError
+from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import checkout
 from monai_aws_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_ABSENT = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
 
 
 def consult(
@@ -24,33 +35,98 @@ def consult(
     *,
     target: Path,
     download_s3: model.S3Download | None = None,
+    look_s3: model.S3Look | None = None,
     login: Callable[[], Login | None] = lambda: None,
     report: Report = lambda _: None,
 ) -> Examination:
-    """Examine the application, the model and the golden study that the settings name. Raises nothing that is their fault.
+    """Examine the application, the models and the golden study that the settings name. Raises nothing that is their fault.
 
     Args:
         settings: Where they are and how they would be built.
-        target: Folder for a copy of the application; must not exist or be empty. The model goes into the cache.
+        target: Folder for a copy of the application; must not exist or be empty. The models go into the cache.
         download_s3: Reads ``s3:`` addresses.
+        look_s3: Says whether something is there (``looking_into``).
         login: Finds what opens a private repository. May raise SourceError.
         report: Told what takes its time.
     """
-    plan = Plan(
-        settings.base_image, settings.wheelhouse == "collect", settings.model_uri, settings.model_sha256, settings.packager,
-        settings.map_python,
-    )  # fmt: skip
-    findings: list[Finding] = []
-    model_file = None
-    if plan.model_uri:
-        try:
-            model_file = model.fetch_model(plan.model_uri, plan.model_sha256, settings.cache_dir, download_s3=download_s3)
-        except model.ModelError as wrong:
-            findings.append(Finding("model", str(wrong), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256"))
+    plan = plan_of(settings)
+    findings = _no_longer_there(settings, look_s3)
+    fetched: tuple[Model, ...] = ()
     try:
-        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login())
-    except SourceError as wrong:
-        return Examination((Finding("source", wrong.cause, wrong.remedy), *examine_settings(plan), *findings))
-    findings += golden_study.examine(settings, source.path, download_s3=download_s3)
-    findings += resolve(source.path, plan, settings.cache_dir, report)
-    return Examination((*examine(source, plan, model_file), *findings), source)
+        fetched = models.fetch(plan.model_uri, plan.model_sha256, settings.cache_dir, download_s3=download_s3)
+    except model.ModelError as error:
+        findings.append(_unusable(error, plan))
+    try:
+        source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login(), needs_app_yaml=False)
+    except SourceError as error:
+        return Examination((Finding("source", error.cause, error.remedy), *examine_settings(plan), *findings))
+    resolved = resolve(source.path, plan, settings.cache_dir, report)
+    found = examine(source, plan, fetched, resolved.installed)
+    golden = golden_study.examine(settings, source.path, download_s3=download_s3)
+    return Examination((*found, *findings, *golden, *resolved.findings), source)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The settings that decide how an application is built and run."""
+    return Plan(
+        base_image=settings.base_image,
+        collect_wheels=settings.wheelhouse == "collect",
+        model_uri=settings.model_uri,
+        model_sha256=settings.model_sha256,
+        packager=settings.packager,
+        python=settings.map_python,
+        network=settings.map_network,
+        gpus=settings.gpus,
+        name=settings.app_source.rstrip("/").rpartition("/")[2].removesuffix(".git"),
+    )
+
+
+def looking_into(s3: S3Client) -> model.S3Look:
+    """Ask S3 whether an object is there, with nothing fetched."""
+
+    def look(bucket: str, key: str) -> None:
+        try:
+            s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if code_of(error) in _ABSENT:
+                raise model.ModelMissingError("S3 holds no object of that name") from error
+            # S3 says 403 for an object that is not there, too, where listing the bucket is not allowed.
+            raise model.ModelUnreachableError(f"S3 answered {code_of(error)}; s3:GetObject and s3:ListBucket are needed") from error
+        except BotoCoreError as error:
+            raise model.ModelUnreachableError(f"S3 could not be asked ({type(error).__name__}); are there credentials?") from error
+
+    return look
+
+
+def _no_longer_there(settings: Settings, look_s3: model.S3Look | None) -> list[Finding]:
+    """Addresses whose content is in the cache and that lead nowhere: this machine builds on, and the next one cannot."""
+    named = [(model.GOLDEN_STUDY, settings.golden_study, settings.golden_study_sha256)]
+    named.append((model.GOLDEN_REFERENCE, settings.golden_reference, settings.golden_reference_sha256))
+    with suppress(model.ModelError):  # said when they are fetched
+        named += [(model.MODEL, each.uri, each.sha256) for each in models.asked(settings.model_uri, settings.model_sha256)]
+    findings = []
+    for what, uri, sha256 in named:
+        try:
+            if uri and model.is_cached(what, uri, sha256, settings.cache_dir):
+                model.look(what, uri, look_s3)
+        except model.ModelMissingError:
+            message = f"there is no {what.what} at the address in {what.uri}; this machine has it in its cache, and another one would not"
+            remedy = f"Put it there again, or correct {what.uri}"
+            findings.append(Finding(_point(what), message, remedy, Severity.WARNING, SETTINGS_FILE))
+        except model.ModelUnreachableError as error:
+            message = f"whether the {what.what} is still at the address in {what.uri} was not checked: {error}"
+            findings.append(Finding(_point(what), message, "Nothing, as long as the cache holds it", Severity.INFO, SETTINGS_FILE))
+        except model.ModelError:
+            continue  # said when it is fetched
+    return findings
+
+
+def _point(what: model.Named) -> str:
+    return "model" if what is model.MODEL else "golden"
+
+
+def _unusable(error: model.ModelError, plan: Plan) -> Finding:
+    # Of several models, the message says which one it is; the setting holds the hashes of all.
+    found = error.found if isinstance(error, model.ModelAlteredError) and len(models.asked(plan.model_uri, "")) == 1 else ""
+    paste = f"MONAI_AWS_MODEL_SHA256={found}" if found else ""
+    return Finding("model", str(error), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256", file=SETTINGS_FILE, paste=paste)

@@ -56,7 +56,7 @@ def hold(remote: Remote, image: str, golden: Golden | None, settings: Settings, 
     if answer.exit_code == NO_SUCH_COMMAND:
         lines = "\n".join(answer.tail)
         raise Failure(
-            f"The agent on the machine cannot hold the golden gate; nothing was pushed. Materialise gpu_ami, then map_image.\n{lines}",
+            f"The agent on the machine cannot hold the golden gate; the MAP was not pushed. Materialise gpu_ami, then map_image.\n{lines}",
             allow_retries=False,
         )
     found = read_report(answer.text)
@@ -74,7 +74,7 @@ def read_report(text: str) -> GateReport:
         points = tuple(Point(str(item["name"]), str(item["expected"]), str(item["found"]), item["ok"] is True) for item in data["points"])
         return GateReport(points, float(data["seconds"]))
     except (ValueError, KeyError, TypeError) as wrong:
-        raise Failure("The agent did not say how the golden study was answered; nothing was pushed. Look at the run's log.") from wrong
+        raise Failure("The agent did not say how the golden study was answered; the MAP was not pushed. Look at the run's log.") from wrong
 
 
 def table(points: tuple[Point, ...]) -> MetadataValue[Any]:
@@ -134,7 +134,7 @@ def _failure(found: GateReport, missed: list[Point]) -> Failure:
         else f"Correct the application or the model; if the answer is right, correct {EXPECT_FILE}. Then materialise map_image again"
     )
     return Failure(
-        f"The golden study was not answered as expected; nothing was pushed. Missed:\n{lines}\n{remedy}. See docs/golden.md.",
+        f"The golden study was not answered as expected; the MAP was not pushed. Missed:\n{lines}\n{remedy}. See docs/golden.md.",
         metadata={"golden": "failed", "golden_points": table(found.points)},
         allow_retries=False,
     )

@@ -32,15 +32,16 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
-from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, packaging
+from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, import_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import asked_login, source_login
-from monai_aws_pipeline.maps import build_context, golden, model, official, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, golden, models, official, requirements, source, wheelhouse
 from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.expectation import Point
+from monai_aws_pipeline.maps.findings import Severity
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
@@ -67,12 +68,13 @@ class MapPlan:
 
 @dataclass(frozen=True)
 class BuiltMap:
-    """A plan and what became of it; seconds by phase; the points of the golden gate where it was held."""
+    """A plan and what became of it; seconds by phase; the points of the golden gate where it was held; how the image met its imports."""
 
     plan: MapPlan
     reused: bool
     seconds: dict[str, float]
     golden: tuple[Point, ...] = ()
+    imports: str = ""
 
 
 class _Clock:
@@ -106,9 +108,10 @@ def require_sound(examination: Examination, report: Report, warn: Report) -> sou
             metadata={"findings": MetadataValue.json(findings)},
             allow_retries=False,
         )
+    warnings = [finding for finding in examination.findings if finding.severity is Severity.WARNING]
     for finding in examination.findings:
-        warn(str(finding))
-    if not examination.findings:
+        (warn if finding in warnings else report)(str(finding))
+    if not warnings:
         report("the doctor found nothing wrong with the application")
     return examination.source
 
@@ -131,24 +134,21 @@ def prepare_context(
         settings.app_source, settings.app_ref, settings.app_dir, folder / "source", source_login(settings)
     )
     report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
-    model_file = None
-    if settings.model_uri:
-        model_file = model.fetch_model(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
+    fetched = models.fetch(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
     gathered, wheels = "", None
     if settings.wheelhouse == "collect" and settings.packager == "layered":
-        requirements = checked_out.path / "requirements.txt"
-        gathered = wheelhouse.name_of(requirements, settings.map_python)
-    if gathered and start and not start.kept:
-        wheels = wheelhouse.collect(
-            requirements, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
-        )
+        wanted = requirements.requirements_file(checked_out.path, folder / "requirements")
+        gathered = wheelhouse.name_of(wanted, settings.map_python)
+        if start and not start.kept:
+            wheels = wheelhouse.collect(
+                wanted, settings.cache_dir, settings.map_python, lambda line: report(f"{packaging.BUILD_LINE}{line}")
+            )
     context = build_context.write_context(
         checked_out,
         folder / "context",
         base_image=settings.base_image,
         image_name=settings.ecr_repository,
-        model_file=model_file,
-        model_sha256=settings.model_sha256 if model_file else "",
+        models=fetched,
         gathered=gathered,
         wheels=wheels,
         kept=start.kept if start else (),
@@ -158,7 +158,7 @@ def prepare_context(
     )
     if settings.packager == "layered" or start is None:
         return context
-    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image, model_file=model_file)
+    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image)
     return replace(context, path=folder / "official")
 
 
@@ -175,8 +175,9 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
         seen = doctor.consult(
-            chosen, target=folder / "source", download_s3=_from_s3(clients), login=lambda: asked_login(chosen), report=context.log.info
-        )
+            chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=doctor.looking_into(clients.s3),
+            login=lambda: asked_login(chosen), report=context.log.info,
+        )  # fmt: skip
         sound = require_sound(seen, context.log.info, context.log.warning)
         registry = Registry(clients.ecr, chosen.ecr_repository)
         registry.ensure(chosen.deployment, chosen.owner)
@@ -230,15 +231,16 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
     if made.content:
         described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
         bill_of_materials.keep(clients.s3, chosen.bucket, described, made.content, report)
-    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points)
+    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points, imports=made.imports)
 
 
 @dataclass(frozen=True)
 class _Pushed:
-    """A pushed MAP: what is in it (where a bucket keeps that), and the points of its golden study."""
+    """A pushed MAP: what is in it (where a bucket keeps that), how it met its imports, and the points of its golden study."""
 
     digest: str
     content: dict[str, Any] | None
+    imports: str
     points: tuple[Point, ...] = ()
 
 
@@ -253,15 +255,18 @@ def _assemble(
 ) -> _Pushed:
     """The MAP on top of a dependency image in the registry, which is made first where it is not there. It never lies on the machine."""
     bench.report("no golden study is configured: the image is pushed without having answered one")
-    dependencies = start.image.rpartition("@")[2]
+    dependencies, built = start.image.rpartition("@")[2], ""
     if not dependencies:
         packaging.send(bench, prepared)
         clock.lap("send")
         packaging.log_in(bench)
-        image = packaging.build(bench, prepared, start, "dependencies")
+        built = packaging.build(bench, prepared, start, "dependencies")
         clock.lap("build")
-        dependencies = packaging.push(bench, image)
+        dependencies = packaging.push(bench, built)  # kept also where the application's imports fail: what is corrected may be its code
         clock.lap("keep")
+    gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
+    imports = import_gate.hold_below(gate, clients.s3, dependencies, lambda: built or packaging.pull(bench, dependencies), prepared)
+    clock.lap("imports")
     content = None
     if settings.bucket:
 
@@ -274,7 +279,7 @@ def _assemble(
     base = Registry(clients.ecr, settings.ecr_repository).parts(dependencies)
     digest = packaging.push_assembled(bench, prepared, base, work / "image")
     clock.lap("push")
-    return _Pushed(digest, content)
+    return _Pushed(digest, content, imports)
 
 
 def _build_and_judge(
@@ -293,8 +298,17 @@ def _build_and_judge(
     layered = settings.packager == "layered"
     candidate = packaging.build(bench, prepared, start) if layered else packaging.build_officially(bench, settings, prepared)
     clock.lap("build")
-    # The image is on the machine and nowhere else: what does not answer the golden study as expected is not pushed.
-    judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+    # The image is on the machine and nowhere else: what cannot make its imports, or does not answer the golden study, is not pushed.
+    try:
+        gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
+        imports = import_gate.hold(gate, candidate, prepared)
+        clock.lap("imports")
+        judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+    except Failure:
+        if layered:
+            # So that the next run builds nothing again where the expectation, the model or the application's own code is corrected.
+            packaging.keep(bench, prepared, start)
+        raise
     golden_gate.keep(clients.s3, settings.bucket, prepared.golden)
     clock.lap("golden")
     content = bill_of_materials.inventory(bench.remote, candidate, bench.report) if settings.bucket else None
@@ -304,7 +318,7 @@ def _build_and_judge(
     if layered:
         packaging.keep(bench, prepared, start)
         clock.lap("keep")
-    return _Pushed(digest, content, judged.points if judged else ())
+    return _Pushed(digest, content, f"passed ({imports})", judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))
@@ -335,6 +349,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "sbom": sbom.address if sbom else "none",
         **{f"sbom_{kind}": count for kind, count in (sbom.counts if sbom else {}).items()},
         "golden": built.plan.golden or "none",
+        **({"imports": built.imports} if built.imports else {}),
         **({"golden_points": golden_gate.table(built.golden)} if built.golden else {}),
         **{f"seconds_{phase}": seconds for phase, seconds in built.seconds.items()},
     }

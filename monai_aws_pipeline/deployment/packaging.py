@@ -26,9 +26,9 @@ from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
-from monai_aws_pipeline.maps import assembly, official
+from monai_aws_pipeline.maps import assembly, official, recipe
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
-from monai_aws_pipeline.remote import Remote, RemoteCommandError
+from monai_aws_pipeline.remote import Remote, RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
@@ -66,6 +66,10 @@ class BuildFailedError(RemoteCommandError):
 
 
 _CAUSES: Final = (
+    (
+        recipe.NO_SYSTEM_PACKAGES,
+        "apt could not install the system-packages of app.yaml: correct their names, or let MONAI_AWS_BASE_IMAGE hold them.",
+    ),
     (r"no space left on device", "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB."),
     (
         r"no matching distribution found|resolutionimpossible|could not find a version",
@@ -220,7 +224,7 @@ def _digest_in(lines: Sequence[str]) -> str:
 
 
 def keep(bench: Workbench, context: BuildContext, start: Start) -> None:
-    """Push the stages that this build made, for the builds to come. Their layers are in the registry already, as the MAP's.
+    """Push the stages that this build made, for the builds to come, and no other tag. Behind a MAP's push their layers are there already.
 
     A stage that cannot be kept costs the next build time and nothing else, so that is reported and not raised.
     """
@@ -229,8 +233,8 @@ def keep(bench: Workbench, context: BuildContext, start: Start) -> None:
         # Nothing is built here: the engine has the stage from the build before.
         command = f"{_build_command(context, start, reference, stage.name)} && {_push_command(reference)}"
         try:
-            bench.remote.run(command, bench.foreign, what=f"Keeping the stage {stage.name}", seconds=600)
-        except RemoteCommandError as error:
+            bench.remote.run(command, bench.foreign, what=f"Keeping the stage {stage.name}", seconds=3600)
+        except RemoteError as error:
             bench.report(f"The stage {stage.name} is not kept, so the next build makes it again. {error}")
         else:
             bench.report(f"kept the stage {stage.name} as {stage.tag}")

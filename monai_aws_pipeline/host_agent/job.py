@@ -58,6 +58,7 @@ from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.outputs import Produced
+from monai_aws_pipeline.host_agent.pixel_types import undecodable
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
 
@@ -347,7 +348,13 @@ def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
 
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
-    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+    try:
+        judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+    except FailedError as error:
+        if error.code is Code.MAP_FAILED and error.final and (bad := undecodable(placed.instances)):
+            cause = f"The pixels of {bad} of {len(placed.instances)} images cannot be decoded, and the application ended with an error."
+            raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
+        raise
     return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
 
 

@@ -12,15 +12,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from monai_aws_pipeline.maps import models as model_files
 from monai_aws_pipeline.maps import recipe, sdk_renderer, series_rules, wheelhouse
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
 from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
+from monai_aws_pipeline.maps.models import Model
+from monai_aws_pipeline.maps.requirements import CONSTRAINTS, requirements_text
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.source import Source, content_hash
 from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_for
@@ -71,7 +74,8 @@ class BuildContext:
 
     ``tag``: ``VERSION-COMMIT7-CONTENT8``. ``content_hash``: SHA-256 over everything that decides about the image except the commit.
     ``dependency_key``: names the dependency layer. ``stages``: those below the application, the lowest first. ``network``: value of
-    ``docker build --network``; ``none`` when nothing has to be fetched.
+    ``docker build --network``; ``none`` when nothing has to be fetched. ``model_sha256``: ``models.combined_hash``. ``unpack_models`` and
+    ``packager_config``: what ``app.yaml`` says (``manifest.AppConfig``). ``application``: the application's files, on this machine.
     """
 
     path: Path
@@ -90,6 +94,10 @@ class BuildContext:
     environment: recipe.Pairs
     labels: recipe.Pairs
     golden: Golden | None = None
+    application: Path = Path()
+    models: tuple[Model, ...] = ()
+    unpack_models: bool = True
+    packager_config: str = ""
 
 
 def write_context(
@@ -98,8 +106,7 @@ def write_context(
     *,
     base_image: str,
     image_name: str = "map",
-    model_file: Path | None = None,
-    model_sha256: str = "",
+    models: Sequence[Model] = (),
     gathered: str = "",
     wheels: Path | None = None,
     kept: Collection[str] = (),
@@ -114,8 +121,7 @@ def write_context(
         target: Folder to write; must not exist or be empty.
         base_image: Image the MAP starts from: Debian or Ubuntu, best with python3, pip and jq.
         image_name: Repository name; only recorded in the label ``tag``.
-        model_file: The model, or None for an application without one. It lies in the image as ``/opt/holoscan/models/STEM/NAME``.
-        model_sha256: SHA-256 of the model file, already checked.
+        models: The models, already checked by their SHA-256; each lies in the image as ``/opt/holoscan/models/NAME``.
         gathered: Name of the wheelhouse (``wheelhouse.name_of``) that the packages come from; empty: the build host's pip uses its index.
         wheels: That wheelhouse (``wheelhouse.collect``). Not needed where the dependencies are kept, nor to learn the tag.
         kept: Names of the stages that the build takes from the registry; their files are left out.
@@ -126,35 +132,36 @@ def write_context(
     Raises:
         ManifestError: ``app.yaml`` is wrong.
         RendererError: The SDK's packager refused the application.
-        BuildContextError: No entry point, a model without hash, or a target that is not empty.
+        BuildContextError: No entry point, or a target that is not empty.
+        ModelError: A zip that is refused.
         BrokenWheelhouseError: The wheelhouse is not complete.
     """
     if target.exists() and any(target.iterdir()):
         raise BuildContextError(f"{target} is not empty")
-    if (model_file is None) != (not model_sha256):
-        raise BuildContextError("model_file and model_sha256 go together")
     config = read_app_config(source.path)
     if wheels and not gathered:
         raise BuildContextError("wheels need the name of their wheelhouse, which names the layer made from them")
     house = wheelhouse.read(wheels) if wheels else None
     if gathered and config.pip_packages:
         raise BuildContextError("app.yaml has 'pip-packages', which a wheelhouse does not see: move them to requirements.txt beside it")
-    requirements = _requirements(source.path, config)
-    pins = sdk_pins(requirements, _text(source.path / "constraints.txt"))
-    models = (model_file.stem,) if model_file else ()
+    requirements, constraints = requirements_text(source.path, config.pip_packages), _text(source.path / CONSTRAINTS)
+    pins = sdk_pins(requirements, constraints)
+    model_sha256 = model_files.combined_hash(models)
     rendered = sdk_renderer.render(
-        source.path, tag=f"{image_name}:{config.version}", base_image=base_image, models=models, timeout_s=timeout_s,
-        sdk_version=pins[0], holoscan_version=pins[1],
+        source.path, tag=f"{image_name}:{config.version}", base_image=base_image, models=tuple(each.name for each in models),
+        timeout_s=timeout_s, sdk_version=pins[0], holoscan_version=pins[1], config=config.for_packager,
     )  # fmt: skip
 
+    script = recipe.install_script(config.system_packages)
     if "dependencies" not in kept:
-        _write_dependencies(target / "dependencies", requirements, _text(source.path / "constraints.txt"), house)
-    if model_file and "model" not in kept:
-        _place(model_file, target / "model" / "opt" / "holoscan" / "models" / model_file.stem / model_file.name)
+        _write_dependencies(target / "dependencies", script, requirements, constraints, house)
+    if "model" not in kept:
+        for each in models:
+            each.lay_out(target / "model" / "opt" / "holoscan" / "models", unpack=config.unpack_models)
     _write_application(target / "app", source, rendered)
 
-    packages = [gathered] if gathered else [requirements, _text(source.path / "constraints.txt")]
-    dependency_key = _digest([recipe.dependency_stage(base_image), recipe.INSTALL_SH, *packages])
+    packages = [gathered] if gathered else [requirements, constraints]
+    dependency_key = _digest([recipe.dependency_stage(base_image), script, *packages])
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
@@ -175,28 +182,32 @@ def write_context(
         commit=source.commit,
         content_hash=content,
         dependency_key=dependency_key,
-        network="none" if gathered or kept else "default",
+        network="none" if kept or (gathered and not config.system_packages) else "default",
         app_json=rendered.app_json,
         pkg_json=rendered.pkg_json,
         model_sha256=model_sha256,
         sdk_version=rendered.sdk_version,
         layers=(
             Layer("dependencies", dependency_key, house.bytes if house else 0),
-            Layer("model", model_sha256, model_file.stat().st_size if model_file else 0),
+            Layer("model", model_sha256, sum(each.bytes for each in models)),
             Layer("application", application_key, _bytes(target / "app")),
         ),
         golden=golden,
         environment=rendered.environment,
         labels=tuple(labels.items()),
-        stages=_stages(dependency_key, model_file, model_sha256),
+        stages=_stages(dependency_key, model_files.layout_key(models, unpack=config.unpack_models)),
+        application=target / "app" / "opt" / "holoscan" / "app",
+        models=tuple(models),
+        unpack_models=config.unpack_models,
+        packager_config=config.for_packager,
     )
 
 
-def _stages(dependency_key: str, model_file: Path | None, model_sha256: str) -> tuple[Stage, ...]:
+def _stages(dependency_key: str, model_layer: list[str]) -> tuple[Stage, ...]:
     dependencies = Stage("dependencies", dependency_key)
-    if model_file is None:
+    if not model_layer:
         return (dependencies,)
-    return (dependencies, Stage("model", _digest([dependency_key, recipe.model_stage(has_model=True), model_file.name, model_sha256])))
+    return (dependencies, Stage("model", _digest([dependency_key, recipe.model_stage(has_model=True), *model_layer])))
 
 
 def sdk_pins(requirements: str, constraints: str) -> tuple[str, str]:
@@ -209,19 +220,13 @@ def sdk_pins(requirements: str, constraints: str) -> tuple[str, str]:
     return pins.get("monai-deploy-app-sdk", sdk_renderer.SDK_VERSION), holoscan
 
 
-def _requirements(folder: Path, config: AppConfig) -> str:
-    """The application's requirements, with the packages that ``app.yaml`` may name as the SDK's packager adds them."""
-    lines = _text(folder / "requirements.txt").splitlines()
-    return "\n".join([*lines, *config.pip_packages]) + "\n"
-
-
 def _required_names(requirements: str) -> list[str]:
     return [found[0] for line in requirements.splitlines() if (found := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()))]
 
 
-def _write_dependencies(folder: Path, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> None:
+def _write_dependencies(folder: Path, script: str, requirements: str, constraints: str, house: wheelhouse.Wheelhouse | None) -> None:
     folder.mkdir(parents=True)
-    (folder / "install.sh").write_text(recipe.INSTALL_SH, "utf-8")
+    (folder / "install.sh").write_text(script, "utf-8")
     (folder / "requirements.txt").write_text(requirements, "utf-8")
     (folder / "constraints.txt").write_text(constraints, "utf-8")
     (folder / "python.txt").write_text(house.python_version if house else "", "utf-8")

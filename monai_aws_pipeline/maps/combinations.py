@@ -23,7 +23,9 @@ _PYTHON_IMAGE: Final = re.compile(r"(?:^|/)python:(3\.\d{1,2})(?:$|[-.@])")
 _OTHER_SYSTEM: Final = re.compile(r"alpine|rockylinux|almalinux|centos|fedora|amazonlinux|opensuse|(?:^|[/:-])ubi\d", re.IGNORECASE)
 
 
-def examine(base_image: str, packager: str, python: str, *, collect_wheels: bool, has_constraints: bool) -> list[Finding]:
+def examine(
+    base_image: str, packager: str, python: str, *, collect_wheels: bool, has_constraints: bool, has_system_packages: bool = False
+) -> list[Finding]:
     """Everything that does not go together.
 
     Args:
@@ -32,8 +34,11 @@ def examine(base_image: str, packager: str, python: str, *, collect_wheels: bool
         python: The setting ``map_python``.
         collect_wheels: Whether a wheelhouse is asked for.
         has_constraints: Whether the application has a ``constraints.txt``.
+        has_system_packages: Whether its ``app.yaml`` asks for packages of the base image's distribution.
     """
     findings = []
+    if has_system_packages:
+        findings += _system_packages(base_image, packager, collect_wheels=collect_wheels)
     if _OTHER_SYSTEM.search(base_image):
         message = f"{base_image} seems to be neither Debian nor Ubuntu, whose packages a build may need"
         findings.append(Finding("base-image", message, "Set MONAI_AWS_BASE_IMAGE to an image of one of them", Severity.WARNING))
@@ -46,6 +51,21 @@ def examine(base_image: str, packager: str, python: str, *, collect_wheels: bool
         message = f"{base_image} has Python {found}, and MONAI_AWS_MAP_PYTHON says {python}: {why}"
         findings.append(Finding("base-image", message, f"Set MONAI_AWS_MAP_PYTHON={found}, or another base image", severity))
     return findings
+
+
+def _system_packages(base_image: str, packager: str, *, collect_wheels: bool) -> list[Finding]:
+    if packager == OFFICIAL:
+        message = "the official packager does not install the system-packages of app.yaml"
+        remedy = "Set MONAI_AWS_BASE_IMAGE to an image that holds them, or MONAI_AWS_PACKAGER=layered"
+        return [Finding("system-packages", message, remedy, Severity.WARNING, "app.yaml")]
+    if collect_wheels:
+        message = (
+            "app.yaml asks for system-packages, which apt fetches on the build machine, and MONAI_AWS_WHEELHOUSE=collect is for machines "
+            "without internet"
+        )
+        remedy = f"See that {base_image} holds them already, or that the machine reaches the distribution's servers"
+        return [Finding("system-packages", message, remedy, Severity.WARNING, "app.yaml")]
+    return []
 
 
 def python_of(base_image: str) -> str:

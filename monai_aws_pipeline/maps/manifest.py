@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +23,14 @@ from monai_aws_pipeline.maps.study_contract import Declared, parse_section
 APP_YAML: Final = "app.yaml"
 MAX_BYTES: Final = 64 * 1024
 
+_MAX_SYSTEM_PACKAGES: Final = 50
+_SYSTEM_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{1,99}")
+"""A name as Debian's policy has it (deb-control(5), "Package")."""
 _VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,39}")
 _OLDER_SDK: Final = "monai-deploy"
 _OLDER_MODELS: Final = "/opt/monai/models"
 """What manifests of MONAI Deploy App SDK 0.5 and before leave unsaid."""
-_RENAMED: Final = {
+_RENAMED: Final = {  # what the packager takes without a word, and does not read
     "input_formats": "input-formats",
     "output_formats": "output-formats",
     "inputFormats": "input-formats",
@@ -49,7 +53,11 @@ class AppYamlMissingError(ManifestError):
 
 @dataclass(frozen=True)
 class AppConfig:
-    """What ``app.yaml`` says. ``resources`` goes into ``pkg.json`` as it is."""
+    """What ``app.yaml`` says. ``resources`` goes into ``pkg.json`` as it is.
+
+    ``system_packages``: what apt installs below the application. ``unpack_models``: a model that is a zip is laid into the image unpacked.
+    ``for_packager``: the file in the spelling that the SDK's packager reads; empty where it has that spelling already.
+    """
 
     title: str
     version: str
@@ -59,6 +67,9 @@ class AppConfig:
     resources: dict[str, Any]
     study: Declared = field(default_factory=Declared)
     """The section ``monai-aws``: what the application says it asks of a study."""
+    system_packages: tuple[str, ...] = ()
+    unpack_models: bool = True
+    for_packager: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,19 +123,22 @@ def parse_app_config(text: str) -> AppConfig:
     if not isinstance(resources, dict):
         findings.append("'resources' is missing: it holds cpu, gpu and memory")
         resources = {}
-    for wrong, right in _RENAMED.items():
-        if wrong in application:
-            findings.append(f"'application.{wrong}' is not read by the packager; write '{right}'")
+    written = dict(application)
+    for other, name in _RENAMED.items():
+        if other in application:
+            application = {name: application[other], **{key: value for key, value in application.items() if key != other}}
     title, version = application.get("title"), application.get("version")
     if not isinstance(title, str) or not title.strip() or len(title) > 200 or not title.isprintable():
         findings.append("'application.title' must be one line of text")
         title = ""
     if not isinstance(version, str):
-        findings.append(f"'application.version' must be text such as 1.0.0 (found {type(version).__name__}; quote a number)")
-        version = ""
+        version = _as_written(text, version)  # 1.10 is a number to YAML, and 1.1
+    if not version:
+        findings.append("'application.version' is missing: a text such as 1.0.0")
     elif not _VERSION.fullmatch(version):
         findings.append("'application.version' may hold letters, digits, '.', '+' and '-' only, at most 40")
-    study = parse_section(data.get("monai-aws"), findings)
+    section, system_packages, unpack_models = _of_the_build(data.get("monai-aws"), findings)
+    study = parse_section(section, findings)
     config = AppConfig(
         title=title,
         version=version,
@@ -133,6 +147,8 @@ def parse_app_config(text: str) -> AppConfig:
         pip_packages=_texts(application, "pip-packages", findings),
         resources=resources,
         study=study,
+        system_packages=system_packages,
+        unpack_models=unpack_models,
     )
     try:
         json.dumps(resources, allow_nan=False)
@@ -140,7 +156,57 @@ def parse_app_config(text: str) -> AppConfig:
         findings.append("'resources' holds a value that JSON cannot hold (a date, a binary, a not-a-number)")
     if findings:
         raise ManifestError(APP_YAML, findings)
-    return config
+    respelled_application = {**application, "version": version}
+    if respelled_application == written:
+        return config
+    whole = {"application": respelled_application, "resources": resources}
+    return replace(config, for_packager=yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+
+
+def _as_written(text: str, version: Any) -> str:
+    """The text of a version that YAML takes for a number or a date; empty for anything else."""
+    if isinstance(version, bool) or not isinstance(version, int | float | date):
+        return ""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for name in ("application", "version"):
+        pairs = root.value if isinstance(root, yaml.MappingNode) else []
+        root = next((value for key, value in pairs if key.value == name), None)
+    return root.value if isinstance(root, yaml.ScalarNode) else ""
+
+
+def line_of(text: str, name: str) -> int:
+    """The line of a key such as ``application.version`` in a YAML text, or of the nearest one above it; 0 where there is none."""
+    try:
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return 0
+    line = 0
+    for part in name.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((key, value) for key, value in pairs if key.value == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _of_the_build(section: Any, findings: list[str]) -> tuple[Any, tuple[str, ...], bool]:
+    """What the section ``monai-aws`` says of the image's making, and the section without it (what is asked of a study)."""
+    if not isinstance(section, dict):
+        return section, (), True
+    rest = {name: value for name, value in section.items() if name not in ("system-packages", "unpack-models")}
+    packages = section.get("system-packages")
+    if packages is None:
+        packages = []
+    good = isinstance(packages, list) and all(isinstance(item, str) and _SYSTEM_PACKAGE.fullmatch(item) for item in packages)
+    if not good or len(packages) > _MAX_SYSTEM_PACKAGES:
+        findings.append(f"'monai-aws.system-packages' must be a list of at most {_MAX_SYSTEM_PACKAGES} Debian packages, such as [libgl1]")
+        packages = []
+    unpack = section.get("unpack-models", True)
+    if not isinstance(unpack, bool):
+        findings.append("'monai-aws.unpack-models' must be true or false")
+        unpack = True
+    return rest, tuple(sorted(set(packages))), unpack
 
 
 def parse_app_manifest(text: str) -> AppManifest:

@@ -38,11 +38,13 @@ class OfficialPackagerError(RuntimeError):
     """The packager's answer is not understood."""
 
 
-def write_folder(context: BuildContext, source: Source, target: Path, *, base_image: str, model_file: Path | None) -> None:
-    """Lay out what the packager reads: ``app/``, ``models/STEM/NAME``, ``artifacts.json``. ``target`` must not exist or be empty."""
+def write_folder(context: BuildContext, source: Source, target: Path, *, base_image: str) -> None:
+    """Lay out what the packager reads: ``app/``, ``models/NAME``, ``artifacts.json``. ``target`` must not exist or be empty."""
     shutil.copytree(source.path, target / "app", ignore=shutil.ignore_patterns("golden"))
-    if model_file:
-        _place(model_file, target / "models" / model_file.stem / model_file.name)
+    for each in context.models:
+        each.lay_out(target / "models", unpack=context.unpack_models)
+    if context.packager_config:
+        (target / "app.yaml").write_text(context.packager_config, "utf-8")
     releases = sdk_renderer.artifacts_list(sdk_renderer.HOLOSCAN_VERSION, base_image)
     (target / "artifacts.json").write_text(json.dumps(releases, indent=1), "utf-8")
     (target / "tag").write_text(context.tag, "utf-8")
@@ -52,7 +54,7 @@ def package_command(folder: str, context: BuildContext, *, name: str, base_image
     """``monai-deploy package`` for a folder that ``write_folder`` laid out."""
     return [
         PROGRAM, "package", f"{folder}/app",
-        "--config", f"{folder}/app/app.yaml",
+        "--config", f"{folder}/app.yaml" if context.packager_config else f"{folder}/app/app.yaml",
         *(["--models", f"{folder}/models"] if has_model else []),
         "--tag", f"{name}:{context.tag}",
         "--platform", PLATFORM,
@@ -84,11 +86,3 @@ def tag_in(lines: Iterable[str]) -> str:
             f"monai-deploy package named no image; read the run's log. This project knows holoscan-cli {sdk_renderer.CLI_VERSION}"
         )
     return tag
-
-
-def _place(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

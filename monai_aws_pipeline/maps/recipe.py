@@ -9,6 +9,8 @@ Works with the BuildKit of Docker 20.10 and later, and pulls no Dockerfile front
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Sequence
 from typing import Final
 
 EPOCH: Final = 315532800
@@ -27,7 +29,10 @@ class RecipeError(ValueError):
     """A value cannot be written into a Dockerfile."""
 
 
-INSTALL_SH: Final = rf"""#!/bin/sh
+NO_SYSTEM_PACKAGES: Final = "of app.yaml could not be installed"
+"""Words of the script where apt fails, by which the failed build's remedy is found."""
+
+_BEGIN_SH: Final = rf"""#!/bin/sh
 # Runs as root while the dependency layer is built. /mnt is the build context's folder `dependencies`, mounted read-only, so that
 # requirements and wheels are in no layer.
 set -eu
@@ -35,7 +40,24 @@ VENV={VENV}
 touch /tmp/.layer-start
 
 fail() {{ echo "error: $*" >&2; exit 65; }}
+"""
 
+_SYSTEM_SH: Final = rf"""
+# What app.yaml asks for (monai-aws: system-packages). apt is left alone where the base image has all of it, so that no network is needed.
+SYSTEM_PACKAGES=@PACKAGES@
+has_all() {{
+  dpkg-query -W -f '${{db:Status-Status}}\n' $SYSTEM_PACKAGES >/tmp/.status 2>/dev/null && ! grep -qv '^installed$' /tmp/.status
+}}
+if ! has_all; then
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -q update && apt-get -q install -y --no-install-recommends $SYSTEM_PACKAGES \
+    || fail "the system-packages {NO_SYSTEM_PACKAGES} ($SYSTEM_PACKAGES); without a network the base image has to hold them"
+  rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
+fi
+rm -f /tmp/.status
+"""
+
+_REST_SH: Final = rf"""
 has_python() {{ python3 -c 'import venv' 2>/dev/null && python3 -m pip --version >/dev/null 2>&1; }}
 if ! has_python || {{ [ ! -f /mnt/wheels.txt ] && ! command -v jq >/dev/null; }}; then
   echo "the base image lacks python3, pip or jq: installing them"
@@ -86,6 +108,16 @@ find / -xdev -newer /tmp/.layer-start ! -path /tmp/.layer-start -exec touch -h -
 rm -f /tmp/.layer-start
 touch -d @{EPOCH} /tmp
 """  # noqa: S608  a shell script that says "install"
+
+INSTALL_SH: Final = _BEGIN_SH + _REST_SH
+"""The script where nothing but Python packages is installed."""
+
+
+def install_script(system_packages: Sequence[str] = ()) -> str:
+    """The script of the dependency layer. ``system_packages``: names that ``manifest`` has checked."""
+    if not system_packages:
+        return INSTALL_SH
+    return _BEGIN_SH + _SYSTEM_SH.replace("@PACKAGES@", shlex.quote(" ".join(system_packages))) + _REST_SH
 
 
 def dependency_stage(base_image: str) -> str:

@@ -57,6 +57,7 @@ def render(
     timeout_s: int = 0,
     sdk_version: str = SDK_VERSION,
     holoscan_version: str = HOLOSCAN_VERSION,
+    config: str = "",
 ) -> RenderedMap:
     """Render the manifests of an application folder that holds ``app.yaml``.
 
@@ -67,6 +68,7 @@ def render(
         models: Names of the models; their bytes are not needed.
         timeout_s: The application's own timeout in seconds, 0 for none.
         sdk_version, holoscan_version: Versions the application is built with.
+        config: Text that the packager reads in place of ``app.yaml``; empty: the file itself.
 
     Raises:
         RendererError: The packager refused the application (its own words), or another version of it is installed.
@@ -80,8 +82,10 @@ def render(
         source.write_text(json.dumps(artifacts_list(holoscan_version, base_image)), "utf-8")
         for name in models:  # the packager reads a model's name from its folder and records nothing else of it
             (folder / "models" / name).mkdir(parents=True)
+        (folder / "app.yaml").write_text(config, "utf-8")
         arguments = Namespace(
-            application=application, config=application / "app.yaml", docs=None, models=folder / "models" if models else None,
+            application=application, config=folder / "app.yaml" if config else application / "app.yaml", docs=None,
+            models=folder / "models" if models else None,
             platform=[Platform.x86_64], timeout=timeout_s, version=None, add_hosts=None, additional_libs=None, base_image=None,
             build_image=None, build_cache=folder, cmake_args=None, cuda=13, holoscan_sdk_file=None, includes=[], input_data=None,
             monai_deploy_sdk_file=None, no_cache=False, sdk=SdkType.MonaiDeploy, sdk_version=None, source=str(source), output=None, tag=tag,

@@ -66,10 +66,13 @@ def observe(app_source: str, ref: str, login: git.Login | None = None) -> str:
     return _version_of_folder(folder, repository)[0]
 
 
-def checkout(app_source: str, ref: str, app_dir: str, target: Path, login: git.Login | None = None) -> Source:
+def checkout(
+    app_source: str, ref: str, app_dir: str, target: Path, login: git.Login | None = None, *, needs_app_yaml: bool = True
+) -> Source:
     """Copy the application into ``target``, which must not exist or be empty, and return it.
 
-    Files keep their executable bit and nothing else; a version control folder, caches and ``.env`` are left out. Raises SourceError.
+    Files keep their executable bit and nothing else; a version control folder, caches and ``.env`` are left out. Raises SourceError; with
+    ``needs_app_yaml`` off, a folder that holds no ``app.yaml`` anywhere is returned as it is.
     """
     _check_ref(ref)
     inside = _inside(app_dir)
@@ -94,7 +97,8 @@ def checkout(app_source: str, ref: str, app_dir: str, target: Path, login: git.L
     if not (target / "app.yaml").is_file():
         found = sorted(str(path.parent.relative_to(target)) for path in target.rglob("app.yaml"))[:5]
         hint = f"; app.yaml lies in: {', '.join(found)} (set MONAI_AWS_APP_DIR)" if found else ""
-        raise NoApplicationError(f"the application folder holds no app.yaml{hint}")
+        if found or needs_app_yaml:
+            raise NoApplicationError(f"the application folder holds no app.yaml{hint}")
     return Source(target, commit, dirty, content_hash(target))
 
 

@@ -281,7 +281,7 @@ FAILURES = {
     "build-provision": Failure("no NVIDIA driver answers", settings={"gpus": "all"}),
     "build-send": Failure("Sending what is built broke off", power_is_lost),
     "build-build": Failure("Building the MAP failed", settings={"base_image": "127.0.0.1:9/no/such:image"}),
-    "build-golden": Failure("nothing was pushed", settings={"golden_study": "tiny:fail"}),
+    "build-golden": Failure("the MAP was not pushed", settings={"golden_study": "tiny:fail"}),
     "build-push": Failure("Pushing the MAP failed", order=NO_PUSH),
     "bake-launch": Failure("MONAI_AWS_INSTANCE_TYPES", order=NO_CAPACITY),
     "bake-provision": Failure("no NVIDIA driver answers", settings={"gpus": "all"}),

@@ -29,7 +29,7 @@ DICE: Final = 0.995
 VOLUME: Final = 0.02
 """Relative difference of the volume in ``measurements.json``."""
 
-_ORIGINAL: Final = re.compile(r"(processed|quarantine)/.*upload(\.[a-z0-9]+|/\d+(\.[a-z0-9]+)?)$")
+_ORIGINAL: Final = re.compile(r"(processed|quarantine)/.*upload((\.[a-z0-9]+){1,2}|/\d+(\.[a-z0-9]+)?)$")
 _BINARY: Final = (".png", ".stl", ".dcm")
 _PLANTED: Final = re.compile(r"[\w^-]*zq[\w^-]*", re.IGNORECASE)
 _BORN: Final = re.compile(

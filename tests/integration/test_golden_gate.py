@@ -17,6 +17,7 @@ from monai_aws_pipeline.contract import ROLE_MAP_BUILD, golden_key, sbom_key
 from monai_aws_pipeline.deployment import golden_gate
 from monai_aws_pipeline.deployment.golden_gate import GateReport
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.settings import Settings
@@ -49,6 +50,12 @@ def pushed(place: Platform) -> list[str]:
     return sorted(image["imageTag"] for image in found if image.get("imageTag", "").startswith("0.1.0-"))
 
 
+def kept_stages(place: Platform) -> list[str]:
+    """Tags of kept build stages."""
+    found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
+    return sorted(image["imageTag"] for image in found if is_stage_tag(image.get("imageTag", "")))
+
+
 def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expectation = Path(place.settings.app_source) / "golden" / "expect.yaml"
     right = expectation.read_text()
@@ -56,6 +63,7 @@ def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp
     with pytest.raises(Failure, match=r"volume of Bright: expected from 17\.5 to 17\.6 ml, found 17\.8 ml"):
         place.materialize("map_image")
     assert pushed(place) == []
+    assert len(kept_stages(place)) == 1, "the dependencies, which a corrected expectation needs not to build again"
     assert place.machines(ROLE_MAP_BUILD) == []
 
     genuine = golden_gate.hold
@@ -64,7 +72,7 @@ def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp
         """What an application does that fails or writes nothing, on the machine that is there anyway."""
         for wish, words in (("tiny:fail", "map_failed: .*exit code 3"), ("tiny:nothing", "no_output")):
             bad = replace(golden, study=Path(golden_study(tmp_path, wish)["MONAI_AWS_GOLDEN_STUDY"]))
-            with pytest.raises(Failure, match=f"nothing was pushed(.|\n)*application: expected answers the study, found {words}"):
+            with pytest.raises(Failure, match=f"the MAP was not pushed(.|\n)*application: expected answers the study, found {words}"):
                 genuine(remote, image, bad, settings, work / wish[5:], report)
         return genuine(remote, image, golden, settings, work / "good", report)
 
@@ -72,6 +80,8 @@ def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp
     expectation.write_text(right)
     metadata = place.materialize("map_image").asset_materializations_for_node("map_image")[0].metadata
     study = place.settings.golden_study_sha256
+    assert metadata["stages_reused"].value == "dependencies"
+    assert str(metadata["imports"].value).startswith("passed (")
     assert metadata["golden"].value == f"passed ({study})"
     points = {record.data["point"]: record.data for record in metadata["golden_points"].value.records}  # type: ignore[union-attr]
     assert points["volume of Bright"]["found"] == "17.8 ml"

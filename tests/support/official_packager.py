@@ -12,6 +12,7 @@ from pathlib import Path
 from monai_aws_pipeline.maps import official
 from monai_aws_pipeline.maps.build_context import BuildContext, write_context
 from monai_aws_pipeline.maps.golden import Golden
+from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import checkout
 
 _DOCKER = """\
@@ -49,9 +50,10 @@ class Packaged:
 def package(place: Path, application: str, base: str, model: Path | None = None, golden: Golden | None = None) -> Packaged:
     """Run ``monai-deploy package`` on an application, in an empty folder."""
     source = checkout(application, "HEAD", ".", place / "source")
-    plan = write_context(source, place / "plan", base_image=base, model_file=model, model_sha256="0" * 64 if model else "", golden=golden)
+    models = (Model(model.stem, model, "0" * 64),) if model else ()
+    plan = write_context(source, place / "plan", base_image=base, models=models, golden=golden)
     folder = place / "folder"
-    official.write_folder(plan, source, folder, base_image=base, model_file=model)
+    official.write_folder(plan, source, folder, base_image=base)
     programs = place / "bin"
     programs.mkdir()
     (programs / "docker").write_text(_DOCKER.format(python=sys.executable))

@@ -118,6 +118,7 @@ def _replaced(file: bytes, tag: int, vr: str, element: bytes) -> bytes:
         "ir_6_ir_87": (["ISO 2022 IR 6", "ISO 2022 IR 87"], "Yamadazq^Tarou=山田^太郎"),
         "gb18030": ("GB18030", "Wangzq^XiaoDong=王^小东="),
         "latin_1": ("ISO_IR 100", "Müllerzq^Jürgen"),
+        "greek": ("ISO_IR 126", "\u0394\u03b9\u03bf\u03bd\u03c5\u03c3\u03b9\u03bf\u03c2zq"),
         "thai": ("ISO_IR 166", "สมชายzq"),
         "utf_8": ("ISO_IR 192", "Müllerzq^Jürgen=山田^太郎"),
     },
@@ -164,12 +165,16 @@ def _bytes_of_a_name(draft: Draft, what: tuple[str | None, bytes]) -> None:
         "with_digits": "Zqplant^1961-02-03",
         "with_pattern_characters": "Zq(plant^Vaughn*zq[+?",
         "with_control_characters": "Zqplant\x07^Vaughnzq",
-        "with_two_values": "Zqplant^Vaughnzq\\Zqsecond^Namezq",
     },
     slot="name",
 )
 def _name(draft: Draft, name: str) -> None:
     _all(draft, PatientName=name)
+
+
+@axis("name_with_two_values", Phase.HEADER, refuse(Code.DICOM_DAMAGED), slot="name")
+def _two_names(draft: Draft) -> None:
+    _all(draft, PatientName="Zqplant^Vaughnzq\\Zqsecond^Namezq")
 
 
 @axis("name_differs_within_the_series", Phase.HEADER, ANSWER, slot="name")

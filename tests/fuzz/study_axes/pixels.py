@@ -1,4 +1,4 @@
-"""How pixels hold the patient's values: types, signs, rescaling, colours, multi-frame images. The values themselves stay what they are."""
+"""How pixels hold the patient's values: types, signs, rescaling, colours, multi-frame images. The values themselves stay as they are."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_a_miss_is_a_failure_that_names_the_point_the_figures_and_the_remedy():
     report = read_report(json.dumps({"points": POINTS, "seconds": 3}))
     failure = _failure(report, [point for point in report.points if not point.ok])
     assert "volume of Brain: expected from 1 to 2 ml, found 3.0 ml" in str(failure.description)
-    assert "nothing was pushed" in str(failure.description)
+    assert "the MAP was not pushed" in str(failure.description)
     assert "files mesh" not in str(failure.description)
     assert "golden/expect.yaml" in str(failure.description)
     assert {"golden", "golden_points"} == set(failure.metadata)

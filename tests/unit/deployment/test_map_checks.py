@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from monai_aws_pipeline.deployment.map_checks import MAX_LAYER_BYTES, chosen_lay
 from monai_aws_pipeline.deployment.map_image import plan_map, require_sound
 from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.findings import Finding, Severity
+from monai_aws_pipeline.maps.manifest import read_app_config
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import PROJECT_ROOT
@@ -98,7 +100,9 @@ def test_a_plan_that_the_doctor_objects_to_asks_aws_for_nothing(tmp_path: Path, 
 
 def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(TINY_APP))
+    shutil.copytree(TINY_APP, tmp_path / "app")
+    (tmp_path / "app" / "hostile.py").write_text("")  # it tries to reach a network, which the doctor warns of
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(tmp_path / "app"))
     (tmp_path / "packages").mkdir()
     for name, version in (("pydicom", "3.0.2"), ("numpy", "2.4.6")):
         make_wheel(tmp_path / "packages", name, version)
@@ -113,6 +117,25 @@ def test_the_command_line_shows_the_same_and_ends_with_exit_code_1_for_errors_on
     wrong = CliRunner().invoke(cli, ["doctor", "app"])
     assert wrong.exit_code == 1
     assert "MONAI_AWS_APP_DIR" in wrong.output
+
+
+def test_the_command_line_shows_file_line_and_what_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "__main__.py").write_text("import os\nimport cv2\n")
+    (app / "requirements.txt").write_text("numpy==2.4.6\n")
+    (tmp_path / "packages").mkdir()
+    make_wheel(tmp_path / "packages", "numpy", "2.4.6")
+    pip_knows(monkeypatch, tmp_path / "packages")
+    monkeypatch.setenv("MONAI_AWS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MONAI_AWS_APP_SOURCE", str(app))
+    said = CliRunner().invoke(cli, ["doctor", "app"])
+    assert said.exit_code == 1
+    assert "__main__.py:2" in said.output
+    assert "ready to paste into requirements.txt (error in imports):\nopencv-python-headless\n" in said.output
+    begun = said.output.partition("ready to paste into app.yaml (error in app.yaml):\n")[2].partition("\n\n")[0]
+    (app / "app.yaml").write_text(begun)
+    assert read_app_config(app).title == "app"
 
 
 def test_a_secret_that_cannot_be_read_is_one_of_the_doctors_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

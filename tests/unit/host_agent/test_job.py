@@ -695,6 +695,27 @@ def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_lo
     assert bench.engine.runs == 3
 
 
+def test_the_log_that_is_kept_names_nobody_of_any_instance(bench: Bench, tmp_path: Path) -> None:
+    def prints(source: Path, target: Path) -> RunEnd:
+        names = [str(pydicom.dcmread(path).PatientName) for path in sorted(source.iterdir())]
+        return replace(answers(source, target), log_tail=(*names, "nobody_invented.nii.gz", "2026-01-15 10:00:01 INFO step 1 of 1"))
+
+    bench.engine.run_map = prints
+    uid = generate_uid()
+    files = write_series(tmp_path / "study", uid, slices=3)
+    corrected = pydicom.dcmread(files[1])
+    corrected.PatientName = "Zqplant^Vaughnzq"
+    corrected.save_as(files[1])
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.name)
+    message = bench.upload("input/a.zip", (tmp_path / "made.zip").read_bytes())
+    assert bench.turn() is Outcome.ANSWERED
+    log_key = result_key(study_id(SECRET, uid), message.job).replace("result.json", "map.log")
+    kept = bench.s3.get_object(Bucket="studies", Key=log_key)["Body"].read().decode().splitlines()
+    assert kept == [*["[removed]"] * 3, "[removed].nii.gz", "2026-01-15 10:00:01 INFO step 1 of 1"]
+
+
 def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: Bench, tmp_path: Path) -> None:
     good, bad = generate_uid(), generate_uid()
     message = bench.upload("input/two.zip", zip_of(tmp_path, good, bad))

@@ -16,10 +16,11 @@ from monai_aws_pipeline.maps import assembly, conformance, recipe, sdk_renderer
 from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextError, sdk_pins, write_context
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
+from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES, rules_in
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
-from monai_aws_pipeline.maps.study_contract import contract_of
+from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_of
 from tests.unit.maps.wheels import local_wheelhouse
 
 EXAMPLE = "examples/brain_mri/app"
@@ -47,6 +48,9 @@ def context(tmp_path: Path, name: str, app: str = TINY, **options: object) -> Bu
     source = checkout(app, "HEAD", ".", tmp_path / f"{name}-source")
     if "wheels" in options:
         options.setdefault("gathered", "w1")
+    file, sha256 = options.pop("model_file", None), str(options.pop("model_sha256", ""))
+    if isinstance(file, Path):
+        options["models"] = (Model(file.stem, file, sha256),)
     return write_context(source, tmp_path / name, base_image=str(options.pop("base_image", BASE)), **options)  # type: ignore[arg-type]
 
 
@@ -204,10 +208,11 @@ def test_labels_tell_what_the_application_asks_of_a_study(tmp_path):
     before = contract_of(plain)
     assert before.volume
     with (source.path / "app.yaml").open("a") as config:
-        config.write("\nmonai-aws: {require-volume: true, min-slices: 17, stack: {EchoTime: 90}}\n")
+        config.write("\nmonai-aws: {require-volume: true, min-slices: 17, stack: {EchoTime: 90}, system-packages: [libgl1]}\n")
     (source.path / "more.json").write_text('{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')
     asking = dict(write_context(source, tmp_path / "asking", base_image=BASE).labels)
-    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),))
+    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),), handles=frozenset())
+    assert "libgl1" not in asking[LABEL_STUDY_CONTRACT], "which is the image's, and asks nothing of a study"
     assert asking[LABEL_RULES] == ""  # which of two sets of rules decides is the application's secret
 
 

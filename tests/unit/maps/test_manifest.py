@@ -6,6 +6,7 @@ import contextlib
 import json
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,10 +37,39 @@ def test_a_good_app_yaml_is_read_whole():
 
 def test_every_finding_is_reported_at_once():
     with pytest.raises(ManifestError) as caught:
-        parse_app_config("application:\n  version: 1.0\n  input_formats: [DICOM]\n")
+        parse_app_config("application:\n  version: [1]\n  input_formats: DICOM\n")
     text = " | ".join(caught.value.findings)
-    for part in ("resources", "input-formats", "title", "quote a number"):
+    for part in ("resources", "input-formats", "title", "version"):
         assert part in text
+
+
+@pytest.mark.parametrize(("written", "read"), [("1.0", "1.0"), ("1.10", "1.10"), ("2", "2"), ("2024-05-01", "2024-05-01"), ("1e3", "1e3")])
+def test_a_version_that_yaml_takes_for_something_else_is_its_text(written, read):
+    config = parse_app_config(GOOD.replace("1.2.0", written))
+    assert config.version == read
+    assert parse_app_config(config.for_packager or GOOD.replace("1.2.0", written)).version == read
+
+
+@pytest.mark.parametrize("names", [("inputFormats", "outputFormats"), ("input_formats", "output_formats")])
+def test_other_spellings_are_read_and_told_to_the_packager_in_its_own(names):
+    text = GOOD.replace("input-formats", names[0]).replace("output-formats", names[1])
+    config = parse_app_config(text)
+    assert (config.input_formats, config.output_formats) == (("DICOM",), ("DICOM", "STL"))
+    told = yaml.safe_load(config.for_packager)
+    assert told["application"]["output-formats"] == ["DICOM", "STL"]
+    assert names[0] not in told["application"]
+    assert parse_app_config(GOOD).for_packager == "", "where nothing is spelled otherwise the file itself is read"
+
+
+def test_what_the_image_needs_of_its_distribution_is_a_list_of_names():
+    config = parse_app_config(GOOD + "monai-aws: {system-packages: [libgl1, libglib2.0-0, libgl1], require-volume: true}")
+    assert config.system_packages == ("libgl1", "libglib2.0-0")
+    assert config.study.volume is True
+    for wrong in ("libgl1", "[libgl1; id]", "['-o=x']", "[1]", "[Libgl1]", "['a b']", "[x]"):
+        with pytest.raises(ManifestError, match="system-packages"):
+            parse_app_config(GOOD + f"monai-aws: {{system-packages: {wrong}}}")
+    with pytest.raises(ManifestError, match="unpack-models"):
+        parse_app_config(GOOD + "monai-aws: {unpack-models: 1}")
 
 
 @pytest.mark.parametrize(

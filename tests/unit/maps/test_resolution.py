@@ -9,7 +9,7 @@ import pytest
 
 from monai_aws_pipeline.maps import resolution
 from monai_aws_pipeline.maps.findings import Finding, Severity
-from monai_aws_pipeline.maps.resolution import Question, examine
+from monai_aws_pipeline.maps.resolution import Answer, Question
 
 from .wheels import make_wheel, pip_knows
 
@@ -29,8 +29,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def answer(place: Path, *requirements: str, constraints: tuple[str, ...] = (), wheels_only: bool = True) -> Answer:
+    return resolution.ask(Question(requirements, constraints, "3.12", wheels_only), place / "cache")
+
+
 def ask(place: Path, *requirements: str, constraints: tuple[str, ...] = (), wheels_only: bool = True) -> list[Finding]:
-    return examine(Question(requirements, constraints, "3.12", wheels_only), place / "cache")
+    return list(answer(place, *requirements, constraints=constraints, wheels_only=wheels_only).findings)
 
 
 def only(place: Path, *requirements: str, constraints: tuple[str, ...] = (), wheels_only: bool = True) -> Finding:
@@ -92,6 +96,40 @@ def test_a_package_that_is_only_a_source_is_a_warning_unless_wheels_are_wanted(p
     assert only(place, "delta==1.0").severity is Severity.ERROR
 
 
+def test_what_would_be_installed_is_said_with_what_the_requirements_bring_along(place: Path):
+    first = answer(place, "alpha==2.0")
+    assert (first.packages, first.whole) == ({"alpha": "2.0", "gamma": "1.5"}, True)
+    assert answer(place, "alpha==2.0").packages == first.packages, "also where the answer was kept"
+
+
+def test_a_package_that_is_only_a_source_hides_no_conflict_of_the_others(place: Path):
+    (place / "packages" / "delta-1.0.tar.gz").write_bytes(b"never opened")
+    source, conflict = ask(place, "delta==1.0", "alpha==2.0", "gamma==2.0", wheels_only=False)
+    assert "only a source" in source.message
+    assert "alpha 2.0 depends on gamma<2" in conflict.message
+    assert (source.severity, conflict.severity) == (Severity.WARNING, Severity.ERROR)
+
+
+def test_a_source_that_another_package_requires_hides_no_conflict_either(place: Path):
+    (place / "packages" / "delta-1.0.tar.gz").write_bytes(b"never opened")
+    make_wheel(place / "packages", "epsilon", "1.0", requires="delta>=1")
+    make_wheel(place / "packages", "zeta", "1.0", requires="gamma>=2")
+    found = [each.message for each in ask(place, "epsilon==1.0", "alpha==2.0", "zeta==1.0", wheels_only=False)]
+    assert ["only a source" in found[0], "gamma<2" in found[1], len(found)] == [True, True, 2]
+
+
+def test_each_name_that_there_is_not_is_said_and_not_the_first_alone(place: Path):
+    found = [each.message for each in ask(place, "alpha==9.9", "nothing-of-that-name", "gamma==2.0")]
+    assert ["alpha==9.9" in found[0], "nothing-of-that-name" in found[1], len(found)] == [True, True, 2]
+
+
+def test_what_stands_in_for_a_source_is_no_whole_answer_and_is_not_kept(place: Path):
+    (place / "packages" / "delta-1.0.tar.gz").write_bytes(b"never opened")
+    found = answer(place, "delta==1.0", "gamma", wheels_only=False)
+    assert (found.packages, found.whole) == ({"delta": "1.0", "gamma": "2.0"}, False)
+    assert answer(place, "delta==1.0", "gamma", wheels_only=False).findings == found.findings
+
+
 def test_an_index_out_of_reach_is_a_warning_without_its_address(place: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -104,10 +142,10 @@ def test_an_index_out_of_reach_is_a_warning_without_its_address(place: Path, mon
 
 
 def test_pip_may_not_take_for_ever(place: Path):
-    (found,) = examine(Question(("alpha",), (), "3.12"), place / "cache", seconds=0.01)
+    (found,) = resolution.ask(Question(("alpha",), (), "3.12"), place / "cache", seconds=0.01).findings
     assert (found.severity, "no answer within" in found.message) == (Severity.WARNING, True)
 
 
 def test_a_pip_that_does_not_understand_is_a_warning(place: Path):
-    (found,) = examine(Question(("alpha",), ("alpha[extra]==1.0",), "3.12"), place / "cache")
+    (found,) = resolution.ask(Question(("alpha",), ("alpha[extra]==1.0",), "3.12"), place / "cache").findings
     assert (found.severity, "could not be asked" in found.message) == (Severity.WARNING, True)

@@ -22,9 +22,11 @@ def test_the_environment_is_read(monkeypatch):
     assert settings.names.jobs_queue == "monai-aws-ward-3-jobs"
 
 
-def test_a_model_needs_its_hash():
-    with pytest.raises(SettingsError, match="model_sha256"):
-        load_settings(model_uri="model.ts")
+def test_several_models_have_several_hashes():
+    both = "1" * 64 + "," + "2" * 64
+    assert load_settings(model_uri="a=net.ts,b=net.pt", model_sha256=both).model_sha256 == both
+    with pytest.raises(SettingsError, match="MODEL_SHA256"):
+        load_settings(model_uri="a=net.ts", model_sha256="1" * 63)
 
 
 def test_a_missing_bucket_is_named_where_it_is_needed():

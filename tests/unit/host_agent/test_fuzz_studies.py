@@ -1,4 +1,8 @@
-"""A short run of the studies' fuzzer, and whether it would see a wrong answer, an end without a name, an identifier that leaks."""
+"""A hundred changed studies with a fixed seed, and whether the search would see what it searches for.
+
+Each is answered rightly or refused by a name, and no planted identifier is anywhere. ``make fuzz-studies`` runs two thousand with a new
+seed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from tests.fuzz.study_oracle import DICE, Planes, Verdict, dice_of, judge, masks
 
 Array = NDArray[Any]
 
-SEED = 20261
+SEED = 20261128
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +35,12 @@ def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def test_a_hundred_changed_studies_end_in_a_right_answer_or_a_named_refusal(tmp_path: Path) -> None:
-    summary = run(SEED, 100, tmp_path)
-    assert not summary.findings, report(summary)
-    assert summary.studies == 100
-    assert summary.answered > 20
-    assert summary.refused.total() > 20
+def test_a_hundred_changed_studies_have_a_right_answer_or_a_named_refusal(tmp_path: Path) -> None:
+    summary = run(SEED, 100, tmp_path, processes=1)
+    assert (summary.studies, summary.findings) == (100, []), report(summary)
     assert summary.axes > 80
+    assert summary.answered > 25
+    assert summary.refused.total() > 25
 
 
 def test_studies_are_changed_along_more_than_forty_axes_of_every_family() -> None:
