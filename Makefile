@@ -7,6 +7,8 @@ PYTHON := .venv/bin/python
 BENCH ?=
 SECONDS ?= 600
 STUDIES ?= 2000
+SEED ?=
+ONLY ?=
 TESTS ?= tests/e2e tests/integration tests/unit
 # Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
 PARALLEL ?= 2
@@ -20,7 +22,7 @@ help:
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
-	@echo "make fuzz-studies  good studies changed in hundreds of ways, looking for a wrong answer (STUDIES=2000)"
+	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:
@@ -53,11 +55,11 @@ lint: dev
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)
 
-fuzz-studies: dev
-	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES)
-
 fuzz: dev
 	@$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
+
+fuzz-studies: dev
+	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi
