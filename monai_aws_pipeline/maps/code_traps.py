@@ -181,7 +181,7 @@ def series_choice(code: AppCode, config: AppConfig | None) -> list[Finding]:
     """All series asked for and one given; rules that the platform cannot read."""
     findings = []
     asks = [call for call in code.calls() if any(word.arg == "all_matched" and _is_true(word.value) for word in call.node.keywords)]
-    if config is not None and config.study.series is None and asks:
+    if (config is None or config.study.series is None) and asks:
         message = "the selector is asked for every series that its rules take (all_matched=True), and the platform gives the largest only"
         remedy = "Say in app.yaml which is meant: 'largest', or 'all' for an application that goes through all of them"
         paste = "monai-aws:\n  series: largest"
@@ -189,8 +189,13 @@ def series_choice(code: AppCode, config: AppConfig | None) -> list[Finding]:
     used = code.first_use(SELECTOR)
     if used is None or series_rules.label_of(code.folder):
         return findings
-    several = len(list(series_rules.series_rules(code.folder))) > 1
-    why = "there are several sets of selection rules" if several else "the selection rules are put together by code"
+    calls = [call for call in code.calls() if call.name.rpartition(".")[2] == SELECTOR]
+    if len(list(series_rules.series_rules(code.folder))) > 1:
+        why = "there are several sets of selection rules"
+    elif calls and not any(word.arg in ("rules", None) for call in calls for word in call.node.keywords):
+        why = "the selector is given no rules"
+    else:
+        why = "the selection rules are put together by code"
     message = f"{why}, so that the platform cannot choose a series by them and refuses a study where the choice is in doubt"
     remedy = "Write the rules as one text (JSON with 'selections') in the code or in a .json file of the application"
     return [*findings, Finding("series", message, remedy, Severity.WARNING, *used)]
@@ -209,9 +214,9 @@ _HANDLES: Final = {
 def volumes(code: AppCode, config: AppConfig | None) -> list[Finding]:
     """What the SDK's way from a series to a volume reads wrongly, and is therefore not given unless app.yaml says so."""
     used = code.first_use(VOLUME_OPERATOR)
-    if used is None or config is None:
+    if used is None:
         return []
-    open_ones = [kind for kind in Handles if kind not in config.study.handles]
+    open_ones = [kind for kind in Handles if config is None or kind not in config.study.handles]
     if not open_ones:
         return []
     kinds = "; ".join(f"{kind.value}: {_HANDLES[kind]}" for kind in open_ones)

@@ -306,7 +306,7 @@ def _sdk_traps(read: _Read, plan: Plan, installed: Installed | None) -> list[Fin
         pin = f"{SDK}=={sdk_renderer.SDK_VERSION}"
         findings.append(Finding("sdk", f"{SDK} is not pinned", remedy, file=REQUIREMENTS, line=read.own.line_of(SDK), paste=pin))
     findings += [*_added(read), *_cli(exact), *_holoscan(exact), *_two_holoscans(read, plan), *_cudart(read.required, plan.base_image)]
-    return [*findings, *_pydicom(read, installed), *_monai(read)]
+    return [*findings, *_pydicom(read, installed)]
 
 
 def _added(read: _Read) -> list[Finding]:
@@ -385,21 +385,6 @@ def _pydicom(read: _Read, installed: Installed | None) -> list[Finding]:
     message = f"SDK {sdk_renderer.SDK_VERSION} needs pydicom 3, and the requirements take pydicom{chosen}: its operators would fail"
     file = REQUIREMENTS if line or not wanted else CONSTRAINTS
     return [Finding("sdk", message, "Write pydicom==3.0.2", file=file, line=line, paste="pydicom==3.0.2")]
-
-
-def _monai(read: _Read) -> list[Finding]:
-    if read.required.named("monai") or any(each.module.partition(".")[0] == "monai" for each in _beside_deploy(read.code)):
-        return []
-    if any(read.code.first_use(name) for name, needed in imports.OPERATORS.items() if "monai" in needed):
-        return []  # said there, with the operator that needs it
-    remedy = f"Write monai==1.6.1 into {REQUIREMENTS}, if the application uses operators of the SDK that infer or read bundles"
-    message = "monai itself is not in the requirements; the SDK does not bring it"
-    return [Finding("sdk", message, remedy, Severity.WARNING, REQUIREMENTS, paste="monai==1.6.1")]
-
-
-def _beside_deploy(code: AppCode) -> list[app_code.Import]:
-    """Imports of monai itself, whose absence is said as an import."""
-    return [each for each in code.imports_of("monai") if each not in code.imports_of("monai.deploy")]
 
 
 def _at_least(version: str, limit: Version) -> bool:

@@ -231,11 +231,21 @@ def examine(code: AppCode, installed: Installed, requirements: Iterable[str], py
     """
     reached = code.reachable()
     named = frozenset(requirements)
-    findings = []
+    by_cause: dict[str, list[Finding]] = {}
     for each in _first_of_each(code.imports, reached):
         if finding := _judged(each, code, installed, named, _number(python)):
-            findings.append(finding if each.file in reached else _not_reached(finding))
-    return [*findings, *_needed_by_operators(code, installed, {each.message for each in findings})]
+            cause = finding.paste or (each.module if code.is_own(each.module) else each.module.partition(".")[0])
+            by_cause.setdefault(cause, []).append(finding if each.file in reached else _not_reached(finding))
+    findings = [_gravest(each) for each in by_cause.values()]
+    return [*findings, *_needed_by_operators(code, installed, {each.paste for each in findings})]
+
+
+def _gravest(findings: list[Finding]) -> Finding:
+    """One finding for all imports that the same package would bring: the first of the gravest, with how many there are beside it."""
+    first = next((each for each in findings if each.severity is Severity.ERROR), findings[0])
+    if len(findings) == 1:
+        return first
+    return replace(first, message=f"{first.message} (and {len(findings) - 1} more of it)")
 
 
 def _first_of_each(imports: Iterable[Import], reached: frozenset[str]) -> Iterator[Import]:
@@ -258,6 +268,8 @@ def _judged(each: Import, code: AppCode, installed: Installed, named: frozenset[
     if code.is_own(each.module):
         return _own(each, code)
     brought = _packages_of(each.module)
+    if not brought and (own_name := canonicalize_name(each.module.partition(".")[0])) in _KNOWN_REQUIREMENTS:
+        brought = (own_name,)
     if _is_standard(each.module, python) or _is_brought(each.module, brought, installed):
         return None
     return _missing(each, brought, installed, python) if brought else _unknown(each, code, installed, named)
@@ -319,7 +331,7 @@ def _not_reached(finding: Finding) -> Finding:
     return replace(finding, message=message, severity=Severity.WARNING)
 
 
-def _needed_by_operators(code: AppCode, installed: Installed, said: set[str]) -> list[Finding]:
+def _needed_by_operators(code: AppCode, installed: Installed, pasted: set[str]) -> list[Finding]:
     """What operators of the SDK import only when they are made, so that neither an import nor a start shows that it is missing."""
     findings = []
     told: set[str] = set()
@@ -329,7 +341,7 @@ def _needed_by_operators(code: AppCode, installed: Installed, said: set[str]) ->
             continue
         for module in modules:
             packages = _packages_of(module) or (canonicalize_name(module),)
-            if module in told or any(name in installed.packages for name in packages) or any(packages[0] in text for text in said):
+            if module in told or packages[0] in pasted or any(name in installed.packages for name in packages):
                 continue
             told.add(module)
             message = f"{operator} needs {module}, and no requirement brings {packages[0]}"

@@ -141,6 +141,8 @@ def test_all_series_asked_for_and_nothing_declared_is_a_warning(tmp_path: Path):
     ("text", "files", "why"),
     [
         (f"{SELECTOR}rules = make()\nDICOMSeriesSelectorOperator(None, rules=rules)", {}, "put together by code"),
+        (f"{SELECTOR}DICOMSeriesSelectorOperator(None, **options)", {}, "put together by code"),
+        (f"{SELECTOR}DICOMSeriesSelectorOperator(None, name='x')", {}, "given no rules"),
         (f"{SELECTOR}DICOMSeriesSelectorOperator(None, rules='''{RULES}''')", {"more__json": RULES.replace("CT", "MR")}, "several sets"),
     ],
 )

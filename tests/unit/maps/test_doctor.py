@@ -403,7 +403,7 @@ def test_a_source_that_is_not_there_is_a_finding_and_no_traceback(app: Path, tmp
 
 def test_no_app_yaml_stops_nothing_else_and_one_to_begin_with_is_shown(app: Path, tmp_path: Path):
     (app / "app.yaml").unlink()
-    (app / "__main__.py").write_text(SDK_CODE + "import cv2\n")
+    (app / "__main__.py").write_text(SDK_CODE + "import cv2\nfrom somewhere import selector\nselector(all_matched=True)\n")
     with (app / "requirements.txt").open("a") as file:
         file.write("-r more.txt\nnumpy==99.0\n")
     settings = load_settings(
@@ -412,7 +412,7 @@ def test_no_app_yaml_stops_nothing_else_and_one_to_begin_with_is_shown(app: Path
     )  # fmt: skip
     seen = consult(settings, target=tmp_path / "copy")
     points = {finding.point for finding in seen.findings if finding.severity is not Severity.INFO}
-    assert points == {"app.yaml", "imports", "requirements", "model", "packager", "golden"}
+    assert points == {"app.yaml", "imports", "series", "requirements", "model", "packager", "golden"}
     (missing,) = [finding for finding in seen.errors if finding.point == "app.yaml"]
     (app / "app.yaml").write_text(missing.paste)
     config = read_app_config(app)

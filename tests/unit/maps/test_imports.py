@@ -78,6 +78,14 @@ def test_each_package_that_may_bring_it_is_enough(tmp_path: Path, module: str, p
     assert found(tmp_path, f"import {module}", package) == []
 
 
+def test_a_package_that_is_missing_is_one_finding_however_often_it_is_imported(tmp_path: Path):
+    tried = "import json\ntry:\n    import torch.cuda\nexcept ImportError:\n    pass\n"
+    code = f"{tried}import torch\nfrom torch.nn import Module\nimport odd.a\nimport odd.b\n"
+    torch, odd = found(tmp_path, code, "numpy")
+    assert (torch.severity, torch.paste, torch.line, "and 2 more of it" in torch.message) == (ERROR, "torch", 6, True)
+    assert (odd.severity, odd.line, "and 1 more of it" in odd.message) == (ERROR, 8, True)
+
+
 def test_what_is_not_known_for_sure_is_a_warning(tmp_path: Path):
     assert only(tmp_path, "import cv2", "numpy", complete=False).severity is WARNING
 
