@@ -1,11 +1,14 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test faults lint bench fuzz clean use dev
+.PHONY: help demo demo-down ui test faults lint bench fuzz fuzz-studies clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
 SECONDS ?= 600
+STUDIES ?= 2000
+SEED ?=
+ONLY ?=
 TESTS ?= tests/e2e tests/integration tests/unit
 # Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
 PARALLEL ?= 2
@@ -19,6 +22,7 @@ help:
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
+	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:
@@ -53,6 +57,9 @@ bench: dev
 
 fuzz: dev
 	@$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
+
+fuzz-studies: dev
+	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi

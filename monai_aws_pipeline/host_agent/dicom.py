@@ -136,7 +136,8 @@ def _image_or_companion(path: Path, pool: Pool) -> Instance | None:
 def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -> Instance | None:
     """Read one file's header; None for a DICOMDIR. Raises RefusedError for a damaged, truncated or incomplete file.
 
-    ``pool``: where the instances of one upload share equal values. ``whole``: judge the pixels of every object, not those of images alone.
+    ``pool``: where the instances of one upload share equal values. ``whole``: judge the pixels of every object, not those of images
+    alone, and take no SOP class from the meta information.
     """
     try:
         found = read_structure(path, _WANTED, gather=GATHER)
@@ -154,7 +155,7 @@ def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -
         study_uid=_uid(found, _STUDY_UID),
         series_uid=_uid(found, _SERIES_UID),
         sop_uid=_uid(found, _SOP_UID),
-        sop_class=text_of(found, _SOP_CLASS),
+        sop_class=text_of(found, _SOP_CLASS) if whole else sop_class,
         modality=text_of(found, _MODALITY),
         patient=hashlib.sha256(patient).digest() if patient else b"",
         identifying=(pool or Pool()).of(found.gathered),

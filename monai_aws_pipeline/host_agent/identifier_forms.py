@@ -20,6 +20,7 @@ from urllib.parse import quote
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+Span = tuple[int, int]
 Token = tuple[str, int, int]
 """A word or a number in lower case, with where it starts and ends."""
 

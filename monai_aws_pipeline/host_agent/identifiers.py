@@ -2,7 +2,8 @@
 
 An application is somebody's code and may print any header value, in any form; its log is kept beside the results. ``IdentifierFilter`` is
 made of one study and cleans an application's lines, and every other text that quotes one. Here belongs what is taken out and what stays;
-which attributes count is in ``identifying_attributes.py``, in which forms their values are found in ``identifier_forms.py``.
+which attributes count is in ``identifying_attributes.py``, in which forms their values are found in ``identifier_forms.py``,
+``identifier_dates.py`` and ``identifier_uids.py``.
 
 Taken out wherever it stands:
 
@@ -36,7 +37,9 @@ from typing import Any, Final, Self
 from monai_aws_pipeline.host_agent.dicom import Study
 from monai_aws_pipeline.host_agent.dicom_structure import Element
 from monai_aws_pipeline.host_agent.engine import LINE_BYTES
+from monai_aws_pipeline.host_agent.identifier_dates import Moments, stamp_end
 from monai_aws_pipeline.host_agent.identifier_forms import (
+    Span,
     Token,
     clean,
     decoded,
@@ -46,12 +49,11 @@ from monai_aws_pipeline.host_agent.identifier_forms import (
     tokens,
     words,
 )
+from monai_aws_pipeline.host_agent.identifier_uids import Uids
 from monai_aws_pipeline.host_agent.identifying_attributes import Kind, kind_of, labels_of
 from monai_aws_pipeline.host_agent.log_words import LOG_WORDS
 
 REMOVED: Final = "[removed]"
-
-Span = tuple[int, int]
 
 _DIGITS: Final = 5
 """From so many digits on, a number is removed wherever it stands."""
@@ -86,40 +88,6 @@ _PRINTED: Final = re.compile(
 )
 """An element as pydicom or dcmdump prints it, up to its value."""
 
-_UID: Final = re.compile(r"(?<!\d)(?<!\d\.)\d+(?:\.\d+){2,}")
-_UNDERSCORED_UID: Final = re.compile(r"(?<!\d)(?<!\d_)[012](?:_\d+){5,}")
-_LONG_NUMBER: Final = re.compile(r"(?<!\d)\d{24,}(?!\d)")
-_REGISTERED: Final = "1.2.840.10008."
-
-_STAMP: Final = re.compile(
-    r"\W{0,3}(?:\w{1,10}\W{1,3})?(?:[IWEF](?=\d))?((?:\d{4})[-/.]?(?:\d\d)[-/.]?(?:\d\d))[T ]\d\d:?\d\d:?\d\d(?:[.,]\d{1,9})?"
-)
-_MONTHS: Final = {
-    name: number
-    for number, names in enumerate(
-        ("jan", "feb", "mar maer", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt", "nov", "dec dez"), 1
-    )
-    for name in names.split()
-}  # fmt: skip
-_MONTH: Final = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]{{0,6}}"
-_DATES: Final = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?<!\d)(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)(?:\d{4}(?:\d\d)?(?:\.\d{1,6})?(?:[+-]\d{4})?)?(?!\d)",
-        r"(?<![\d.])(?P<y>\d{4})(?P<s>,?\s|[-/._:])(?P<m>\d{1,2})(?P=s)\s?(?P<d>\d{1,2})(?!\d|\.\d)",
-        r"(?<![\d.])(?P<a>\d{1,2})(?P<s>[-/._ ])\s?(?P<b>\d{1,2})(?P=s)\s?(?P<z>\d{4}|\d{2})(?!\d|\.\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[\s.,_/-]{{0,3}}{_MONTH}[\s.,'_/-]{{0,3}}(?P<z>\d{{4}}|\d\d)(?!\d)",
-        rf"(?<![a-z]){_MONTH}[\s._/-]{{0,3}}(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s\d\d:\d\d:\d\d)?(?:\s[a-z]{{3,4}})?[\s,._/-]{{1,3}}(?P<z>\d{{4}})(?!\d)",
-        rf"(?<!\d)(?P<y>\d{{4}})[\s._/-]{{0,2}}{_MONTH}[\s._/-]{{0,2}}(?P<d>\d{{1,2}})(?!\d)",
-    )
-)
-_TIME: Final = re.compile(r"(?<![\d:.])(\d\d)(:?)(\d\d)\2(\d\d)(?:[.,]\d{1,6})?(?![\d:])")
-_AGE: Final = re.compile(r"(?<![\d.])(\d{1,3})[\s_-]{0,2}(years?|yrs?|y/?o|y|months?|weeks?|days?|[mwd])(?![a-z])")
-_LABELLED_AGE: Final = re.compile(r"(?<![a-z])(?:patient_?s?)?_?age[d]?\W{0,4}(?:is|of|at|in years)?\W{0,4}(\d{1,3})(?![\d.])")
-_LABELLED_YEAR: Final = re.compile(
-    r"(?<![a-z])(?:born|birth|dob|birth_?year|birth_?date|year of birth)\W{0,4}(?:in|year|date|on)?\W{0,4}(\d{4})(?!\d)"
-)
-
 
 class IdentifierFilter:
     """Cleans the texts about one study. ``elements``: what its instances hold of identifying attributes; ``uids``: its own.
@@ -132,8 +100,8 @@ class IdentifierFilter:
         self._today = {today + timedelta(days) for days in (-1, 0, 1)}
         self._names = _Names()
         self._terms = _Terms()
-        self._moments = _Moments()
-        self._uids = _Uids()
+        self._moments = Moments()
+        self._uids = Uids()
         found = sorted(set(elements))
         character_sets = [raw for tag, vr, raw in found if kind_of(tag, vr) is Kind.CHARACTER_SET][:8]
         for tag, vr, raw in found:
@@ -181,9 +149,7 @@ class IdentifierFilter:
         if any(char.isdigit() for char in text):
             low = text.lower()
             yield from self._uids.spans(low)
-            stamp = _STAMP.match(text)
-            behind = stamp.end() if stamp and _date(re.sub(r"\D", "", stamp[1])) in self._today else 0
-            yield from self._moments.spans(low, behind)
+            yield from self._moments.spans(low, stamp_end(text, self._today))
 
     def _learn(self, kind: Kind | None, tag: int, raw: bytes, character_sets: list[bytes]) -> None:
         if kind in (Kind.DATE, Kind.TIME, Kind.MOMENT, Kind.AGE):
@@ -455,146 +421,6 @@ def _is_somebodys(found: tuple[str, ...]) -> bool:
         or (digits > 1 and any(len(token) > 1 for token in rare))
         or sum(map(is_lone, letters)) > 1
     )
-
-
-# ----------------------------------------------------------------------------------------------------------------- dates, times, ages
-
-
-class _Moments:
-    """Dates, times of day with seconds, and ages."""
-
-    def __init__(self) -> None:
-        self._dates: set[date] = set()
-        self._births: set[date] = set()
-        self._times: set[tuple[str, str, str]] = set()
-        self._ages: set[tuple[int, str]] = set()
-
-    def learn(self, kind: Kind, text: str, *, born: bool) -> None:
-        """Take in one value, of which a multiple one or a range is several."""
-        if kind is Kind.AGE:
-            self._ages |= {(int(number), unit.lower()) for number, unit in re.findall(r"(\d{1,3})\s*([DWMYdwmy])", text)}
-        if kind in (Kind.DATE, Kind.MOMENT):
-            for found in re.finditer(r"(?<!\d)(\d{4})[.\-/]?(\d\d)[.\-/]?(\d\d)", text):
-                if made := _date("".join(found.groups())):
-                    (self._births if born else self._dates).add(made)
-        if kind in (Kind.TIME, Kind.MOMENT):
-            pattern = r"(?<![\d.])(\d\d):?(\d\d):?(\d\d)(?!\d)" if kind is Kind.TIME else r"\d{8}(\d\d)(\d\d)(\d\d)"
-            self._times |= {found.groups() for found in re.finditer(pattern, text)}  # type: ignore[misc]
-
-    def complete(self) -> None:
-        """Ages follow from the dates, whether or not they are written anywhere. Midnight says that a time is not known."""
-        self._times.discard(("00", "00", "00"))
-        years = {(when.year, when.month, when.day) for when in sorted(self._dates)[:5000]}
-        for birth in sorted(self._births)[:8]:
-            self._ages |= {(year - birth.year - ((month, day) < (birth.month, birth.day)), "y") for year, month, day in years}
-
-    def spans(self, low: str, behind: int) -> Iterator[Span]:
-        """Where a text tells one of them, ``behind`` its own time stamp."""
-        dates = self._dates | self._births
-        if dates:
-            for pattern in _DATES:
-                yield from (found.span() for found in pattern.finditer(low) if found.start() >= behind and dates & _meant(found))
-        if self._births:
-            born = {when.year for when in self._births}
-            yield from (found.span(1) for found in _LABELLED_YEAR.finditer(low) if int(found[1]) in born)
-        if self._times:
-            for found in _TIME.finditer(low):
-                if found.start() >= behind and (found[1], found[3], found[4]) in self._times:
-                    yield found.span()
-        if self._ages:
-            yield from (found.span() for found in _AGE.finditer(low) if self._is_age(found))
-            numbers = {number for number, _ in self._ages}
-            yield from (found.span(1) for found in _LABELLED_AGE.finditer(low) if int(found[1]) in numbers)
-
-    def _is_age(self, found: re.Match[str]) -> bool:
-        number, unit = found[1], found[2]
-        if (int(number), unit[0]) not in self._ages:
-            return False
-        return len(unit) > 1 or len(number) == 3 or (unit == "y" and len(number) > 1)  # 2 m and 3 d are other quantities
-
-
-def _meant(found: re.Match[str]) -> set[date]:
-    """The dates that a match may mean: day or month first, two digits of a year."""
-    parts = {name: value for name, value in found.groupdict().items() if value}
-    years = [int(parts.get("y") or parts["z"])]
-    if len(parts.get("z", "0000")) == 2:
-        years = [1900 + years[0], 2000 + years[0]]
-    if "name" in parts:
-        days = [(_MONTHS[parts["name"]], int(parts["d"]))]
-    elif "a" in parts:
-        one, other = int(parts["a"]), int(parts["b"])
-        days = [(one, other), (other, one)]
-        if len(parts["z"]) == 2:
-            return _made([1900 + one, 2000 + one], [(other, int(parts["z"]))]) | _made(years, days)
-    else:
-        days = [(int(parts["m"]), int(parts["d"])), (int(parts["d"]), int(parts["m"]))]
-    return _made(years, days)
-
-
-def _made(years: list[int], days: list[tuple[int, int]]) -> set[date]:
-    made = set()
-    for year in years:
-        for month, day in days:
-            if 1 <= year <= 9999 and 1 <= month <= 12 and 1 <= day <= 31 and (found := _date(f"{year:04d}{month:02d}{day:02d}")):
-                made.add(found)
-    return made
-
-
-def _date(digits: str) -> date | None:
-    try:
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
-    except ValueError:  # the 31st of February, or nothing at all
-        return None
-
-
-# ------------------------------------------------------------------------------------------------------------------------------ UIDs
-
-
-class _Uids:
-    """UIDs by their look. Known ones are remembered only where their look does not tell, or where their last part may stand alone."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._tails: set[str] = set()
-
-    def learn(self, uid: str) -> bool:
-        """Take in a UID of the study; False for one so short that only its label tells it from a version or a decimal number."""
-        tail = uid.rpartition(".")[2]
-        if len(tail) >= 10:
-            self._tails.add(tail)
-        if _looks_like_uid(uid):
-            return True
-        if len(uid) < 9 and uid.count(".") < 4:
-            return False
-        self._known.add(uid)
-        return True
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Where a text holds a UID."""
-        for found in _UID.finditer(text):
-            if found[0] in self._known or (_looks_like_uid(found[0]) and not _is_section(text, found.start(), found[0])):
-                yield found.span()
-        for found in _UNDERSCORED_UID.finditer(text):
-            if len(found[0]) >= 20 and any(len(part) >= 5 for part in found[0].split("_")):
-                yield found.span()
-        yield from (found.span() for found in _LONG_NUMBER.finditer(text))
-        if self._tails:
-            yield from (found.span() for found in re.finditer(r"(?<!\d)\d{10,}(?!\d)", text) if found[0] in self._tails)
-
-
-def _looks_like_uid(text: str) -> bool:
-    """Five parts under one of the three roots, or three of which one is far longer than in a version or an address. PS3.5 section 9."""
-    if text.startswith(_REGISTERED):
-        return False
-    parts = text.split(".")
-    if parts[0].lstrip("0") not in ("", "1", "2") or len(parts) < 3:
-        return len(text) >= 30 and len(parts) > 4
-    return len(parts) > 4 or any(len(part) >= 12 for part in parts) or (text.startswith("2.25.") and len(parts[2]) >= 6)
-
-
-def _is_section(text: str, start: int, found: str) -> bool:
-    """Whether it is a short number behind a letter and a point, as sections of the standard have it: C.7.6.16.2.3."""
-    return len(found) < 16 and re.search(r"(?<![a-z0-9])[a-z]\.$", text[max(0, start - 3) : start]) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- places

@@ -27,6 +27,9 @@ _CHARSET, _IMAGE_TYPE, _SERIES_NUMBER = 0x00080005, 0x00080008, 0x00200011
 _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _SPACING = 0x00200032, 0x00200037, 0x00200052, 0x00280030
 _SLICE_SPACING, _THICKNESS, _PHOTOMETRIC, _LUT_SHAPE = 0x00180088, 0x00180050, 0x00280004, 0x20500020
 _PATIENT_NAME: Final = 0x00100010
+_SOP_CLASS: Final = 0x00080016
+_DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
+_MOMENTS: Final = {0x00080020: _DATE, 0x00080030: _TIME, 0x00100030: _DATE}
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280008, 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
 _INTERCEPT, _SLOPE = 0x00281052, 0x00281053
@@ -49,7 +52,7 @@ WANTED: Final = frozenset(
     {
         _CHARSET, _IMAGE_TYPE, _SERIES_NUMBER, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _SPACING, _SLICE_SPACING, _PHOTOMETRIC,
         _LUT_SHAPE, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, *TELLING_APART, *TYPE_2,
-        _THICKNESS,
+        _THICKNESS, _SOP_CLASS,
     }
 )  # fmt: skip
 
@@ -87,14 +90,21 @@ class ImageHeader:
     """SpacingBetweenSlices in mm as declared, of whatever sign."""
     frame_of_reference: str = ""
     has_series_number: bool = True
+    """Whether SeriesNumber is a number."""
+    has_class: bool = True
+    """Whether it names its SOP class itself, and not its meta information alone."""
+    odd_moments: tuple[str, ...] = ()
+    """Keywords of dates and times of patient and study whose values are not written as DICOM writes them (PS3.5 section 6.2)."""
+    empty_rescale: bool = False
+    """Whether RescaleSlope or RescaleIntercept is there and has no value."""
     thickness: float | None = None
     """SliceThickness in mm as declared."""
     missing: tuple[str, ...] = ()
     """Keywords of ``TYPE_2`` that it does not have."""
     divided_name: bool = False
     """Whether the patient's name holds a byte that divides values: two names, or a part of a character of several bytes."""
-    charsets: int = 0
-    """How many character sets it names."""
+    charset: str = ""
+    """SpecificCharacterSet, several with a backslash between them."""
     telling: Attributes = ()
 
 
@@ -119,11 +129,16 @@ def header_of(found: Structure) -> ImageHeader:
         plane=plane_of(position, orientation, spacing),
         slice_spacing=_number(texts.get(_SLICE_SPACING, "")),
         frame_of_reference=texts.get(_FRAME_OF_REFERENCE, ""),
-        has_series_number=bool(texts.get(_SERIES_NUMBER, "")),
+        has_series_number=bool(re.fullmatch(r"[+-]?[0-9]{1,10}(\.0*)?", texts.get(_SERIES_NUMBER, ""))),
+        has_class=_SOP_CLASS in found.values and bool(texts.get(_SOP_CLASS)),
+        odd_moments=tuple(
+            keyword_for_tag(tag) for tag, form in _MOMENTS.items() if (text := texts.get(tag, "")) and not form.fullmatch(text)
+        ),
+        empty_rescale=any(tag in found.values and not texts.get(tag) for tag in (_SLOPE, _INTERCEPT)),
         thickness=_number(texts.get(_THICKNESS, "")),
         missing=tuple(keyword_for_tag(tag) for tag in TYPE_2 if tag not in found.values),
         divided_name=_PATIENT_NAME in found.values and b"\\" in found.values[_PATIENT_NAME].data,
-        charsets=len(texts.get(_CHARSET, "").split("\\")) if _CHARSET in texts else 0,
+        charset=texts.get(_CHARSET, ""),
         telling=tuple((name_of(tag), texts[tag]) for tag in TELLING_APART if texts.get(tag)),
     )
 

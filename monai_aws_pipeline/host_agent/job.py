@@ -58,6 +58,7 @@ from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.outputs import Produced
+from monai_aws_pipeline.host_agent.pixel_types import undecodable
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
 
@@ -134,7 +135,7 @@ class Placed:
     folder: Path
     source: Path
     target: Path
-    without_identifiers: Callable[[Iterable[str]], list[str]]
+    without_identifiers: IdentifierFilter
     given: Given | None = None
     repairs: tuple[str, ...] = ()
 
@@ -347,7 +348,13 @@ def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
 
 def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
-    judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+    try:
+        judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+    except FailedError as error:
+        if error.code is Code.MAP_FAILED and error.final and (bad := undecodable(placed.instances)):
+            cause = f"The pixels of {bad} of {len(placed.instances)} images cannot be decoded, and the application ended with an error."
+            raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
+        raise
     return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
 
 
@@ -409,7 +416,7 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, taken.message.job
     inferred = judge(around.config.limits, ready, one.placed, tried.end)
-    extra = preview.describe(inferred.produced, one.placed.instances, one.folder)
+    extra = preview.describe(inferred.produced, one.placed.instances, one.folder, one.placed.without_identifiers.one)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 

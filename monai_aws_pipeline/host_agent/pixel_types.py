@@ -1,6 +1,6 @@
-"""Whether the SDK's own way to a volume keeps the pixels of a stack: it gives the whole volume the type of the first slice.
+"""What is asked of pixels themselves: does the SDK's own way to a volume keep them, and can they be decoded at all.
 
-Here belongs that one trap of MONAI Deploy App SDK 3 and 4 (``DICOMSeriesToVolumeOperator.generate_voxel_data``): each slice is rescaled
+The first is a trap of MONAI Deploy App SDK 3 and 4 (``DICOMSeriesToVolumeOperator.generate_voxel_data``): each slice is rescaled
 to float and made the smallest of uint16, int16, float32 that holds it; then all slices are written into an array of the first one's type.
 A first slice of air with whole numbers makes zeros of a fractional rescale, and large values of a later slice overflow.
 """
@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import pydicom
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from monai_aws_pipeline.host_agent.dicom import Instance
@@ -40,6 +41,24 @@ def check_pixel_types(stack: Sequence[Instance]) -> None:
     wrong = sum(not _holds(kept, _pixels(image)) for image in stack[1:])
     if wrong:
         raise RefusedError(Code.UNSUPPORTED_IMAGE, f"The pixels of {wrong} of {len(stack)} images would be cut off: {_TEXT}")
+
+
+def undecodable(instances: Sequence[Instance]) -> int:
+    """How many images have damaged pixels, as far as this host has a decoder for them; asked where an application failed on a study."""
+    return sum(item.image and _is_damaged(item) for item in instances)
+
+
+def _is_damaged(image: Instance) -> bool:
+    try:
+        if not get_decoder(UID(image.header.syntax)).is_available:
+            return False
+    except NotImplementedError:
+        return False
+    try:
+        _pixels(image)
+    except RefusedError:
+        return True
+    return False
 
 
 def _pixels(image: Instance) -> Array:

@@ -11,8 +11,8 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -62,8 +62,13 @@ class _Plane:
 # ------------------------------------------------------------------------------------------------------------------ from the agent
 
 
-def describe(produced: Sequence[Produced], source: Sequence[Instance], folder: Path) -> list[Path]:
-    """Write ``measurements.json`` and ``preview.png`` into ``folder``, as far as possible; returns what was written."""
+def describe(
+    produced: Sequence[Produced], source: Sequence[Instance], folder: Path, without_identifiers: Callable[[str], str] = str
+) -> list[Path]:
+    """Write ``measurements.json`` and ``preview.png`` into ``folder``, as far as possible; returns what was written.
+
+    ``without_identifiers`` cleans a segment's label, which is the application's own text and goes into the lineage.
+    """
     written: list[Path] = []
     measured: list[tuple[Segmentation, list[Segment]]] = []
     images = seg.read_source(source)
@@ -76,7 +81,8 @@ def describe(produced: Sequence[Produced], source: Sequence[Instance], folder: P
                 log.warning("a segmentation was not measured: %s", _reason(error))
     if measured:
         path = folder / "measurements.json"
-        path.write_text(measurements_json([segment for _, segments in measured for segment in segments]), encoding="ascii")
+        named = [replace(segment, label=without_identifiers(segment.label)) for _, segments in measured for segment in segments]
+        path.write_text(measurements_json(named), encoding="ascii")
         written.append(path)
     # The largest first: it says which series is drawn.
     measured.sort(key=lambda one: -sum(segment.volume_ml for segment in one[1]))

@@ -8,6 +8,7 @@ the DICOM SEG writer. A SpacingBetweenSlices that contradicts the positions woul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,7 +30,14 @@ SPACING: Final = "SpacingBetweenSlices taken from the positions"
 THICKNESS: Final = "SliceThickness filled in with the distance of the planes"
 EMPTY: Final = "attributes of patient and study that were not there added empty"
 NAME: Final = "the patient's name read as one value"
+CLASS: Final = "SOPClassUID taken from the meta information"
+MOMENTS: Final = "dates and times of the study written as DICOM writes them"
+RESCALE: Final = "an empty rescale taken out"
 _CONTRADICTS: Final = 0.01
+_KNOWN_CHARSETS: Final = frozenset(
+    {*(f"ISO_IR {number}" for number in (100, 101, 109, 110, 144, 127, 126, 138, 148, 13, 166, 192)), "GB18030", "GBK"}
+)
+"""Those that stand alone in PS3.3 C.12.1.1.2; anything else, several of them too, is written anew."""
 
 
 def even_out(instances: Sequence[Instance], stacks: Sequence[Stack]) -> tuple[str, ...]:
@@ -54,8 +62,14 @@ def _wanted(instance: Instance, stack: Stack | None, *, uneven: bool) -> set[str
     wanted = set()
     if not header.has_series_number:
         wanted.add(SERIES_NUMBER)
-    if header.charsets > 1 or header.divided_name:
+    if (header.charset and header.charset not in _KNOWN_CHARSETS) or header.divided_name:
         wanted.add(CHARACTER_SET)
+    if not header.has_class:
+        wanted.add(CLASS)
+    if header.odd_moments:
+        wanted.add(MOMENTS)
+    if header.empty_rescale:
+        wanted.add(RESCALE)
     if header.divided_name:
         wanted.add(NAME)
     if header.missing:
@@ -87,6 +101,12 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
             data.SeriesNumber = 1
         if ORIENTATION in wanted and stack:
             data.ImageOrientationPatient = _decimals(_mean_orientation(stack))
+        if CLASS in wanted:
+            data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
+        for keyword in instance.header.odd_moments:
+            setattr(data, keyword, _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")))
+        if RESCALE in wanted:
+            _without_empty_rescale(data)
         for keyword in instance.header.missing:
             setattr(data, keyword, None)
         if THICKNESS in wanted and stack:
@@ -111,6 +131,24 @@ def _whole_name(data: Dataset) -> str:
     if "\\" in text:
         raise RefusedError(Code.DICOM_DAMAGED, "A DICOM header has several values where there is one patient's name.")
     return text
+
+
+def _moment(text: str) -> str:
+    """A date or time of the older forms 2000.01.01 and 12:00:00 (PS3.5 section 6.2) in today's; empty for what is none."""
+    if found := re.fullmatch(r"([0-9]{4})[./-]([0-9]{2})[./-]([0-9]{2})", text):
+        return "".join(found.groups())
+    found = re.fullmatch(r"([0-9]{2}):([0-9]{2})(?::([0-9]{2})(\.[0-9]{1,6})?)?", text)
+    return "".join(part or "" for part in found.groups()) if found else ""
+
+
+def _without_empty_rescale(data: Dataset) -> None:
+    """Take out a rescale without values. Raises RefusedError where one of the two has a value that changes pixels."""
+    slope, intercept = (data.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope not in (None, "", 1) or intercept not in (None, "", 0):
+        raise RefusedError(Code.DICOM_DAMAGED, "RescaleSlope or RescaleIntercept of an image has no value, and the other one has.")
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        if name in data:
+            delattr(data, name)
 
 
 def _mean_orientation(stack: Stack) -> list[float]:

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import pydicom
 
-from monai_aws_pipeline.host_agent.dicom import Instance
+from monai_aws_pipeline.host_agent.dicom import Instance, class_name
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.geometry import Array, usual_step
 from monai_aws_pipeline.host_agent.image_header import Attributes, Plane, frames_of
@@ -128,6 +128,9 @@ def stack_of(images: Sequence[Instance], contract: StudyContract) -> Stack:
 def _check_kinds(images: Sequence[Instance], contract: StudyContract) -> None:
     """Refuse kinds of images that the application does not say it reads right."""
     total = len(images)
+    foreign = sum(not class_name(image.sop_class) for image in images)
+    if foreign:
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{foreign} of {total} images are of a SOP class that is not DICOM's own.")
     mosaic = [image for image in images if "MOSAIC" in image.header.image_type]
     if mosaic:
         raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{len(mosaic)} of {total} images are mosaics, which hold a whole volume as tiles.")
@@ -253,9 +256,8 @@ def _one_each(placed: Sequence[tuple[_Slice, Plane]], groups: Sequence[Sequence[
 
 def _check_even(along: Array, minimum: int) -> None:
     if len(along) < minimum:
-        raise NoStackError(
-            Code.IRREGULAR_VOLUME, f"The series has {len(along)} planes; the application needs at least {minimum}.", scout=True
-        )
+        count = f"{len(along)} plane" if len(along) == 1 else f"{len(along)} planes"
+        raise NoStackError(Code.IRREGULAR_VOLUME, f"The series has {count}; the application needs at least {minimum}.", scout=True)
     steps = np.diff(along)
     usual = float(np.median(steps))
     other = int((np.abs(steps - usual) > _UNEVEN * usual).sum())

@@ -1,8 +1,9 @@
-"""Two applications as people write them, without torch: they read a folder, segment by a threshold and write a DICOM SEG and a mesh.
+"""Applications as people write them, without torch: they read a folder, segment by a threshold and write a DICOM SEG.
 
-Neither protects itself: what is not caught before them becomes a wrong answer. ``sdk`` does what the MONAI Deploy SDK's operators do (one
+None protects itself: what is not caught before them becomes a wrong answer. ``sdk`` does what the MONAI Deploy SDK's operators do (one
 image a position, the volume in the type of its first plane; https://docs.monai.io/projects/monai-deploy-app-sdk); ``careful`` reads every
-kind of image that its app.yaml says it handles. Both are talkative: they print what a debugging author prints, names and UIDs included.
+kind of image that its app.yaml says it handles; ``echo`` is ``sdk`` with a rule for one of several stacks. All are talkative: they print
+what a debugging author prints, names and UIDs included.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Application:
     name: str
     labels: dict[str, str]
     volume_of: Callable[[list[Dataset]], tuple[list[Dataset], Array]]
+    wants_first_echo: bool = False
+    """Whether its app.yaml asks for the stack of one echo time."""
 
     def run(self, source: Path, target: Path, listing: str) -> list[str]:
         """Answer the study in ``source``; returns what it printed. ``listing``: in which order the file system lists the folder."""
@@ -106,6 +109,8 @@ def sdk_volume(series: list[Dataset]) -> tuple[list[Dataset], Array]:
 def careful_volume(series: list[Dataset]) -> tuple[list[Dataset], Array]:
     """All values as floats, MONOCHROME1 turned round, the frames of one multi-frame image as its planes."""
     if "NumberOfFrames" in series[0]:
+        if len(series) > 1:
+            raise ValueError(f"{len(series)} multi-frame images in one series")
         image = series[0]
         frames = image.pixel_array.astype(float)
         return [image], np.stack([_by_group(image, number, frame) for number, frame in enumerate(frames)])
@@ -163,7 +168,16 @@ CAREFUL: Final = Application(
     },
     careful_volume,
 )
-APPLICATIONS: Final = {application.name: application for application in (SDK, CAREFUL)}
+ECHO: Final = Application(
+    "echo",
+    {
+        LABEL_RULES: _RULES,
+        LABEL_STUDY_CONTRACT: StudyContract(volume=True, sdk_volume=True, stack=(("EchoTime", "10"),), syntaxes=SYNTAXES).to_label(),
+    },
+    sdk_volume,
+    wants_first_echo=True,
+)
+APPLICATIONS: Final = {application.name: application for application in (SDK, CAREFUL, ECHO)}
 
 
 # ------------------------------------------------------------------------------------------------------------------------- reading

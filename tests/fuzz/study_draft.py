@@ -96,10 +96,14 @@ class TruePlane:
 
 @dataclass(eq=False)
 class Series:
-    """Images of one series; ``truth``: the planes of which a right answer consists, none where no answer about it is right."""
+    """Images of one series; ``truth``: the planes of which a right answer consists, none where no answer about it is right.
+
+    ``chosen``: the same for an application that wants the stack of the first echo, where that makes a difference.
+    """
 
     images: list[Image]
     truth: list[TruePlane]
+    chosen: list[TruePlane] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -180,8 +184,10 @@ class Draft:
     def _values(self, position: Array, orientation: Array, spacing: tuple[float, float], shape: tuple[int, int]) -> Array:
         inside, smooth = object_at(points_of(position, orientation, spacing, shape))
         air = self.noise.integers(10, 60, shape)
-        holes = self.noise.random(shape) < 0.25
-        return np.where(inside, np.where(holes, 400, np.rint(smooth)), air).astype(float)
+        texture = self.noise.random(shape)
+        holes, edges = self.noise.integers(380, 500, shape), self.noise.integers(502, 580, shape)
+        solid = np.where(texture < 0.25, holes, np.where(texture < 0.45, edges, np.rint(smooth)))
+        return np.where(inside, solid, air).astype(float)
 
     def another(self, image: Image, values: Array | None = None, **changes: Any) -> Image:
         """A second instance of an image, with other values or attributes where they are given."""
@@ -199,7 +205,7 @@ class Draft:
         """The objects of the upload: (key, content)."""
         files = []
         for item in [*(image for series in self.series for image in series.images), *self.companions]:
-            header = item if isinstance(item, Dataset) else copy.deepcopy(item.header)
+            header = item if isinstance(item, Dataset) else with_same_elements(item.header)
             if isinstance(item, Image):
                 item.store(header, item.values)
             content = self.encode(header, len(files)) if isinstance(item, Image) else encode_explicit(header, len(files))
@@ -267,6 +273,14 @@ def store_unsigned(header: Dataset, values: Array) -> None:
     header.Rows, header.Columns = values.shape
     header.PixelData = np.rint(values).astype("<u2").tobytes()
     header["PixelData"].VR = "OW"
+
+
+def with_same_elements(header: Dataset) -> Dataset:
+    """A data set that elements can be added to and taken from without changing this one; copying each of them would take longest of all."""
+    found = Dataset()
+    for element in header:
+        found.add(element)
+    return found
 
 
 def with_meta(header: Dataset, syntax: str) -> Dataset:

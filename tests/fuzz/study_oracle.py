@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from monai_aws_pipeline.contract import ResultRecord, Status
 from monai_aws_pipeline.host_agent.errors import Code
-from tests.fuzz.study_draft import BIRTH_DATE, THRESHOLD, UID_ROOT, Draft, Series, points_of
+from tests.fuzz.study_draft import BIRTH_DATE, THRESHOLD, UID_ROOT, Draft, TruePlane, points_of
 from tests.fuzz.study_host import StudyEnd, ended_well
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ DICE: Final = 0.995
 VOLUME: Final = 0.02
 """Relative difference of the volume in ``measurements.json``."""
 
-_ORIGINAL: Final = re.compile(r"(processed|quarantine)/.*upload(\.[a-z0-9]+|/\d+(\.[a-z0-9]+)?)$")
+_ORIGINAL: Final = re.compile(r"(processed|quarantine)/.*upload((\.[a-z0-9]+){1,2}|/\d+(\.[a-z0-9]+)?)$")
 _BINARY: Final = (".png", ".stl", ".dcm")
 _PLANTED: Final = re.compile(r"[\w^-]*zq[\w^-]*", re.IGNORECASE)
 _BORN: Final = re.compile(
@@ -81,8 +81,9 @@ class Verdict:
     detail: str = ""
 
 
-def judge(end: StudyEnd, draft: Draft) -> Verdict:
-    """Hold an end against the truths of its draft."""
+def judge(end: StudyEnd, draft: Draft, *, first_echo: bool = False) -> Verdict:
+    """Hold an end against the truths of its draft. ``first_echo``: the application said that it wants this stack of several."""
+    truths = [series.chosen if first_echo and series.chosen else series.truth for series in draft.series]
     leaks = tuple(leaks_of(end))
     if end.hung:
         return Verdict("hung", unnamed="no end came", leaks=leaks)
@@ -90,7 +91,7 @@ def judge(end: StudyEnd, draft: Draft) -> Verdict:
         return Verdict("nothing", unnamed="no record was written", leaks=leaks, detail=end.logged[-2000:])
     ends = {name_of(record) for record in end.records}
     name = "answered" if "answered" in ends else sorted(ends)[0]
-    wrong = next((text for record in end.records if ended_well(record) and (text := wrong_answer(record, end, draft.series))), "")
+    wrong = next((text for record in end.records if ended_well(record) and (text := wrong_answer(record, end, truths))), "")
     unnamed = next((text for record in end.records if not ended_well(record) and (text := unnamed_end(record))), "")
     if end.left:
         unnamed = unnamed or f"{len(end.left)} object(s) were left under input/"
@@ -113,7 +114,7 @@ def unnamed_end(record: ResultRecord) -> str:
     return "a traceback" if "Traceback" in error.message else ""
 
 
-def wrong_answer(record: ResultRecord, end: StudyEnd, series: Sequence[Series]) -> str:
+def wrong_answer(record: ResultRecord, end: StudyEnd, truths: Sequence[Sequence[TruePlane]]) -> str:
     """How an answer differs from each that would be right; empty where it is one of them."""
     segmentations = [item.key for item in record.outputs if item.kind == "dicom-seg"]
     if len(segmentations) != 1:
@@ -121,7 +122,7 @@ def wrong_answer(record: ResultRecord, end: StudyEnd, series: Sequence[Series]) 
     answer = planes_of_seg(end.body(segmentations[0]))
     measured = [item.key for item in record.outputs if item.kind == "measurements"]
     volume = sum(float(each["volume_ml"]) for each in json.loads(end.body(measured[0]))["segments"]) if measured else -1.0
-    differences = [text for each in series if each.truth for text in [_difference(answer, volume, true_planes(each))]]
+    differences = [_difference(answer, volume, masks_of(truth)) for truth in truths if truth]
     if not differences:
         return f"an answer of {answer.volume_ml:.2f} ml where none is right"
     return "" if "" in differences else differences[0]
@@ -147,9 +148,9 @@ def dice_of(one: Planes, other: Planes) -> float:
     return 2 * precision * recall / max(1e-9, precision + recall)
 
 
-def true_planes(series: Series) -> Planes:
-    """The right mask of a series."""
-    return Planes(tuple((p.position, p.orientation, p.spacing, p.thickness, p.image.values >= THRESHOLD) for p in series.truth))
+def masks_of(truth: Sequence[TruePlane]) -> Planes:
+    """The right mask on these planes."""
+    return Planes(tuple((p.position, p.orientation, p.spacing, p.thickness, p.image.values >= THRESHOLD) for p in truth))
 
 
 def planes_of_seg(content: bytes) -> Planes:

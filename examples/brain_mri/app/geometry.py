@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNEVEN = 0.05
-"""How much a step between planes may differ from the mean step, as a part of it: scanners round positions to 0.01 mm, a missing plane
+"""How much a step between planes may differ from the usual one, as a part of it: scanners round positions to 0.01 mm, a missing plane
 doubles a step."""
 SHEARED = 0.01
 """How far planes may wander sideways on their way along the normal, as a part of the way. More is a tilted gantry."""
@@ -69,7 +69,8 @@ def affine_lps(positions: NDArray[np.float64], orientation: NDArray[np.float64],
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     length = float(np.linalg.norm(step))
     steps = np.diff(positions, axis=0)
-    uneven = int((np.abs(steps - step).max(axis=1) > UNEVEN * length).sum())
+    usual = np.median(steps, axis=0)
+    uneven = int((np.abs(steps - usual).max(axis=1) > UNEVEN * float(np.linalg.norm(usual))).sum())
     if length == 0 or uneven:
         raise GeometryError(
             f"slices are missing, doubled or unevenly spaced (ImagePositionPatient: {uneven or len(steps)} of {len(steps)} steps)"

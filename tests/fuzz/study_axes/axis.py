@@ -65,7 +65,10 @@ Change = Callable[[Draft], None]
 
 @dataclass(frozen=True)
 class Axis:
-    """``slot``: two axes of the same one are not combined. ``sdk``: what is right for the application built on the SDK's volume."""
+    """``slot``: two axes of the same one are not combined. ``sdk``: what is right for an application built on the SDK's volume.
+
+    ``chosen``: what is right for an application that says which of several stacks it wants.
+    """
 
     name: str
     phase: Phase
@@ -73,9 +76,12 @@ class Axis:
     right: Right
     change: Change = field(repr=False, compare=False)
     sdk: Right | None = None
+    chosen: Right | None = None
 
-    def right_for(self, application: str) -> Right:
-        """The ends that are right for one of the honest applications."""
+    def right_for(self, application: str) -> Right | None:
+        """The ends that are right for one of the honest applications; None where that depends on more than the axis."""
+        if application == "echo":
+            return self.chosen
         return self.sdk if self.sdk and application == "sdk" else self.right
 
 
@@ -83,13 +89,15 @@ AXES: Final[dict[str, Axis]] = {}
 """Every axis by its name, in the order of its phase once ``study_axes`` is imported."""
 
 
-def axis(name: str, phase: Phase, right: Right, *, slot: str = "", sdk: Right | None = None) -> Callable[[Change], Change]:
+def axis(
+    name: str, phase: Phase, right: Right, *, slot: str = "", sdk: Right | None = None, chosen: Right | None = None
+) -> Callable[[Change], Change]:
     """Register a function as an axis."""
 
     def register(change: Change) -> Change:
         if name in AXES:
             raise ValueError(f"two axes are called {name}")
-        AXES[name] = Axis(name, phase, slot or phase.name.lower(), right, change, sdk)
+        AXES[name] = Axis(name, phase, slot or phase.name.lower(), right, change, sdk, chosen)
         return change
 
     return register

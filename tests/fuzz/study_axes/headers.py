@@ -118,7 +118,8 @@ def _replaced(file: bytes, tag: int, vr: str, element: bytes) -> bytes:
         "ir_6_ir_87": (["ISO 2022 IR 6", "ISO 2022 IR 87"], "Yamadazq^Tarou=山田^太郎"),
         "gb18030": ("GB18030", "Wangzq^XiaoDong=王^小东="),
         "latin_1": ("ISO_IR 100", "Müllerzq^Jürgen"),
-        "greek": ("ISO_IR 126", "Διονυσιοςzq"),
+        "greek": ("ISO_IR 126", "\u0394\u03b9\u03bf\u03bd\u03c5\u03c3\u03b9\u03bf\u03c2zq"),
+        "thai": ("ISO_IR 166", "สมชายzq"),
         "utf_8": ("ISO_IR 192", "Müllerzq^Jürgen=山田^太郎"),
     },
     slot="charset",
@@ -164,12 +165,16 @@ def _bytes_of_a_name(draft: Draft, what: tuple[str | None, bytes]) -> None:
         "with_digits": "Zqplant^1961-02-03",
         "with_pattern_characters": "Zq(plant^Vaughn*zq[+?",
         "with_control_characters": "Zqplant\x07^Vaughnzq",
-        "with_two_values": "Zqplant^Vaughnzq\\Zqsecond^Namezq",
     },
     slot="name",
 )
 def _name(draft: Draft, name: str) -> None:
     _all(draft, PatientName=name)
+
+
+@axis("name_with_two_values", Phase.HEADER, refuse(Code.DICOM_DAMAGED), slot="name")
+def _two_names(draft: Draft) -> None:
+    _all(draft, PatientName="Zqplant^Vaughnzq\\Zqsecond^Namezq")
 
 
 @axis("name_differs_within_the_series", Phase.HEADER, ANSWER, slot="name")
@@ -306,6 +311,12 @@ def _meta_differs(draft: Draft) -> None:
     draft.bytes_steps.append(step)
 
 
+@axis("preamble_of_a_picture", Phase.HEADER, ANSWER, slot="preamble")
+def _preamble(draft: Draft) -> None:
+    """A TIFF's first bytes in the preamble, as dual-personality files have them (PS3.10 section 7.1)."""
+    draft.bytes_steps.append(lambda file, _: b"II*\0\x08\0\0\0" + file[8:])
+
+
 @variants(
     "{}_at_the_end",
     Phase.HEADER,
@@ -361,6 +372,28 @@ def _padded(draft: Draft) -> None:
     uid = f"{UID_ROOT}.55.12345678".encode()
     uid += b"1" * (1 - len(uid) % 2)
     _uids(draft, lambda number: uid + (b"\0" if number % 2 else b" "))
+
+
+@variants(
+    "{}_padded_otherwise",
+    Phase.HEADER,
+    ANSWER,
+    {"series_uid": b"\x20\0\x0e\0UI", "frame_of_reference": b"\x20\0\x52\0UI"},
+    slot="uid",
+)
+def _padded_in_some(draft: Draft, head: bytes) -> None:
+    """A NUL behind the UID in some files, a space and a NUL in others."""
+
+    def step(file: bytes, number: int) -> bytes:
+        at = file.find(head)
+        if at < 0:
+            raise IncompatibleAxesError
+        length = struct.unpack_from("<H", file, at + 6)[0]
+        value = file[at + 8 : at + 8 + length].rstrip(b" \0")
+        value += (b" " if number % 2 else b"\0") * (len(value) % 2) + (b" \0" if number % 3 == 0 else b"")
+        return file[: at + 6] + struct.pack("<H", len(value)) + value + file[at + 8 + length :]
+
+    draft.bytes_steps.append(step)
 
 
 @axis("study_uid_followed_by_two_nuls", Phase.HEADER, ANSWER, slot="uid")

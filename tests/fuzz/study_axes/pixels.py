@@ -1,4 +1,4 @@
-"""How pixels hold the patient's values: types, signs, rescaling, colours, and multi-frame images. The values themselves stay what they are."""
+"""How pixels hold the patient's values: types, signs, rescaling, colours, multi-frame images. The values themselves stay as they are."""
 
 from __future__ import annotations
 
@@ -76,6 +76,28 @@ def _inverse(draft: Draft) -> None:
     _each(draft, lambda header, values, _: _put(header, values, "<u2", bits=12, PresentationLUTShape="INVERSE"))
 
 
+@axis("monochrome1_shown_inverse", Phase.PIXELS, ANSWER, sdk=UNSUPPORTED)
+def _monochrome1_inverse(draft: Draft) -> None:
+    def store(header: Dataset, values: Array, _: int) -> None:
+        _put(header, 4095 - values, "<u2", bits=12, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+
+    _each(draft, store)
+
+
+@axis("presentation_lut_sequence", Phase.PIXELS, either(Code.UNSUPPORTED_IMAGE))
+def _presentation_lut(draft: Draft) -> None:
+    """A table for showing the values, which some readers take for the values."""
+    table = Dataset()
+    table.add_new(0x00283002, "US", [4096, 0, 12])
+    table.add_new(0x00283006, "US", list(range(4095, -1, -1)))
+
+    def store(header: Dataset, values: Array, _: int) -> None:
+        _put(header, values, "<u2", bits=12)
+        header.PresentationLUTSequence = Sequence([copy.deepcopy(table)])
+
+    _each(draft, store)
+
+
 @axis("signed_with_intercept", Phase.PIXELS, ANSWER, sdk=MAY_BE_UNSUPPORTED)
 def _signed(draft: Draft) -> None:
     _each(draft, lambda header, values, _: _put(header, values - 1000, "<i2", signed=True, RescaleIntercept="1000", RescaleSlope="1"))
@@ -121,6 +143,20 @@ def _without_pad(content: bytes, _: int) -> bytes:
 def _quantise(draft: Draft, step: int) -> None:
     for image in draft.images:
         image.values = np.clip(np.rint(image.values / step), 0, 255) * step
+
+
+@axis("signed_twelve_bits_without_extension", Phase.PIXELS, MAY_BE_UNSUPPORTED)
+def _twelve(draft: Draft) -> None:
+    """Negative numbers of 12 bits whose upper four bits are left empty."""
+    for image in draft.images:
+        image.values = np.where(image.values < 60, image.values - 300, image.values)
+    _each(draft, lambda header, values, _: _put(header, np.rint(values).astype(np.int64) & 0xFFF, "<u2", bits=12, PixelRepresentation=1))
+
+
+@axis("pixels_in_the_high_bits", Phase.PIXELS, either(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED))
+def _left_aligned(draft: Draft) -> None:
+    """Twelve bits at the upper end of sixteen: readers that do not shift them see sixteen times the value."""
+    _each(draft, lambda header, values, _: _put(header, np.rint(values).astype(np.int64) << 4, "<u2", bits=12, HighBit=15))
 
 
 def _wide(draft: Draft) -> None:
@@ -192,7 +228,9 @@ def _fractions(draft: Draft) -> None:
     """A quarter of the object lies less than one above the threshold: who cuts fractions off loses it."""
     for number, image in enumerate(draft.images):
         if 0 < number < len(draft.images) - 1:
-            image.values = np.where((image.values == 400) & (draft.noise.random(image.values.shape) < 0.8), 500.75, image.values)
+            image.values = np.where(
+                (image.values > 300) & (image.values < 500) & (draft.noise.random(image.values.shape) < 0.8), 500.75, image.values
+            )
 
     def store(header: Dataset, values: Array, number: int) -> None:
         whole = number in (0, len(draft.images) - 1)
@@ -218,6 +256,33 @@ def _half_a_rescale(draft: Draft) -> None:
 @axis("rescale_empty", Phase.PIXELS, either(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED))
 def _empty_rescale(draft: Draft) -> None:
     _each(draft, lambda header, values, _: _put(header, values, "<u2", bits=12, RescaleSlope=None, RescaleIntercept=None))
+
+
+@variants(
+    "rescale_{}",
+    Phase.PIXELS,
+    refuse(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED, Code.MIXED_SERIES),
+    {
+        "slope_of_2_without_intercept": {"RescaleSlope": "2"},
+        "intercept_without_slope": {"RescaleIntercept": "-1000"},
+        "slope_of_2_with_empty_intercept": {"RescaleSlope": "2", "RescaleIntercept": None},
+        "slope_of_zero": {"RescaleSlope": "0", "RescaleIntercept": "0"},
+    },
+)
+def _doubtful_rescale(draft: Draft, changes: dict[str, Any]) -> None:
+    """A rescale that readers take for different things: some apply it, some pass over it."""
+    _each(draft, lambda header, values, _: _put(header, values, "<u2", bits=12, **changes))
+    draft.main.truth.clear()
+
+
+@axis("rescale_slope_text", Phase.PIXELS, refuse(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED, Code.MIXED_SERIES))
+def _rescale_text(draft: Draft) -> None:
+    def store(header: Dataset, values: Array, number: int) -> None:
+        _put(header, values, "<u2", bits=12, RescaleIntercept="0")
+        header.add_new(0x00281053, "LO", "unknown" if number == 4 else "1")
+
+    _each(draft, store)
+    draft.main.truth.clear()
 
 
 @axis("modality_lut", Phase.PIXELS, MAY_BE_UNSUPPORTED)
@@ -309,6 +374,49 @@ def _mosaic(draft: Draft) -> None:
     draft.main.truth.clear()
 
 
+@variants(
+    "{}_absent",
+    Phase.PIXELS,
+    either(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED, Code.DICOM_TRUNCATED, Code.MIXED_SERIES, Code.IRREGULAR_VOLUME),
+    {
+        name: name
+        for name in (
+            "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "Rows",
+            "Columns",
+        )
+    },
+)  # fmt: skip
+def _undescribed(draft: Draft, name: str) -> None:
+    """One attribute that describes the pixels is missing in a few images."""
+
+    def store(header: Dataset, values: Array, number: int) -> None:
+        _put(header, values, "<u2", bits=12)
+        if number in (0, 5, 6):
+            delattr(header, name)
+
+    _each(draft, store)
+
+
+@axis("more_pixels_than_the_matrix", Phase.PIXELS, either(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED))
+def _longer(draft: Draft) -> None:
+    def store(header: Dataset, values: Array, _: int) -> None:
+        _put(header, values, "<u2", bits=12)
+        header.PixelData += bytes(40)
+
+    _each(draft, store)
+
+
+@axis("twice_the_pixels_of_the_matrix", Phase.PIXELS, either(Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED))
+def _twice(draft: Draft) -> None:
+    """Pixels of two frames, and no word of a second."""
+
+    def store(header: Dataset, values: Array, _: int) -> None:
+        _put(header, values, "<u2", bits=12)
+        header.PixelData += header.PixelData[::-1]
+
+    _each(draft, store)
+
+
 @axis("one_image_without_pixels", Phase.PIXELS, NO_PIXELS)
 def _none(draft: Draft) -> None:
     draft.images[len(draft.images) // 2].store = lambda *_: None
@@ -372,9 +480,59 @@ def _enhanced_echoes(draft: Draft) -> None:
     draft.main.truth.clear()
 
 
+@variants(
+    "enhanced_two_stacks_by_{}",
+    Phase.MULTIFRAME,
+    refuse(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE),
+    {
+        "nothing": ("", "", ()),
+        "time": ("FrameContentSequence", "TemporalPositionIndex", (1, 2)),
+        "stack": ("FrameContentSequence", "StackID", ("1", "2")),
+        "b_value": ("MRDiffusionSequence", "DiffusionBValue", (0.0, 1000.0)),
+        "complex_component": ("MRImageFrameTypeSequence", "ComplexImageComponent", ("MAGNITUDE", "PHASE")),
+    },
+    slot="pixels",
+)
+def _enhanced_stacks(draft: Draft, what: tuple[str, str, tuple[Any, ...]]) -> None:
+    second = [draft.another(image, draft.other_values(image)) for image in draft.images]
+    count = len(draft.images)
+    whole = multiframe(draft, [*draft.images, *second], "")
+    group, name, values = what
+    for number, frame in enumerate(whole.header.PerFrameFunctionalGroupsSequence):
+        if group and group not in frame:
+            setattr(frame, group, Sequence([Dataset()]))
+        if group:
+            setattr(frame[group][0], name, values[number // count])
+    draft.images[:] = [whole]
+    draft.main.truth.clear()
+
+
+ONE_OF_MANY = either(Code.UNSUPPORTED_IMAGE, Code.NO_GEOMETRY, Code.IRREGULAR_VOLUME, Code.MIXED_SERIES)
+
+
+@axis("enhanced_of_one_frame_each", Phase.MULTIFRAME, ONE_OF_MANY, slot="pixels")
+def _single_frames(draft: Draft) -> None:
+    """A file for each plane, as some archives split a multi-frame image: the place of each is in its functional groups."""
+    draft.images[:] = [multiframe(draft, [image], "") for image in draft.images]
+
+
+@axis("enhanced_in_two_parts", Phase.MULTIFRAME, ONE_OF_MANY, slot="pixels")
+def _parts(draft: Draft) -> None:
+    """A concatenation (PS3.3 C.7.6.16.2.2.4): the frames of one volume in two files."""
+    half = len(draft.images) // 2
+    if half < 2:
+        raise IncompatibleAxesError
+    parts = [multiframe(draft, draft.images[:half], ""), multiframe(draft, draft.images[half:], "")]
+    identity = draft.uid()
+    for number, part in enumerate(parts, start=1):
+        part.header.ConcatenationUID, part.header.InConcatenationNumber, part.header.InConcatenationTotalNumber = identity, number, 2
+    draft.images[:] = parts
+
+
 @axis("enhanced_frame_missing", Phase.MULTIFRAME, refuse(Code.IRREGULAR_VOLUME, Code.UNSUPPORTED_IMAGE), slot="pixels")
 def _enhanced_missing(draft: Draft) -> None:
-    draft.images[:] = [multiframe(draft, [*draft.images[:9], *draft.images[10:]], "")]
+    middle = len(draft.images) // 2
+    draft.images[:] = [multiframe(draft, [*draft.images[:middle], *draft.images[middle + 1 :]], "")]
     draft.main.truth.clear()
 
 

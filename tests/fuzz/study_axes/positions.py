@@ -28,6 +28,13 @@ def _cosines(draft: Draft) -> None:
         image.header.ImageOrientationPatient = [f"{value:.7f}" for value in directions]
 
 
+@axis("cosines_of_three_decimals", Phase.POSITION, either(Code.IRREGULAR_VOLUME, Code.NO_GEOMETRY))
+def _rounded_cosines(draft: Draft) -> None:
+    """As some viewers export oblique planes: not quite unit vectors, not quite at a right angle."""
+    for image in draft.images:
+        image.header.ImageOrientationPatient = [f"{float(value):.3f}" for value in image.header.ImageOrientationPatient]
+
+
 @axis("positions_of_one_decimal", Phase.POSITION, either(Code.IRREGULAR_VOLUME))
 def _rounded(draft: Draft) -> None:
     for image in draft.images:

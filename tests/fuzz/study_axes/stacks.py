@@ -4,13 +4,14 @@ no answer is right.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from monai_aws_pipeline.host_agent.errors import Code
 from tests.fuzz.study_axes.axis import ANSWER, Phase, axis, either, refuse, variants
-from tests.fuzz.study_draft import Draft, Image, Series, TruePlane
+from tests.fuzz.study_draft import Draft, Image, Series
 
 MIXED = refuse(Code.MIXED_SERIES)
 
@@ -29,7 +30,9 @@ def _shifted(images: list[Image], millimetres: float) -> None:
 
 
 def _add(draft: Draft, images: list[Image], *, truth: bool = False) -> None:
-    """Put images into the main series: behind, before, or among its own."""
+    """Put images into the main series: behind, before, or among its own. Of another echo, they leave the first one whole."""
+    if all(image.header.get("EchoTime") != draft.images[0].header.get("EchoTime") for image in images):
+        draft.main.chosen[:] = draft.main.truth
     how = draft.random.choice(["behind", "before", "among"])
     own = draft.main.images
     own[:] = [*own, *images] if how == "behind" else [*images, *own] if how == "before" else [*own, *images]
@@ -44,7 +47,6 @@ def _add(draft: Draft, images: list[Image], *, truth: bool = False) -> None:
     Phase.STACK,
     MIXED,
     {
-        "echo_time": {"EchoTime": "90", "EchoNumbers": 2},
         "echo_number_alone": {"EchoNumbers": 2},
         "acquisition_number": {"AcquisitionNumber": 2},
         "earlier_acquisition_number": {"AcquisitionNumber": 0},
@@ -71,6 +73,11 @@ def _second_stack(draft: Draft, changes: dict[str, Any]) -> None:
         if "TemporalPositionIdentifier" in changes:
             image.header.TemporalPositionIdentifier, image.header.NumberOfTemporalPositions = 1, 2
     _add(draft, _second(draft, **changes))
+
+
+@axis("second_stack_by_echo_time", Phase.STACK, MIXED, chosen=ANSWER)
+def _echo(draft: Draft) -> None:
+    _add(draft, _second(draft, EchoTime="90", EchoNumbers=2))
 
 
 @axis("second_stack_private_difference", Phase.STACK, MIXED)
@@ -105,38 +112,54 @@ def _jittered(draft: Draft, millimetres: float) -> None:
     _add(draft, images)
 
 
-@axis("second_stack_half_a_step_aside", Phase.STACK, MIXED)
+@axis("second_stack_half_a_step_aside", Phase.STACK, MIXED, chosen=ANSWER)
 def _half(draft: Draft) -> None:
     images = _second(draft, EchoTime="90")
     _shifted(images, draft.main.truth[0].thickness / 2)
     _add(draft, images)
 
 
-@axis("second_stack_end_to_end", Phase.STACK, MIXED)
+@axis("second_stack_end_to_end", Phase.STACK, MIXED, chosen=ANSWER)
 def _end_to_end(draft: Draft) -> None:
     images = _second(draft, EchoTime="90")
     _shifted(images, draft.main.truth[0].thickness * len(draft.main.truth))
     _add(draft, images)
 
 
-@axis("three_echoes", Phase.STACK, MIXED)
+@axis("three_echoes", Phase.STACK, MIXED, chosen=ANSWER)
 def _three(draft: Draft) -> None:
     _add(draft, [*_second(draft, EchoTime="30", EchoNumbers=2), *_second(draft, EchoTime="90", EchoNumbers=3)])
 
 
-@axis("echoes_of_half_the_planes", Phase.STACK, refuse(Code.MIXED_SERIES, Code.IRREGULAR_VOLUME))
+@axis("echoes_of_half_the_planes", Phase.STACK, refuse(Code.MIXED_SERIES, Code.IRREGULAR_VOLUME), chosen=ANSWER)
 def _half_echoes(draft: Draft) -> None:
     images = _second(draft, EchoTime="90")
     _add(draft, images[: len(images) // 2])
 
 
-@axis("alternating_echoes", Phase.STACK, MIXED)
+@axis("alternating_echoes", Phase.STACK, MIXED, chosen=ANSWER)
 def _alternating(draft: Draft) -> None:
-    """One image a position, but every second one of another echo: no stack is whole."""
+    """One image a position, but every second one of another echo: no stack is whole, and each is even."""
+    draft.main.chosen[:] = [replace(plane, thickness=plane.thickness * 2) for plane in draft.main.truth[::2]]
     for image in draft.images[1::2]:
         image.values = draft.other_values(image)
         image.header.EchoTime, image.header.EchoNumbers = "90", 2
     draft.main.truth.clear()
+
+
+@axis("one_plane_missing_and_another_doubled", Phase.STACK, refuse(Code.IRREGULAR_VOLUME, Code.MIXED_SERIES))
+def _exchanged(draft: Draft) -> None:
+    """As many images as planes, but one is there twice and another not at all."""
+    images = draft.images
+    del images[len(images) // 2]
+    _add(draft, [draft.another(images[1])])
+
+
+@axis("second_stack_of_the_same_pixels_rescaled_otherwise", Phase.STACK, MIXED)
+def _rescaled(draft: Draft) -> None:
+    for image in draft.images:
+        image.header.RescaleSlope, image.header.RescaleIntercept = "1", "0"
+    _add(draft, [draft.another(image, RescaleSlope="0.5") for image in draft.images])
 
 
 @axis("one_plane_doubled", Phase.STACK, either(Code.MIXED_SERIES))
@@ -190,10 +213,19 @@ def _sparse(draft: Draft) -> None:
         _widen(draft.main, 2.0)
 
 
+@axis("steps_drifting", Phase.STACK, either(Code.IRREGULAR_VOLUME))
+def _drifting(draft: Draft) -> None:
+    """Steps that grow by a little less than what is called uneven; each plane is right where it says."""
+    thickness, count = draft.main.truth[0].thickness, len(draft.images)
+    moved = {}
+    for number, image in enumerate(draft.images):
+        _shifted([image], 0.03 * thickness * (number / count - 1) * number / 2)
+        moved[id(image)] = np.array(image.header.ImagePositionPatient, float)
+    draft.main.truth[:] = [replace(plane, position=moved[id(plane.image)]) for plane in draft.main.truth]
+
+
 def _widen(series: Series, factor: float) -> None:
-    series.truth[:] = [
-        TruePlane(plane.image, plane.position, plane.orientation, plane.spacing, plane.thickness * factor) for plane in series.truth
-    ]
+    series.truth[:] = [replace(plane, thickness=plane.thickness * factor) for plane in series.truth]
 
 
 @variants("steps_{}", Phase.STACK, refuse(Code.IRREGULAR_VOLUME), {"growing": 0.12, "wider_in_the_upper_half": 0.0})

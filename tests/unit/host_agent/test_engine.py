@@ -205,3 +205,16 @@ def test_nothing_is_measured_before_there_is_a_process() -> None:
     meter = Meter(lambda: 0, gpu=False)
     meter.sample()
     assert (meter.peak, meter.cpu_seconds, meter.gpu_peak) == (0, 0.0, None)
+
+
+def test_where_the_engine_does_not_answer_no_line_of_the_application_is_quoted(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_: str) -> dict[str, object]:
+        raise EngineError("no answer")
+
+    monkeypatch.setattr(engine._api, "container", silent)
+    with pytest.raises(FailedError) as error:
+        run(engine, tmp_path, "print('reading Mustermann^Erika')")
+    assert error.value.code is Code.ENGINE_FAILED
+    assert "Mustermann" not in str(error.value)

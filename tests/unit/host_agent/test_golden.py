@@ -210,3 +210,20 @@ def test_a_missing_altered_or_unreadable_object_is_named(store: Store, tmp_path:
     store._s3.put_object(Bucket="studies", Key=golden_key(study), Body=b"another")
     with pytest.raises(FailedError, match="was altered"):
         golden.from_labels({LABEL_STUDY: study}, store, tmp_path)
+
+
+def test_an_application_that_prints_the_patient_is_shown_without(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    verdict = place.examine(None, exit_code=3, log_tail=("hello Nobody Invented, INV-1", "2.25.329800735698586629295641978511506172918"))
+    assert not verdict.passed
+    assert "the application said: hello [removed]" in caplog.text
+    assert not [secret for secret in ("Nobody", "Invented", "INV-1", "2.25") if secret in caplog.text]
+
+
+def test_a_foreign_exception_about_a_file_is_a_missed_point_and_quotes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quotes(*_: object) -> None:
+        raise ValueError("cannot convert 'Invented^Nobody'")
+
+    monkeypatch.setattr(golden, "measure", quotes)
+    (point,) = place.examine(block()).missed
+    assert point.found.startswith("internal: Unexpected ValueError")
+    assert "Invented" not in point.found

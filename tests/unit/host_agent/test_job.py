@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import EncapsulatedPDFStorage, generate_uid
@@ -46,7 +47,7 @@ from monai_aws_pipeline.maps.hosting import RunSpec
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.study_contract import LABEL_VOLUME
 
-from .dicom_files import write_series
+from .dicom_files import write_seg, write_series
 from .test_decisions import DIGEST, GOOD
 
 SECRET = b"0123456789abcdef"
@@ -678,6 +679,25 @@ def test_what_the_map_is_given_is_in_its_folder_and_in_the_record_and_nothing_el
     ]
 
 
+def test_a_segments_label_that_names_the_patient_does_not_reach_the_measurements(bench: Bench, tmp_path: Path) -> None:
+    def label(source: Path, target: Path) -> RunEnd:
+        files = sorted(source.iterdir())
+        path = write_seg(target / "seg.dcm", files, np.ones((len(files), 16, 16)))
+        data = pydicom.dcmread(path)
+        data.SegmentSequence[0].SegmentLabel = "Brain of Invented Nobody"
+        data.save_as(path)
+        return WELL
+
+    bench.engine.run_map = label
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid, slices=4))
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(result_key(study_id(SECRET, uid), message.job))
+    (key,) = (output.key for output in record.outputs if output.kind == "measurements")
+    (segment,) = json.loads(bench.s3.get_object(Bucket="studies", Key=key)["Body"].read())["segments"]
+    assert segment["label"] == "Brain of [removed]"
+
+
 def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:
     bench.engine.run_map = lambda source, target: replace(WELL, exit_code=137, log_tail=("boom",))
     uid = generate_uid()
@@ -693,6 +713,27 @@ def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_lo
     assert quarantine_key(message.job, "upload.zip") in bench.stored()
     assert bench.stored("output/") == bench.stored("input/") == []
     assert bench.engine.runs == 3
+
+
+def test_the_log_that_is_kept_names_nobody_of_any_instance(bench: Bench, tmp_path: Path) -> None:
+    def prints(source: Path, target: Path) -> RunEnd:
+        names = [str(pydicom.dcmread(path).PatientName) for path in sorted(source.iterdir())]
+        return replace(answers(source, target), log_tail=(*names, "nobody_invented.nii.gz", "2026-01-15 10:00:01 INFO step 1 of 1"))
+
+    bench.engine.run_map = prints
+    uid = generate_uid()
+    files = write_series(tmp_path / "study", uid, slices=3)
+    corrected = pydicom.dcmread(files[1])
+    corrected.PatientName = "Zqplant^Vaughnzq"
+    corrected.save_as(files[1])
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.name)
+    message = bench.upload("input/a.zip", (tmp_path / "made.zip").read_bytes())
+    assert bench.turn() is Outcome.ANSWERED
+    log_key = result_key(study_id(SECRET, uid), message.job).replace("result.json", "map.log")
+    kept = bench.s3.get_object(Bucket="studies", Key=log_key)["Body"].read().decode().splitlines()
+    assert kept == [*["[removed]"] * 3, "[removed].nii.gz", "2026-01-15 10:00:01 INFO step 1 of 1"]
 
 
 def test_one_failing_study_does_not_hold_up_the_other_of_the_same_upload(bench: Bench, tmp_path: Path) -> None:

@@ -68,3 +68,9 @@ def test_other_contents_get_other_names_so_that_two_hosts_never_overwrite_each_o
         (tmp_path / content / "mesh.stl").write_text(content)
         names.append(collect(tmp_path / content, UID)[0].name)
     assert names[0] != names[1]
+
+
+def test_an_ending_that_may_be_a_part_of_a_name_is_not_kept(tmp_path: Path) -> None:
+    for name in ("Erika.Muster", "report.json", "volume.nii.GZ", "x.Zqplant"):
+        (tmp_path / name).write_text(name)
+    assert {Path(item.name).suffix for item in collect(tmp_path, UID)} == {"", ".json", ".gz"}

@@ -109,3 +109,19 @@ def test_several_files_of_a_kind_are_compared_whatever_their_names_say(tmp_path:
             made.InstanceNumber, made.SliceThickness = number, number
             made.save_as(folder / f"{name}.dcm")
     assert differences(one, other, UIDS) == ()
+
+
+def test_no_difference_names_a_file_by_what_the_application_called_it(tmp_path: Path) -> None:
+    one, other = answer(tmp_path / "one"), answer(tmp_path / "other")
+    (one / "Erika.Mustermann").write_text("a")
+    assert differences(one, other, UIDS) == ("1 and 0 other files",)
+
+
+def test_no_difference_names_an_object_by_a_uid(tmp_path: Path) -> None:
+    def private(data: Dataset) -> None:
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.826.0.1.3680043.8.498.4711"
+
+    one, other = answer(tmp_path / "one", private), answer(tmp_path / "other")
+    found = differences(one, other, UIDS)
+    assert "1 and 0 DICOM of a private class files" in found
+    assert "4711" not in str(found)
