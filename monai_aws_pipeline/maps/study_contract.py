@@ -209,7 +209,8 @@ _DECODERS: Final[Mapping[str, frozenset[str]]] = {
     "nvidia-nvimgcodec-cu12": _JPEG | _JPEG_2000 | _HTJ2K,
     "nvidia-nvimgcodec-cu13": _JPEG | _JPEG_2000 | _HTJ2K,
     "highdicom": _JPEG_8 | _JPEG_2000 | _JPEG_LS,  # requires pillow and pyjpegls
-    "monai-deploy-app-sdk": _JPEG_8 | _JPEG_2000 | _JPEG_LS,  # requires highdicom
+    "simpleitk": _JPEG | _JPEG_LS | _JPEG_2000,  # reads DICOM by itself, with GDCM inside
+    "itk": _JPEG | _JPEG_LS | _JPEG_2000,
 }
 """By package, in the spelling of ``packaging.utils.canonicalize_name``. Source: pydicom's "Plugins for Pixel Data Compression"."""
 
