@@ -234,7 +234,7 @@ def _write_dependencies(folder: Path, script: str, requirements: str, constraint
         return
     (folder / "wheels.txt").write_text("".join(f"{wheel.name}=={wheel.version}\n" for wheel in house.wheels), "utf-8")
     for wheel in house.wheels:
-        _place(house.path / wheel.file, folder / "wheels" / wheel.file)
+        model_files.place_file(house.path / wheel.file, folder / "wheels" / wheel.file)
 
 
 def _write_application(root: Path, source: Source, rendered: sdk_renderer.RenderedMap) -> None:
@@ -274,15 +274,6 @@ def _dockerfile(base_image: str, rendered: sdk_renderer.RenderedMap, labels: Map
 
 def _digest(parts: list[str]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _place(source: Path, target: Path) -> None:
-    """The file without a second copy where the file system allows it; wheels and models are large."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _fix_times(folder: Path) -> None:

@@ -65,10 +65,10 @@ class Model:
         if self.is_zip and unpack:
             _unpack(self, target)
         elif self.path.is_file():
-            _place(self.path, target / self.path.name)
+            place_file(self.path, target / self.path.name)
         else:
             for path in sorted(path for path in self.path.rglob("*") if path.is_file()):
-                _place(path, target / path.relative_to(self.path))
+                place_file(path, target / path.relative_to(self.path))
 
     def files(self, *, unpack: bool = True) -> list[str]:
         """Names of its files below its folder in the image. Raises ModelError for a zip that is refused."""
@@ -187,8 +187,8 @@ def _unpack(found: Model, target: Path) -> None:
             place.chmod(0o644)
 
 
-def _place(source: Path, target: Path) -> None:
-    """The file without a second copy where the file system allows it; models are large."""
+def place_file(source: Path, target: Path) -> None:
+    """The file without a second copy where the file system allows it; wheels and models are large."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)
