@@ -59,9 +59,14 @@ class DagsterProcesses:
         if self.address and self._running().get("loaded") == loaded and self._answers(self.address):
             report(f"the UI is running already at {self.address}")
             return self.address
+        from dagster import DagsterInstance
+
         self.stop()
         self.home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT_ROOT / "infra" / "dagster.yaml", self.home / "dagster.yaml")
+        # Made once, here: webserver and daemon that both make it at their start can leave a database that neither opens again.
+        with DagsterInstance.from_config(str(self.home)):
+            pass
         chosen = free_port(port)
         address = f"http://{HOST}:{chosen}"
         env = {**os.environ, **environment, "DAGSTER_HOME": str(self.home)}

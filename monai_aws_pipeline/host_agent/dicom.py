@@ -195,6 +195,9 @@ def check_pixels(found: Structure) -> None:
             raise RefusedError(Code.DICOM_TOO_LARGE, "A DICOM image claims far more pixels than its compressed data can hold.")
     elif not _is_encapsulated(found.syntax) and found.pixel_bytes < claimed:
         raise RefusedError(Code.DICOM_TRUNCATED, "A DICOM image is shorter than its own rows, columns and frames say.")
+    elif not _is_encapsulated(found.syntax) and claimed and found.pixel_bytes - claimed >= max(2, claimed):
+        # Readers take what is too much for further frames.
+        raise RefusedError(Code.DICOM_DAMAGED, "A DICOM image holds more pixels than its own rows, columns and frames say.")
 
 
 def claimed_pixel_bytes(found: Structure) -> int:

@@ -36,6 +36,8 @@ _SHORT: Final = frozenset(
         b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
     }
 )  # fmt: skip
+NOTED: Final = frozenset({0x20500010})
+"""Sequences of which it is only told whether they are there: Presentation LUT Sequence."""
 _VALUE_BYTES: Final = 1024
 _GATHERED_BYTES: Final = 1 << 16
 """The longest value of an element with a length of two bytes, as all texts but the unlimited ones have."""
@@ -90,6 +92,8 @@ class Structure:
     pixel_bytes: int
     fragments: int
     elements: int
+    noted: frozenset[int] = frozenset()
+    """Which elements of ``NOTED`` stand on the first level."""
     pixel_tag: int = 0
     """Which element holds the pixels; 0 where none does."""
     gathered: frozenset[Element] = field(default=frozenset(), repr=False)
@@ -138,8 +142,9 @@ def structure_of(
     walk.dataset(start, len(data), walk.is_implicit(start, assumed=syntax == ImplicitVRLittleEndian), depth=0)
     gathered = frozenset(walk.gathered)
     return Structure(
-        media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements, walk.pixel_tag, gathered
-    )
+        media_class, syntax, walk.values, walk.little, walk.pixel_bytes, walk.fragments, walk.elements, frozenset(walk.noted),
+        walk.pixel_tag, gathered,
+    )  # fmt: skip
 
 
 class _Walk:
@@ -162,6 +167,7 @@ class _Walk:
         order = "<" if little else ">"
         self._tag, self._long, self._short = struct.Struct(f"{order}HHI"), struct.Struct(f"{order}I"), struct.Struct(f"{order}H")
         self.values: dict[int, Value] = {}
+        self.noted: set[int] = set()
         self.elements, self.pixel_bytes, self.fragments, self.pixel_tag = elements, -1, -1, 0
 
     def text(self, tag: int) -> str:
@@ -193,6 +199,8 @@ class _Walk:
                 return value
             if tag >> 16 == 0xFFFE:
                 raise _damaged("A DICOM file has an item or a delimiter where an element should be.")
+            if depth == 0 and tag in NOTED:
+                self.noted.add(tag)
             if depth == 0 and tag in PIXELS:
                 self.pixel_tag = tag
                 at = self._pixels(value, length, end)

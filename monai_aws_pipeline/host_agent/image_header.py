@@ -31,7 +31,7 @@ _SOP_CLASS: Final = 0x00080016
 _DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
 _MOMENTS: Final = {0x00080020: _DATE, 0x00080030: _TIME, 0x00100030: _DATE}
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280008, 0x00280010, 0x00280011
-_ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
+_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 _INTERCEPT, _SLOPE = 0x00281052, 0x00281053
 _FLOAT_PIXELS: Final = (0x7FE00008, 0x7FE00009)
 
@@ -52,7 +52,7 @@ WANTED: Final = frozenset(
     {
         _CHARSET, _IMAGE_TYPE, _SERIES_NUMBER, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _SPACING, _SLICE_SPACING, _PHOTOMETRIC,
         _LUT_SHAPE, _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, *TELLING_APART, *TYPE_2,
-        _THICKNESS, _SOP_CLASS,
+        _THICKNESS, _SOP_CLASS, _HIGH_BIT,
     }
 )  # fmt: skip
 
@@ -78,11 +78,15 @@ class ImageHeader:
     samples: int = 1
     photometric: str = ""
     inverse: bool = False
-    """Whether low values are bright: MONOCHROME1, or a presentation LUT of that shape."""
+    """Whether values are not shown as they are: MONOCHROME1, or a presentation LUT that is no identity."""
     float_pixels: bool = False
     stored: tuple[int, int, int] = (0, 0, 0)
     rescale: tuple[float, float] | None = None
-    """Slope and intercept."""
+    """Slope and intercept; None where it has none, or none that can be used (``odd_rescale``)."""
+    odd_rescale: bool = False
+    """Whether its rescale changes values in a way that it does not tell: no number, a slope of zero, one of the two alone."""
+    high_bit: int = 0
+    """HighBit; 0 where it does not tell."""
     syntax: str = ""
     image_type: tuple[str, ...] = ()
     plane: Plane | None = None
@@ -120,10 +124,12 @@ def header_of(found: Structure) -> ImageHeader:
         frames=max(1, _whole(texts.get(_FRAMES, "1"))),
         samples=max(1, _whole(texts.get(_SAMPLES, "1"))),
         photometric=photometric,
-        inverse=photometric == "MONOCHROME1" or texts.get(_LUT_SHAPE, "").upper() == "INVERSE",
+        inverse=photometric == "MONOCHROME1" or texts.get(_LUT_SHAPE, "").upper() == "INVERSE" or bool(found.noted),
         float_pixels=found.pixel_tag in _FLOAT_PIXELS,
         stored=(_whole(texts.get(_ALLOCATED, "")), _whole(texts.get(_STORED, "")), _whole(texts.get(_SIGNED, ""))),
         rescale=None if slope is None or intercept is None else (slope, intercept),
+        odd_rescale=_is_odd(texts.get(_SLOPE, ""), texts.get(_INTERCEPT, "")),
+        high_bit=_whole(texts.get(_HIGH_BIT, "")),
         syntax=found.syntax,
         image_type=tuple(part.strip().upper() for part in texts.get(_IMAGE_TYPE, "").split("\\")),
         plane=plane_of(position, orientation, spacing),
@@ -228,6 +234,12 @@ def _text(found: Structure, tag: int) -> str:
     order = "<" if found.little_endian else ">"
     values = struct.unpack(f"{order}{len(value.data) // each}{kind}", value.data[: len(value.data) // each * each])
     return "\\".join(f"{number:g}" if isinstance(number, float) else str(number) for number in values)
+
+
+def _is_odd(slope: str, intercept: str) -> bool:
+    """Whether a rescale does not tell what it does; one of 1 and 0 does nothing, also alone."""
+    values = [_number(text) if text else neutral for text, neutral in ((slope, 1.0), (intercept, 0.0))]
+    return None in values or values[0] == 0 or (bool(slope) != bool(intercept) and values != [1.0, 0.0])
 
 
 def _number(text: str) -> float | None:

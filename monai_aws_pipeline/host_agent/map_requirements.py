@@ -148,7 +148,7 @@ class MapRequirements:
         taken: defaultdict[int, list[str]] = defaultdict(list)
         try:
             for uid, images in series.items():
-                header = pydicom.dcmread(images[0].path, stop_before_pixels=True)
+                header = pydicom.dcmread(_usual(images).path, stop_before_pixels=True)
                 for number, (_, conditions) in enumerate(self.rules):
                     if matches(conditions, header):
                         taken[number].append(uid)
@@ -186,6 +186,12 @@ def requirements_of(labels: Mapping[str, str]) -> MapRequirements:
 def kind_of(item: Instance) -> str:
     """What an object that is no image is, by the name of its SOP class."""
     return class_name(item.sop_class) or "object of a class that is not DICOM's own"
+
+
+def _usual(images: Sequence[Instance]) -> Instance:
+    """The first image of the class that most images of a series have: a capture among them does not speak for it."""
+    most = Counter(image.sop_class for image in images).most_common(1)[0][0]
+    return next(image for image in images if image.sop_class == most)
 
 
 def _given(series: Mapping[str, Sequence[Instance]], stacks: Mapping[str, Stack], why: Callable[[str], str]) -> Given:

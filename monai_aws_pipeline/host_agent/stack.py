@@ -149,6 +149,15 @@ def _check_kinds(images: Sequence[Instance], contract: StudyContract) -> None:
             raise RefusedError(
                 Code.UNSUPPORTED_IMAGE, f"{len(which)} of {total} images {what}; the application does not say that it handles {kind}."
             )
+    multi = sum(image.header.frames > 1 for image in images)
+    if multi and total > 1:
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{multi} of {total} images of one series hold several frames; one of them is a stack.")
+    shifted = sum(0 < image.header.stored[1] != image.header.high_bit + 1 for image in images if image.header.high_bit)
+    if shifted:
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{shifted} of {total} images do not store pixels in the lowest bits (HighBit).")
+    odd = sum(image.header.odd_rescale for image in images)
+    if odd:
+        raise RefusedError(Code.DICOM_DAMAGED, f"RescaleSlope and RescaleIntercept of {odd} of {total} images do not tell what they do.")
     shapes = Counter((image.header.rows, image.header.columns) for image in images)
     if len(shapes) > 1:
         other = total - max(shapes.values())
