@@ -78,7 +78,7 @@ class _Slice:
 
 
 def size_of(images: Sequence[Instance]) -> int:
-    """How many planes a series would have as a stack: the most in one direction, with those that tell no direction; 0 where none does."""
+    """How many planes a series would have as a stack: the most in one direction, with those that tell no direction."""
     directions: Counter[tuple[float, ...]] = Counter()
     unplaced = 0
     for image in images:
@@ -89,12 +89,17 @@ def size_of(images: Sequence[Instance]) -> int:
             directions[()] += frames
         else:
             unplaced += 1
-    return max(directions.values()) + unplaced if directions else 0
+    return max(directions.values(), default=0) + unplaced
 
 
 def wanted_images(images: Sequence[Instance], contract: StudyContract) -> list[Instance]:
     """The images that the application's own rule for a stack takes; all of them where it has none."""
-    return [image for image in images if all(_has_value(image, name, value) for name, value in contract.stack)]
+    return [
+        image
+        for image in images
+        if image.header.frames > 1
+        or all(_has_value(image, name, value) for name, value in contract.stack)  # a frame is not chosen by itself
+    ]
 
 
 def stack_of(images: Sequence[Instance], contract: StudyContract) -> Stack:
@@ -152,6 +157,8 @@ def _check_kinds(images: Sequence[Instance], contract: StudyContract) -> None:
     multi = sum(image.header.frames > 1 for image in images)
     if multi and total > 1:
         raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{multi} of {total} images of one series hold several frames; one of them is a stack.")
+    if multi and contract.stack:
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, "A stack is to be chosen, and the series is one image of several frames.")
     shifted = sum(0 < image.header.stored[1] != image.header.high_bit + 1 for image in images if image.header.high_bit)
     if shifted:
         raise RefusedError(Code.UNSUPPORTED_IMAGE, f"{shifted} of {total} images do not store pixels in the lowest bits (HighBit).")

@@ -186,6 +186,7 @@ def _viewer(draft: Draft, content: bytes) -> None:
 
 @axis("viewer_with_truncated_zip", Phase.PACKAGING, either(Code.ZIP_TRUNCATED), slot="beside")
 def _truncated_viewer(draft: Draft) -> None:
+    """What the missing part held cannot be known: it may be a part of the study."""
     _among(draft, ("VIEWER/data.zip", zipped([("a.txt", b"hello" * 100)])[:-30]))
 
 
