@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedMRImageStorage, generate_uid
 
 from tests.unit.maps.example_app import SIZE, STEP, app, classic, enhanced, groups, item_of, stored
 
@@ -15,6 +15,14 @@ ORDER = [int(index) for index in np.random.default_rng(5).permutation(SIZE)]
 
 def shuffled(images):
     return [images[index] for index in ORDER]
+
+
+def of_kind(sop_class):
+    image = enhanced(ORDER)
+    image.SOPClassUID = sop_class
+    for index in range(SIZE):
+        groups(image, index).CTImageFrameTypeSequence = [item_of(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])]
+    return image
 
 
 def again(images, **attributes):
@@ -33,7 +41,11 @@ def refused(images) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("images", [shuffled(classic()), [enhanced(ORDER)]], ids=["classic", "enhanced"])
+@pytest.mark.parametrize(
+    "images",
+    [shuffled(classic()), [enhanced(ORDER)], [of_kind(LegacyConvertedEnhancedMRImageStorage)], [of_kind(EnhancedCTImageStorage)]],
+    ids=["classic", "enhanced MR", "legacy converted", "enhanced CT"],
+)
 def test_planes_are_sorted_along_their_normal_whatever_order_they_come_in(images):
     stack = app().frames.stack_of(images)
     assert [frame.position[2] for frame in stack.frames] == [index * STEP for index in range(SIZE)]
@@ -94,6 +106,7 @@ def test_a_text_of_the_header_is_never_said():
         ("MREchoSequence", "EffectiveEchoTime", (10.0, 90.0), "EchoTime (10: 8, 90: 8)"),
         ("MRDiffusionSequence", "DiffusionBValue", (0.0, 1000.0), "DiffusionBValue (0: 8, 1000: 8)"),
         ("FrameContentSequence", "StackID", ("1", "2"), "StackID (1: 8, 2: 8)"),
+        ("CTImageFrameTypeSequence", "FrameType", (["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY"]), "FrameType has 2 values (8 and 8)"),
         ("MRImageFrameTypeSequence", "ComplexImageComponent", ("MAGNITUDE", "PHASE"), "ComplexImageComponent has 2 values (8 and 8)"),
     ],
 )
