@@ -101,6 +101,8 @@ def _rle_damaged(draft: Draft) -> None:
 @axis("rle_cut_in_one", Phase.ENCODING, refuse(Code.DICOM_DAMAGED, Code.DICOM_TRUNCATED))
 def _rle_cut(draft: Draft) -> None:
     """Whole as a file, but the compressed pixels end after a third."""
+    if len(draft.images) < 8:
+        raise IncompatibleAxesError
 
     def encode(header: Dataset, number: int) -> bytes:
         if number != 7:

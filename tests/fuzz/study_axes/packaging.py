@@ -209,8 +209,7 @@ def _odd_member(draft: Draft, what: dict[str, int]) -> None:
 @axis("headless_file_beside", Phase.PACKAGING, refuse(Code.DICOM_HEADLESS), slot="beside")
 def _headless(draft: Draft) -> None:
     """One slice lost its preamble."""
-    pack = draft.pack
-    draft.pack = lambda members: pack([(name, content[132:] if number == 3 else content) for number, (name, content) in enumerate(members)])
+    draft.bytes_steps.append(lambda file, number: file[132:] if number == 3 else file)
     draft.main.truth.clear()
 
 

@@ -271,6 +271,8 @@ def _empty_rescale(draft: Draft) -> None:
 )
 def _doubtful_rescale(draft: Draft, changes: dict[str, Any]) -> None:
     """A rescale that readers take for different things: some apply it, some pass over it."""
+    if any("RescaleSlope" in header for header in draft.headers()):
+        raise IncompatibleAxesError
     _each(draft, lambda header, values, _: _put(header, values, "<u2", bits=12, **changes))
     draft.main.truth.clear()
 

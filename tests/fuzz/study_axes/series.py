@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai_aws_pipeline.host_agent.errors import Code
-from tests.fuzz.study_axes.axis import ANSWER, Phase, axis, either, refuse, variants
+from tests.fuzz.study_axes.axis import ANSWER, IncompatibleAxesError, Phase, axis, either, refuse, variants
 from tests.fuzz.study_draft import AXIAL, Draft, Geometry, Series
 
 LARGER = Geometry(step=1.5, shape=(36, 40, 48))
@@ -76,6 +76,8 @@ def _smaller(draft: Draft) -> None:
 
 @axis("second_series_larger_mixed", Phase.SERIES, either(Code.MIXED_SERIES, Code.AMBIGUOUS_SERIES))
 def _larger_mixed(draft: Draft) -> None:
+    if len(draft.images) < AXIAL.shape[0]:
+        raise IncompatibleAxesError  # an application that names its echo would rightly be given the other series
     series = _beside(draft)
     series.images += [draft.another(image, draft.other_values(image), EchoTime="90") for image in series.images]
 
