@@ -98,21 +98,21 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
         if name is not None:
             data.PatientName = name
         if SERIES_NUMBER in wanted:
-            data.SeriesNumber = 1
+            _put(data, "SeriesNumber", 1)
         if ORIENTATION in wanted and stack:
             data.ImageOrientationPatient = _decimals(_mean_orientation(stack))
         if CLASS in wanted:
             data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
         for keyword in instance.header.odd_moments:
-            setattr(data, keyword, _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")))
+            _put(data, keyword, _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")))
         if RESCALE in wanted:
             _without_empty_rescale(data)
         for keyword in instance.header.missing:
             setattr(data, keyword, None)
         if THICKNESS in wanted and stack:
-            data.SliceThickness = _decimals([stack.step])[0]
+            _put(data, "SliceThickness", _decimals([stack.step])[0])
         if SPACING in wanted and stack:
-            data.SpacingBetweenSlices = _decimals([stack.step])[0]
+            _put(data, "SpacingBetweenSlices", _decimals([stack.step])[0])
         written = instance.path.with_suffix(".even")
         data.save_as(written)
     except RefusedError:
@@ -121,6 +121,13 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
         raise RefusedError(Code.DICOM_DAMAGED, "The header of an image cannot be written anew.") from error
     written.chmod(0o644)
     written.replace(instance.path)
+
+
+def _put(data: Dataset, keyword: str, value: object) -> None:
+    """Set an attribute as the dictionary has it: what stood there may be of another value representation."""
+    if keyword in data:
+        delattr(data, keyword)
+    setattr(data, keyword, value)
 
 
 def _whole_name(data: Dataset) -> str:

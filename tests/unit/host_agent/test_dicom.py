@@ -77,6 +77,15 @@ def test_no_error_quotes_a_value_of_the_patient(tmp_path: Path) -> None:
     assert "Invented" not in str(error.value)
 
 
+def test_an_image_with_the_pixels_of_two_is_damaged(tmp_path: Path) -> None:
+    path = write_series(tmp_path, generate_uid(), slices=1)[0]
+    data = pydicom.dcmread(path)
+    data.PixelData = data.PixelData * 2
+    data.save_as(path)
+    with pytest.raises(RefusedError, match=r"dicom_damaged: .*more pixels"):
+        read_studies([path])
+
+
 def test_a_free_text_modality_does_not_reach_the_record(tmp_path: Path) -> None:
     files = write_series(tmp_path, generate_uid(), slices=1)
     data = pydicom.dcmread(files[0])

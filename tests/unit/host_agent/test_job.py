@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import EncapsulatedPDFStorage, generate_uid
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import EncapsulatedPDFStorage, RLELossless, generate_uid
 
 from monai_aws_pipeline.contract import (
     HostFacts,
@@ -677,6 +678,28 @@ def test_what_the_map_is_given_is_in_its_folder_and_in_the_record_and_nothing_el
         "MR of 2 images: not given (the rules take it, and another fits better)",
         "MR of 5 images: given as 5 planes 3 mm apart (the largest of 2 that the rules take)",
     ]
+
+
+def test_pixels_that_cannot_be_decoded_are_the_studys_fault_where_the_application_fails_on_them(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    paths = write_series(tmp_path / "files", uid, slices=4)
+    for number, path in enumerate(paths):
+        data = pydicom.dcmread(path)
+        data.compress(RLELossless)
+        if number == 2:
+            data.PixelData = encapsulate([next(generate_frames(data.PixelData, number_of_frames=1))[:70]])
+            data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.save_as(path)
+    with zipfile.ZipFile(tmp_path / "rle.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, path.name)
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=1, log_tail=("ValueError: cannot decode",))
+    message = bench.upload("input/a.zip", (tmp_path / "rle.zip").read_bytes())
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(quarantine_key(message.job, "result.json", study_id(SECRET, uid)))
+    assert record.error
+    assert (record.status, record.error.code, record.error.last_line) == (Status.QUARANTINED, "dicom_damaged", "ValueError: cannot decode")
+    assert "The pixels of 1 of 4 images" in record.error.message
 
 
 def test_a_segments_label_that_names_the_patient_does_not_reach_the_measurements(bench: Bench, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRSpectroscopyStorage,
     RawDataStorage,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
     generate_uid,
 )
@@ -208,6 +209,21 @@ def test_labels_of_an_image_of_before_ask_what_they_asked_then(tmp_path: Path) -
     for hostile in ("{", "[]", "null", '{"volume": 3}', '{"volume": true, "stack": {"a": []}}', "x" * 10_000):
         assert requirements_of({LABEL_STUDY_CONTRACT: hostile}).contract == StudyContract()
     assert len(requirements_of({}).give(study_of(tmp_path / "files", good(tmp_path / "a")[:1])).instances) == 1
+
+
+def test_a_capture_among_the_images_does_not_speak_for_their_series(tmp_path: Path) -> None:
+    images = good(tmp_path / "a")
+    capture = again(images[0], SOPClassUID=SecondaryCaptureImageStorage, Modality="OT")
+    capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    del capture.ImagePositionPatient
+    error = refusal(asking(), study_of(tmp_path / "files", [capture, *images]))
+    assert (error.code, "1 of 9 images" in error.cause) == (Code.IRREGULAR_VOLUME, True)
+
+
+def test_a_larger_series_whose_planes_cannot_be_read_is_not_passed_over_for_a_smaller_one(tmp_path: Path) -> None:
+    large, small = good(tmp_path / "a", slices=9), in_series(good(tmp_path / "b", slices=4))
+    each(large, lambda _, data: setattr(data, "ImageOrientationPatient", [2, 0, 0, 0, 1, 0]))
+    assert refusal(asking(), study_of(tmp_path / "files", [*large, *small])).code is Code.NO_GEOMETRY
 
 
 def test_another_studys_report_does_not_become_a_study(tmp_path: Path) -> None:

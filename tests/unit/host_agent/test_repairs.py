@@ -8,13 +8,15 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 
 from monai_aws_pipeline.host_agent import repairs
+from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import RefusedError
 from monai_aws_pipeline.host_agent.map_requirements import MapRequirements
 from monai_aws_pipeline.maps.study_contract import StudyContract
 
-from .series import each, good, study_of
+from .series import each, good, study_of, written
 from .test_stack import jittered, with_value, without
 
 VOLUME = MapRequirements([], StudyContract(volume=True))
@@ -36,6 +38,24 @@ CASES: dict[str, tuple[Callable[[list[Dataset]], list[Dataset]], str, Callable[[
     "several character sets": (japanese, repairs.CHARACTER_SET, lambda data: str(data.PatientName), NAME),
     "uneven cosines": (
         lambda d: each(d, jittered), repairs.ORIENTATION, rounded_directions, [1, 0, 0, 0, 1, 0]
+    ),
+    "a SeriesNumber that is a word": (
+        lambda d: each(d, lambda _, data: data.add_new(0x00200011, "LO", "T1")), repairs.SERIES_NUMBER, lambda data: data.SeriesNumber, 1,
+    ),
+    "a character set that is none": (
+        lambda d: with_value(d, "SpecificCharacterSet", "ISO-IR 100"), repairs.CHARACTER_SET,
+        lambda data: data.SpecificCharacterSet, "ISO_IR 192",
+    ),
+    "a time of the older form": (
+        lambda d: each(d, lambda _, data: data.add_new(0x00080030, "LO", "12:00:00")), repairs.MOMENTS,
+        lambda data: data.StudyTime, "120000",
+    ),
+    "a date that is none": (
+        lambda d: each(d, lambda _, data: data.add_new(0x00080020, "LO", "yesterday")), repairs.MOMENTS, lambda data: data.StudyDate, "",
+    ),
+    "an empty rescale": (
+        lambda d: with_value(with_value(d, "RescaleSlope", None), "RescaleIntercept", None), repairs.RESCALE,
+        lambda data: "RescaleSlope" in data or "RescaleIntercept" in data, False,
     ),
     "no thickness": (
         lambda d: with_value(d, "SliceThickness", None), repairs.THICKNESS, lambda data: float(data.SliceThickness), 3.0,
@@ -79,6 +99,17 @@ def test_a_name_with_a_character_that_ends_in_a_backslash_is_one_name_and_two_na
     given = VOLUME.give(study_of(tmp_path / "two", datasets))
     with pytest.raises(RefusedError, match=r"dicom_damaged: .*several values"):
         repairs.even_out(given.instances, given.stacks)
+
+
+def test_an_image_that_names_its_class_in_its_meta_information_alone_is_given_with_it(tmp_path: Path) -> None:
+    for path in written(tmp_path / "files", good(tmp_path / "good")):
+        data = pydicom.dcmread(path)
+        del data.SOPClassUID
+        data.save_as(path)
+    (study,) = read_studies(sorted((tmp_path / "files").iterdir()))
+    given = VOLUME.give(study)
+    assert repairs.even_out(given.instances, given.stacks) == (repairs.CLASS,)
+    assert {pydicom.dcmread(item.path).SOPClassUID for item in given.instances} == {MRImageStorage}
 
 
 def test_a_good_stack_is_given_byte_for_byte(tmp_path: Path) -> None:

@@ -122,6 +122,18 @@ REFUSED: dict[str, tuple[Change, Code, str]] = {
     "planes shifted at random": (lambda d: tilted(d, evenly=False), IRREGULAR, "shifted unevenly"),
     "inverted pixels": (lambda d: with_value(d, "PhotometricInterpretation", "MONOCHROME1"), UNSUPPORTED, "8 of 8 images are inverted"),
     "an inverse presentation": (lambda d: with_value(d, "PresentationLUTShape", "INVERSE"), UNSUPPORTED, "inverted"),
+    "a presentation table": (
+        lambda d: with_value(d, "PresentationLUTSequence", [Dataset()]), UNSUPPORTED, "8 of 8 images are inverted",
+    ),
+    "pixels in the high bits": (
+        lambda d: with_value(with_value(d, "BitsStored", 12), "HighBit", 15), UNSUPPORTED, "8 of 8 images do not store pixels",
+    ),
+    "a maker's own class of objects": (lambda d: with_value(d, "SOPClassUID", "1.2.840.113619.4.2"), UNSUPPORTED, "not DICOM's own"),
+    "a slope without an intercept": (lambda d: with_value(d, "RescaleSlope", "2"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8 images"),
+    "an intercept without a slope": (lambda d: with_value(d, "RescaleIntercept", "5"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8"),
+    "a slope of zero": (
+        lambda d: with_value(with_value(d, "RescaleIntercept", "0"), "RescaleSlope", "0"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8",
+    ),
     "mosaics": (lambda d: with_value(d, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), UNSUPPORTED, "mosaics"),
 }  # fmt: skip
 
@@ -155,6 +167,7 @@ GIVEN: dict[str, tuple[Change, int]] = {
         lambda d: each(d, lambda index, data: setattr(data, "AcquisitionTime", f"1200{index:02d}")), 8,
     ),
     "of two acquisitions one behind the other": (lambda d: with_value(d, "AcquisitionNumber", 1, 2), 8),
+    "with a rescale of one and no intercept": (lambda d: with_value(d, "RescaleSlope", "1"), 8),
     "with one slice of another image type": (
         lambda d: each(d, lambda index, data: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", *(["FIRST"] if not index else [])])), 8,
     ),
