@@ -269,15 +269,18 @@ def place(study: Study, folder: Path, limits: Limits) -> Placed:
 def give(placed: Placed, requirements: MapRequirements) -> Placed:
     """Leave in the MAP's folder what it is given, in the order of its file names; the rest waits beside it. Raises RefusedError."""
     given = requirements.give(placed.study)
-    withheld = placed.folder / "withheld"
-    withheld.mkdir(mode=0o700)
-    for path in [*placed.source.iterdir()]:
-        path.rename(withheld / path.name)
-    moved = {
-        item.sop_uid: _moved(replace(item, path=withheld / item.path.name), placed.source / f"{number:06d}.dcm")
-        for number, item in enumerate(given.instances, start=1)
-    }
-    given = replace(given, instances=tuple(moved.values()))
+    names = [f"{number:06d}.dcm" for number in range(1, len(given.instances) + 1)]
+    files = [*placed.source.iterdir()]
+    if len(files) != len(names) or [item.path.name for item in given.instances] != names:  # a good study comes as it is to be given
+        withheld = placed.folder / "withheld"
+        withheld.mkdir(mode=0o700)
+        for path in files:
+            path.rename(withheld / path.name)
+        moved = [
+            _moved(replace(item, path=withheld / item.path.name), placed.source / name)
+            for item, name in zip(given.instances, names, strict=True)
+        ]
+        given = replace(given, instances=tuple(moved))
     return replace(placed, given=given, repairs=repairs.even_out(given.instances, given.stacks))
 
 

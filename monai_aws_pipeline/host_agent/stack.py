@@ -305,7 +305,8 @@ def _check_straight(placed: Sequence[tuple[_Slice, Plane]], along: Array, normal
 
 def _check_one_stack(slices: Sequence[_Slice], along: Array) -> None:
     """Refuse images at places of their own that are of several stacks all the same: one behind the other, or one between the other's."""
-    for name in (*_ONE_STACK, *_OVERLAPPING):
+    told = {name for each in slices for name, _ in each.telling}
+    for name in (name for name in (*_ONE_STACK, *_OVERLAPPING) if name in told):
         values = [_value(each, name) for each in slices]
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, value in enumerate(values):
