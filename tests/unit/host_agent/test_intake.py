@@ -514,6 +514,12 @@ class Bucket:
     def download(self, key: str, version: str, etag: str, target: Path) -> int:
         return target.write_bytes(self.contents[key])
 
+    def read(self, key: str) -> str | None:
+        return self.contents[key].decode() if key in self.contents else None
+
+    def put_once(self, key: str, text: str) -> bool:
+        return self.contents.setdefault(key, text.encode()) == text.encode()
+
 
 @pytest.mark.parametrize("kind", [Kind.ZIP, Kind.FOLDER])
 def test_what_was_passed_over_is_told_with_the_files(kind: Kind, tmp_path: Path) -> None:
@@ -521,7 +527,8 @@ def test_what_was_passed_over_is_told_with_the_files(kind: Kind, tmp_path: Path)
     contents = files if kind is Kind.FOLDER else {"input/a.zip": raw_zip(GOOD, Entry("a.pdf", b"%PDF"))}
     key = "input/f/_READY" if kind is Kind.FOLDER else "input/a.zip"
     message = JobMessage.for_object(bucket="b", key=key, version="", etag="e", size=len(contents[key]))
+    uploaded = sum(map(len, contents.values()))
     found = fetch(cast(Store, Bucket(contents)), message, kind, tmp_path, SMALL)
     assert [path.read_bytes() for path in found.files] == [DICOM]
     assert found.passed_over == {"no DICOM": 1}
-    assert found.bytes == sum(map(len, contents.values()))
+    assert found.bytes == uploaded
