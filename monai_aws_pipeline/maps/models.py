@@ -8,10 +8,12 @@ in it, a folder as it is, a zip unpacked. Here belong the two settings, that lay
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,8 @@ _NEXT: Final = re.compile(r",(?=\s*[A-Za-z0-9][A-Za-z0-9._-]{0,99}=)")
 _MAX_MODELS: Final = 32
 _MAX_MEMBERS: Final = 100_000
 _MAX_UNPACKED: Final = 64 * 1024**3
+_DAMAGED: Final = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
+"""What reading a damaged member raises: each way to compress has its own error, and a way that is not known is a RuntimeError."""
 _CHUNK: Final = 1 << 20
 _ENCRYPTED: Final = 0x1
 _NOT_WANTED: Final = ("__MACOSX", ".DS_Store")
@@ -182,7 +186,7 @@ def _unpack(found: Model, target: Path) -> None:
             try:
                 with archive.open(entry) as source, place.open("xb") as out:
                     shutil.copyfileobj(source, out, _CHUNK)
-            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            except _DAMAGED as error:
                 raise ModelError(f"{found.path.name} cannot be unpacked ({type(error).__name__}); make it anew") from error
             place.chmod(0o644)
 

@@ -91,13 +91,6 @@ def text_zip() -> bytes:
     return zip_of({"README.txt": b"nothing to see here\n", "notes/report.txt": b"no images\n"})
 
 
-def truncated_instance_zip() -> bytes:
-    """A study whose last instance lost the second half of its file."""
-    items = [dicom_bytes(item) for item in tiny_study()]
-    items[-1] = items[-1][: len(items[-1]) // 2]
-    return zip_of({f"IMG{index:04d}.dcm": item for index, item in enumerate(items)})
-
-
 def traversal_zip() -> bytes:
     """A zip whose members try to leave the folder they are unpacked into."""
     item = dicom_bytes(tiny_study(1)[0])

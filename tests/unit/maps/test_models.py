@@ -207,6 +207,20 @@ def test_a_damaged_zip_is_refused(tmp_path: Path):
         Model("net", path, "0" * 64).files()
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_compressed_bytes_are_damaged_is_refused(tmp_path: Path, method: int):
+    path = tmp_path / "net.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a", bytes(range(256)) * 64)
+        entry = archive.getinfo("a")
+    content = bytearray(path.read_bytes())
+    start = entry.header_offset + 30 + len("a")
+    content[start : start + entry.compress_size] = b"\xff" * entry.compress_size
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be unpacked"):
+        Model("net", path, "0" * 64).lay_out(tmp_path / "out", unpack=True)
+
+
 # ------------------------------------------------------------------------------------------------------------ in the image, addresses
 
 
