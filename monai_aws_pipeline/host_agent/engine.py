@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LOG_LINES: Final = 200
 LINE_BYTES: Final = 4096
 _TICK_S: Final = 0.01
-_SAMPLE_S: Final = 0.1
+_LOOK_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120
 _NEVER: Final = "0001-01-01"
@@ -133,7 +133,7 @@ class Engine:
         reader = _read_into(process.stdout, tail)
         try:
             while process.poll() is None:
-                if stop.wait(_SAMPLE_S):
+                if stop.wait(_LOOK_S):
                     raise InterruptedJobError("the host is stopping")
                 now = time.monotonic()
                 if now - started > _PULL_S:
@@ -221,14 +221,13 @@ class Engine:
         process = held or self.hold(arguments)
         _close_input(process, b"\n" if held else b"")
         reader = _read_into(process.stdout, tail)
-        timed_out, told, sampled = False, False, 0.0
+        timed_out, told = False, False
         try:
             while process.poll() is None:
                 if stop.wait(_TICK_S):
                     raise InterruptedJobError("the host is stopping")
                 now = time.monotonic()
-                if now - sampled >= _SAMPLE_S:
-                    sampled = now
+                if meter.due(now):
                     meter.sample()
                 if not told and meter.over():
                     told = True

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
+_SAMPLE_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,18 @@ class Meter:
         self._pid_of = pid_of
         self._pid = 0
         self._gpu = gpu and shutil.which("nvidia-smi") is not None
-        self._gpu_at = 0.0
+        self._gpu_at = self._sampled_at = 0.0
         self._warm = warm
         self._group = self._find() if warm else None
         self._before = (self._group.peak_bytes(), self._group.cpu_seconds(), self._group.kills()) if self._group else (0, 0.0, 0)
 
+    def due(self, now: float) -> bool:
+        """Whether it is time to sample, by ``time.monotonic``: at once while there is no figure, so that a short run has one too."""
+        return not self.peak or now - self._sampled_at >= _SAMPLE_S
+
     def sample(self) -> None:
         """Read everything once. Does nothing until the container has a process."""
+        self._sampled_at = time.monotonic()
         self._group = self._group or self._find()
         if self._group is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -187,6 +188,10 @@ def _unpack(found: Model, target: Path) -> None:
                 with archive.open(entry) as source, place.open("xb") as out:
                     shutil.copyfileobj(source, out, _CHUNK)
             except _DAMAGED as error:
+                if isinstance(error, OSError) and error.errno is not None:  # bzip2's own has no number
+                    why = error.strerror or os.strerror(error.errno)
+                    remedy = "make room or mend the disk, and start again"
+                    raise ModelError(f"{found.path.name} cannot be unpacked on this machine ({why}); {remedy}") from error
                 raise ModelError(f"{found.path.name} cannot be unpacked ({type(error).__name__}); make it anew") from error
             place.chmod(0o644)
 

@@ -201,6 +201,18 @@ def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_p
     assert (alone.peak, alone.cpu_seconds) == (950, 6.5)
 
 
+def test_a_short_run_is_looked_at_until_it_has_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc, root = cgroup(tmp_path, "0::/x\n", {"x/memory.peak": ""})
+    monkeypatch.setattr("monai_aws_pipeline.host_agent.meter.control_group", lambda pid: control_group(pid, proc, root))
+    monkeypatch.setattr("monai_aws_pipeline.host_agent.meter.time.monotonic", lambda: 1000.0)
+    meter = Meter(lambda: 7, gpu=False)
+    meter.sample()
+    assert meter.due(1000.01), "the container is being made"
+    (root / "x" / "memory.peak").write_text("100")
+    meter.sample()
+    assert (meter.peak, meter.due(1000.01), meter.due(1000.11)) == (100, False, True)
+
+
 def test_nothing_is_measured_before_there_is_a_process() -> None:
     meter = Meter(lambda: 0, gpu=False)
     meter.sample()

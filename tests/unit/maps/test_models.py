@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -218,6 +219,16 @@ def test_a_zip_whose_compressed_bytes_are_damaged_is_refused(tmp_path: Path, met
     content[start : start + entry.compress_size] = b"\xff" * entry.compress_size
     path.write_bytes(content)
     with pytest.raises(ModelError, match="cannot be unpacked"):
+        Model("net", path, "0" * 64).lay_out(tmp_path / "out", unpack=True)
+
+
+def test_a_disk_that_fills_up_is_not_told_as_a_damaged_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path, _ = zipped(tmp_path / "net.zip", {"a": b"weights"})
+    monkeypatch.setattr("monai_aws_pipeline.maps.models.shutil.copyfileobj", full)
+    with pytest.raises(ModelError, match=r"on this machine \(No space left on device\); make room"):
         Model("net", path, "0" * 64).lay_out(tmp_path / "out", unpack=True)
 
 
