@@ -1,7 +1,7 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test faults lint bench fuzz fuzz-studies clean use dev
+.PHONY: help demo demo-down ui test faults fidelity lint bench fuzz fuzz-studies clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
@@ -9,7 +9,7 @@ SECONDS ?= 600
 STUDIES ?= 2000
 SEED ?=
 ONLY ?=
-TESTS ?= tests/e2e tests/integration tests/unit
+TESTS ?= tests/e2e tests/integration tests/fidelity tests/unit
 # Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
 PARALLEL ?= 2
 
@@ -17,8 +17,9 @@ help:
 	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
-	@echo "make test       unit, integration and end-to-end tests (TESTS=path for some)"
+	@echo "make test       unit, integration, fidelity and end-to-end tests (TESTS=path for some)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
+	@echo "make fidelity   that the embedded AWS refuses what AWS refuses, and that the system lives through it, into build/fidelity.json"
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
@@ -45,6 +46,9 @@ test: dev
 
 faults: dev
 	@MONAI_TESTS_TELL=1 $(PYTHON) -m pytest tests/faults -q --no-header
+
+fidelity: dev
+	@MONAI_TESTS_FIDELITY=build/fidelity.json $(PYTHON) -m pytest tests/fidelity -q --no-header
 
 lint: dev
 	@.venv/bin/ruff check .

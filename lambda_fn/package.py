@@ -20,6 +20,7 @@ _SOURCES: Final = (
     "lambda_fn/wake.py",
     "monai_aws_pipeline/__init__.py",
     "monai_aws_pipeline/contract.py",
+    "monai_aws_pipeline/ec2_refusals.py",
 )
 _DISTRIBUTION: Final = "aws-lambda-powertools"
 _TIME: Final = (1980, 1, 1, 0, 0, 0)

@@ -257,7 +257,6 @@ def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: 
         "MONAI_AWS_IDLE_STOP_MINUTES": "0.25",
         "MONAI_AWS_WAKE_EVERY_MINUTES": "1",
         "MONAI_AWS_RESULTS_INTERVAL_S": "5",
-        "MONAI_AWS_ROOT_VOLUME_GIB": "20",
     }
     lines = "".join(f"{name}={value}\n" for name, value in environment.items())
     place.env_file.write_text(f"# To act as the demo's operator: set -a; . .demo/env; set +a\n{lines}")

@@ -132,13 +132,18 @@ class Settings(BaseSettings):
     ami_check: bool = Field(True, description="start a machine from each newly baked image for a minute or two to check it")
     ami_keep: int = Field(3, ge=1, le=100, description="baked images that are kept; older ones go with their snapshots unless in use")
     ami_regions: Annotated[tuple[str, ...], NoDecode] = Field((), description="regions that each baked image is copied to")
-    root_volume_gib: int = Field(60, ge=8, le=1024, description="root disk of every machine in GiB")
+    root_volume_gib: int = Field(
+        150, ge=8, le=1024, description="root disk of every machine in GiB; made at least as large as the image's snapshot"
+    )
     root_volume_type: Literal["gp3", "gp2"] = Field("gp3", description="EBS type of the root disk")
     root_volume_encrypted: bool = Field(True, description="encrypt the root disk, and with it the image's snapshot")
     root_volume_kms_key: str = Field(
         "",
         pattern=r"^$|^arn:[\w:/+=.@-]+$|^alias/[\w/-]+$|^(mrk-)?[0-9a-f-]{32,36}$",
         description="KMS key of the root disk; empty: the account's key for EBS",
+    )
+    subnets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="subnets of one VPC that machines go into, a public address each; empty: the region's default subnets"
     )
     ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
     ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
@@ -257,7 +262,15 @@ class Settings(BaseSettings):
             raise ValueError(f"expected names such as eu-central-1, separated by commas; not a region: {', '.join(wrong)}")
         return value
 
-    @field_validator("instance_types", "ami_regions", mode="before")
+    @field_validator("subnets")
+    @classmethod
+    def _subnets_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [name for name in value if not re.fullmatch(r"subnet-[0-9a-f]{8,17}", name)]
+        if wrong:
+            raise ValueError(f"expected ids such as subnet-0123456789abcdef0, separated by commas; not a subnet: {', '.join(wrong)}")
+        return value
+
+    @field_validator("instance_types", "ami_regions", "subnets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

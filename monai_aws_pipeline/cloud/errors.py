@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
+
+from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of, refusal_of
+
+T = TypeVar("T")
+NEW_SECONDS = 60.0
+"""How long AWS may not know what it has just made. Source: EC2 developer guide, "Eventual consistency in the Amazon EC2 API"."""
 
 
 class CloudError(Exception):
@@ -22,12 +32,30 @@ class QuotaError(CloudError):
     """The account may not run that much."""
 
 
+class MarketError(CloudError):
+    """The account may not buy in one market, such as spot; another may do."""
+
+
+class LaunchError(CloudError):
+    """AWS refuses to launch or start a machine for a reason that only a person can do something about."""
+
+
 class ThrottledError(CloudError):
     """AWS went on refusing calls for their number."""
 
 
 class MachineError(CloudError):
     """A machine did not get into the state that was waited for."""
+
+
+class EndedError(MachineError):
+    """A machine ended, or stopped again, instead of what was waited for. ``reason``: AWS's code for it, empty where it gives none."""
+
+    def __init__(self, machine: str, state: str, wanted: str, reason: str) -> None:
+        meant = ending_of(reason)
+        because = f" ({reason})" if reason else ""
+        super().__init__(f"Machine {machine} became {state} instead of {wanted}{because}. {meant.what}", meant.remedy)
+        self.reason = reason
 
 
 class ImageError(CloudError):
@@ -65,6 +93,72 @@ class AccessError(CloudError):
 def code_of(error: ClientError) -> str:
     """The AWS error code of a boto3 error, for example ``InsufficientInstanceCapacity``."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def message_of(error: ClientError) -> str:
+    """AWS's own words of a boto3 error."""
+    return str(error.response.get("Error", {}).get("Message", ""))
+
+
+def judged(error: ClientError) -> tuple[str, Refusal]:
+    """What EC2 refused: its code, and what that means for a launch or a start."""
+    return code_of(error), refusal_of(code_of(error), message_of(error))
+
+
+_BY_WAY = {
+    Way.NEXT_ZONE: CapacityError,
+    Way.NEXT_SUBNET: CapacityError,
+    Way.NEXT_TYPE: QuotaError,
+    Way.NEXT_MARKET: MarketError,
+    Way.RETRY: ThrottledError,
+}
+
+
+def refused_launch(error: ClientError | EndedError, doing: str) -> CloudError:
+    """The named error for a launch or start that nothing else leads past: what happened, AWS's code and, of an unknown one, its words."""
+    if isinstance(error, EndedError):
+        return error
+    code, refusal = judged(error)
+    said = "" if refusal.known else f" It says: {message_of(error)[:300]!r}."
+    what = f"{doing[:1].upper()}{doing[1:]} failed ({code}): {refusal.what}{said}"
+    if code in DENIED:
+        return AccessError(what, refusal.remedy)
+    if code.startswith("InvalidAMIID"):
+        return ImageError(what, refusal.remedy)
+    return _BY_WAY.get(refusal.way, LaunchError)(what, refusal.remedy)
+
+
+def when_known(call: Callable[[], T], seconds: float) -> T:
+    """Make a call about something that was just made, again while AWS does not know it yet, and raise its error when it never does."""
+    deadline, pause = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return call()
+        except ClientError as error:
+            _, refusal = judged(error)
+            if refusal.way is not Way.NOT_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 8.0)
+
+
+def remove(call: Callable[[], object], listed: Callable[[], bool], seconds: float = NEW_SECONDS) -> None:
+    """Make a call that removes something. What AWS does not know is gone, unless a search still finds it: that is new, and waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            call()
+        except ClientError as error:
+            _, refusal = judged(error)
+            if refusal.way is not Way.NOT_YET:
+                raise
+            if not listed():
+                return
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "Client.UnauthorizedOperation"})

@@ -11,25 +11,27 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import CloudError, ImageError, code_of, refused
+from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError, code_of, refused, remove, when_known
+from monai_aws_pipeline.cloud.instances import root_device
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import ImageTypeDef
+    from mypy_boto3_ec2.type_defs import ImageTypeDef, TagTypeDef
     from mypy_boto3_ssm import SSMClient
 
     from monai_aws_pipeline.cloud.session import Clients
 
 
 WAIT_SECONDS = 3600.0
-"""Longest wait for an image: AWS needs some minutes for 60 GiB, and longer between continents."""
+"""Longest wait for an image: AWS needs some minutes for 150 GiB, and longer between continents."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Image:
     root_device: str
     snapshots: tuple[str, ...]
     tags: dict[str, str]
+    gib: int = 0
+    """GiB of the snapshot of its root disk: no machine of it has a smaller one."""
 
     @classmethod
     def of(cls, image: ImageTypeDef) -> Image:
@@ -56,6 +60,7 @@ class Image:
             root_device=image.get("RootDeviceName", "/dev/sda1"),
             snapshots=tuple(filter(None, snapshots)),
             tags=tags_of(image.get("Tags", [])),
+            gib=root_device(image).gib,
         )
 
     @property
@@ -219,7 +224,8 @@ class Images:
 
     def tag(self, resource: str, tags: dict[str, str]) -> None:
         """Add or replace tags of an image or a snapshot."""
-        self._ec2.create_tags(Resources=[resource], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+        wanted: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        when_known(partial(self._ec2.create_tags, Resources=[resource], Tags=wanted), NEW_SECONDS)
 
     # ---------------------------------------------------------------------------------------------------------- removing
 
@@ -227,15 +233,20 @@ class Images:
         """Remove whatever carries this ``Name`` tag: a capture or copy that did not end well."""
         filters = [*tag_filters(self._deployment), {"Name": "tag:Name", "Values": [name]}]
         for image in self._ec2.describe_images(Owners=["self"], Filters=filters)["Images"]:  # type: ignore[arg-type]
-            self.remove(image.get("ImageId", ""))
+            self._remove(Image.of(image))  # found by a search: one that is so new that AWS does not know its id yet is among them
         self._remove_snapshots(self._named(name))
 
     def remove(self, image_id: str) -> None:
         """Deregister an image and delete its snapshots; what is gone already is fine."""
         image = self.look(image_id)
-        if image is None:
-            return
-        self._ec2.deregister_image(ImageId=image_id)
+        if image is not None:
+            self._remove(image)
+
+    def _remove(self, image: Image) -> None:
+        def listed() -> bool:
+            return bool(self._ec2.describe_images(Filters=[{"Name": "image-id", "Values": [image.id]}])["Images"])
+
+        remove(partial(self._ec2.deregister_image, ImageId=image.id), listed)
         # A half-made image does not name its snapshot yet, which carries its name from the start.
         self._remove_snapshots([*image.snapshots, *self._named(image.tags.get("Name", image.name))])
 

@@ -19,28 +19,34 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import (
+    NEW_SECONDS,
     CapacityError,
     CloudError,
+    EndedError,
     ImageError,
     MachineError,
+    MarketError,
     QuotaError,
     ThrottledError,
     code_of,
-    refused,
+    judged,
+    refused_launch,
+    remove,
+    when_known,
 )
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
+from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeDef
+    from mypy_boto3_ec2.type_defs import FilterTypeDef, ImageTypeDef, InstanceTypeDef, TagTypeDef
 
 
-NO_CAPACITY = frozenset({"InsufficientInstanceCapacity", "InsufficientHostCapacity", "Unsupported", "SpotMaxPriceTooLow"})
-NO_QUOTA = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})
-THROTTLED = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException", "ServiceUnavailable", "Unavailable", "InternalError"})
 GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound"})
+START_SECONDS = 300.0
+"""Longest wait for a machine to run; AWS needs some seconds, and tells by a state reason when it will not be."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class Machine:
     tags: dict[str, str]
     launched: str
     profile: str = ""
+    zone: str = ""
+    reason: str = ""
+    """AWS's code for why it is in its state, such as ``Client.InternalError``; empty mostly."""
 
     @classmethod
     def of(cls, instance: InstanceTypeDef) -> Machine:
@@ -68,6 +77,8 @@ class Machine:
             tags=tags_of(instance.get("Tags", [])),
             launched=instance["LaunchTime"].isoformat() if "LaunchTime" in instance else "",
             profile=str(instance.get("IamInstanceProfile", {}).get("Arn", "")).rpartition("/")[2],
+            zone=instance.get("Placement", {}).get("AvailabilityZone", ""),
+            reason=instance.get("StateReason", {}).get("Code", ""),
         )
 
 
@@ -87,10 +98,32 @@ class RootVolume:
 
 
 @dataclass(frozen=True)
+class RootDevice:
+    """The root disk of an image: its device name, and the GiB of its snapshot, below which AWS makes no volume of it."""
+
+    name: str
+    gib: int
+
+
+def fitting(volume: RootVolume, image: RootDevice) -> RootVolume:
+    """The root volume for a machine of this image: as wanted, and never smaller than the image's snapshot."""
+    return replace(volume, gib=max(volume.gib, image.gib))
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """Where a machine can be put: subnet, its zone and its VPC."""
+
+    id: str
+    zone: str
+    vpc: str
+
+
+@dataclass(frozen=True)
 class LaunchSpec:
     """What to launch. ``end_on_shutdown``: the machine's own shutdown terminates it (build machines) instead of stopping it.
 
-    ``markets``: ``on-demand`` and ``spot`` in the order to try.
+    ``markets``: ``on-demand`` and ``spot`` in the order to try. ``avoid_zones``: tried last, because others of its kind are there.
     """
 
     image: str
@@ -103,6 +136,7 @@ class LaunchSpec:
     key_name: str = ""
     end_on_shutdown: bool = True
     markets: tuple[str, ...] = ("on-demand",)
+    avoid_zones: tuple[str, ...] = ()
 
 
 def cloud_config(
@@ -121,9 +155,12 @@ def cloud_config(
     return "#cloud-config\n" + json.dumps(config)
 
 
-def launch_attempts(types: Sequence[str], offered: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
-    """(type, zone) in the order to try: every zone of the preferred type first, then the next type."""
-    return itertools.chain.from_iterable(((kind, zone) for zone in sorted(offered.get(kind, []))) for kind in types)
+def launch_attempts(
+    types: Sequence[str], offered: dict[str, list[str]], subnets: Sequence[Subnet], avoid: Sequence[str] = ()
+) -> Iterator[tuple[str, Subnet]]:
+    """(type, subnet) in the order to try: every zone of the preferred type first, those to avoid last, then the next type."""
+    ordered = sorted(subnets, key=lambda subnet: (avoid.count(subnet.zone), subnet.zone))
+    return itertools.chain.from_iterable(((kind, subnet) for subnet in ordered if subnet.zone in offered.get(kind, [])) for kind in types)
 
 
 @dataclass(frozen=True)
@@ -171,11 +208,15 @@ def quota_error(kind: str, code: str, region: str) -> QuotaError:
 class Machines:
     """The EC2 machines of one deployment."""
 
-    def __init__(self, ec2: EC2Client, deployment: str, launches: EC2Client | None = None) -> None:
-        """``launches`` is a client without retries of its own, for those who launch (``Clients.ec2_launches``)."""
+    def __init__(self, ec2: EC2Client, deployment: str, launches: EC2Client | None = None, subnets: Sequence[str] = ()) -> None:
+        """``launches`` is a client without retries of its own, for those who launch (``Clients.ec2_launches``).
+
+        ``subnets``: where machines go, all of one VPC; empty: the default subnets of the region.
+        """
         self._ec2 = ec2
         self._launches = launches or ec2
         self._deployment = deployment
+        self._subnet_ids = tuple(subnets)
 
     def find(self, role: str = "", states: str = "pending,running,stopping,stopped") -> list[Machine]:
         """Machines of this deployment, oldest first."""
@@ -196,56 +237,98 @@ class Machines:
         return next((Machine.of(i) for group in answer["Reservations"] for i in group.get("Instances", [])), None)
 
     def launch(self, spec: LaunchSpec, report: Report) -> Machine:
-        """Launch one machine, in the first of the markets that has one to give. Raises what the last of them raised."""
+        """Launch one machine, in the first of the markets that has one to give, and wait until it runs.
+
+        Raises what the last of the markets raised; nothing is left then.
+        """
+        image = self._root_device(spec.image)
+        volume = fitting(spec.volume, image)
+        if volume != spec.volume:
+            report(f"the image's snapshot has {image.gib} GiB: the root volume is made that large, not {spec.volume.gib} GiB")
+        spec = replace(spec, volume=volume)
         *others, last = spec.markets
         for market in others:
             try:
-                return self._launch(replace(spec, markets=(market,)), report)
-            except (CapacityError, QuotaError) as error:
+                return self._launch(replace(spec, markets=(market,)), image, report)
+            except (CapacityError, QuotaError, MarketError) as error:
                 report(f"no {market} machine, trying the next market: {error}")
-        return self._launch(replace(spec, markets=(last,)), report)
+        return self._launch(replace(spec, markets=(last,)), image, report)
 
-    def _launch(self, spec: LaunchSpec, report: Report) -> Machine:
+    def _launch(self, spec: LaunchSpec, image: RootDevice, report: Report) -> Machine:
         """Launch one machine in one market, over all zones of the preferred type, then the next type.
 
-        A full quota rules out what counts against it and is no smaller; other types are tried.
-
-        Raises CapacityError, QuotaError or AccessError; nothing exists then.
+        A full quota rules out what counts against it and is no smaller, a full subnet every type in it; the rest is tried.
         """
-        offered = self._offered(spec.types)
-        tried: list[str] = []
+        tried: dict[str, Refusal] = {}
         full: dict[tuple[Quota, float], QuotaError] = {}
-        for kind, zone in launch_attempts(spec.types, offered):
+        barred: set[str] = set()
+        for kind, subnet in launch_attempts(spec.types, self.offered(spec.types), self.subnets(), spec.avoid_zones):
             quota, size = quota_of(kind, spot=spec.markets == ("spot",)), size_of(kind)
-            if any(quota == known and size >= smallest for known, smallest in full):
+            if subnet.id in barred or any(quota == known and size >= smallest for known, smallest in full):
                 continue
             try:
-                machine = self._run_patiently(spec, kind, zone, report)
-            except ClientError as error:
-                code = code_of(error)
-                if code in NO_CAPACITY:
-                    tried.append(f"{kind} in {zone}")
-                    report(f"no capacity for {kind} in {zone} ({code}); trying the next")
-                    continue
-                if code in NO_QUOTA:
+                machine = self._settled(self._run_patiently(spec, image, kind, subnet, report), report)
+            except (ClientError, EndedError) as error:
+                code, refusal = (error.reason, ending_of(error.reason)) if isinstance(error, EndedError) else judged(error)
+                report(f"no {kind} in {subnet.zone} ({code}): {refusal.way}")
+                if refusal.way in (Way.NEXT_ZONE, Way.NEXT_SUBNET):
+                    tried[f"{kind} in {subnet.zone} ({code})"] = refusal
+                    barred |= {subnet.id} if refusal.way is Way.NEXT_SUBNET else set()
+                elif refusal.way is Way.NEXT_TYPE:
                     full[quota, size] = quota_error(kind, code, self._ec2.meta.region_name)
-                    report(f"the quota '{quota.title}' ({quota.code}) does not allow {kind} ({code}); trying what it does not count")
-                    continue
-                raise refused(error, f"launching a {spec.tags.role} machine") or error from error
-            report(f"machine {machine.id} ({kind}, {zone}) launched as {spec.tags.role}")
+                else:
+                    raise refused_launch(error, f"launching a {spec.tags.role} machine") from error
+                continue
+            report(f"machine {machine.id} ({kind}, {subnet.zone}) runs as {spec.tags.role}")
             return machine
         if full:
             raise next(iter(full.values()))
-        if not tried:
-            raise CapacityError(
-                f"None of the types {', '.join(spec.types)} is offered in this region's default subnets.",
-                "Set MONAI_AWS_INSTANCE_TYPES to types that the region has, or create the default VPC (aws ec2 create-default-vpc).",
-            )
-        raise CapacityError(
-            f"AWS has no machine to give now; tried {', '.join(tried)}.", "Try again later, or add types to MONAI_AWS_INSTANCE_TYPES."
-        )
+        raise self._nothing_left(spec, tried)
 
-    def _offered(self, types: Sequence[str]) -> dict[str, list[str]]:
+    def _nothing_left(self, spec: LaunchSpec, tried: dict[str, Refusal]) -> CapacityError:
+        if not tried:
+            return CapacityError(
+                f"None of the types {', '.join(spec.types)} is offered where this deployment has a subnet.",
+                "Set MONAI_AWS_INSTANCE_TYPES to types that the region has, or MONAI_AWS_SUBNETS to subnets in zones that have them.",
+            )
+        remedies = dict.fromkeys(refusal.remedy for refusal in tried.values())
+        return CapacityError(f"AWS has no machine to give now; tried {', '.join(tried)}.", " ".join(remedies))
+
+    def subnets(self) -> list[Subnet]:
+        """Where machines may go: the subnets of the settings, or the region's default ones. Raises MachineError where there is none."""
+        try:
+            found = (
+                self._ec2.describe_subnets(SubnetIds=list(self._subnet_ids))["Subnets"]
+                if self._subnet_ids
+                else self._ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+            )
+        except ClientError as error:
+            raise refused_launch(error, "looking for subnets") from error
+        subnets = [Subnet(each.get("SubnetId", ""), each.get("AvailabilityZone", ""), each.get("VpcId", "")) for each in found]
+        if not subnets:
+            raise MachineError(
+                "The region has no default subnet to put a machine into.",
+                "Set MONAI_AWS_SUBNETS to subnets of a VPC of yours, or create the default VPC: aws ec2 create-default-vpc",
+            )
+        if len({subnet.vpc for subnet in subnets}) > 1:
+            raise MachineError(
+                f"The subnets {', '.join(self._subnet_ids)} lie in different VPCs.", "Name subnets of one VPC in MONAI_AWS_SUBNETS."
+            )
+        return subnets
+
+    def _settled(self, machine: Machine, report: Report) -> Machine:
+        """A machine that was just launched, once it runs. However else this ends, it is terminated. Raises EndedError among others."""
+        try:
+            return self.wait(machine.id, "running", START_SECONDS)
+        except BaseException:  # a cancelled run raises KeyboardInterrupt's kin; nobody else knows the machine yet
+            try:
+                when_known(partial(self._ec2.terminate_instances, InstanceIds=[machine.id]), NEW_SECONDS)
+            except (ClientError, BotoCoreError) as error:
+                report(f"{machine.id} could not be terminated, end it by hand: {error}")
+            raise
+
+    def offered(self, types: Sequence[str]) -> dict[str, list[str]]:
+        """The zones of the region that have each type."""
         pages = self._ec2.get_paginator("describe_instance_type_offerings").paginate(
             LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": list(types)}]
         )
@@ -255,44 +338,42 @@ class Machines:
                 offered.setdefault(str(offer.get("InstanceType")), []).append(str(offer.get("Location")))
         return offered
 
-    def _run_patiently(self, spec: LaunchSpec, kind: str, zone: str, report: Report) -> Machine:
-        """Launch in one zone, backing off while AWS throttles."""
+    def _run_patiently(self, spec: LaunchSpec, image: RootDevice, kind: str, subnet: Subnet, report: Report) -> Machine:
+        """Launch in one zone, backing off while AWS throttles or does not know yet what was just made."""
         token = uuid.uuid4().hex  # a repeated request with the same token cannot launch a second machine
         for pause in (1.0, 2.0, 4.0, 8.0, 16.0):
             try:
-                return self._run(spec, kind, zone, token)
+                return self._run(spec, image, kind, subnet, token)
             except ClientError as error:
-                if code_of(error) not in THROTTLED:
+                code, refusal = judged(error)
+                if refusal.way not in (Way.RETRY, Way.NOT_YET):
                     raise
-                report(f"AWS is throttling launches ({code_of(error)}); trying again in {pause:.0f} s")
+                report(f"{refusal.what} ({code}); trying again in {pause:.0f} s")
                 time.sleep(pause)
         try:
-            return self._run(spec, kind, zone, token)
+            return self._run(spec, image, kind, subnet, token)
         except ClientError as error:
-            if code_of(error) not in THROTTLED:
+            code, refusal = judged(error)
+            if refusal.way is not Way.RETRY:
                 raise
-            raise ThrottledError(
-                f"AWS still does not take launches after six attempts ({code_of(error)}).",
-                "Materialise again in some minutes. If it stays so, something in this account calls EC2 too often; the CloudTrail event "
-                "history shows who.",
-            ) from error
+            raise ThrottledError(f"AWS still does not take launches after six attempts ({code}).", refusal.remedy) from error
 
-    def _run(self, spec: LaunchSpec, kind: str, zone: str, token: str) -> Machine:
-        root = self._root_device(spec.image)
+    def _run(self, spec: LaunchSpec, image: RootDevice, kind: str, subnet: Subnet, token: str) -> Machine:
+        # The public address is asked for, because a subnet need not give one by itself.
+        interface = {"DeviceIndex": 0, "SubnetId": subnet.id, "Groups": [spec.security_group], "AssociatePublicIpAddress": True}
         request: dict[str, Any] = {
             "ImageId": spec.image,
             "InstanceType": kind,
             "MinCount": 1,
             "MaxCount": 1,
             "ClientToken": token,
-            "Placement": {"AvailabilityZone": zone},
             "IamInstanceProfile": {"Name": spec.profile},
-            "SecurityGroupIds": [spec.security_group],
+            "NetworkInterfaces": [interface],
             "UserData": spec.user_data,
             "InstanceInitiatedShutdownBehavior": "terminate" if spec.end_on_shutdown else "stop",
             # IMDSv2 only, and an answer that does not travel further than the machine: a container behind a bridge never sees its role.
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
-            "BlockDeviceMappings": [{"DeviceName": root, "Ebs": spec.volume.as_ebs()}],
+            "BlockDeviceMappings": [{"DeviceName": image.name, "Ebs": spec.volume.as_ebs()}],
             "TagSpecifications": [{"ResourceType": kind_of, "Tags": spec.tags.as_list()} for kind_of in ("instance", "volume")],
         }
         if spec.markets[0] == "spot":  # one-time: what AWS takes back is gone, and nothing is asked for again
@@ -316,7 +397,7 @@ class Machines:
                 return False
             time.sleep(1.0)
 
-    def _root_device(self, image_id: str) -> str:
+    def _root_device(self, image_id: str) -> RootDevice:
         try:
             images = self._ec2.describe_images(ImageIds=[image_id])["Images"]
         except ClientError as error:
@@ -325,32 +406,32 @@ class Machines:
             images = []
         if not images:
             raise ImageError(f"The machine image {image_id} is not there any more.", "Materialise gpu_ami, then this asset again.")
-        return images[0].get("RootDeviceName", "/dev/sda1")
+        return root_device(images[0])
 
     def start(self, machine_id: str) -> None:
-        """Start a stopped machine; a running one stays as it is."""
+        """Start a stopped machine; a running one stays as it is. Raises CapacityError, AccessError or LaunchError with AWS's code."""
         try:
-            self._ec2.start_instances(InstanceIds=[machine_id])
+            self._launches.start_instances(InstanceIds=[machine_id])
         except ClientError as error:
-            if code_of(error) in NO_CAPACITY:
-                raise CapacityError(f"AWS has no capacity to start {machine_id} now.", "Try again later.") from error
-            raise refused(error, f"starting {machine_id}") or error from error
+            raise refused_launch(error, f"starting {machine_id}") from error
 
     def stop(self, machine_id: str) -> None:
         """Stop a machine; its disk stays."""
         self._ec2.stop_instances(InstanceIds=[machine_id])
 
     def terminate(self, machine_id: str) -> None:
-        """End a machine for good; one that is gone already is fine."""
-        try:
-            self._ec2.terminate_instances(InstanceIds=[machine_id])
-        except ClientError as error:
-            if code_of(error) not in GONE:
-                raise
+        """End a machine for good; one that is gone already is fine, one that is so new that AWS does not know it yet is waited for."""
+
+        def listed() -> bool:
+            found = self._ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": [machine_id]}])["Reservations"]
+            return any(Machine.of(each).state != "terminated" for group in found for each in group.get("Instances", []))
+
+        remove(partial(self._ec2.terminate_instances, InstanceIds=[machine_id]), listed)
 
     def tag(self, machine_id: str, tags: dict[str, str]) -> None:
         """Add or replace tags of one machine."""
-        self._ec2.create_tags(Resources=[machine_id], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+        wanted: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        when_known(partial(self._ec2.create_tags, Resources=[machine_id], Tags=wanted), NEW_SECONDS)
 
     def tag_with_disks(self, machine_id: str, tags: dict[str, str]) -> None:
         """Add or replace tags of one machine and its disks, which were tagged with it."""
@@ -359,18 +440,21 @@ class Machines:
         self._ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
 
     def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
-        """Wait until a machine is in a state. Raises MachineError when it ends elsewhere or time is up."""
-        deadline = time.monotonic() + seconds
-        pause = 0.3
+        """Wait until a machine is in a state. Raises MachineError when it ends elsewhere, with AWS's reason, or time is up.
+
+        A machine that AWS does not know is gone for who waits for its end. For others it may be so new that AWS does not know it yet.
+        """
+        started = time.monotonic()
+        deadline, pause, seen = started + seconds, 0.3, False
         while True:
             machine = self.look(machine_id)
-            state = machine.state if machine else "terminated"
+            seen = seen or machine is not None
+            new = wanted != "terminated" and not seen and time.monotonic() < started + NEW_SECONDS
+            state = machine.state if machine else "unknown" if new else "terminated"
             if state == wanted:
                 return machine or Machine(machine_id, "terminated", "", "", "", {}, "")
             if state == "terminated" or (wanted == "running" and state in ("stopping", "stopped", "shutting-down")):
-                raise MachineError(
-                    f"Machine {machine_id} became {state} instead of {wanted}.", "Look at its state transition reason in EC2."
-                )
+                raise EndedError(machine_id, state, wanted, machine.reason if machine else "")
             if time.monotonic() > deadline:
                 raise MachineError(
                     f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
@@ -437,13 +521,10 @@ class Machines:
 
     def security_group(self, tags: Tags, description: str, ingress_from: str = "", port: int = 22) -> str:
         """Create a group without any way in, or with one port open to one address range. Returns its id."""
-        vpcs = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
-        if not vpcs:
-            raise MachineError("The region has no default VPC.", "Create one with: aws ec2 create-default-vpc")
         group = self._ec2.create_security_group(
             GroupName=f"{tags.name}-{tags.run_id[:8]}-{time.time_ns():x}",
             Description=description,
-            VpcId=vpcs[0].get("VpcId", ""),
+            VpcId=self.subnets()[0].vpc,
             TagSpecifications=[{"ResourceType": "security-group", "Tags": tags.as_list()}],
         )["GroupId"]
         if ingress_from:
@@ -454,12 +535,14 @@ class Machines:
                 "ToPort": port,
                 range_key: [{ranges: ingress_from, "Description": "build"}],
             }
-            self._ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+            opening = partial(self._ec2.authorize_security_group_ingress, GroupId=group, IpPermissions=[permission])
+            when_known(opening, NEW_SECONDS)
         return group
 
     def find_security_group(self, role: str) -> str | None:
-        """A group of this deployment and role that is meant to stay."""
-        groups = self._ec2.describe_security_groups(Filters=tag_filters(self._deployment, role))["SecurityGroups"]
+        """A group of this deployment and role that is meant to stay, in the VPC that machines go into now."""
+        filters = tag_filters(self._deployment, role, vpc_id=self.subnets()[0].vpc)
+        groups = self._ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
         staying = [group for group in groups if not tags_of(group.get("Tags", [])).get(TAG_EXPIRES_AT)]
         return staying[0].get("GroupId") if staying else None
 
@@ -471,12 +554,14 @@ class Machines:
     def delete_security_group(self, group: str, seconds: float = 60) -> None:
         """Delete a group, waiting while a machine that is ending still holds it."""
         deadline = time.monotonic() + seconds
+
+        def listed() -> bool:
+            return bool(self._ec2.describe_security_groups(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroups"])
+
         while True:
             try:
-                self._ec2.delete_security_group(GroupId=group)
+                remove(partial(self._ec2.delete_security_group, GroupId=group), listed)
             except ClientError as error:
-                if code_of(error) in GONE:
-                    return
                 if code_of(error) != "DependencyViolation" or time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
@@ -506,6 +591,15 @@ class Machines:
         except ClientError as error:
             if code_of(error) not in GONE:
                 raise
+
+
+def root_device(image: ImageTypeDef) -> RootDevice:
+    """The root disk of an image as AWS describes it; 0 GiB where it does not say."""
+    name = image.get("RootDeviceName", "/dev/sda1")
+    sizes = [
+        mapping.get("Ebs", {}).get("VolumeSize", 0) for mapping in image.get("BlockDeviceMappings", []) if mapping.get("DeviceName") == name
+    ]
+    return RootDevice(name, max(sizes, default=0))
 
 
 def _attempt(problems: list[str], name: str, step: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import DENIED, CloudError, code_of
 from monai_aws_pipeline.cloud.images import Images
+from monai_aws_pipeline.cloud.instances import Machines, launch_attempts
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 
@@ -105,7 +106,9 @@ def account_probes(clients: Clients, settings: Settings) -> list[Probe]:
             lambda: Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner).id,
             "",
         ),
+        Probe("root volume", lambda: _root_volume(clients, settings), ""),
         Probe("instance types", lambda: _types(clients, settings.instance_types), "Set MONAI_AWS_INSTANCE_TYPES."),
+        Probe("subnets", lambda: _subnets(clients, settings), ""),
         Probe("registry", lambda: _registry(clients, settings.ecr_repository), "Set MONAI_AWS_ECR_REPOSITORY as bootstrap knows it."),
         *(Probe(f"queue {name}", partial(_queue, clients, name), "") for name in queues),
         Probe(f"parameter {names.live_map_parameter}", lambda: _live_map(clients, names.live_map_parameter), ""),
@@ -186,6 +189,31 @@ def _types(clients: Clients, wanted: Sequence[str]) -> str:
         raise PreflightError(f"none of {', '.join(wanted)} is offered in {clients.region}", "Set MONAI_AWS_INSTANCE_TYPES to others.")
     absent = [name for name in wanted if name not in offered]
     return ", ".join(there) + (f" (not offered here: {', '.join(absent)})" if absent else "")
+
+
+def _root_volume(clients: Clients, settings: Settings) -> str:
+    """Snapshot against volume: AWS makes no volume that is smaller than the image's snapshot."""
+    base = Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner)
+    if settings.root_volume_gib < base.gib:
+        raise PreflightError(
+            f"{settings.root_volume_gib} GiB is less than the {base.gib} GiB of the base image's snapshot: machines get {base.gib} GiB, "
+            "with no room for MAPs but what the image leaves free",
+            "Set MONAI_AWS_ROOT_VOLUME_GIB to 150, or to another size that holds the image and two MAPs.",
+        )
+    return f"{settings.root_volume_gib} GiB, of which the base image's snapshot has {base.gib}"
+
+
+def _subnets(clients: Clients, settings: Settings) -> str:
+    """Where machines can be put, and with which types: a zone without any of the types gives no machine."""
+    machines = Machines(clients.ec2, settings.deployment, subnets=settings.subnets)
+    attempts = list(launch_attempts(settings.instance_types, machines.offered(settings.instance_types), machines.subnets()))
+    if not attempts:
+        raise PreflightError(
+            f"none of {', '.join(settings.instance_types)} is offered in the zones of the subnets",
+            "Set MONAI_AWS_SUBNETS to subnets in other zones, or MONAI_AWS_INSTANCE_TYPES to types that these have.",
+        )
+    zones = dict.fromkeys(sorted(subnet.zone for _, subnet in attempts))
+    return ", ".join(f"{zone} ({len({kind for kind, subnet in attempts if subnet.zone == zone})} types)" for zone in zones)
 
 
 def _registry(clients: Clients, repository: str) -> str:

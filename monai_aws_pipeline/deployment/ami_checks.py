@@ -134,7 +134,7 @@ def _ask_one(clients: Clients, settings: Settings, image_id: str, run_id: str, r
         volume=root_volume(settings),
         security_group="",
     )
-    with short_lived(Machines(clients.ec2, settings.deployment, clients.ec2_launches), spec, report=report) as machine:
+    with short_lived(Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets), spec, report=report) as machine:
         commands = Commands(clients.ssm)
         commands.wait_online(machine.id)
         report(f"{machine.id} has booted from {image_id} and is online in SSM")

@@ -83,7 +83,7 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         security_group="",
         markets=MARKETS[settings.build_market],
     )
-    machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches)
+    machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets)
     ssh_from = caller_range(settings.ssh_from)
     with (
         short_lived(machines, spec, public_key=user_key.public, ssh_from=ssh_from, ssh_port=settings.ssh_port, report=report) as machine,

@@ -103,7 +103,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     """Bring the hosts to the wanted image, settings and MAP, and leave them stopped."""
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
-    machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches)
+    machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches, chosen.subnets)
     image = materialized_version(context.instance, "gpu_ami")
     registry, maps = Registry(clients.ecr, chosen.ecr_repository), LiveMaps(clients, chosen, report)
     candidate = registry.require(digest=materialized_version(context.instance, "map_image"))
@@ -121,7 +121,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
-            created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, report))
+            zones = tuple(host.zone for host in (*plan.keep, *created))
+            created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, zones, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
     for machine in plan.retire:
@@ -167,8 +168,16 @@ def discarded_on_failure(machines: Machines, report: Report) -> Iterator[list[Ma
 
 
 def _launch(
-    machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str, report: Report
+    machines: Machines,
+    settings: Settings,
+    image: str,
+    agent: dict[str, Any],
+    content: str,
+    run_id: str,
+    zones: tuple[str, ...],
+    report: Report,
 ) -> Machine:
+    """Launch one host, in another zone than ``zones`` where one has capacity: a zone without any must not stop every host."""
     tags = Tags(
         settings.deployment, ROLE_INFERENCE, settings.owner, run_id, settings.names.machine(ROLE_INFERENCE), extra={TAG_CONTENT: content}
     )
@@ -184,6 +193,7 @@ def _launch(
         volume=root_volume(settings),
         security_group=group,
         end_on_shutdown=False,
+        avoid_zones=zones,
     )
     if settings.ami_mode == "stock":
         return launch_provisioned(machines, settings, spec, files, report)

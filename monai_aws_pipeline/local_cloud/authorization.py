@@ -26,6 +26,7 @@ _ON_INSTANCES: Final = frozenset(
     ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
      "ModifyInstanceMetadataOptions", "MonitorInstances", "GetConsoleOutput")
 )  # fmt: skip
+_INTERFACE: Final = r"NetworkInterface\.\d+\."
 _PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
 
 
@@ -46,8 +47,8 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
             arn("instance", "*"),
             *(arn("image", name) for name in many("ImageId")),
             *(arn("key-pair", name) for name in many("KeyName")),
-            *(arn("security-group", name) for name in many("SecurityGroupId")),
-            *(arn("subnet", name) for name in many("SubnetId") or ["*"]),
+            *(arn("security-group", name) for name in many(rf"({_INTERFACE})?SecurityGroupId")),
+            *(arn("subnet", name) for name in many(rf"({_INTERFACE})?SubnetId") or ["*"]),
             arn("network-interface", "*"),
             arn("volume", "*"),
         ]

@@ -19,20 +19,22 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from moto.ec2 import models as moto_models
 from moto.ec2 import utils as moto_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
 from moto.ec2.models import amis as moto_amis
 from moto.ec2.models import iam_instance_profile as moto_profiles
+from moto.ec2.models import instance_types as moto_types
 from moto.ec2.models import instances as moto_instances
 from moto.ec2.responses import instances as moto_instance_responses
 
-from . import identity
+from . import ec2_disks, identity
 from .authorization import tags_on_creation
 from .base_image import SSM_UNIT
 from .config import ACCOUNT, METADATA_PORT, CloudConfig
+from .ec2_answers import ENDINGS, SENT
 from .ec2_images import base_image_id
 from .faults import FaultBoard, FaultError
 from .machines import Executed, Hypervisor, MachineSpec
@@ -199,8 +201,10 @@ class MachineRoom:
             (images, "create_image", self._create_image),
             (images, "copy_image", self._copy_image),
             (images, "deregister_image", self._deregister_image),
+            (moto_amis.Ami, "__init__", ec2_disks.made_from(base_image_id(self._root_key))),
         ):
             _wrap(owner, name, wrapper)
+        moto_amis.Ami.block_device_mappings = property(ec2_disks.block_device_mappings)
         for module in (moto_utils, moto_profiles, moto_instance_responses):
             module.filter_iam_instance_profiles = _find_profile
 
@@ -223,8 +227,15 @@ class MachineRoom:
             raise InvalidAMIIdError(image_id)
         if image is not None and image.state != "available":
             raise UnvailableAMIIdError(image_id)
+        self._put_groups_at_instance(options)
+        mappings = ec2_disks.mappings_of(backend, options)
+        if image is not None:
+            ec2_disks.refuse_small_volumes(backend, image, mappings)
+        self._refuse_what_the_account_lacks(backend, options)
         reservation = original(backend, image_id, *arguments, **options)
         for instance in reservation.instances:
+            if image is not None and not mappings:
+                ec2_disks.fit_root_volume(image, instance)
             machine = Machine(instance, backend, self._free_address())
             machine.become("pending")
             self._show_address(machine)
@@ -232,9 +243,38 @@ class MachineRoom:
             self._submit(self._boot_first, machine)
         return reservation
 
+    @staticmethod
+    def _put_groups_at_instance(options: dict[str, Any]) -> None:
+        """moto shows the groups of a network interface that comes with a launch only at the interface, EC2 at the instance as well."""
+        for interface in options.get("nics") or []:
+            if groups := interface.pop("Groups", None):
+                options["security_group_ids"] = [*options.get("security_group_ids", []), *groups]
+
+    def _refuse_what_the_account_lacks(self, backend: Any, options: Mapping[str, Any]) -> None:
+        """Refuse a launch for what the account or the place has too little of. Raises EC2ClientError in AWS's words."""
+        account, kind = self._faults.account, str(options.get("instance_type", ""))
+        named = options.get("subnet_id") or next((each.get("SubnetId") for each in options.get("nics") or [] if each.get("SubnetId")), None)
+        subnet = backend.get_subnet(named) if named else None
+        if options.get("instance_market_options") and not account.spot_role:
+            _refuse("AuthFailure.ServiceLinkedRoleCreationNotPermitted")
+        if (subnet.availability_zone if subnet else options.get("placement")) in account.no_capacity:
+            _refuse("InsufficientInstanceCapacity")
+        if subnet is not None and subnet.available_ip_address_count < 1:
+            raise EC2ClientError(
+                "InsufficientFreeAddressesInSubnet",
+                f"There are not enough free addresses in subnet '{subnet.id}' to satisfy the requested number of instances.",
+            )
+        running = [
+            m.instance.instance_type for m in list(self._machines.values()) if m.backend is backend and m.state in ("pending", "running")
+        ]
+        if account.vcpus and sum(_vcpus(each) for each in [*running, kind]) > account.vcpus:
+            _refuse("VcpuLimitExceeded")
+
     def _start_instances(self, original: Callable[..., Any], backend: Any, instance_ids: list[str]) -> Any:
         self._require(instance_ids, "start", {"stopped", "running", "pending"})
         asleep = {name for name in instance_ids if (machine := self.find(name)) and machine.state == "stopped"}
+        if any(self._machines[name].instance.placement.zone in self._faults.account.no_capacity for name in asleep):
+            _refuse("InsufficientInstanceCapacity")
         changes = []
         for instance in backend.get_multi_instances_by_id(instance_ids):
             if instance.id not in asleep:
@@ -294,7 +334,7 @@ class MachineRoom:
 
     def _boot_first(self, machine: Machine) -> None:
         with machine.work:
-            if machine.state != "pending":
+            if machine.state != "pending" or self._ends_at("launch", machine):
                 return
             instance = machine.instance
             image = instance.image_id
@@ -323,8 +363,21 @@ class MachineRoom:
 
     def _boot_again(self, machine: Machine) -> None:
         with machine.work:
-            if machine.state == "pending":
+            if machine.state == "pending" and not self._ends_at("start", machine):
                 self._power_on(machine)
+
+    def _ends_at(self, phase: str, machine: Machine) -> bool:
+        """Whether a machine was ordered to end while it starts; it has ended then."""
+        instance = machine.instance
+        reason = self._faults.take_ending(phase, instance.id, instance.instance_type, str(instance.placement.zone))
+        if not reason:
+            return False
+        end, state = (instance.terminate, "terminated") if phase == "launch" else (instance.stop, "stopped")
+        end()
+        self._show_address(machine, public=False)
+        machine.explain("Server.InternalError", reason, ENDINGS[reason])
+        machine.become(state)
+        return True
 
     def _power_on(self, machine: Machine) -> None:
         name = machine.instance.id
@@ -492,7 +545,7 @@ class MachineRoom:
         return [
             {
                 "region": region, "ami_id": image.id, "name": image.name, "description": image.description, "tags": self.tags_of(image.id),
-                "instance_id": image.instance_id, "creation_date": image.creation_date.isoformat(),
+                "instance_id": image.instance_id, "creation_date": image.creation_date.isoformat(), "gib": ec2_disks.root_gib(image),
             }
             for region, backend in list(moto_models.ec2_backends[ACCOUNT].items())
             for image in list(backend.amis.values())
@@ -517,6 +570,7 @@ class MachineRoom:
                 root_device_type="ebs",
             )
             image.instance_id = known["instance_id"]
+            image.ebs_snapshot.volume.size = known["gib"]
             backend.amis[image.id] = image
 
     # -------------------------------------------------------------------------------------------------------------------- small things
@@ -545,7 +599,7 @@ class MachineRoom:
         for interface in machine.instance.nics.values():
             interface.private_ip_address = machine.address
             interface.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": machine.address}]
-            interface.public_ip = machine.address if public else None
+            interface.public_ip = machine.address if public and interface.public_ip_auto_assign else None
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         return {
@@ -608,6 +662,14 @@ def _find_profile(*_: Any, iam_instance_profile_arn: str | None, iam_instance_pr
             "InvalidParameterValue", f"Value ({wanted}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
         )
     return _Profile(found["Arn"], found["InstanceProfileName"], found["InstanceProfileId"])
+
+
+def _refuse(code: str) -> NoReturn:
+    raise EC2ClientError(code, SENT[code].message)
+
+
+def _vcpus(kind: str) -> int:
+    return int(moto_types.INSTANCE_TYPES[kind]["VCpuInfo"]["DefaultVCpus"])
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:

@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from .ec2_answers import ENDINGS, SENT, Sent
 
 FOREVER: Final = 86_400.0
+_Order = TypeVar("_Order")
 
 
 class FaultError(ValueError):
@@ -25,17 +28,46 @@ class Fault:
     """The next ``times`` calls of an action are held for ``delay_s`` seconds, and then fail with ``code`` or, without one, go on.
 
     ``action`` as in IAM (``RunInstances``); ``status`` is HTTP's; ``match``: only calls whose path or body holds this text.
+    Without status or message, EC2's codes are sent as AWS sends them.
     """
 
     service: str
     action: str
     code: str = ""
-    message: str = "This fault was ordered."
-    status: int = 400
+    message: str = ""
+    status: int = 0
     times: int = 1
     after: int = 0
     delay_s: float = 0.0
     match: str = ""
+
+    def as_sent(self) -> Fault:
+        """The same with status and message, where the order says none."""
+        usual = SENT.get(self.code) if self.service == "ec2" else None
+        usual = usual or Sent(400, "This fault was ordered.")
+        return replace(self, status=self.status or usual.status, message=self.message or usual.message)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The next ``times`` machines end while they start: new ones as terminated, stopped ones as stopped again, for ``reason``.
+
+    ``match``: only those whose id, type or zone is this.
+    """
+
+    at: str
+    reason: str
+    times: int = 1
+    match: str = ""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs."""
+
+    no_capacity: tuple[str, ...] = ()
+    vcpus: int = 0
+    spot_role: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +86,8 @@ class FaultBoard:
         self._orders: list[Fault] = []
         self._held: list[Fault] = []
         self._cuts: dict[str, Cut] = {}
+        self._endings: list[Ending] = []
+        self.account = Account()
         self._duplicates = self._shuffled = 0
         self.agent_delay_s = agent_delay_s
         self._ordinary_agent_delay_s = agent_delay_s
@@ -63,7 +97,7 @@ class FaultBoard:
         if fault.times < 1 or not fault.service or not fault.action or not (fault.code or fault.delay_s > 0):
             raise FaultError("a fault needs service, action, times >= 1, and a code or a delay_s")
         with self._lock:
-            self._orders.append(fault)
+            self._orders.append(fault.as_sent())
 
     def order_from(self, data: Mapping[str, Any]) -> bool:
         """Add an order that came as JSON. False where it is one about machines or queues, which others carry out."""
@@ -76,10 +110,12 @@ class FaultBoard:
             with self._lock:
                 self._shuffled = int(data["shuffle_events"])
         elif "service" in data:
-            try:
-                self.order(Fault(**data))
-            except TypeError as wrong:
-                raise FaultError(str(wrong)) from None
+            self.order(_made(Fault, data))
+        elif set(data) == {"account"}:
+            given = _made(Account, data["account"])
+            self.account = replace(given, no_capacity=tuple(given.no_capacity))
+        elif "ends_at" in data:
+            self._order_ending(_made(Ending, {"at": data["ends_at"], **{name: value for name, value in data.items() if name != "ends_at"}}))
         else:
             return False
         return True
@@ -99,6 +135,21 @@ class FaultBoard:
                     self._orders[place] = replace(fault, times=fault.times - 1)
                 return fault
         return None
+
+    def _order_ending(self, ending: Ending) -> None:
+        if ending.at not in ("launch", "start") or ending.reason not in ENDINGS or ending.times < 1:
+            raise FaultError(f"a machine ends at launch or start, times >= 1, for one of these reasons: {', '.join(ENDINGS)}")
+        with self._lock:
+            self._endings.append(ending)
+
+    def take_ending(self, at: str, *names: str) -> str:
+        """The state reason for which a machine with these names ends while it starts, if any; uses the order up."""
+        with self._lock:
+            for place, ending in enumerate(self._endings):
+                if ending.at == at and (not ending.match or ending.match in names):
+                    self._endings[place : place + 1] = [replace(ending, times=ending.times - 1)] if ending.times > 1 else []
+                    return ending.reason
+        return ""
 
     @contextmanager
     def holding(self, fault: Fault) -> Iterator[None]:
@@ -167,5 +218,14 @@ class FaultBoard:
             self._orders.clear()
             self._held.clear()
             self._cuts.clear()
+            self._endings.clear()
+            self.account = Account()
             self._duplicates = self._shuffled = 0
             self.agent_delay_s = self._ordinary_agent_delay_s
+
+
+def _made(kind: type[_Order], data: Mapping[str, Any]) -> _Order:
+    try:
+        return kind(**data)
+    except TypeError as wrong:
+        raise FaultError(str(wrong)) from None

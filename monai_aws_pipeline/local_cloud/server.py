@@ -87,7 +87,7 @@ class Cloud:
     def __init__(self, config: CloudConfig, engine: Engine, root: MachineRoot, base: MapBase, ssh_port: int) -> None:
         from ministack import app as ministack_app
 
-        from . import alarms, authorization, ec2, ec2_images, ecr, events, faults, identity, persistence, registry, ssm
+        from . import alarms, authorization, ec2, ec2_images, ec2_new_things, ecr, events, faults, identity, persistence, registry, ssm
 
         self.config = config
         self.ministack = ministack_app
@@ -106,6 +106,7 @@ class Cloud:
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)
         self._queue_faults = events.QueueFaults(self.faults, config.region)
+        self.new_things = ec2_new_things.NewThings()
         self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
 
     def install(self) -> None:
@@ -176,12 +177,17 @@ class Cloud:
             if fault:
                 _log.warning("ordered fault: %s %s %s", service, action, fault.code or f"is held for {fault.delay_s:.0f} s")
                 await self._held(fault)
+            unknown = self.new_things.unknown(action, parameters) if service == "ec2" else None
+            if unknown and not (fault and fault.code):
+                fault = Fault(service, action, *unknown, status=400)
             if fault and fault.code:
                 _, head, text = iam_actions.access_denied_response(
                     service, action, "", str(uuid.uuid4()), error_code=fault.code, message=fault.message, headers=headers
                 )
                 return fault.status, head, text
             answer = await handler(method, path, headers, body, query)
+            if service == "ec2":
+                self.new_things.note(action, answer[0], answer[2])
             self.keeper.note(service, action or method.title())
             return answer
 
@@ -218,6 +224,8 @@ class Cloud:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.test import Client, EnvironBuilder
 
+        from .ec2_answers import status_of
+
         client = Client(DomainDispatcherApplication(create_backend_app))
 
         def call(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
@@ -228,7 +236,7 @@ class Cloud:
             )
             response = client.open(builder)
             out = {name: value for name, value in response.headers.items() if name.lower() not in ("content-length", "date", "server")}
-            return response.status_code, out, response.get_data()
+            return status_of(response.status_code, response.get_data()), out, response.get_data()
 
         async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
             # ministack merges the body's fields into the query of a form request; moto reads them from the body

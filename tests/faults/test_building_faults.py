@@ -70,7 +70,7 @@ def ec2(action: str, **order: object) -> dict[str, object]:
     return {"service": "ec2", "action": action, **order}
 
 
-MAP, IMAGE, ANEW = ("gpu_ami", "map_image"), ("gpu_ami",), {"root_volume_gib": 21}
+MAP, IMAGE, ANEW = ("gpu_ami", "map_image"), ("gpu_ami",), {"root_volume_gib": 151}
 STAGES = {
     "build-launch": Stage(MAP, order=ec2("RunInstances", delay_s=HELD_S)),
     "build-connect": Stage(MAP, said="launched as map-build"),

@@ -182,7 +182,6 @@ def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str)
         "MONAI_AWS_APP_SOURCE": str(TINY_APP),
         "MONAI_AWS_IDLE_STOP_MINUTES": "0.1",
         "MONAI_AWS_WAKE_EVERY_MINUTES": "1",
-        "MONAI_AWS_ROOT_VOLUME_GIB": "20",
         "MONAI_AWS_AMI_CHECK": "false",  # one more machine's start for each image
         **variables,
     }

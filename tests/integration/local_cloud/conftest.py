@@ -39,16 +39,27 @@ def eventually(what: Callable[[], Any], timeout_s: float = 60.0, every_s: float 
     return value
 
 
+def ask_again(attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
+    """Seconds until botocore repeats a call about what is not known (yet); None for every other answer, and after three of these."""
+    code = response[1].get("Error", {}).get("Code", "") if response else ""
+    return 0.05 if code.endswith(".NotFound") and attempts <= 3 else None
+
+
 @dataclass(frozen=True)
 class Account:
     """Boto3 clients of the administrator, or of anybody else by keys."""
 
     cloud: LocalCloud
+    patient: bool = True
+    """Whether its clients ask again for what EC2 does not know yet, as everybody must who has just made something."""
 
     def client(self, service: str, keys: tuple[str, str, str | None] | None = None, region: str = "us-east-1") -> Any:
         access, secret, token = keys or (*self.admin_keys(), None)
         session = boto3.Session(aws_access_key_id=access, aws_secret_access_key=secret, aws_session_token=token, region_name=region)
-        return session.client(service, endpoint_url=self.cloud.endpoint, config=Config(retries={"total_max_attempts": 1}))
+        client = session.client(service, endpoint_url=self.cloud.endpoint, config=Config(retries={"total_max_attempts": 1}))
+        if service == "ec2" and self.patient:
+            client.meta.events.register("needs-retry.ec2", ask_again)
+        return client
 
     def admin_keys(self) -> tuple[str, str]:
         keys = json.loads((self.cloud.config.state_dir / "admin-keys.json").read_text())

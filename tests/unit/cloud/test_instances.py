@@ -13,21 +13,31 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from monai_aws_pipeline.cloud.errors import CapacityError
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config, launch_attempts
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, Subnet, cloud_config, launch_attempts
 from monai_aws_pipeline.cloud.tags import Tags
+
+SUBNETS = [Subnet(f"subnet-{zone}", f"us-east-1{zone}", "vpc-1") for zone in "bac"]
 
 
 def test_every_zone_of_the_preferred_type_is_tried_before_the_next_type():
     offered = {"g5.xlarge": ["us-east-1a"], "g4dn.xlarge": ["us-east-1b", "us-east-1a"]}
-    assert list(launch_attempts(("g4dn.xlarge", "g5.xlarge"), offered)) == [
-        ("g4dn.xlarge", "us-east-1a"),
-        ("g4dn.xlarge", "us-east-1b"),
-        ("g5.xlarge", "us-east-1a"),
+    assert list(launch_attempts(("g4dn.xlarge", "g5.xlarge"), offered, SUBNETS)) == [
+        ("g4dn.xlarge", SUBNETS[1]),
+        ("g4dn.xlarge", SUBNETS[0]),
+        ("g5.xlarge", SUBNETS[1]),
     ]
 
 
-def test_a_type_that_is_not_offered_is_passed_over():
-    assert list(launch_attempts(("p9.huge",), {})) == []
+def test_zones_where_others_are_come_last_and_the_one_with_most_of_them_at_the_end():
+    offered = {"g5.xlarge": ["us-east-1a", "us-east-1b", "us-east-1c"]}
+    here = ("us-east-1a", "us-east-1b", "us-east-1a")
+    order = [subnet.zone for _, subnet in launch_attempts(("g5.xlarge",), offered, SUBNETS, here)]
+    assert order == ["us-east-1c", "us-east-1b", "us-east-1a"]
+
+
+def test_a_zone_without_a_subnet_and_a_type_that_is_not_offered_are_passed_over():
+    assert list(launch_attempts(("p9.huge",), {}, SUBNETS)) == []
+    assert list(launch_attempts(("g5.xlarge",), {"g5.xlarge": ["us-east-1f"]}, SUBNETS)) == []
 
 
 @given(st.text(), st.text())

@@ -1,0 +1,75 @@
+"""Sizes of root disks as EC2 keeps them: an image has the size of the disk it was made from, and no machine of it has a smaller one.
+
+moto gives every image a snapshot of 15 GiB and checks nothing. Only records: the disks themselves lie with machine and image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from moto.ec2.exceptions import EC2ClientError
+
+BASE_GIB: Final = 75
+"""The snapshot of AWS's Deep Learning Base AMI (Ubuntu 24.04), which the one image stands for that exists from the start."""
+
+
+def root_gib(image: Any) -> int:
+    """GiB of an image's root snapshot."""
+    return int(image.ebs_snapshot.volume.size)
+
+
+def block_device_mappings(image: Any) -> list[dict[str, Any]]:
+    """The block devices of an image: its root disk, with the size of its snapshot."""
+    ebs = {"SnapshotId": image.ebs_snapshot.id, "VolumeSize": root_gib(image), "DeleteOnTermination": True, "VolumeType": "gp3"}
+    return [{"DeviceName": image.root_device_name, "Ebs": ebs}]
+
+
+def made_from(base_image_id: str) -> Callable[..., None]:
+    """A wrapper of ``Ami.__init__`` that sizes the snapshot: as the base image's, or as what the image was made from."""
+
+    def make(original: Callable[..., None], image: Any, backend: Any, ami_id: str, *arguments: Any, **options: Any) -> None:
+        original(image, backend, ami_id, *arguments, **options)
+        instance, source = options.get("instance"), options.get("source_ami")
+        if ami_id == base_image_id:
+            image.ebs_snapshot.volume.size = BASE_GIB
+        elif instance is not None:
+            image.ebs_snapshot.volume.size = _root_volume(instance).size
+        elif source is not None:
+            image.ebs_snapshot.volume.size = root_gib(source)
+
+    return make
+
+
+def mappings_of(backend: Any, options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The block devices that a launch asks for, by itself or by its launch template."""
+    asked = options.get("block_device_mappings")
+    if asked or not options.get("launch_template"):
+        return asked or ()
+    return backend._get_template_from_args(options["launch_template"]).data.get("BlockDeviceMappings") or ()
+
+
+def refuse_small_volumes(backend: Any, image: Any, mappings: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a volume that is smaller than the snapshot it is made from. Raises EC2ClientError in AWS's words."""
+    for mapping in mappings:
+        ebs = mapping.get("Ebs") or {}
+        size, snapshot_id = ebs.get("VolumeSize"), ebs.get("SnapshotId")
+        snapshot = backend.snapshots.get(snapshot_id) if snapshot_id else None
+        if snapshot is None and mapping.get("DeviceName") == image.root_device_name:
+            snapshot = image.ebs_snapshot
+        if size and snapshot is not None and int(size) < int(snapshot.volume.size):
+            raise EC2ClientError(
+                "InvalidBlockDeviceMapping",
+                f"Volume of size {int(size)}GB is smaller than snapshot '{snapshot.id}', expect size >= {int(snapshot.volume.size)}GB",
+            )
+
+
+def fit_root_volume(image: Any, instance: Any) -> None:
+    """Give a machine that asked for no size the image's own."""
+    volume = _root_volume(instance)
+    volume.size = max(int(volume.size), root_gib(image))
+
+
+def _root_volume(instance: Any) -> Any:
+    device = instance.block_device_mapping[instance.root_device_name]
+    return instance.ec2_backend.volumes[device.volume_id]

@@ -1,0 +1,171 @@
+"""The behaviours of AWS that are shown here, what is not imitated, and the page that says both. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.fidelity.played import REFUSALS, Played
+
+ERROR_CODES = "EC2 API Reference, Error codes"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What AWS does, how the system lives through it, and where the first is written; a line each."""
+
+    id: str
+    aws: str
+    system: str
+    source: str
+
+
+def _refusal(played: Played) -> Behaviour:
+    ends = (
+        f"named: `{played.end}`"
+        if played.end.endswith("Error")
+        else played.end
+        if played.end != "retry"
+        else "tried again, at most six times"
+    )
+    return Behaviour(played.id, f"{played.call}: `{played.code}`, HTTP {played.status}, “… {played.words} …”", ends, ERROR_CODES)
+
+
+USER_GUIDE, CONSISTENCY, STATE_REASON = "EC2 User Guide", "EC2 Developer Guide, Eventual consistency", "EC2 API Reference, StateReason"
+NEXT_ZONE = "the next zone, then the next type"
+
+BEHAVIOURS = (
+    Behaviour(
+        "snapshot-of-base",
+        "a root disk below the 75 GiB of the base image's snapshot: `InvalidBlockDeviceMapping`",
+        "the disk is made as large as the snapshot, and that is said; `doctor` says it before",
+        "scylla-cluster-tests issue 2484, and others with the same words",
+    ),
+    Behaviour(
+        "snapshot-of-template",
+        "the same for block devices that a launch template names",
+        "150 GiB by default, twice the base image",
+        f"{USER_GUIDE}, Block device mappings",
+    ),
+    Behaviour(
+        "snapshot-of-baked",
+        "an image has the size of the disk of the machine it was made from",
+        "a setting made smaller later is raised to the image's own size",
+        f"{USER_GUIDE}, Create an Amazon EBS-backed AMI",
+    ),
+    Behaviour(
+        "new-instance",
+        "the first calls that name a new machine say `InvalidInstanceID.NotFound`",
+        "waited for up to a minute; gone only where a search does not find it",
+        CONSISTENCY,
+    ),
+    Behaviour(
+        "new-group", "the first calls that name a new security group say `InvalidGroup.NotFound`", "tried again up to a minute", CONSISTENCY
+    ),
+    Behaviour(
+        "new-key-pair",
+        "the first launch with a new key pair says `InvalidKeyPair.NotFound`",
+        "tried again with the same client token",
+        CONSISTENCY,
+    ),
+    Behaviour(
+        "new-image",
+        "the first calls that name a new image say `InvalidAMIID.NotFound`",
+        "waited for, tagged and removed all the same",
+        CONSISTENCY,
+    ),
+    Behaviour(
+        "profile-not-known-yet",
+        "a launch with an instance profile that EC2 does not know (yet)",
+        "tried again, then named with `monai-aws bootstrap`",
+        "IAM User Guide, Troubleshoot IAM: changes are not always immediately visible",
+    ),
+    *(
+        Behaviour(f"launch-ends-{reason}", f"a launch that was taken ends as terminated, for `{reason}`", ends, STATE_REASON)
+        for reason, ends in (
+            ("Server.InsufficientInstanceCapacity", NEXT_ZONE),
+            ("Server.InternalError", NEXT_ZONE),
+            ("Client.InternalError", "named at once, with what the key's policy must give"),
+            ("Client.VolumeLimitExceeded", "named at once, with the quota"),
+        )
+    ),
+    Behaviour(
+        "start-ends-Client.InternalError",
+        "a start that was taken ends as stopped again, where a grant for the disk's key is missing",
+        "named at once, with what the key's policy must give",
+        "EBS User Guide, Requirements for EBS encryption",
+    ),
+    Behaviour(
+        "zone-without-capacity",
+        "a zone refuses launches and starts for a long time",
+        "the next zone; hosts of one deployment go into different zones",
+        f"{USER_GUIDE}, Troubleshoot launch issues",
+    ),
+    Behaviour(
+        "zone-without-default-subnet",
+        "a launch into a zone without a default subnet: `InvalidInput`",
+        "only zones with a subnet are tried",
+        "VPC User Guide, Default subnets",
+    ),
+    Behaviour(
+        "no-default-vpc",
+        "an account without a default VPC: `VPCIdNotSpecified`",
+        "`MONAI_AWS_SUBNETS` is asked for, and used",
+        "VPC User Guide, Default VPCs",
+    ),
+    Behaviour(
+        "full-subnet",
+        "a subnet without a free address: `InsufficientFreeAddressesInSubnet`",
+        "the next subnet, whatever the type; named when there is none",
+        ERROR_CODES,
+    ),
+    Behaviour(
+        "subnet-without-public-address",
+        "a subnet of one's own gives machines no public address",
+        "each launch asks for one",
+        "VPC User Guide, IP addressing",
+    ),
+    Behaviour(
+        "quota-of-vcpus",
+        "a quota counts the vCPUs of all that runs: `VcpuLimitExceeded`",
+        "smaller types and other quotas are tried; then the command that asks for more",
+        f"{USER_GUIDE}, EC2 instance type quotas",
+    ),
+    Behaviour(
+        "no-role-for-spot",
+        "the first spot request of an account needs a service-linked role",
+        "the next market, or the command that makes the role",
+        f"{USER_GUIDE}, Service-linked role for Spot Instance requests",
+    ),
+    *map(_refusal, REFUSALS),
+    Behaviour(
+        "refusal-unknown",
+        "a code that no page lists",
+        "named, with AWS's own words and where codes are listed",
+        "EC2 API Reference, Common errors",
+    ),
+)
+
+NOT_IMITATED = (
+    ("Security groups filter no packets, subnets have no routes", "machines share this computer's network"),
+    ("GPUs, types, network and disk performance", "a machine is a container on this computer; types differ in name and vCPU count only"),
+    ("EBS: disks are not encrypted, KMS keys are names", "what a missing grant does is ordered as an ending of a machine that starts"),
+    ("NotFound is counted, not timed, and searches by tag find new things at once", "a test is to be the same each time"),
+    ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
+)
+"""(what, why)."""
+
+HEAD = """# How hard the embedded AWS is
+
+Where AWS refuses, the embedded AWS refuses, by default and with AWS's words; each such behaviour has a test that shows it, and one that shows
+how the system lives through it (`make fidelity`, which writes build/fidelity.json). This page is written by a test from
+`tests/fidelity/register.py`.
+
+"""
+
+
+def page() -> str:
+    """The content of docs/fidelity.md."""
+    rows = [f"| `{each.id}` | {each.aws} | {each.system} | {each.source} |" for each in BEHAVIOURS]
+    imitated = f"## What is imitated ({len(rows)})\n\n| Behaviour | AWS | The system | Source |\n|---|---|---|---|\n" + "\n".join(rows)
+    reasons = "\n".join(f"| {what} | {why} |" for what, why in NOT_IMITATED)
+    return f"{HEAD}{imitated}\n\n## What is not, and why\n\n| Not imitated | Why |\n|---|---|\n{reasons}\n"
