@@ -417,7 +417,7 @@ class Machines:
 
     def stop(self, machine_id: str) -> None:
         """Stop a machine; its disk stays."""
-        self._ec2.stop_instances(InstanceIds=[machine_id])
+        when_known(partial(self._ec2.stop_instances, InstanceIds=[machine_id]), NEW_SECONDS)
 
     def terminate(self, machine_id: str) -> None:
         """End a machine for good; one that is gone already is fine, one that is so new that AWS does not know it yet is waited for."""
@@ -437,7 +437,8 @@ class Machines:
         """Add or replace tags of one machine and its disks, which were tagged with it."""
         disks = self._ec2.describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [machine_id]}])["Volumes"]
         resources = [*(disk.get("VolumeId", "") for disk in disks), machine_id]
-        self._ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+        wanted: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        when_known(partial(self._ec2.create_tags, Resources=resources, Tags=wanted), NEW_SECONDS)
 
     def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
         """Wait until a machine is in a state. Raises MachineError when it ends elsewhere, with AWS's reason, or time is up.
@@ -517,7 +518,7 @@ class Machines:
 
     def set_security_groups(self, machine_id: str, groups: Sequence[str]) -> None:
         """Put a machine into these groups and no others."""
-        self._ec2.modify_instance_attribute(InstanceId=machine_id, Groups=list(groups))
+        when_known(partial(self._ec2.modify_instance_attribute, InstanceId=machine_id, Groups=list(groups)), NEW_SECONDS)
 
     def security_group(self, tags: Tags, description: str, ingress_from: str = "", port: int = 22) -> str:
         """Create a group without any way in, or with one port open to one address range. Returns its id."""

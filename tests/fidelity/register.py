@@ -156,7 +156,7 @@ NOT_IMITATED = (
 
 HEAD = """# How hard the embedded AWS is
 
-Where AWS refuses, the embedded AWS refuses, by default and with AWS's words; each such behaviour has a test that shows it, and one that shows
+Where AWS refuses, the embedded AWS refuses, by default and with its words; each such behaviour has a test that shows it, and one that shows
 how the system lives through it (`make fidelity`, which writes build/fidelity.json). This page is written by a test from
 `tests/fidelity/register.py`.
 

@@ -195,7 +195,7 @@ def test_a_new_image_is_waited_for_tagged_and_removed_handled(buy: Buy, account:
     assert home is not None
     made = images.copy_from(home, "us-east-1", buyer.tags, encrypted=True)
     assert (made.whole, made.gib) == (True, 75)
-    images.discard(buyer.tags.name)
+    images.discard(made.tags["Name"])
     assert images.all() == []
 
 
@@ -424,7 +424,7 @@ def test_without_the_role_for_spot_another_market_is_taken_or_the_command_named_
     buyer = buy()
     local_cloud.order_fault(account={"spot_role": False})
     assert "InstanceLifecycle" not in buyer.launch(markets=("spot", "on-demand"))
-    with pytest.raises(MarketError, match="create-service-linked-role --aws-service-name spot.amazonaws.com"):
+    with pytest.raises(MarketError, match=r"create-service-linked-role --aws-service-name spot\.amazonaws\.com"):
         buyer.launch(markets=("spot",))
 
 

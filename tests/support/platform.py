@@ -194,4 +194,4 @@ def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str)
             made.wait_stopped()  # wherever a host ran, what it cost while idle is looked at
         finally:
             for machine in made.machines():
-                made.clients.ec2.terminate_instances(InstanceIds=[machine.id])
+                Machines(made.clients.ec2, made.settings.deployment).terminate(machine.id)
