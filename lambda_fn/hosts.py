@@ -26,10 +26,12 @@ from monai_aws_pipeline.contract import (
     TAG_DEPLOYMENT,
     TAG_ROLE,
 )
+from monai_aws_pipeline.ec2_refusals import Way, ending_of, refusal_of
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
     from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import InstanceTypeDef
     from mypy_boto3_ssm import SSMClient
 
 JOBS_PER_HOST: Final = 20
@@ -48,10 +50,11 @@ class Cause(StrEnum):
     OTHER = "see the code"
 
 
+_EVERYBODY: Final = (Cause.PERMISSION, Cause.THROTTLED, Cause.NETWORK)
+"""Causes that another host does not help against."""
 _CAUSES: Final = {
     Cause.PERMISSION: ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "UnrecognizedClientException"),
     Cause.AGENT: ("InvalidInstanceId",),
-    Cause.CAPACITY: ("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InstanceLimitExceeded", "VcpuLimitExceeded"),
     Cause.THROTTLED: ("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException"),
     Cause.STATE: ("IncorrectInstanceState", "InvalidInstanceID.NotFound", "IncorrectState"),
 }
@@ -62,15 +65,17 @@ def cause_of(wrong: ClientError | BotoCoreError) -> Cause:
     if isinstance(wrong, (UnreachableError, HTTPClientError)):
         return Cause.NETWORK
     code = code_of(wrong)
-    return next((cause for cause, codes in _CAUSES.items() if code in codes), Cause.OTHER)
+    by_table = Cause.CAPACITY if refusal_of(code).way in (Way.NEXT_ZONE, Way.NEXT_TYPE) else Cause.OTHER
+    return next((cause for cause, codes in _CAUSES.items() if code in codes), by_table)
 
 
 @dataclass(frozen=True)
 class Host:
-    """An inference host: instance id and state as EC2 names it."""
+    """An inference host: instance id and state as EC2 names it. ``failed``: the state reason for which its last start failed, or empty."""
 
     id: str
     state: str
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,17 @@ class Plan:
 def plan(hosts: Iterable[Host], waiting: int) -> Plan:
     """Kick every running host, and start stopped ones until there is one for each 20 waiting jobs, at least one."""
     by_state: dict[str, list[str]] = {}
-    for host in sorted(hosts, key=lambda host: host.id):
+    for host in in_order(hosts):
         by_state.setdefault(host.state, []).append(host.id)
     running, pending, stopped = (by_state.get(state, []) for state in ("running", "pending", "stopped"))
     wanted = max(1, -(-waiting // JOBS_PER_HOST))
     start = stopped[: max(0, wanted - len(running) - len(pending))]
     return Plan(tuple(start), tuple(running), later=not (start or running or pending))
+
+
+def in_order(hosts: Iterable[Host]) -> list[Host]:
+    """Hosts in the order to wake them: those whose last start failed come last."""
+    return sorted(hosts, key=lambda host: (bool(host.failed), host.id))
 
 
 class Hosts:
@@ -113,8 +123,7 @@ class Hosts:
                 metric.add_dimension("deployment", self._deployment)
         elif decided.later:
             self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
-        for host in decided.start:
-            self._start(host)
+        self._start_some(hosts, len(decided.start))
         for host in self._online(decided.kick):
             self._kick(host)
         return decided
@@ -132,18 +141,30 @@ class Hosts:
             )
         )
         return [
-            Host(instance["InstanceId"], instance["State"]["Name"])
+            Host(instance["InstanceId"], instance["State"]["Name"], _failed(instance))
             for page in pages
             for reservation in page["Reservations"]
             for instance in reservation.get("Instances", [])
         ]
 
-    def _start(self, host: str) -> None:
-        try:
-            ec2().start_instances(InstanceIds=[host])  # its agent starts with the machine
-            self._log.info("host started", extra={"host": host})
-        except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("host cannot be started now; left to the schedule", extra={"host": host, **_about(wrong)})
+    def _start_some(self, hosts: Iterable[Host], wanted: int) -> None:
+        """Start so many of the stopped hosts; one that cannot be started is passed over, as long as another may help."""
+        for host in in_order(host for host in hosts if host.state == "stopped"):
+            if wanted <= 0:
+                return
+            if host.failed:
+                about = ending_of(host.failed)
+                cause = {"code": host.failed, "cause": f"{about.what} {about.remedy}"}
+                self._log.warning("host could not start the last time; trying again", extra={"host": host.id, **cause})
+            try:
+                ec2().start_instances(InstanceIds=[host.id])  # its agent starts with the machine
+            except (ClientError, BotoCoreError) as wrong:
+                self._log.warning("host cannot be started now; left to the schedule", extra={"host": host.id, **_about(wrong)})
+                if cause_of(wrong) in _EVERYBODY:
+                    return
+            else:
+                self._log.info("host started", extra={"host": host.id})
+                wanted -= 1
 
     def _online(self, hosts: Sequence[str]) -> list[str]:
         """Those of the running hosts that take commands now. The others boot, and need no kick, or are left to the schedule."""
@@ -171,7 +192,14 @@ class Hosts:
 
 
 def _about(wrong: ClientError | BotoCoreError) -> dict[str, str]:
-    return {"code": code_of(wrong), "cause": str(cause_of(wrong))}
+    code, cause = code_of(wrong), cause_of(wrong)
+    refusal = refusal_of(code)
+    return {"code": code, "cause": f"{refusal.what} {refusal.remedy}" if cause is Cause.OTHER and refusal.known else str(cause)}
+
+
+def _failed(instance: InstanceTypeDef) -> str:
+    code = instance.get("StateReason", {}).get("Code", "")
+    return code if ending_of(code).known else ""
 
 
 def code_of(wrong: ClientError | BotoCoreError) -> str:

@@ -317,7 +317,11 @@ def _status_table(state: DeploymentState) -> Table:
     for column in ("what", "which", "state"):
         table.add_column(column, overflow="fold")
     for machine in state.machines:
-        table.add_row(machine.role, machine.id, f"{machine.state} ({machine.type}){_work_line(machine.work)}")
+        table.add_row(
+            machine.role,
+            machine.id,
+            f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}",
+        )
         for job in machine.work.jobs if machine.work else ():
             table.add_row("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s")
     for name, depth in state.queues.items():

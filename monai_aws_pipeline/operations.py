@@ -39,6 +39,7 @@ from monai_aws_pipeline.contract import (
     job_id,
     version_of,
 )
+from monai_aws_pipeline.ec2_refusals import ending_of
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
@@ -206,8 +207,18 @@ class MachineState:
     role: str
     state: str
     type: str
+    trouble: str = ""
+    """Why its last start failed, with what to do; empty mostly."""
     work: HostWork | None = None
     """What a running inference host has in hand; None for any other machine, and where it was not told."""
+
+
+def trouble_of(machine: Machine) -> str:
+    """Why a stopped machine's last start failed, by the state reason that AWS keeps; empty where it was stopped."""
+    ending = ending_of(machine.reason)
+    if machine.state != "stopped" or not ending.known:
+        return ""
+    return f"its last start failed ({machine.reason}): {ending.what} {ending.remedy}"
 
 
 @dataclass(frozen=True)
@@ -292,7 +303,8 @@ class Watch:
         with ThreadPoolExecutor(max(1, min(len(asked), 8))) as threads:
             work = {name: threads.submit(self._work, name) for name in sorted(asked)}
         return tuple(
-            MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type, work[m.id].result() if m.id in work else None) for m in found
+            MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type, trouble_of(m), work[m.id].result() if m.id in work else None)
+            for m in found
         )
 
     def _work(self, host: str) -> HostWork:

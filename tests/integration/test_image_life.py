@@ -44,6 +44,7 @@ def publish_base(administrator: Clients, name: str) -> str:
     """Someone publishes a newer base image."""
     base = administrator.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     made = administrator.ec2.copy_image(SourceImageId=base, SourceRegion="us-east-1", Name=f"base of image life {name}")["ImageId"]
+    administrator.ec2.get_waiter("image_exists").wait(ImageIds=[made], WaiterConfig={"Delay": 1, "MaxAttempts": 120})  # not known at once
     administrator.ec2.get_waiter("image_available").wait(ImageIds=[made], WaiterConfig={"Delay": 1, "MaxAttempts": 120})
     return made
 

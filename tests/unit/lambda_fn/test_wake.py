@@ -22,6 +22,7 @@ from lambda_fn import folders, hosts, wake
 from lambda_fn.hosts import Cause, Host, Plan, cause_of, plan
 from lambda_fn.package import build_zip, required_distributions
 from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
+from tests.fidelity.played import play
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda text: f"input/{text}.zip")
 
@@ -374,6 +375,50 @@ def test_a_backlog_starts_a_second_host_and_duplicates_kick_nobody_twice_into_an
     assert [cloud.state(first), cloud.state(second)] == ["running", "running"]
 
 
+def test_a_host_that_cannot_be_started_is_passed_over(cloud: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    first, second, third = sorted(cloud.launch() for _ in range(3))
+    play(hosts.ec2(), "StartInstances", "InsufficientInstanceCapacity", 500, "none")
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert [cloud.state(each) for each in (first, second, third)] == ["stopped", "running", "stopped"]
+    assert causes(caplog) == [str(Cause.CAPACITY)]
+
+
+def test_no_other_host_is_tried_where_none_can_help(cloud: SimpleNamespace) -> None:
+    each = sorted(cloud.launch() for _ in range(2))
+    asked = play(hosts.ec2(), "StartInstances", "UnauthorizedOperation", 403, "no")
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert ([cloud.state(name) for name in each], len(asked)) == (["stopped", "stopped"], 1)
+
+
+def test_a_host_whose_last_start_failed_comes_last_and_is_named_with_its_remedy(
+    cloud: SimpleNamespace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted(cloud.launch() for _ in range(2))
+    monkeypatch.setattr(hosts, "_failed", lambda instance: "Client.InternalError" if instance["InstanceId"] == first else "")
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert [cloud.state(first), cloud.state(second)] == ["stopped", "running"]
+    assert causes(caplog) == []
+    for _ in range(40):
+        cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    with Stubber(hosts.ssm()) as ssm:
+        ssm.add_response("describe_instance_information", {"InstanceInformationList": []})
+        wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(first) == "running"
+    assert any("kms:CreateGrant" in cause for cause in causes(caplog))
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [
+        ("Client.InternalError", "Client.InternalError"),
+        ("Server.InternalError", "Server.InternalError"),
+        ("Client.UserInitiatedShutdown", ""),
+    ],
+)
+def test_a_host_that_was_stopped_has_not_failed(code: str, failed: str) -> None:
+    assert hosts._failed({"StateReason": {"Code": code}}) == failed
+
+
 # -------------------------------------------------------------------------------------------------------------------------- package
 
 
@@ -385,6 +430,7 @@ def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_p
         "lambda_fn/hosts.py",
         "lambda_fn/folders.py",
         "monai_aws_pipeline/contract.py",
+        "monai_aws_pipeline/ec2_refusals.py",
         "jmespath/__init__.py",
     } <= set(names)
     assert "aws_lambda_powertools/__init__.py" in names
