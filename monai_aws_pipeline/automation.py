@@ -31,6 +31,7 @@ from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.teardown import Teardown, plan
+from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
 from monai_aws_pipeline.deployment.map_source import Watched, observation
 from monai_aws_pipeline.maps.git import SourceError
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -176,7 +177,12 @@ def schedules(settings: Settings) -> list[ScheduleDefinition]:
     """The schedules, off until someone turns them on (the sweep is on: it costs nothing and saves money)."""
     return [
         ScheduleDefinition(name="scheduled_map_rebuild", job=build_map, cron_schedule=settings.rebuild_cron),
-        ScheduleDefinition(name="scheduled_ami_refresh", target=AssetSelection.assets("gpu_ami"), cron_schedule=settings.ami_refresh_cron),
+        ScheduleDefinition(
+            name="scheduled_ami_refresh",
+            target=AssetSelection.assets("gpu_ami"),
+            cron_schedule=settings.ami_refresh_cron,
+            tags={REFRESH_BASE_TAG: "true"},
+        ),
         ScheduleDefinition(
             name="scheduled_orphan_sweep",
             job=sweep_orphans,

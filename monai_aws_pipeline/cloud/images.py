@@ -6,6 +6,7 @@ half-made image is never taken for a baked one, and whoever finds it later may r
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError, code_of, refused, remove, when_known
 from monai_aws_pipeline.cloud.instances import root_device
 from monai_aws_pipeline.cloud.progress import Report
-from monai_aws_pipeline.cloud.tags import TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
+from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def surplus(images: Sequence[Image], keep: int, protected: Collection[str], in_u
     return tuple(image for image in images[keep:] if image.id not in protected and image.id not in in_use)
 
 
+def fingerprint(address: str, owner: str) -> str:
+    """16 hex digits over what a base image is found by."""
+    return hashlib.sha256(f"{owner} {address}".encode()).hexdigest()[:16]
+
+
 class Images:
     """The machine images of one deployment in one region."""
 
@@ -86,6 +92,22 @@ class Images:
         self._deployment = deployment
 
     # ----------------------------------------------------------------------------------------------------------- finding
+
+    def resolve(self, address: str, owner: str, *, anew: bool, report: Report, former: str = "") -> Image:
+        """The base image for a setting, resolved once and kept: AWS publishes another under the same name every few days.
+
+        Kept is what the newest baked image was made from, where the setting was the same; else ``former``. Only when told (``anew``), or
+        when the kept one is withdrawn, the setting is followed again. Raises ImageError when there is none.
+        """
+        wanted = fingerprint(address, owner)
+        baked = (image.tags[TAG_BASE] for image in self.baked() if image.tags.get(TAG_BASE_ADDRESS) == wanted and image.tags.get(TAG_BASE))
+        kept = "" if anew else next(baked, former)
+        found = self.look(kept) if kept else None
+        if found is not None and found.state == "available":
+            return found
+        base = self.base(address, owner)
+        report(f"the base image is {base.id} from now on ({base.name}); it moves with scheduled_ami_refresh, or when a run is told to")
+        return base
 
     def base(self, address: str, owner: str = "amazon") -> Image:
         """The image to start from: ``ami-…``, ``ssm:/public/parameter`` or ``name:…`` (the newest by that name whose owner is ``owner``).

@@ -12,20 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, AssetKey, DagsterInstance, DataVersion, MaterializeResult, MetadataValue, asset
 
-from monai_aws_pipeline.cloud.images import Image, ImageRegions
+from monai_aws_pipeline.cloud.images import Image, ImageRegions, fingerprint
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_CONTENT
 from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_machine, expiring_tags, provision
 from monai_aws_pipeline.deployment.host_bundle import Bundle, make_bundle
-from monai_aws_pipeline.deployment.lineage import latest_version
+from monai_aws_pipeline.deployment.lineage import latest_metadata, latest_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
+REFRESH_BASE_TAG = "monai-aws/refresh-base"
+"""A run with this tag set to ``true`` follows MONAI_AWS_BASE_AMI anew; others keep the base image that it led to before."""
 MIN_DRIVER = "580"  # CUDA 13, which holoscan-cu13 brings, needs it. Source: NVIDIA CUDA 13 release notes.
 
 # What must not be in an image: cloud-init's memory of this instance, the build's own key, the machine's identity, our upload.
@@ -72,10 +74,12 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     images = ImageRegions(clients, chosen.deployment, chosen.ami_regions)
     started = time.monotonic()
-    base = images.home.base(chosen.base_ami, chosen.base_ami_owner)
+    former_base = latest_metadata(context.instance, "gpu_ami", "base_image") if _same_base_wanted(context.instance, chosen) else ""
+    anew = context.run.tags.get(REFRESH_BASE_TAG) == "true"
+    base = images.home.resolve(chosen.base_ami, chosen.base_ami_owner, anew=anew, report=report, former=former_base)
     if chosen.ami_mode == "stock":
         report(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
-        return _record(base, base, "stock", reused=True, seconds=time.monotonic() - started)
+        return _record(chosen, base, base, "stock", reused=True, seconds=time.monotonic() - started)
 
     former = latest_version(context.instance, "gpu_ami")
     with scratch("monai-aws-bundle") as folder:
@@ -85,10 +89,12 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
         if found:
             report(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
         image = found or _bake(clients, chosen, images, base, bundle, inputs, context.run.run_id, report)
-    copies = images.spread(image, _image_tags(chosen, context.run.run_id, inputs), encrypted=chosen.root_volume_encrypted, report=report)
+    copies = images.spread(
+        image, _image_tags(chosen, context.run.run_id, base, inputs), encrypted=chosen.root_volume_encrypted, report=report
+    )
     retired = images.retire(chosen.ami_keep, {image.id, former}, report)
     seconds = time.monotonic() - started
-    return _record(image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
+    return _record(chosen, image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
 
 
 def ami_inputs(settings: Settings, base: Image, bundle: Bundle) -> AmiInputs:
@@ -104,10 +110,16 @@ def ami_inputs(settings: Settings, base: Image, bundle: Bundle) -> AmiInputs:
     )
 
 
-def _image_tags(settings: Settings, run_id: str, inputs: AmiInputs) -> Tags:
+def _same_base_wanted(instance: DagsterInstance, settings: Settings) -> bool:
+    return latest_metadata(instance, "gpu_ami", "base_address") == fingerprint(settings.base_ami, settings.base_ami_owner)
+
+
+def _image_tags(settings: Settings, run_id: str, base: Image, inputs: AmiInputs) -> Tags:
     """They expire until the image is whole."""
     tags = expiring_tags(settings, ROLE_AMI_BAKE, run_id, datetime.now(UTC))
-    return replace(tags, name=settings.names.machine("gpu"), extra={TAG_CONTENT: inputs.content})
+    address = fingerprint(settings.base_ami, settings.base_ami_owner)
+    extra = {TAG_CONTENT: inputs.content, TAG_BASE: base.id, TAG_BASE_ADDRESS: address}
+    return replace(tags, name=settings.names.machine("gpu"), extra=extra)
 
 
 def _bake(
@@ -117,10 +129,13 @@ def _bake(
         provision(built.remote, bundle.path, inputs.min_driver, report)
         built.remote.run(SEAL, report, what="Sealing the image", seconds=120)
         report("capturing the machine's disk as an image")
-        return images.home.capture(built.machine.id, _image_tags(settings, run_id, inputs), f"monai_aws_pipeline GPU host, from {base.id}")
+        return images.home.capture(
+            built.machine.id, _image_tags(settings, run_id, base, inputs), f"monai_aws_pipeline GPU host, from {base.id}"
+        )
 
 
 def _record(
+    settings: Settings,
     image: Image,
     base: Image,
     content: str,
@@ -137,6 +152,7 @@ def _record(
             "image_name": image.name,
             "base_image": base.id,
             "base_name": base.name,
+            "base_address": fingerprint(settings.base_ami, settings.base_ami_owner),
             "content": content,
             "baked_at": image.created,
             "reused": MetadataValue.bool(reused),

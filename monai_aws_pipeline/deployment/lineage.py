@@ -25,6 +25,13 @@ def latest_version(instance: DagsterInstance, name: str) -> str:
     return version.value if version else ""
 
 
+def latest_metadata(instance: DagsterInstance, name: str, entry: str) -> str:
+    """A text of the metadata of an asset's latest materialization, empty where there is none."""
+    event = instance.get_latest_materialization_event(AssetKey(name))
+    found = event.asset_materialization.metadata.get(entry) if event and event.asset_materialization else None
+    return str(found.value) if found else ""
+
+
 def materialized_version(instance: DagsterInstance, name: str) -> str:
     """Like ``latest_version``. Raises Failure where there is none yet."""
     version = latest_version(instance, name)

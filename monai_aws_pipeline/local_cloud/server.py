@@ -345,6 +345,9 @@ class Cloud:
 
         if self.faults.order_from(data):
             return {}
+        if "publish_base" in data:
+            self._run_command.publish_base(str(data["publish_base"]) or self._base_image)
+            return {}
         if "redeliver" in data:
             return {"messages": self._queue_faults.redeliver(str(data["redeliver"]))}
         machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")

@@ -36,6 +36,12 @@ class RunCommand:
         for name in DEEP_LEARNING_AMI_PARAMETERS:
             ministack_ssm._PUBLIC_AMI_PARAMETERS[name] = base_image_id
 
+    @staticmethod
+    def publish_base(image_id: str) -> None:
+        """Let AWS's public parameters name another image, as they do every few days: an order of tests."""
+        for name in DEEP_LEARNING_AMI_PARAMETERS:
+            ministack_ssm._PUBLIC_AMI_PARAMETERS[name] = image_id
+
     def _managed(self) -> set[str]:
         return set(self._room.managed(responses.get_region()))
 

@@ -64,7 +64,7 @@ class Buyer:
     """Launches machines of a deployment of its own in one region, with the system's own code, and keeps what was said."""
 
     def __init__(self, account: Account, region: str = "us-east-1", subnets: tuple[str, ...] = ()) -> None:
-        self.deployment, self.said = unique("fidelity")[:20], list[str]()
+        self.account, self.deployment, self.said = account, unique("fidelity")[:20], list[str]()
         self.ec2 = account.client("ec2", region=region)
         self.machines = Machines(self.ec2, self.deployment, subnets=subnets)
         self.tags = Tags(self.deployment, "map-build", "test", "run", "n")

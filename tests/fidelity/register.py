@@ -53,6 +53,12 @@ BEHAVIOURS = (
         f"{USER_GUIDE}, Create an Amazon EBS-backed AMI",
     ),
     Behaviour(
+        "base-parameter-moves",
+        "the public parameter of the base image names another image every few days",
+        "the base image is kept; it moves with `scheduled_ami_refresh`, or when a run is told to",
+        "AWS Deep Learning AMIs Developer Guide, Finding a DLAMI ID",
+    ),
+    Behaviour(
         "new-instance",
         "the first calls that name a new machine say `InvalidInstanceID.NotFound`",
         "waited for up to a minute; gone only where a search does not find it",

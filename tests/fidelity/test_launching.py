@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import CapacityError, EndedError, LaunchError, MachineError, MarketError, QuotaError
-from monai_aws_pipeline.cloud.images import Images
+from monai_aws_pipeline.cloud.images import Images, fingerprint
 from monai_aws_pipeline.cloud.instances import RootVolume
+from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.local_cloud.config import DEEP_LEARNING_AMI_PARAMETERS
 from monai_aws_pipeline.remote import KeyPair
 from monai_aws_pipeline.settings import Settings
 from tests.fidelity.conftest import Buyer, refusal
@@ -93,6 +96,49 @@ def baked(local_cloud: LocalCloud) -> Iterator[tuple[Buyer, str]]:
     yield buyer, made.id
     images.remove(made.id)
     buyer.end()
+
+
+@behaviour("base-parameter-moves")
+def test_the_public_parameter_names_another_image_embedded(moved: tuple[Buyer, str, str]):
+    buyer, base, other = moved
+    ssm = buyer.account.client("ssm")
+    assert [ssm.get_parameter(Name=name)["Parameter"]["Value"] for name in DEEP_LEARNING_AMI_PARAMETERS] == [other, other]
+    assert base != other
+
+
+@behaviour("base-parameter-moves")
+def test_the_base_image_is_kept_until_a_run_is_told_to_follow_it_handled(moved: tuple[Buyer, str, str]):
+    buyer, base, other = moved
+    address, said = f"ssm:{DEEP_LEARNING_AMI_PARAMETERS[0]}", list[str]()
+    images = Images(buyer.ec2, buyer.account.client("ssm"), buyer.deployment)
+    found = [images.resolve(address, "amazon", anew=anew, report=said.append, former=former).id for anew, former in (
+        (False, ""), (False, base), (True, base),
+    )]  # fmt: skip
+    assert found == [other, base, other]
+    assert [line.split()[4] for line in said] == [other, other]
+    tags = {TAG_BASE: base, TAG_BASE_ADDRESS: fingerprint(address, "amazon")}
+    source = images.look(base)
+    assert source is not None
+    images.copy_from(source, "us-east-1", replace(buyer.tags, extra=tags), encrypted=True)
+    assert images.resolve(address, "amazon", anew=False, report=said.append).id == base, "what the newest baked image was made from"
+    assert images.resolve(address, "self", anew=False, report=said.append).id == other, "another setting is followed"
+
+
+@pytest.fixture
+def moved(buy: Buy, local_cloud: LocalCloud) -> Iterator[tuple[Buyer, str, str]]:
+    """A buyer, the base image, and the image that AWS publishes after it."""
+    buyer = buy()
+    home = Images(buyer.ec2, buyer.account.client("ssm"), buyer.deployment).look(buyer.image)
+    assert home is not None
+    publisher = unique("aws")[:20]
+    other = Images(buyer.ec2, buyer.account.client("ssm"), publisher)
+    newer = other.copy_from(home, "us-east-1", replace(buyer.tags, deployment=publisher), encrypted=True)
+    local_cloud.order_fault(publish_base=newer.id)
+    yield buyer, buyer.image, newer.id
+    local_cloud.order_fault(publish_base="")
+    for images in (other, Images(buyer.ec2, buyer.account.client("ssm"), buyer.deployment)):
+        for image in images.all():
+            images.remove(image.id)
 
 
 # -------------------------------------------------------------------------------------------------------------- not known yet

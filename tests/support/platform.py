@@ -64,7 +64,9 @@ class Platform:
     variables: Mapping[str, str]
     log: list[str] = field(default_factory=list)
 
-    def materialize(self, *assets: str, raise_on_error: bool = True, run_config: Any = None) -> ExecuteInProcessResult:
+    def materialize(
+        self, *assets: str, raise_on_error: bool = True, run_config: Any = None, tags: Mapping[str, str] | None = None
+    ) -> ExecuteInProcessResult:
         """Materialise assets in this process, as the jobs do, and keep the run in the instance."""
         with environment(self.variables):
             repository = build_defs(self.settings).get_repository_def()
@@ -74,6 +76,7 @@ class Platform:
                 asset_selection=[AssetKey(name) for name in assets],
                 raise_on_error=raise_on_error,
                 run_config=run_config,
+                tags=dict(tags or {}),
             )
 
     def changed(self, **variables: str) -> Platform:
