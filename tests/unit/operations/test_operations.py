@@ -19,6 +19,7 @@ from rich.console import Console
 from monai_aws_pipeline import cli as command_line
 from monai_aws_pipeline import operations
 from monai_aws_pipeline.cli import _status_table, cli
+from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ContractError, IndexEntry, JobMessage, ResultRecord, job_done_key, utc_text
 from monai_aws_pipeline.host_agent.commit import JobDone
@@ -360,3 +361,17 @@ def test_a_teardown_that_is_not_confirmed_removes_nothing(clients: Clients, queu
     assert result.exit_code == 1
     assert all(f"queue {name}" in result.output for name in queues)
     assert len(clients.sqs.list_queues()["QueueUrls"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [
+        ("stopped", "Client.InternalError", "kms:CreateGrant"),
+        ("stopped", "Client.UserInitiatedShutdown", ""),
+        ("stopped", "", ""),
+        ("running", "Client.InternalError", ""),
+    ],
+)
+def test_a_host_whose_last_start_failed_says_why_and_what_to_do(state: str, reason: str, said: str):
+    trouble = operations.trouble_of(Machine("i-1", state, "g4dn.xlarge", "ami-1", "", {}, "", reason=reason))
+    assert (said in trouble, bool(trouble)) == (True, bool(said))

@@ -62,3 +62,10 @@ def test_regions_are_split_and_a_key_without_encryption_is_refused():
 def test_a_policy_that_nothing_applies_is_refused(policy: str):
     with pytest.raises(SettingsError, match="set allow"):
         load_settings(phi_policy=policy)
+
+
+def test_subnets_are_ids_and_a_disk_holds_aws_own_image_by_default():
+    assert load_settings(subnets="subnet-0123456789abcdef0, subnet-12345678").subnets == ("subnet-0123456789abcdef0", "subnet-12345678")
+    with pytest.raises(SettingsError, match=r"MONAI_AWS_SUBNETS.*not a subnet: private"):
+        load_settings(subnets="private")
+    assert load_settings().root_volume_gib == 150
