@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import DENIED, CloudError, code_of
+from monai_aws_pipeline.cloud.errors import DENIED, CloudError, ImageError, code_of
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import Machines, launch_attempts
 from monai_aws_pipeline.cloud.session import Clients
@@ -193,7 +193,10 @@ def _types(clients: Clients, wanted: Sequence[str]) -> str:
 
 def _root_volume(clients: Clients, settings: Settings) -> str:
     """Snapshot against volume: AWS makes no volume that is smaller than the image's snapshot."""
-    base = Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner)
+    try:
+        base = Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner)
+    except ImageError:
+        return f"{settings.root_volume_gib} GiB; what the base image needs is not known, see there"
     if settings.root_volume_gib < base.gib:
         raise PreflightError(
             f"{settings.root_volume_gib} GiB is less than the {base.gib} GiB of the base image's snapshot: machines get {base.gib} GiB, "
@@ -206,7 +209,10 @@ def _root_volume(clients: Clients, settings: Settings) -> str:
 def _subnets(clients: Clients, settings: Settings) -> str:
     """Where machines can be put, and with which types: a zone without any of the types gives no machine."""
     machines = Machines(clients.ec2, settings.deployment, subnets=settings.subnets)
-    attempts = list(launch_attempts(settings.instance_types, machines.offered(settings.instance_types), machines.subnets()))
+    offered, subnets = machines.offered(settings.instance_types), machines.subnets()
+    attempts = list(launch_attempts(settings.instance_types, offered, subnets))
+    if not offered:
+        return ", ".join(sorted({subnet.zone for subnet in subnets}))  # which types are missing is said with the types
     if not attempts:
         raise PreflightError(
             f"none of {', '.join(settings.instance_types)} is offered in the zones of the subnets",

@@ -40,6 +40,17 @@ def test_all_that_is_missing_is_named_at_once(place: Platform):
     assert all(lines[what].remedy for what in failed)
 
 
+def test_the_disk_is_held_against_the_snapshot_and_the_zones_against_the_types(place: Platform):
+    lines = look(place)
+    assert lines["root volume"].answer == "150 GiB, of which the base image's snapshot has 75"
+    assert "us-east-1a (3 types)" in lines["subnets"].answer
+    small = look(place, root_volume_gib=60)["root volume"]
+    assert not small.ok
+    assert "60 GiB is less than the 75 GiB" in small.answer
+    assert "MONAI_AWS_ROOT_VOLUME_GIB" in small.remedy
+    assert not look(place, subnets="subnet-0123456789abcdef0")["subnets"].ok
+
+
 def test_an_account_without_bootstrap_is_sent_to_the_administrator(place: Platform):
     lines = look(place, deployment="not-there")
     roles = [line for what, line in lines.items() if what.startswith(("role ", "instance profile ", "bootstrap"))]
