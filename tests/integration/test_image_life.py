@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import TAG_COPIES, TAG_COPY_OF, tag_filters, tags_of
 from monai_aws_pipeline.cloud.teardown import Kind, Teardown
@@ -116,7 +117,7 @@ def test_from_base_to_end(place: Platform, administrator: Clients):
     # A machine made from a copy, even a stopped one, keeps that copy and what it was copied from.
     machine = launch_elsewhere(administrator, place, copy)
     there = administrator.elsewhere(ELSEWHERE).ec2
-    there.stop_instances(InstanceIds=[machine])
+    Machines(there, place.settings.deployment).stop(machine)
     there.get_waiter("instance_stopped").wait(InstanceIds=[machine], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
     assert bake(place)["retired"] == []
 
