@@ -58,7 +58,7 @@ def spec(clients: Clients, machines: Machines, deployment: str, markets: tuple[s
 def test_a_refusal_ends_as_the_next_way_or_as_a_named_error_handled(played: Played, clients: Clients):
     machines = Machines(clients.ec2, played.id, clients.ec2_launches)
     if played.call == "StartInstances":
-        play(clients.ec2, played.call, played.code, played.status, f"x {played.words} y")
+        play(clients.ec2_launches, played.call, played.code, played.status, f"x {played.words} y")
         with pytest.raises(CloudError) as error:
             machines.start("i-0123456789abcdef0")
         assert_named(error.value, played)
