@@ -1,7 +1,7 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test faults lint bench fuzz fuzz-studies clean use dev
+.PHONY: help demo demo-down ui test permissions faults lint bench fuzz fuzz-studies clean use dev
 
 PYTHON := .venv/bin/python
 BENCH ?=
@@ -18,6 +18,7 @@ help:
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
 	@echo "make test       unit, integration and end-to-end tests (TESTS=path for some)"
+	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
 	@echo "make lint       style, types, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
@@ -43,6 +44,9 @@ ui: use
 test: dev
 	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+permissions: dev
+	@$(PYTHON) -m tests.permissions
+
 faults: dev
 	@MONAI_TESTS_TELL=1 $(PYTHON) -m pytest tests/faults -q --no-header
 
@@ -51,6 +55,7 @@ lint: dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/dg check defs
+	@.venv/bin/cfn-lint infra/bootstrap.yaml
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)

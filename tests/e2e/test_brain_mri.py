@@ -27,6 +27,7 @@ from monai_aws_pipeline import demo
 from monai_aws_pipeline.local_cloud import commands
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import load_settings
+from tests.permissions.record import keep
 from tests.support.cloud import free_port
 from tests.support.platform import environment
 
@@ -41,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Workplace]:
         yield made
     finally:
         demo.down(made)
+        keep(configure(made.state, made.port))
         commands.reset(configure(made.state, made.port))
 
 

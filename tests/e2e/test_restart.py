@@ -10,6 +10,7 @@ import pytest
 
 from monai_aws_pipeline.contract import ROLE_INFERENCE, Status
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, reset, server_daemon, up
+from tests.permissions.record import keep
 from tests.support.cloud import session_config
 from tests.support.platform import platform
 from tests.support.studies import tiny_study_zip
@@ -24,6 +25,7 @@ def own_cloud() -> Iterator[LocalCloud]:
     try:
         yield up(config)
     finally:
+        keep(config)
         reset(config)
 
 

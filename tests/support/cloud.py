@@ -17,6 +17,7 @@ import pytest
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, reset, up
 from monai_aws_pipeline.local_cloud.config import CloudConfig, configure
 from monai_aws_pipeline.settings import load_settings
+from tests.permissions.record import keep
 
 
 def free_port() -> int:
@@ -58,6 +59,7 @@ def local_cloud() -> Iterator[LocalCloud]:
     try:
         yield up(config, say)
     finally:
+        keep(config)
         reset(config)
 
 
