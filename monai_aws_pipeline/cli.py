@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from boto3.exceptions import Boto3Error
@@ -29,16 +29,16 @@ from rich.text import Text
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.secrets import secret_name
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
+from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.contract import ContractError, parse_utc
 from monai_aws_pipeline.scratch import scratch
-from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
+from monai_aws_pipeline.settings import SettingsError, load_settings
 
 if TYPE_CHECKING:
+    from monai_aws_pipeline.cloud.stack import Proposal
     from monai_aws_pipeline.operations import DeploymentState, HostWork
 
 CONSOLE = Console(highlight=False)
@@ -145,29 +145,69 @@ def local_reset(state_dir: Path, port: int) -> None:
 
 
 @cli.command()
-@click.option("--bucket", required=True, help="Name of the bucket to create.")
-@click.option("--require-tls/--allow-plain-http", default=True, show_default=True, help="Refuse plain HTTP on the bucket.")
-@click.option("--github-subject", default="", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
-def bootstrap(bucket: str, require_tls: bool, github_subject: str) -> None:
-    """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key."""
+@click.option("--bucket", help="Bucket of studies and results; needed the first time.")
+@click.option("--existing-bucket/--own-bucket", default=None, help="The bucket is there already and is left as it is.")
+@click.option("--versioning/--no-versioning", default=None, help="Keep overwritten and deleted objects for a week.")
+@click.option("--require-tls/--allow-plain-http", default=None, help="Refuse plain HTTP on the bucket that the stack makes.")
+@click.option("--model-bucket", "models", multiple=True, metavar="BUCKET[/PREFIX]", help="Where models lie that the operator may read.")
+@click.option("--kms-key", "keys", multiple=True, metavar="ARN", help="Customer key of bucket, models or disks; the first is the bucket's.")
+@click.option("--alarm-email", help="Who is told of alarms.")
+@click.option("--budget-email", help="Who is warned of the monthly budget (MONAI_AWS_MONTHLY_BUDGET_USD).")
+@click.option("--budget-counts", type=click.Choice(["account", "deployment"]), help="deployment: only what bears its tag.")
+@click.option("--github-subject", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
+@click.option("--yes", is_flag=True, help="Apply without asking.")
+def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
+    """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
+    from monai_aws_pipeline.cloud.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
+    from monai_aws_pipeline.cloud.stack import apply, propose, stack_parameters, withdraw
+
     settings = load_settings()
-    outputs = deploy_stack(
-        Clients(settings.region).cloudformation,
-        stack_name(settings.deployment),
-        PROJECT_ROOT / "infra" / "bootstrap.yaml",
+    clients, name = Clients(settings.region), stack_name(settings.deployment)
+    current = stack_parameters(clients.cloudformation, name)
+    if not bucket and not current:
+        raise click.UsageError("--bucket is needed the first time.")
+    if bucket and bucket != (current or {}).get("BucketName"):
+        check_bucket(clients.s3, bucket, exists=bool(said["existing_bucket"]))
+    asked = parameters(
+        settings,
         {
-            "Deployment": settings.deployment,
-            "Owner": settings.owner,
             "BucketName": bucket,
-            "EcrRepository": settings.ecr_repository,
-            "AppSourceSecret": secret_name(settings.app_source_secret),
-            "RequireTls": str(require_tls).lower(),
-            "GitHubSubject": github_subject,
+            "ExistingBucket": _yes_or_no(said["existing_bucket"], "true", "false"),
+            "Versioning": _yes_or_no(said["versioning"], "Enabled", "Suspended"),
+            "RequireTls": _yes_or_no(said["require_tls"], "true", "false"),
+            "ModelObjects": object_arns(models, clients.partition()) if models else None,
+            "KmsKeyArns": ",".join(keys) if keys else None,
+            "AlarmEmail": said["alarm_email"],
+            "BudgetEmail": said["budget_email"],
+            "BudgetCounts": said["budget_counts"],
+            "GitHubSubject": said["github_subject"],
         },
-        _say,
     )
-    for name, value in outputs.items():
-        _say(f"{name}: {value}")
+    proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
+    if proposal.changes:
+        CONSOLE.print(_changes_table(proposal))
+        if not yes and not click.confirm("Apply these changes?"):
+            withdraw(clients.cloudformation, proposal)
+            _say("Nothing was changed.")
+            return
+    for output, value in apply(clients.cloudformation, proposal, _say).items():
+        _say(f"{output}: {value}")
+    if asked.get("AlarmEmail"):
+        _say(f"AWS has sent a mail to {asked['AlarmEmail']}: alarms are told only after the link in it was followed.")
+
+
+def _yes_or_no(said: bool | None, yes: str, no: str) -> str | None:
+    return None if said is None else yes if said else no
+
+
+def _changes_table(proposal: Proposal) -> Table:
+    table = Table(title=f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}", title_justify="left")
+    for column in ("", "resource", "kind"):
+        table.add_column(column, overflow="fold")
+    for change in proposal.changes:
+        action = f"{change.action}, made anew" if change.replaces else change.action
+        table.add_row(*(Text(text) for text in (action, change.resource, change.kind)))
+    return table
 
 
 @cli.group(invoke_without_command=True)

@@ -117,3 +117,7 @@ class Clients:
     def account(self) -> str:
         """The account's twelve digits."""
         return self.sts.get_caller_identity()["Account"]
+
+    def partition(self) -> str:
+        """The partition that the caller's ARNs are in: ``aws``, ``aws-cn``, ``aws-us-gov``."""
+        return self.sts.get_caller_identity()["Arn"].split(":")[1]

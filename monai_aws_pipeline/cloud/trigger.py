@@ -353,14 +353,15 @@ def _same(merged: Mapping[str, Any], existing: Mapping[str, Any]) -> bool:
 
 
 def queue_policy(queue_arn: str, bucket: str, account: str) -> str:
-    """The policy that lets this account's bucket, and nobody else, send to the queue."""
+    """The policy that lets this account's bucket, and nobody else, send to the queue. Both are in one partition (``aws``, ``aws-cn``)."""
+    partition = queue_arn.split(":")[1]
     statement = {
         "Sid": "UploadsOfOurBucket",
         "Effect": "Allow",
         "Principal": {"Service": "s3.amazonaws.com"},
         "Action": "sqs:SendMessage",
         "Resource": queue_arn,
-        "Condition": {"ArnLike": {"aws:SourceArn": f"arn:aws:s3:::{bucket}"}, "StringEquals": {"aws:SourceAccount": account}},
+        "Condition": {"ArnLike": {"aws:SourceArn": f"arn:{partition}:s3:::{bucket}"}, "StringEquals": {"aws:SourceAccount": account}},
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, sort_keys=True)
 

@@ -16,11 +16,11 @@ import yaml
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "bootstrap.yaml"
 
 
-class _Template(yaml.SafeLoader):
+class TemplateLoader(yaml.SafeLoader):
     """YAML with CloudFormation's short forms; ``!Sub x`` becomes x with its variables, ``!Ref x`` becomes ``${x}``."""
 
 
-def _short_form(loader: _Template, name: str, node: yaml.Node) -> Any:
+def _short_form(loader: TemplateLoader, name: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode):
         value = str(loader.construct_scalar(node))
         return value if name == "Sub" else f"${{{value}}}"
@@ -29,7 +29,7 @@ def _short_form(loader: _Template, name: str, node: yaml.Node) -> Any:
     return loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else None
 
 
-_Template.add_multi_constructor("!", _short_form)  # type: ignore[no-untyped-call]
+TemplateLoader.add_multi_constructor("!", _short_form)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Role:
 
 def roles(template: Path = TEMPLATE) -> dict[str, Role]:
     """The template's roles by the last part of their names (``operator``, ``wake``, …)."""
-    resources: Mapping[str, Any] = yaml.load(template.read_text(), _Template)["Resources"]  # noqa: S506 - a SafeLoader
+    resources: Mapping[str, Any] = yaml.load(template.read_text(), TemplateLoader)["Resources"]  # noqa: S506 - a SafeLoader
     found = {}
     for name, resource in resources.items():
         if resource["Type"] != "AWS::IAM::Role":
@@ -80,7 +80,7 @@ def roles(template: Path = TEMPLATE) -> dict[str, Role]:
 
 def documents(template: Path = TEMPLATE) -> dict[str, list[dict[str, Any]]]:
     """Policy documents as they are written, by the resource that holds them."""
-    resources: Mapping[str, Any] = yaml.load(template.read_text(), _Template)["Resources"]  # noqa: S506 - a SafeLoader
+    resources: Mapping[str, Any] = yaml.load(template.read_text(), TemplateLoader)["Resources"]  # noqa: S506 - a SafeLoader
     return {name: list(_documents(resource)) for name, resource in resources.items() if resource["Type"].startswith("AWS::IAM::")}
 
 
