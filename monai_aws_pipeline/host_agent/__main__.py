@@ -25,7 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent import golden, inventory
-from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
+from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
 from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.board import Board, read_board
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
@@ -122,7 +122,8 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     )
     try:
         with Notice(around.leave, stop):
-            Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+            off = power_off if powering_off else lambda: None
+            Agent(around, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
     return 0
