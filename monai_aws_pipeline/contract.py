@@ -44,6 +44,7 @@ ROLE_INFERENCE: Final = "inference"
 AGENT_UNIT: Final = "monai-aws-agent.service"
 METRICS_NAMESPACE: Final = "monai-aws"
 HOST_MISSING_METRIC: Final = "HostMissing"
+HOST_HOURS_METRIC: Final = "LongestRunningHostHours"
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _T = TypeVar("_T")

@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE_ROOT.parent
+# Source: CloudWatch Logs API Reference, "PutRetentionPolicy", up to two years.
+LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
 
 
 class SettingsError(Exception):
@@ -215,6 +217,8 @@ class Settings(BaseSettings):
         "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch"
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
+    alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
+    log_retention_days: int = Field(90, description="how long the wake function's log is kept; one of the numbers that CloudWatch takes")
     promote_on_deploy: bool = Field(
         True,
         description="true: inference_host makes the newest MAP live, after a host has answered its golden study where it has one and takes "
@@ -247,6 +251,13 @@ class Settings(BaseSettings):
                 )
         elif not re.fullmatch(r"ssm:/[\w./-]+|ami-[0-9a-f]{8,17}", value):
             raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
+        return value
+
+    @field_validator("log_retention_days")
+    @classmethod
+    def _days_that_cloudwatch_takes(cls, value: int) -> int:
+        if value not in LOG_DAYS:
+            raise ValueError(f"CloudWatch keeps logs for one of {', '.join(map(str, LOG_DAYS))} days")
         return value
 
     @field_validator("ami_regions")

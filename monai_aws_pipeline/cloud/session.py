@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -78,6 +79,11 @@ class Clients:
     def cloudwatch(self) -> CloudWatchClient:
         """Alarms."""
         return self._session.client("cloudwatch", config=self._config)
+
+    @cached_property
+    def logs(self) -> CloudWatchLogsClient:
+        """How long the wake function's log is kept."""
+        return self._session.client("logs", config=self._config)
 
     @cached_property
     def functions(self) -> LambdaClient:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,16 @@ class Trigger:
                     f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda."
                 )
             time.sleep(0.5)
+
+    def ensure_log_retention(self, function: str, days: int) -> None:
+        """Keep a function's log for so many days. Lambda makes the log group at the first call, and keeps what it makes for ever."""
+        group, logs = f"/aws/lambda/{function}", self._clients.logs
+        try:
+            with suppress(logs.exceptions.ResourceAlreadyExistsException):
+                logs.create_log_group(logGroupName=group, tags=self._tags)
+            logs.put_retention_policy(logGroupName=group, retentionInDays=days)
+        except ClientError as error:
+            raise refused(error, f"setting how long {group} is kept") or error from error
 
     def ensure_event_source(self, function: str, queue: Queue) -> str:
         """Let the function drain a queue in small batches, two at a time, reporting failed records one by one."""

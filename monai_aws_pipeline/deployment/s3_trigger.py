@@ -73,11 +73,12 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             },
         )
     )
+    trigger.ensure_log_retention(names.wake_function, chosen.log_retention_days)
     trigger.ensure_event_source(names.wake_function, uploads)
     trigger.ensure_schedule(names.wake_schedule, function, f"{roles}/{names.scheduler_role}", chosen.wake_every_minutes)
     changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
     report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
-    alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes)
+    alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes, chosen.alarm_host_hours)
     Alarms(clients.cloudwatch, names.alarms).ensure(alarms, chosen.alarm_topic_arn, tags)
     report(f"{len(alarms)} alarms watch dead letters, hosts and waiting jobs and tell {chosen.alarm_topic_arn or 'nobody but CloudWatch'}")
     return MaterializeResult(

@@ -64,7 +64,7 @@ class CallRecord:
         call = {"role": role, "action": action, "resource": resource, "keys": keys, "allowed": decision == "Allow"}
         kind = json.dumps({**call, "resource": _MADE_UP.sub("*", resource), "keys": sorted(keys)})
         with self._lock:
-            lines = []
+            lines: list[dict[str, Any]] = []
             if self._policies.get(role) != statements:
                 self._policies[role] = statements
                 lines.append({"role": role, "policies": [_as_written(statement) for statement in statements]})

@@ -233,7 +233,7 @@ def test_the_schedule_completes_folders_and_an_upload_event_does_not(s3: Any, mo
     put(s3, "input/f/1.dcm")
     monkeypatch.setenv("UPLOADS_BUCKET", "studies")
     monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "dev")
-    monkeypatch.setattr(wake, "jobs_waiting", lambda: 0)
+    monkeypatch.setattr(wake, "jobs_queued", lambda: (0, 0))
     monkeypatch.setenv("FOLDER_QUIET_MINUTES", "0")
     wake.handler({"source": "monai-aws.schedule"}, None)  # type: ignore[arg-type]
     assert markers(s3) == [], "0 switches it off"
