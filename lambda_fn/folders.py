@@ -50,13 +50,14 @@ class Seen:
 def is_quiet(objects: Iterable[Seen], now: datetime, quiet: timedelta) -> bool:
     """Whether a folder holds files, has no marker anywhere in it, and received nothing for the quiet period.
 
-    A marker deeper inside means that the uploader completes parts of this folder, and will complete the others.
+    A marker deeper inside means that the uploader completes parts of this folder, and will complete the others. What consoles create for a
+    folder, with a slash at its end and without bytes, is no file; one whose transfer failed is, and its folder must end as well.
     """
     newest = None
     for item in objects:
         if item.key.endswith(f"/{READY_MARKER}"):
             return False
-        if item.size and is_folder_part(item.key):
+        if is_folder_part(item.key) and (item.size or not item.key.endswith("/")):
             newest = max(newest or item.modified, item.modified)
     return newest is not None and now - newest >= quiet
 
@@ -76,9 +77,12 @@ class Folders:
                 if number >= FOLDERS_PER_RUN or time.monotonic() > deadline:
                     self._log.info("more folders than one run looks at; left to the schedule", extra={"looked_at": number})
                     break
-                put += self._complete(folder)
+                try:
+                    put += self._complete(folder)
+                except (ClientError, BotoCoreError) as wrong:  # one that cannot be completed keeps none of the others waiting
+                    self._log.warning("a folder cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
         except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("folders cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
+            self._log.warning("folders cannot be listed now; left to the schedule", extra={"code": code_of(wrong)})
         if put:
             self._log.info("quiet folders completed", extra={"folders": put})
         return put
