@@ -171,8 +171,10 @@ def examine(source: Source, plan: Plan, models: Sequence[Model] = (), installed:
     elif read.uses_sdk or read.own.named(SDK):
         findings += _sdk_traps(read, plan, installed)
     findings += imports.examine(code, present, read.own.names, plan.python)
+    findings += imports.hides_pythons_own(code)
     findings += imports.links_gl(code, present, config.system_packages if config else ())
     findings += code_traps.reads_images(code, config)
+    findings += code_traps.needs_arguments(code)
     findings += code_traps.needs_network(code, plan.network)
     findings += code_traps.series_choice(code, config)
     findings += code_traps.volumes(code, config)
@@ -215,6 +217,7 @@ def _read(folder: Path, plan: Plan) -> _Read:
         lines = "\n".join(str(each) for each in own.requirements)
         fixed = "\n".join(str(each) for each in constrained.requirements)
         required = requirements.parse_pins(requirements.with_sdk_pins(lines, fixed), "requirements")
+    own, required, constrained = (pins.in_image(plan.python) for pins in (own, required, constrained))
     return _Read(folder, code, config, own, required, constrained, uses_sdk, (*findings, *missing))
 
 
