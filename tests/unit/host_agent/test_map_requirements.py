@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     EncapsulatedPDFStorage,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     MRSpectroscopyStorage,
     RawDataStorage,
+    RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     generate_uid,
@@ -201,6 +204,60 @@ def test_pixels_that_the_sdks_operator_would_cut_off_are_refused(tmp_path: Path,
         assert asking(sdk_volume=True).give(study).stacks
     assert asking(sdk_volume=True, handles=frozenset({Handles.PIXEL_TYPE})).give(study).stacks
     assert asking().give(study).stacks
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [
+        ({"slope": "1"}, False),
+        ({"slope": "0.5", "stored": 901}, False),
+        ({"slope": "0.5", "stored": 901, "first": 0}, True),
+        ({"slope": "1", "stored": 60000, "first": 0}, True),
+        ({"slope": "1", "stored": 60000, "first": 7}, False),
+    ],
+)
+def test_compressed_pixels_that_would_be_cut_off_are_refused_as_the_uncompressed_are(
+    tmp_path: Path, made: dict[str, Any], refused: bool
+) -> None:
+    datasets = rescaled(tmp_path / "a", **made)
+    for data in datasets:
+        data.compress(RLELossless, generate_instance_uid=False)
+    study = study_of(tmp_path / "files", datasets)
+    if refused:
+        error = refusal(asking(sdk_volume=True), study)
+        assert error.code is Code.UNSUPPORTED_IMAGE
+        assert "7 of 8 images" in error.cause
+    else:
+        assert asking(sdk_volume=True).give(study).stacks
+
+
+@pytest.mark.parametrize(("signed_from", "refused"), [(8, False), (4, True)])
+def test_compressed_pixels_of_two_types_that_this_host_cannot_decode_are_refused(tmp_path: Path, signed_from: int, refused: bool) -> None:
+    datasets = good(tmp_path / "a")
+    for index, data in enumerate(datasets):
+        data.PixelRepresentation = int(index >= signed_from)
+        data.PixelData = encapsulate([b"\xff\xd8 nothing that anybody decodes"])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    study = study_of(tmp_path / "files", datasets)
+    if refused:
+        error = refusal(asking(sdk_volume=True), study)
+        assert (error.code, "8 compressed images have pixels of 2 types" in error.cause) == (Code.UNSUPPORTED_IMAGE, True)
+    else:
+        assert asking(sdk_volume=True).give(study).stacks
+
+
+def test_noise_in_direction_cosines_does_not_make_a_series_smaller(tmp_path: Path) -> None:
+    """Rounded to a digit, half of its planes would lie in another direction, and the smaller series would be answered."""
+
+    def turned(index: int, data: Dataset) -> None:
+        sine = 0.05 + (1e-6 if index % 2 else -1e-6)
+        cosine = (1 - sine**2) ** 0.5
+        data.ImageOrientationPatient = [f"{value:.8f}" for value in (cosine, sine, 0, -sine, cosine, 0)]
+
+    large, small = each(good(tmp_path / "a"), turned), in_series(good(tmp_path / "b", slices=6))
+    given = asking().give(study_of(tmp_path / "files", [*small, *large]))
+    assert {item.series_uid for item in given.instances} == {large[0].SeriesInstanceUID}
 
 
 def test_labels_of_an_image_of_before_ask_what_they_asked_then(tmp_path: Path) -> None:

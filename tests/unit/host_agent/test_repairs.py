@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,46 @@ def test_an_image_that_names_its_class_in_its_meta_information_alone_is_given_wi
     given = VOLUME.give(study)
     assert repairs.even_out(given.instances, given.stacks) == (repairs.CLASS,)
     assert {pydicom.dcmread(item.path).SOPClassUID for item in given.instances} == {MRImageStorage}
+
+
+def test_a_number_that_is_none_does_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
+    """Exposure (VR IS) with decimals is common, and nobody needs it."""
+    datasets = japanese(good(tmp_path / "good"))
+    for data in datasets:
+        data.Exposure = "1234"
+        item = Dataset()
+        item.CodeMeaning, item.Exposure = "\u982d\u90e8", "5678"
+        data.ProcedureCodeSequence = [item]
+    for path in written(tmp_path / "files", datasets):
+        content = path.read_bytes()
+        assert (content.count(b"IS\4\x001234"), content.count(b"IS\4\x005678")) == (1, 1)
+        path.write_bytes(content.replace(b"IS\4\x001234", b"IS\4\x001.5 ").replace(b"IS\4\x005678", b"IS\4\x00abcd"))
+    (study,) = read_studies(sorted((tmp_path / "files").iterdir()))
+    given = VOLUME.give(study)
+    assert repairs.even_out(given.instances, given.stacks) == (repairs.CHARACTER_SET,)
+    for item in given.instances:
+        data = pydicom.dcmread(item.path)
+        assert (data.SpecificCharacterSet, str(data.PatientName)) == ("ISO_IR 192", NAME)
+        assert data.ProcedureCodeSequence[0].CodeMeaning == "\u982d\u90e8"
+        assert b"IS\4\x001.5 " in item.path.read_bytes()
+
+
+def test_a_date_of_the_older_form_is_read_beside_several_character_sets(tmp_path: Path) -> None:
+    datasets = each(japanese(good(tmp_path / "good")), lambda _, data: data.add_new(0x00100030, "LO", "1961.02.03"))
+    given = VOLUME.give(study_of(tmp_path / "files", datasets))
+    assert repairs.even_out(given.instances, given.stacks) == tuple(sorted((repairs.CHARACTER_SET, repairs.MOMENTS)))
+    assert {pydicom.dcmread(item.path).PatientBirthDate for item in given.instances} == {"19610203"}
+
+
+def test_a_full_disk_is_not_told_as_a_damaged_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = VOLUME.give(study_of(tmp_path / "files", japanese(good(tmp_path / "good"))))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    with pytest.raises(OSError, match="No space left"):
+        repairs.even_out(given.instances, given.stacks)
 
 
 def test_a_good_stack_is_given_byte_for_byte(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
-from monai_aws_pipeline.host_agent.stack import stack_of
+from monai_aws_pipeline.host_agent.stack import _overlap, stack_of
 from monai_aws_pipeline.maps.study_contract import Handles, StudyContract
 
 from .series import again, each, good, images_of
@@ -219,3 +219,20 @@ def test_nothing_that_could_name_a_person_is_said_of_what_differs(tmp_path: Path
         with pytest.raises(RefusedError) as refused:
             stack_of(images, PLAIN)
         assert value not in str(refused.value)
+
+
+def test_whether_acquisitions_overlap_is_asked_of_neighbours_alone() -> None:
+    """Each slice may have an AcquisitionNumber of its own, and there are thousands: of all pairs there would be millions."""
+
+    class Place(np.ndarray):
+        asked = 0
+
+        def min(self, *_: object, **__: object) -> float:  # type: ignore[override]
+            Place.asked += 1
+            return float(self[0])
+
+    groups = [np.array([3.0 * number]).view(Place) for number in range(300)]
+    assert not _overlap(groups)
+    assert Place.asked == len(groups)
+    assert _overlap([*groups, np.array([30.0, 60.0]), np.array([33.0, 63.0])])
+    assert not _overlap([np.array([0.0, 30.0]), np.array([25.0, 60.0]), np.array([58.0, 90.0])])
