@@ -129,7 +129,7 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
 
 
 def _read_texts(data: Dataset) -> None:
-    """Decode the texts of a header and of its items, and look at nothing else: a number that is none stays as it is written."""
+    """Decode the texts of a header and of its items, and look at nothing else: a value of a wrong length stays as it is written."""
     for tag in list(data.keys()):
         element = data.get_item(tag)
         representation = element.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "")

@@ -113,26 +113,27 @@ def test_an_image_that_names_its_class_in_its_meta_information_alone_is_given_wi
     assert {pydicom.dcmread(item.path).SOPClassUID for item in given.instances} == {MRImageStorage}
 
 
-def test_a_number_that_is_none_does_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
-    """Exposure (VR IS) with decimals is common, and nobody needs it."""
+def test_a_value_of_a_wrong_length_does_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
+    """Private elements whose length does not fit their value representation are common, and nobody needs them."""
     datasets = japanese(good(tmp_path / "good"))
     for data in datasets:
-        data.Exposure = "1234"
         item = Dataset()
-        item.CodeMeaning, item.Exposure = "\u982d\u90e8", "5678"
+        item.CodeMeaning = "\u982d\u90e8"
         data.ProcedureCodeSequence = [item]
+        for holder, text in ((data, "1234"), (item, "5678")):
+            holder.private_block(0x0019, "INVENTED", create=True).add_new(1, "LO", text)
     for path in written(tmp_path / "files", datasets):
         content = path.read_bytes()
-        assert (content.count(b"IS\4\x001234"), content.count(b"IS\4\x005678")) == (1, 1)
-        path.write_bytes(content.replace(b"IS\4\x001234", b"IS\4\x001.5 ").replace(b"IS\4\x005678", b"IS\4\x00abcd"))
+        assert (content.count(b"LO\4\x001234"), content.count(b"LO\4\x005678")) == (1, 1)
+        path.write_bytes(content.replace(b"LO\4\x001234", b"FD\4\x001234").replace(b"LO\4\x005678", b"FD\4\x005678"))
     (study,) = read_studies(sorted((tmp_path / "files").iterdir()))
     given = VOLUME.give(study)
     assert repairs.even_out(given.instances, given.stacks) == (repairs.CHARACTER_SET,)
-    for item in given.instances:
-        data = pydicom.dcmread(item.path)
+    for instance in given.instances:
+        data = pydicom.dcmread(instance.path)
         assert (data.SpecificCharacterSet, str(data.PatientName)) == ("ISO_IR 192", NAME)
         assert data.ProcedureCodeSequence[0].CodeMeaning == "\u982d\u90e8"
-        assert b"IS\4\x001.5 " in item.path.read_bytes()
+        assert b"FD\4\x001234" in instance.path.read_bytes()
 
 
 def test_a_date_of_the_older_form_is_read_beside_several_character_sets(tmp_path: Path) -> None:
