@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pydicom import config
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
@@ -29,6 +30,8 @@ from monai_aws_pipeline.host_agent.image_header import ImageHeader, header_of
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+# An element whose length does not fit its value representation, as private ones often are, stops nobody who does not ask for it.
+config.convert_wrong_length_to_UN = True
 
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _MODALITY, _PATIENT_ID, _PHOTOMETRIC = 0x00080060, 0x00100020, 0x00280004

@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PN_DELIMS
@@ -39,9 +38,6 @@ _KNOWN_CHARSETS: Final = frozenset(
     {*(f"ISO_IR {number}" for number in (100, 101, 109, 110, 144, 127, 126, 138, 148, 13, 166, 192)), "GB18030", "GBK"}
 )
 """Those that stand alone in PS3.3 C.12.1.1.2; anything else, several of them too, is written anew."""
-
-_TEXTS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
-"""Value representations that SpecificCharacterSet speaks of."""
 
 
 def even_out(instances: Sequence[Instance], stacks: Sequence[Stack]) -> tuple[str, ...]:
@@ -98,7 +94,7 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
         name = _whole_name(data) if NAME in wanted else None
         moments = {keyword: _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")) for keyword in instance.header.odd_moments}
         if CHARACTER_SET in wanted:
-            _read_texts(data)
+            data.decode()
             data.SpecificCharacterSet = "ISO_IR 192"
         if name is not None:
             data.PatientName = name
@@ -126,18 +122,6 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
         raise RefusedError(Code.DICOM_DAMAGED, "The header of an image cannot be written anew.") from error
     written.chmod(0o644)
     written.replace(instance.path)
-
-
-def _read_texts(data: Dataset) -> None:
-    """Decode the texts of a header and of its items, and look at nothing else: a value of a wrong length stays as it is written."""
-    for tag in list(data.keys()):
-        element = data.get_item(tag)
-        representation = element.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "")
-        if representation == "SQ":
-            for item in data[tag].value:
-                _read_texts(item)
-        elif representation in _TEXTS:
-            data[tag]  # read, and so decoded
 
 
 def _put(data: Dataset, keyword: str, value: object) -> None:

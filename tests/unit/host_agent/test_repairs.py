@@ -113,19 +113,31 @@ def test_an_image_that_names_its_class_in_its_meta_information_alone_is_given_wi
     assert {pydicom.dcmread(item.path).SOPClassUID for item in given.instances} == {MRImageStorage}
 
 
-def test_a_value_of_a_wrong_length_does_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
-    """Private elements whose length does not fit their value representation are common, and nobody needs them."""
+ODD_VALUES = {
+    b"1230": b"FD\4\x001230",
+    b"1231": b"IS\4\x001.5 ",
+    b"1232": b"DS\4\x001,5 ",
+    b"1233": b"AT\4\x00ab  ",
+    b"1234": b"UI\4\x00a.b\0",
+}
+
+
+def test_odd_values_do_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
+    """Numbers that are none, and lengths that do not fit their value representation, are common in elements that nobody needs."""
     datasets = japanese(good(tmp_path / "good"))
     for data in datasets:
         item = Dataset()
         item.CodeMeaning = "\u982d\u90e8"
         data.ProcedureCodeSequence = [item]
-        for holder, text in ((data, "1234"), (item, "5678")):
-            holder.private_block(0x0019, "INVENTED", create=True).add_new(1, "LO", text)
+        for holder in (data, item):
+            for number, text in enumerate(ODD_VALUES):
+                holder.private_block(0x0019, "INVENTED", create=True).add_new(number, "LO", text.decode())
     for path in written(tmp_path / "files", datasets):
         content = path.read_bytes()
-        assert (content.count(b"LO\4\x001234"), content.count(b"LO\4\x005678")) == (1, 1)
-        path.write_bytes(content.replace(b"LO\4\x001234", b"FD\4\x001234").replace(b"LO\4\x005678", b"FD\4\x005678"))
+        for text, odd in ODD_VALUES.items():
+            assert content.count(b"LO\4\0" + text) == 2
+            content = content.replace(b"LO\4\0" + text, odd)
+        path.write_bytes(content)
     (study,) = read_studies(sorted((tmp_path / "files").iterdir()))
     given = VOLUME.give(study)
     assert repairs.even_out(given.instances, given.stacks) == (repairs.CHARACTER_SET,)
@@ -133,7 +145,7 @@ def test_a_value_of_a_wrong_length_does_not_keep_texts_from_being_decoded(tmp_pa
         data = pydicom.dcmread(instance.path)
         assert (data.SpecificCharacterSet, str(data.PatientName)) == ("ISO_IR 192", NAME)
         assert data.ProcedureCodeSequence[0].CodeMeaning == "\u982d\u90e8"
-        assert b"FD\4\x001234" in instance.path.read_bytes()
+        assert all(odd[4:] in instance.path.read_bytes() for odd in ODD_VALUES.values())
 
 
 def test_a_date_of_the_older_form_is_read_beside_several_character_sets(tmp_path: Path) -> None:
