@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pydicom import config
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.uid import UID, EnhancedUSVolumeStorage, MediaStorageDirectoryStorage
 from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
 from monai_aws_pipeline.host_agent import image_header
@@ -173,7 +173,7 @@ def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -
 def _is_image_class(sop_class: str, *, has_pixels: bool) -> bool:
     """Whether objects of a SOP class are images. PS3.4 annex B.5; a class that is not DICOM's own tells nothing, and its pixels do."""
     name = class_name(sop_class)
-    return "Image Storage" in name if name else has_pixels
+    return "Image Storage" in name or sop_class == EnhancedUSVolumeStorage if name else has_pixels
 
 
 def class_name(sop_class: str) -> str:

@@ -124,7 +124,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.NO_OUTPUT: "Read map.log; often no series of the study matches the application's selection rules.",
     Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
-    Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
+    Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID and PatientID from its input.",
     Code.OUTPUT_GEOMETRY: (
         "Let the application take frame of reference, orientation, spacing and positions from the whole series it segmented, refer to all "
         "of its images, and write surfaces in patient millimetres (LPS or RAS)."

@@ -31,7 +31,7 @@ from monai_aws_pipeline.host_agent.geometry import (
     planes_under,
     together,
 )
-from monai_aws_pipeline.host_agent.segmentation import Image, Segmentation, Source, masks, read_segmentation
+from monai_aws_pipeline.host_agent.segmentation import Image, Segmentation, Source, frames_of_undescribed_values, masks, read_segmentation
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _References:
 def check_segmentation(path: Path, source: Source) -> None:
     """Judge a DICOM SEG against the images its application was given. Raises FailedError(OUTPUT_GEOMETRY, OUTPUT_NOT_DICOM).
 
-    - Its frames, functional groups and segments belong together.
+    - Its frames, functional groups and segments belong together, and each value of a frame has a meaning.
     - Each instance and series that it refers to was given, under the class that it has.
     - It refers to the whole stack that it segmented. An SDK that drops slices which it cannot place or stack answers a part of the series
       and refers to that part. Some writers refer only to those images on which a frame lies. So fewer references are taken when exactly
@@ -84,6 +84,10 @@ def check_segmentation(path: Path, source: Source) -> None:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"A segmentation has {count} frames and functional groups of {groups}.")
     if unknown:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"{unknown} of {count} frames of a segmentation belong to no segment that it describes.")
+    if meaningless := _frames_of_undescribed_values(path):
+        raise FailedError(
+            Code.OUTPUT_NOT_DICOM, f"{meaningless} of {count} frames of a segmentation hold values that it does not describe."
+        )
     try:
         _check_references(referred, source)
         _check_planes(frames, referred, source)
@@ -142,6 +146,14 @@ def _frames_of_no_segment(data: Dataset) -> int:
         named = frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [Dataset()]
         missing += named[0].get("ReferencedSegmentNumber") not in described
     return missing
+
+
+def _frames_of_undescribed_values(path: Path) -> int:
+    try:
+        return frames_of_undescribed_values(read_segmentation(path))
+    except Exception as error:  # pixels that this host cannot decode say nothing against the application
+        log.warning("the values of a segmentation are not judged (%s)", type(error).__name__)
+        return 0
 
 
 def _check_references(referred: _References, source: Source) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from highdicom.seg import SegmentationTypeValues
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 
@@ -405,4 +406,48 @@ def test_frames_groups_and_segments_that_do_not_belong_together_are_no_segmentat
     edited(seg, change)
     with pytest.raises(FailedError) as error:
         check_segmentation(seg, read_source(source))
+    assert error.value.code is Code.OUTPUT_NOT_DICOM
+
+
+def with_value(value: int) -> Change:
+    """One pixel of this value, in a segmentation of eight bits."""
+
+    def change(data: Dataset) -> None:
+        data.PixelData = bytes([value]) + data.PixelData[1:]
+
+    return change
+
+
+def in_eight_bits(data: Dataset) -> None:
+    """What was written as single bits, as some writers do: 255 where there is a segment."""
+    pixels = data.pixel_array
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelData = 7, (pixels.astype(np.uint8) * 255).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "refused"),
+    [
+        (SegmentationTypeValues.LABELMAP, with_value(1), False),
+        (SegmentationTypeValues.LABELMAP, with_value(7), True),
+        (SegmentationTypeValues.FRACTIONAL, with_value(255), False),
+        (SegmentationTypeValues.FRACTIONAL, lambda data: setattr(data, "MaximumFractionalValue", 100), True),
+        (SegmentationTypeValues.BINARY, lambda _: None, False),
+        (SegmentationTypeValues.BINARY, in_eight_bits, True),
+    ],
+)
+def test_values_without_a_meaning_are_no_segmentation(
+    kind: SegmentationTypeValues, change: Change, refused: bool, stack: list[Path], tmp_path: Path
+) -> None:
+    """Of a volume in millilitres they would make a multiple, or leave a part of it out."""
+    mask = np.zeros((len(stack), 16, 16), dtype=bool)
+    mask[2:5, 4:8, 4:8] = True
+    seg = write_segments(tmp_path / "seg.dcm", stack, {"Brain": mask}, kind)
+    edited(seg, change)
+    source = read_source(read_studies(stack)[0].instances)
+    if not refused:
+        check_segmentation(seg, source)
+        return
+    with pytest.raises(FailedError, match=r"[1-3] of [0-9]+ frames of a segmentation hold values that it does not describe") as error:
+        check_segmentation(seg, source)
     assert error.value.code is Code.OUTPUT_NOT_DICOM
