@@ -244,6 +244,7 @@ _HANDLES: Final = {
     Handles.GANTRY_TILT: "a tilted gantry",
     Handles.FLOAT_PIXELS: "floating-point pixels",
     Handles.COLOR: "colour",
+    Handles.NON_SQUARE: "pixels that are not square",
 }
 
 

@@ -247,6 +247,19 @@ def test_compressed_pixels_of_two_types_that_this_host_cannot_decode_are_refused
         assert asking(sdk_volume=True).give(study).stacks
 
 
+@pytest.mark.parametrize(("spacing", "refused"), [([2.0, 2.0], False), ([2.0, 2.01], False), ([2.0, 2.5], True)])
+def test_pixels_that_are_not_square_are_given_to_those_that_say_they_read_them(tmp_path: Path, spacing: list[float], refused: bool) -> None:
+    study = study_of(tmp_path / "files", each(good(tmp_path / "a"), lambda _, data: setattr(data, "PixelSpacing", spacing)))
+    if refused:
+        error = refusal(asking(sdk_volume=True), study)
+        assert error.code is Code.UNSUPPORTED_IMAGE
+        assert "8 of 8 images are not square" in error.cause
+    else:
+        assert asking(sdk_volume=True).give(study).stacks
+    assert asking(sdk_volume=True, handles=frozenset({Handles.NON_SQUARE})).give(study).stacks
+    assert asking().give(study).stacks
+
+
 def test_noise_in_direction_cosines_does_not_make_a_series_smaller(tmp_path: Path) -> None:
     """Rounded to a digit, half of its planes would lie in another direction, and the smaller series would be answered."""
 

@@ -195,7 +195,7 @@ def test_volumes_of_the_sdk_are_told_with_what_they_read_wrongly(tmp_path: Path)
     assert (finding.severity, "monochrome1" in finding.message, "gantry-tilt" in finding.message) == (Severity.INFO, True, True)
     (fewer,) = code_traps.volumes(read, config("monai-aws: {handles: [monochrome1]}"))
     assert "monochrome1" not in fewer.message
-    every = "[monochrome1, pixel-type, enhanced, gantry-tilt, float-pixels, color]"
+    every = "[monochrome1, pixel-type, enhanced, gantry-tilt, float-pixels, color, non-square-pixels]"
     assert code_traps.volumes(read, config(f"monai-aws: {{handles: {every}}}")) == []
 
 
