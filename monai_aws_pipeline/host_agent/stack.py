@@ -162,6 +162,9 @@ def _check_kinds(images: Sequence[Instance], contract: StudyContract) -> None:
     odd = sum(image.header.odd_rescale for image in images)
     if odd:
         raise RefusedError(Code.DICOM_DAMAGED, f"RescaleSlope and RescaleIntercept of {odd} of {total} images do not tell what they do.")
+    plain = sum(image.header.rescale is None for image in images)
+    if plain and any(image.header.rescale not in (None, (1.0, 0.0)) for image in images):
+        raise RefusedError(Code.DICOM_DAMAGED, f"{plain} of {total} images have no RescaleSlope and RescaleIntercept, and the rest has.")
     shapes = Counter((image.header.rows, image.header.columns) for image in images)
     if len(shapes) > 1:
         other = total - max(shapes.values())

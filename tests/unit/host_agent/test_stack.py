@@ -130,6 +130,10 @@ REFUSED: dict[str, tuple[Change, Code, str]] = {
     ),
     "a maker's own class of objects": (lambda d: with_value(d, "SOPClassUID", "1.2.840.113619.4.2"), UNSUPPORTED, "not DICOM's own"),
     "a slope without an intercept": (lambda d: with_value(d, "RescaleSlope", "2"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8 images"),
+    "a rescale in most images": (
+        lambda d: each(d, lambda index, data: data.update({"RescaleSlope": "1", "RescaleIntercept": "-1024"} if index > 1 else {})),
+        Code.DICOM_DAMAGED, "2 of 8 images have no RescaleSlope",
+    ),
     "an intercept without a slope": (lambda d: with_value(d, "RescaleIntercept", "5"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8"),
     "a slope of zero": (
         lambda d: with_value(with_value(d, "RescaleIntercept", "0"), "RescaleSlope", "0"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8",
@@ -167,6 +171,9 @@ GIVEN: dict[str, tuple[Change, int]] = {
         lambda d: each(d, lambda index, data: setattr(data, "AcquisitionTime", f"1200{index:02d}")), 8,
     ),
     "of two acquisitions one behind the other": (lambda d: with_value(d, "AcquisitionNumber", 1, 2), 8),
+    "with a rescale in some that does nothing": (
+        lambda d: each(d, lambda index, data: data.update({"RescaleSlope": "1", "RescaleIntercept": "0"} if index > 1 else {})), 8,
+    ),
     "with a rescale of one and no intercept": (lambda d: with_value(d, "RescaleSlope", "1"), 8),
     "with one slice of another image type": (
         lambda d: each(d, lambda index, data: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", *(["FIRST"] if not index else [])])), 8,
