@@ -20,6 +20,9 @@ from monai_aws_pipeline.host_agent.segmentation import read_source
 from monai_aws_pipeline.host_agent.segmentation_check import check_segmentation
 
 from .dicom_files import box_stl, write_seg, write_segments, write_series
+from .test_preview import multi_frame
+
+_FRAMES = "PerFrameFunctionalGroupsSequence"
 
 Change = Callable[[Dataset], None]
 
@@ -325,6 +328,33 @@ def test_a_reference_or_a_place_that_contradicts_the_source_is_no_answer(
     assert found is not None
     assert found[0] is Code.OUTPUT_GEOMETRY
     assert cause in found[1]
+
+
+def test_a_frame_that_names_another_frame_of_a_multi_frame_image_is_no_answer(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", generate_uid())
+    enhanced = multi_frame(files, tmp_path / "enhanced.dcm")  # its frames lie in another order
+    image = pydicom.dcmread(enhanced)
+    number_of = {float(frame.PlanePositionSequence[0].ImagePositionPatient[2]): n for n, frame in enumerate(image[_FRAMES].value, start=1)}
+
+    def refer(data: Dataset) -> None:
+        data.ReferencedSeriesSequence[0].ReferencedInstanceSequence = data.ReferencedSeriesSequence[0].ReferencedInstanceSequence[:1]
+        data.pop("SourceImageSequence", None)
+        named = [data.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]]
+        for frame in data[_FRAMES].value:
+            named.append(frame.DerivationImageSequence[0].SourceImageSequence[0])
+            named[-1].ReferencedFrameNumber = number_of[float(frame.PlanePositionSequence[0].ImagePositionPatient[2])]
+        for item in named:
+            item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID = image.SOPInstanceUID, image.SOPClassUID
+
+    mask = np.zeros((8, 16, 16), dtype=bool)
+    mask[1:5, 4:8, 4:8] = True
+    seg = write_seg(tmp_path / "seg.dcm", files, mask)
+    edited(seg, refer)
+    assert judged(seg, [enhanced]) is None
+    edited(seg, upside_down)
+    found = judged(seg, [enhanced])
+    assert found is not None
+    assert "4 of 4 frames of a segmentation name an image of their source that lies elsewhere" in found[1]
 
 
 def test_an_image_under_a_series_that_is_not_its_own_is_no_answer(stack: list[Path], tmp_path: Path) -> None:
