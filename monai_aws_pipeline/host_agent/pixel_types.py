@@ -108,7 +108,7 @@ def _holds_all(kind: np.dtype[np.generic], header: ImageHeader) -> bool:
     slope, intercept = header.rescale or (1.0, 0.0)
     _, bits, signed = header.stored
     ends = (-(1 << bits >> 1), (1 << bits >> 1) - 1) if signed else (0, (1 << bits) - 1)
-    return bits > 0 and slope == round(slope) and _holds(kind, np.array(ends) * slope + intercept)
+    return kind.kind == "f" or (bits > 0 and slope == round(slope) and _holds(kind, np.array(ends) * slope + intercept))
 
 
 def _is_encapsulated(syntax: str) -> bool:
