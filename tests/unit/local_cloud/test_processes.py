@@ -51,9 +51,19 @@ def daemon(tmp_path: Path) -> Daemon:
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
     """A process with a session of its own that is not ours to end."""
-    with subprocess.Popen(["sleep", "infinity"], start_new_session=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["cat"], stdin=pipe, stdout=pipe, start_new_session=True) as process:
         yield process
         process.kill()
+
+
+def answers(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it is at work; one with a signal on its way is not."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"there?\n")
+    process.stdin.flush()
+    return process.stdout.readline() == b"there?\n"
 
 
 def test_one_is_ended_with_the_children_that_it_leaves(daemon: Daemon):
@@ -90,7 +100,7 @@ def test_a_number_that_belongs_to_somebody_else_is_not_signalled(daemon: Daemon,
     daemon.pid_file.write_text(recorded.format(pid=stranger.pid, start=start_of(stranger.pid), boot=BOOT) + "\n")
     assert daemon.pid() is None
     daemon.stop()
-    assert stranger.poll() is None
+    assert answers(stranger)
     assert not daemon.pid_file.exists()
 
 
