@@ -1,9 +1,10 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test permissions faults lint bench fuzz fuzz-studies clean use dev
+.PHONY: help demo demo-down ui test permissions faults lint bench fuzz fuzz-studies clean use dev any
 
-PYTHON := .venv/bin/python
+# By the environment's own name: .venv is a link that may point to another one before a long test run has ended.
+PYTHON := $$(readlink -f .venv)/bin/python
 BENCH ?=
 SECONDS ?= 600
 STUDIES ?= 2000
@@ -32,10 +33,13 @@ use:
 dev:
 	@infra/setup/environment.sh dev
 
+any:
+	@infra/setup/environment.sh any
+
 demo: use
 	@.venv/bin/monai-aws demo
 
-demo-down: use
+demo-down: any
 	@.venv/bin/monai-aws demo --down
 
 ui: use
@@ -67,5 +71,8 @@ fuzz-studies: dev
 	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 clean:
-	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi
+	@if [ -x .venv/bin/monai-aws ]; then \
+	  .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset || exit 1; \
+	  for cloud in .cache/test-clouds/*/; do if [ -d "$$cloud" ]; then .venv/bin/monai-aws local reset --state-dir "$$cloud"; fi; done; \
+	fi
 	rm -rf --one-file-system .demo .local-cloud .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -75,10 +75,11 @@ class DagsterProcesses:
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
             "daemon": ["dagster-daemon", "run", *workspace],
         }
-        started = {name: self._spawn(name, arguments, env) for name, arguments in programs.items()}
-        self._file.write_text(
-            json.dumps({"address": address, "loaded": loaded, "processes": {name: [pid, _birth(pid)] for name, pid in started.items()}})
-        )
+        started: dict[str, int] = {}
+        for name, arguments in programs.items():
+            started[name] = self._spawn(name, arguments, env)
+            # After each: where this process is killed before the next, what runs is known, and not taken for the whole.
+            self._record(address, loaded if len(started) == len(programs) else "", started)
         deadline = time.monotonic() + seconds
         while not self._answers(address):
             dead = [name for name, pid in started.items() if _birth(pid) is None]
@@ -87,6 +88,10 @@ class DagsterProcesses:
                 raise DagsterProcessError(f"Dagster's {' and '.join(dead) or 'webserver'} did not come up; see the logs in {self.home}.")
             time.sleep(0.3)
         return address
+
+    def _record(self, address: str, loaded: str, started: Mapping[str, int]) -> None:
+        processes = {name: [pid, _birth(pid)] for name, pid in started.items()}
+        self._file.write_text(json.dumps({"address": address, "loaded": loaded, "processes": processes}))
 
     def _spawn(self, name: str, arguments: list[str], env: Mapping[str, str]) -> int:
         program = str(Path(sys.executable).parent / arguments[0])
@@ -137,9 +142,9 @@ class DagsterProcesses:
 
 
 def _fingerprint(environment: Mapping[str, str]) -> str:
-    """What the processes were started with: their environment and the state of the code they load."""
+    """What the processes were started with: their environment, the state of the code they load, and where its packages lie."""
     code = {str(path): path.stat().st_mtime_ns for path in sorted(PACKAGE_ROOT.rglob("*.py"))}
-    return hashlib.sha256(json.dumps([dict(environment), code], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([dict(environment), code, sys.prefix], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _signal_group(pid: int, sign: int) -> None:

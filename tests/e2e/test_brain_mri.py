@@ -6,7 +6,6 @@ Takes some minutes: it builds a MAP with torch. It runs beside a demo of the use
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,26 +23,21 @@ from examples.brain_mri.evaluate import expected_volume_ml, read_segment
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import study_datasets
 from monai_aws_pipeline import demo
-from monai_aws_pipeline.local_cloud import commands
-from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import load_settings
-from tests.permissions.record import keep
-from tests.support.cloud import free_port
+from tests.support.cloud import own_cloud
 from tests.support.platform import environment
+from tests.support.runs import dagster_ended
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Workplace]:
-    folder = load_settings().cache_dir.resolve() / "test-clouds" / f"{os.getpid()}-demo"
-    made = demo.Workplace(tmp_path_factory.mktemp("demo"), folder, free_port())
-    try:
-        yield made
-    finally:
-        demo.down(made)
-        keep(configure(made.state, made.port))
-        commands.reset(configure(made.state, made.port))
+    with own_cloud("demo") as config:
+        made = demo.Workplace(tmp_path_factory.mktemp("demo"), config.state_dir, config.port)
+        with dagster_ended(made.home):
+            yield made
+            demo.down(made)
 
 
 @pytest.fixture(scope="module")
