@@ -121,9 +121,19 @@ class Pipeline:
         return job.ended
 
     def close(self) -> None:
-        """End all threads: what is being published is finished, what was not is handed over once the host is told to stop."""
-        self._inference.shutdown()
-        self._publishing.shutdown()
+        """End all threads: what is being published is finished, what was not is handed over once the host is told to stop.
+
+        What takes longer than a stop allows is left: its message comes back by itself.
+        """
+        stop = self._around.stop
+        with self._changed:
+            while self._jobs and not stop.over(stop.budget.jobs):
+                self._changed.wait(_LOOK_S)
+            left = len(self._jobs)
+        if left:
+            log.warning("%d job(s) did not end within %.0f s of the stop; their messages come back by themselves", left, stop.budget.jobs)
+        for threads in (self._inference, self._publishing):
+            threads.shutdown(wait=not left, cancel_futures=bool(left))
 
     # -- the steps ---------------------------------------------------------------------------------------------------------
 
