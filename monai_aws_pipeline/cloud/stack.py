@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError, code_of, refused
+from monai_aws_pipeline.cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
+
+
+_DEPLOYED = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
 class StackError(CloudError):
@@ -53,16 +56,16 @@ def deploy_stack(
         raise refused(error, f"deploying the stack {name}") or StackError(
             f"CloudFormation did not take {template.name}: {error}", "Correct what it names."
         ) from error
-    deadline = time.monotonic() + seconds
-    while True:
-        status = _status(cloudformation, name) or "DELETE_COMPLETE"
-        if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            return stack_outputs(cloudformation, name)
-        if "ROLLBACK" in status or "FAILED" in status or status == "DELETE_COMPLETE" or time.monotonic() > deadline:
-            raise StackError(
-                f"The stack {name} ended as {status}. {_first_failure(cloudformation, name)}", "Correct that and deploy again."
-            )
-        time.sleep(0.5)
+    status = wait_until(
+        lambda: _status(cloudformation, name) or "DELETE_COMPLETE",
+        lambda seen: seen in _DEPLOYED or "ROLLBACK" in seen or "FAILED" in seen or seen == "DELETE_COMPLETE",
+        seconds,
+        what=lambda seen: f"the stack {name} is {seen}",
+        report=report,
+    )
+    if status in _DEPLOYED:
+        return stack_outputs(cloudformation, name)
+    raise StackError(f"The stack {name} ended as {status}. {_first_failure(cloudformation, name)}", "Correct that and deploy again.")
 
 
 def stack_outputs(cloudformation: CloudFormationClient, name: str) -> dict[str, str]:

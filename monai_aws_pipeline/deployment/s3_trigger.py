@@ -36,7 +36,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     started = time.monotonic()
     names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
     tags = {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner}
-    trigger = Trigger(clients, tags)
+    trigger = Trigger(clients, tags, report)
     kept = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
 
     uploads_dead = trigger.ensure_queue(names.uploads_dead_letters, kept)

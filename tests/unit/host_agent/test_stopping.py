@@ -68,6 +68,7 @@ def silent(tmp_path: Path) -> Iterator[Silent]:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/docker.sock")
         listener.listen(64)
+        listener.settimeout(LONG_S)
         made = Silent(tmp_path, listener, f"{folder}/docker.sock")
         yield made
         made.stop.set()
