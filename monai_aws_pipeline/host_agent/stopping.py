@@ -30,7 +30,7 @@ class Budget:
     """Seconds from the stop. ``late``: for a call to the engine that begins after its time, because others took all of it."""
 
     engine: float = 15.0
-    late: float = 1.0
+    late: float = 2.0
     jobs: float = 35.0
     last: float = 50.0
 

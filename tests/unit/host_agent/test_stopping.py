@@ -22,9 +22,11 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent.agent import Agent
-from monai_aws_pipeline.host_agent.engine import Engine
+from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.engine_api import EngineApi, EngineError
+from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.hosting import PerStudy
+from monai_aws_pipeline.host_agent.job import Outcome
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.notice import MARGIN_S
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
@@ -36,7 +38,7 @@ from monai_aws_pipeline.maps.hosting import Limits, PythonCommand, RunSpec, held
 from .test_job import Bench, zip_of
 
 ROOT = Path(__file__).resolve().parents[3]
-SHORT = Budget(engine=0.3, late=0.05, jobs=0.3, last=0.3)
+SHORT = Budget(engine=0.3, late=0.05)
 LONG_S = 60
 """By far longer than the budget, and shorter than any call without it."""
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
@@ -187,6 +189,33 @@ def test_an_agent_whose_engine_does_not_answer_stops_and_hands_its_job_over(benc
     assert (again.body, again.receives) == (message.to_json(), 1), "handed over, its try not counted"
 
 
+@pytest.mark.parametrize("told", ["stop", "leave"])
+def test_a_job_that_is_handed_over_to_the_very_host_that_stops_is_not_lost(bench: Bench, tmp_path: Path, told: str) -> None:
+    """The host still waits for messages when it hands one over, and is given it back while the job is in hand."""
+    reached, released = threading.Event(), threading.Event()
+
+    def held(*_: Path) -> RunEnd:
+        reached.set()
+        released.wait(LONG_S)
+        raise InterruptedJobError("the host is stopping")
+
+    bench.engine.run_map = held
+    message, host = bench.upload("input/one.zip", zip_of(tmp_path, str(generate_uid()))), bench.host()
+    pipeline = Pipeline(host)
+    first = host.queue.take(0)
+    assert first
+    pipeline.accept(first)
+    assert reached.wait(LONG_S)
+    getattr(host, told).set()
+    bench.send(message)  # what a hand-over sends, before it removes what it was given
+    copy = host.queue.take(0)
+    assert copy
+    assert pipeline.accept(copy).result(0).outcome is Outcome.INTERRUPTED
+    assert bench.messages() == 1, "another host is given it"
+    released.set()
+    pipeline.close()
+
+
 def test_a_bucket_that_takes_nothing_does_not_hold_up_the_stop(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reached, released = threading.Event(), threading.Event()
 
@@ -197,7 +226,7 @@ def test_a_bucket_that_takes_nothing_does_not_hold_up_the_stop(bench: Bench, tmp
             super().upload(path, key, content_type)
 
     bench.upload("input/one.zip", zip_of(tmp_path, str(generate_uid())))
-    host = replace(bench.host(), store=HangingStore(bench.s3, "studies"), stop=Stop(SHORT))
+    host = replace(bench.host(), store=HangingStore(bench.s3, "studies"), stop=Stop(Budget(jobs=0.3)))
     pipeline = Pipeline(host)
     delivery = host.queue.take(0)
     assert delivery
@@ -223,8 +252,8 @@ def test_a_process_that_does_not_end_is_ended_and_says_who_was_at_work(
     stuck = threading.Thread(target=over.wait, args=(LONG_S,), name="publishing_1")
     stuck.start()
     try:
-        stop = stop_on_signals(lambda code: (codes.append(code), ended.set()), SHORT)
-        assert not ended.wait(2 * SHORT.last), "nobody has asked for it"
+        stop = stop_on_signals(lambda code: (codes.append(code), ended.set()), Budget(last=0.3))
+        assert not ended.wait(0.6), "nobody has asked for it"
         with caplog.at_level(logging.ERROR):
             handlers[15](15, None)
             assert ended.wait(LONG_S)
