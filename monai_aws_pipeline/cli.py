@@ -298,7 +298,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + operations.ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in operations.wait_answer(store, done.job, seconds):
+        for record in operations.wait_answer(store, done.job, seconds, lambda: operations.underway(clients, settings), _say):
             line = operations.ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")

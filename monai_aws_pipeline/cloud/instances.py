@@ -30,6 +30,7 @@ from monai_aws_pipeline.cloud.errors import (
 )
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
@@ -304,17 +305,17 @@ class Machines:
 
     def taken_back(self, machine_id: str, seconds: float = 30) -> bool:
         """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def verdict() -> bool | None:
             answer = self._ec2.describe_instances(InstanceIds=[machine_id])["Reservations"]
             for found in (instance for group in answer for instance in group.get("Instances", [])):
                 if found.get("StateReason", {}).get("Code") == "Server.SpotInstanceTermination":
                     return True
                 if found.get("State", {}).get("Name") != "running":
                     return False
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1.0)
+            return None
+
+        return bool(wait_until(verdict, lambda known: known is not None, seconds, what=f"asking whether AWS took {machine_id} back"))
 
     def _root_device(self, image_id: str) -> str:
         try:
@@ -358,25 +359,26 @@ class Machines:
         resources = [*(disk.get("VolumeId", "") for disk in disks), machine_id]
         self._ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
 
-    def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
+    def wait(self, machine_id: str, wanted: str, seconds: float, report: Report = silently) -> Machine:
         """Wait until a machine is in a state. Raises MachineError when it ends elsewhere or time is up."""
-        deadline = time.monotonic() + seconds
-        pause = 0.3
-        while True:
-            machine = self.look(machine_id)
-            state = machine.state if machine else "terminated"
-            if state == wanted:
-                return machine or Machine(machine_id, "terminated", "", "", "", {}, "")
-            if state == "terminated" or (wanted == "running" and state in ("stopping", "stopped", "shutting-down")):
-                raise MachineError(
-                    f"Machine {machine_id} became {state} instead of {wanted}.", "Look at its state transition reason in EC2."
-                )
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 5.0)
+        ends = {wanted, "terminated", *(("stopping", "stopped", "shutting-down") if wanted == "running" else ())}
+        machine = wait_until(
+            lambda: self.look(machine_id) or Machine(machine_id, "terminated", "", "", "", {}, ""),
+            lambda seen: seen.state in ends,
+            seconds,
+            what=lambda seen: f"machine {machine_id} is {seen.state}; waiting until it is {wanted}",
+            report=report,
+            pause=5.0,
+        )
+        if machine.state == wanted:
+            return machine
+        if machine.state in ends:
+            raise MachineError(
+                f"Machine {machine_id} became {machine.state} instead of {wanted}.", "Look at its state transition reason in EC2."
+            )
+        raise MachineError(
+            f"Machine {machine_id} is still {machine.state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
+        )
 
     # -------------------------------------------------------------------------------------------------------- leases
 
@@ -393,14 +395,14 @@ class Machines:
         for name in ending:
             attempt(f"terminate {name}", partial(self.terminate, name))
         for name in ending:
-            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300))
-        problems += self.end_access(lease)
+            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300, report))
+        problems += self.end_access(lease, report)
         if ending and not problems:
             report(f"machine {', '.join(ending)} terminated, its key pair and security group deleted")
         for problem in problems:
             report(f"left to the sweep: {problem}")
 
-    def end_access(self, lease: str) -> list[str]:
+    def end_access(self, lease: str, report: Report) -> list[str]:
         """Remove the key pair and the security group of a lease. Returns what did not work."""
         problems: list[str] = []
         attempt = partial(_attempt, problems)
@@ -411,7 +413,7 @@ class Machines:
         groups: list[str] = []
         attempt("look for the security group", lambda: groups.extend(self.security_groups(lease)))
         for group in groups:
-            attempt(f"delete security group {group}", partial(self.delete_security_group, group))
+            attempt(f"delete security group {group}", partial(self.delete_security_group, group, report))
         return problems
 
     def _of_lease(self, lease: str, machine: str) -> list[str]:
@@ -468,20 +470,23 @@ class Machines:
         found = self._ec2.describe_security_groups(Filters=self._filters(lease))["SecurityGroups"]
         return [group.get("GroupId", "") for group in found]
 
-    def delete_security_group(self, group: str, seconds: float = 60) -> None:
+    def delete_security_group(self, group: str, report: Report = silently, seconds: float = 60) -> None:
         """Delete a group, waiting while a machine that is ending still holds it."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def delete() -> ClientError | None:
+            """The error where it is still held."""
             try:
                 self._ec2.delete_security_group(GroupId=group)
             except ClientError as error:
-                if code_of(error) in GONE:
-                    return
-                if code_of(error) != "DependencyViolation" or time.monotonic() > deadline:
+                if code_of(error) == "DependencyViolation":
+                    return error
+                if code_of(error) not in GONE:
                     raise
-                time.sleep(1.0)
-            else:
-                return
+            return None
+
+        waiting = f"waiting until no machine holds the security group {group} any more"
+        if held := wait_until(delete, lambda error: error is None, seconds, what=waiting, report=report):
+            raise held
 
     def import_key(self, tags: Tags, public_key: str) -> str:
         """Import a public key under a fresh name. Returns the name."""
@@ -536,6 +541,6 @@ def short_lived(
         key = machines.import_key(tags, public_key) if public_key else ""
         launched = machines.launch(replace(spec, tags=tags, security_group=group, key_name=key), report)
         machine = launched.id
-        yield machines.wait(launched.id, "running", 300)
+        yield machines.wait(launched.id, "running", 300, report)
     finally:
         machines.end_lease(tags.extra[TAG_LEASE], machine, report)

@@ -7,25 +7,23 @@ has, because AWS would give it the template's default. Source: AWS CloudFormatio
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError, code_of, refused
+from monai_aws_pipeline.cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
 
 Report = Callable[[str], None]
 
-_LOOK_S: Final = 0.5
-_SPEAK_S: Final = 10.0
 _DONE: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 _NO_STACK_YET: Final = ("REVIEW_IN_PROGRESS",)
 _LEFT_BY_A_FAILED_CREATION: Final = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
@@ -103,20 +101,22 @@ def propose(
         raise refused(error, f"proposing the stack {name}") or StackError(
             f"CloudFormation did not take {template.name}: {error}", "Correct what it names."
         ) from error
-    change_set, stack_id = made["Id"], made["StackId"]
-    deadline = time.monotonic() + seconds
-    while True:
-        found = cloudformation.describe_change_set(ChangeSetName=change_set, StackName=stack_id)
-        if found["Status"] == "CREATE_COMPLETE":
-            return Proposal(name, stack_id, change_set, creates, tuple(_changes(cloudformation, change_set, stack_id)))
-        reason = str(found.get("StatusReason", ""))
-        if found["Status"] == "FAILED" and any(words in reason for words in _NOTHING_TO_DO):
-            _discard(cloudformation, change_set, stack_id)
-            return Proposal(name, stack_id, change_set, creates, ())
-        if found["Status"] == "FAILED" or time.monotonic() > deadline:
-            withdraw(cloudformation, Proposal(name, stack_id, change_set, creates, ()))
-            raise StackError(f"CloudFormation did not work out the stack {name}: {reason or 'no answer'}", "Correct what it names.")
-        time.sleep(_LOOK_S)
+    made_by_it = Proposal(name, made["StackId"], made["Id"], creates, ())
+    found = wait_until(
+        lambda: cloudformation.describe_change_set(ChangeSetName=made["Id"], StackName=made["StackId"]),
+        lambda seen: seen["Status"] in ("CREATE_COMPLETE", "FAILED"),
+        seconds,
+        what=f"CloudFormation works out what would change in the stack {name}",
+        report=report,
+    )
+    if found["Status"] == "CREATE_COMPLETE":
+        return replace(made_by_it, changes=tuple(_changes(cloudformation, made["Id"], made["StackId"])))
+    reason = str(found.get("StatusReason", ""))
+    if found["Status"] == "FAILED" and any(words in reason for words in _NOTHING_TO_DO):
+        _discard(cloudformation, made_by_it)
+        return made_by_it
+    withdraw(cloudformation, made_by_it)
+    raise StackError(f"CloudFormation did not work out the stack {name}: {reason or 'no answer'}", "Correct what it names.")
 
 
 def apply(cloudformation: CloudFormationClient, proposal: Proposal, report: Report, seconds: float = 600) -> dict[str, str]:
@@ -133,25 +133,26 @@ def apply(cloudformation: CloudFormationClient, proposal: Proposal, report: Repo
         raise refused(error, f"{doing} the stack {name}") or StackError(
             f"CloudFormation did not apply the change: {error}", "Run it again: the stack may have changed meanwhile."
         ) from error
-    started = spoken = time.monotonic()
-    while True:
+    status = wait_until(
         # By its id: a stack that is deleted after a failed creation has no name any more.
-        status = str(cloudformation.describe_stacks(StackName=proposal.stack_id)["Stacks"][0]["StackStatus"])
-        now = time.monotonic()
-        if status in _DONE:
-            return stack_outputs(cloudformation, name)
-        over = status == "DELETE_COMPLETE" or (("ROLLBACK" in status or "FAILED" in status) and not status.endswith("_IN_PROGRESS"))
-        if over or now - started > seconds:
-            raise _failed(cloudformation, proposal, status)
-        if now - spoken >= _SPEAK_S:
-            spoken = now
-            report(f"still {doing} the stack {name} after {now - started:.0f} s ({status})")
-        time.sleep(_LOOK_S)
+        lambda: str(cloudformation.describe_stacks(StackName=proposal.stack_id)["Stacks"][0]["StackStatus"]),
+        lambda seen: seen in _DONE or _is_over(seen),
+        seconds,
+        what=lambda seen: f"the stack {name} is {seen}",
+        report=report,
+    )
+    if status in _DONE:
+        return stack_outputs(cloudformation, name)
+    raise _failed(cloudformation, proposal, status)
+
+
+def _is_over(status: str) -> bool:
+    return status == "DELETE_COMPLETE" or (("ROLLBACK" in status or "FAILED" in status) and not status.endswith("_IN_PROGRESS"))
 
 
 def withdraw(cloudformation: CloudFormationClient, proposal: Proposal) -> None:
     """Take a proposal back, and the empty stack that a creation's proposal has made."""
-    _discard(cloudformation, proposal.change_set, proposal.stack_id)
+    _discard(cloudformation, proposal)
     if proposal.creates:
         with suppress(ClientError):
             cloudformation.delete_stack(StackName=proposal.stack_id)
@@ -195,14 +196,16 @@ def _ready_for_a_change(cloudformation: CloudFormationClient, name: str, report:
         cloudformation.delete_stack(StackName=name)
     except ClientError as error:
         raise refused(error, f"deleting the stack {name}") or error from error
-    deadline = time.monotonic() + seconds
-    while left := _look(cloudformation, str(stack["StackId"])):
-        if left["StackStatus"] == "DELETE_FAILED" or time.monotonic() > deadline:
-            why = "; ".join(_failures(cloudformation, str(stack["StackId"])))
-            raise StackError(
-                f"The stack {name} cannot be cleared away ({left['StackStatus']}). {why}", "Delete it by hand and repeat this."
-            )
-        time.sleep(_LOOK_S)
+    left = wait_until(
+        lambda: _look(cloudformation, str(stack["StackId"])),
+        lambda seen: seen is None or seen["StackStatus"] == "DELETE_FAILED",
+        seconds,
+        what=f"the stack {name} is cleared away",
+        report=report,
+    )
+    if left:
+        why = "; ".join(_failures(cloudformation, str(stack["StackId"])))
+        raise StackError(f"The stack {name} cannot be cleared away ({left['StackStatus']}). {why}", "Delete it by hand and repeat this.")
     return None
 
 
@@ -236,6 +239,6 @@ def _changes(cloudformation: CloudFormationClient, change_set: str, stack_id: st
             )
 
 
-def _discard(cloudformation: CloudFormationClient, change_set: str, stack_id: str) -> None:
+def _discard(cloudformation: CloudFormationClient, proposal: Proposal) -> None:
     with suppress(ClientError):  # it ends with its stack at the latest
-        cloudformation.delete_change_set(ChangeSetName=change_set, StackName=stack_id)
+        cloudformation.delete_change_set(ChangeSetName=proposal.change_set, StackName=proposal.stack_id)

@@ -28,7 +28,7 @@ from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
 from monai_aws_pipeline.maps import assembly, official, recipe
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
-from monai_aws_pipeline.remote import Remote, RemoteCommandError, RemoteError
+from monai_aws_pipeline.remote import FULL, FULL_REMEDY, Remote, RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
@@ -69,11 +69,11 @@ class BuildFailedError(RemoteCommandError):
 
 
 _CAUSES: Final = (
+    (FULL, FULL_REMEDY),  # first: whatever else the lines speak of may be its consequence
     (
         recipe.NO_SYSTEM_PACKAGES,
         "apt could not install the system-packages of app.yaml: correct their names, or let MONAI_AWS_BASE_IMAGE hold them.",
     ),
-    (r"no space left on device", "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB."),
     (
         r"no matching distribution found|resolutionimpossible|could not find a version",
         "pip finds no answer to the requirements: correct requirements.txt or constraints.txt (monai-aws doctor app says more).",

@@ -37,7 +37,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
     roles = f"arn:{clients.partition()}:iam::{account}:role"
     tags = {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner}
-    trigger = Trigger(clients, tags)
+    trigger = Trigger(clients, tags, report)
     kept = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
 
     uploads_dead = trigger.ensure_queue(names.uploads_dead_letters, kept)

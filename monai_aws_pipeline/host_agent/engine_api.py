@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from monai_aws_pipeline.host_agent.stopping import Stop
+
 _WRITTEN_FOR: Final = (1, 41)
 _CALL_S: Final = 120.0
+_LOOK_S: Final = 0.1
 _HEAD_BYTES: Final = 1 << 16
 _DEFAULT: Final = "/var/run/docker.sock"
 
@@ -28,9 +33,13 @@ class EngineError(Exception):
 
 
 class EngineApi:
-    """One engine behind a socket of this machine. Thread-safe: each call has a connection of its own. Raises EngineError."""
+    """One engine behind a socket of this machine. Thread-safe: each call has a connection of its own. Raises EngineError.
 
-    def __init__(self, path: Path | None = None):
+    Past a ``stop`` no call waits longer than its budget says, also one that was begun before.
+    """
+
+    def __init__(self, path: Path | None = None, stop: Stop | None = None):
+        self.stop = stop or Stop()
         host = os.environ.get("DOCKER_HOST", "")
         self._path = str(path or host.removeprefix("unix://") or _DEFAULT)
         self._prefix = ""
@@ -59,6 +68,7 @@ class EngineApi:
         connection = self._connection()
         try:
             connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+            self._await_answer(connection, _CALL_S)
             head = b""
             while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD_BYTES and (byte := connection.recv(1)):
                 head += byte  # one by one, because what follows is the container's
@@ -77,7 +87,7 @@ class EngineApi:
 
     def wait(self, name: str) -> int:
         """Wait for a container's end, however long that is; its exit code."""
-        found = self._ask("POST", f"/containers/{quote(name)}/wait", fine=(), seconds=None)
+        found = self._ask("POST", f"/containers/{quote(name)}/wait", fine=(), seconds=math.inf)
         if not isinstance(found, dict) or not isinstance(found.get("StatusCode"), int):
             raise EngineError("the container engine did not say how a container ended")
         return int(found["StatusCode"])
@@ -106,7 +116,7 @@ class EngineApi:
         path: str,
         fine: tuple[int, ...] = (404,),
         content: Mapping[str, Any] | None = None,
-        seconds: float | None = _CALL_S,
+        seconds: float = _CALL_S,
     ) -> Any:
         """The answer as JSON, None where there is none or its status is one of ``fine``."""
         return self._request(method, self.prefix() + path, fine, content, seconds)
@@ -117,12 +127,13 @@ class EngineApi:
         path: str,
         fine: tuple[int, ...] = (),
         content: Mapping[str, Any] | None = None,
-        seconds: float | None = _CALL_S,
+        seconds: float = _CALL_S,
     ) -> Any:
-        connection = _Connection(self._path, seconds)
+        connection = _Connection(self._path, min(self.stop.left(time.monotonic(), seconds), _CALL_S))
         body = json.dumps(content).encode() if content is not None else b"" if method == "POST" else None
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"} if content is not None else {})
+            self._await_answer(connection.sock, seconds)
             answer = connection.getresponse()
             said = answer.read()
             if answer.status in fine:
@@ -135,9 +146,24 @@ class EngineApi:
         finally:
             connection.close()
 
+    def _await_answer(self, connection: socket.socket, seconds: float) -> None:
+        """Wait for the first byte, with a look now and then whether a stop has shortened the wait. Raises TimeoutError."""
+        began, whole = time.monotonic(), connection.gettimeout()
+        while True:
+            left = self.stop.left(began, seconds)
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(min(left, _LOOK_S))
+            try:
+                connection.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                continue
+            connection.settimeout(whole)
+            return
+
     def _connection(self) -> socket.socket:
         try:
-            connection = _Connection(self._path, _CALL_S)
+            connection = _Connection(self._path, self.stop.left(time.monotonic(), _CALL_S))
             connection.connect()
         except OSError as wrong:
             raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
@@ -160,7 +186,7 @@ def spoken_version(newest: str, oldest: str) -> tuple[int, int]:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float | None):
+    def __init__(self, path: str, seconds: float):
         super().__init__("localhost", timeout=seconds)
         self._path = path
 

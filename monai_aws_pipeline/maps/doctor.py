@@ -119,14 +119,13 @@ def resolve(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]
         versions = {wheel.name: wheel.version for wheel in gathered.wheels}
         return Resolved(Installed(names, complete=True, modules=imports.modules_in(paths), versions=versions))
     constrained = read.constrained if plan.layered else Pins()
-    report(f"asking pip whether the requirements can be met (up to {resolution.SECONDS:.0f} s the first time)")
     question = resolution.Question(
         requirements=tuple(str(each) for each in read.required.requirements if not each.url),
         constraints=tuple(str(each) for each in constrained.requirements if not each.url and not each.extras),
         python=plan.python,
         wheels_only=wheels and plan.python != THIS_PYTHON,
     )
-    answer = resolution.ask(question, cache)
+    answer = resolution.ask(question, cache, report=report)
     if answer.packages is None:
         return Resolved(_guessed(read, plan), answer.findings)
     # What an address, an option or another file brings is not known here.

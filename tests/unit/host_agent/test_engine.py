@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.host_agent import engine as engine_module
 from monai_aws_pipeline.host_agent.engine import LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.engine_api import EngineError, spoken_version
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
@@ -80,6 +81,21 @@ def test_a_run_is_not_over_while_it_runs(engine: Engine, tmp_path: Path) -> None
     end = engine.run(arguments, name="one", timeout_s=1, stop=threading.Event(), over=lambda: over.append(True))
     assert end.timed_out
     assert not over
+
+
+def test_an_engine_that_never_says_how_a_run_ended_is_its_own_fault(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_CALL_S", 0.5)
+    waits = tmp_path / "docker" / "slow to end"
+    waits.touch()
+    over: list[bool] = []
+    (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(0.5)")
+    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    with pytest.raises(FailedError, match="did not say") as failed:
+        engine.run(arguments, name="one", timeout_s=30, stop=threading.Event(), over=lambda: over.append(True))
+    assert (failed.value.code, over) == (Code.ENGINE_FAILED, [True])
+    waits.unlink()
 
 
 def test_a_stopping_host_interrupts_a_run(engine: Engine, tmp_path: Path) -> None:

@@ -300,7 +300,9 @@ def test_a_sound_application_hears_of_its_golden_study_alone(app: Path, tmp_path
     settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache")
     seen = consult(settings, target=tmp_path / "copy", report=said.append)
     assert [finding.point for finding in seen.findings if finding.severity is not Severity.INFO] == ["golden"]
-    assert "asking pip" in said[0]
+    asked = ["model and golden study", "fetching the model", "fetching the application", "asking pip", "code, imports", "the golden study"]
+    at = [next(number for number, line in enumerate(said) if words in line) for words in asked]
+    assert at == sorted(at), "each is told when it begins"
 
 
 def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(app: Path, tmp_path: Path, known_packages: Path):
