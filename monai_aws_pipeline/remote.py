@@ -21,6 +21,7 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.redaction import Redactor
 
 OnLine = Callable[[str], None]
@@ -42,7 +43,7 @@ _OTHER_MACHINE = (
 _READ_ON = "The whole output is in the run's log. Remove the cause it names, and start the run again."
 
 
-class RemoteError(Exception):
+class RemoteError(NamedError):
     """Base of what can go wrong on the way to a machine or on it."""
 
 
@@ -58,10 +59,10 @@ class RemoteCommandError(RemoteError):
     """A command ended with another exit code than 0. ``tail`` holds its last lines, redacted; ``remedy`` says what to do."""
 
     def __init__(self, what: str, exit_code: int, tail: Iterable[str], remedy: str = _READ_ON) -> None:
-        self.what, self.exit_code, self.remedy = what, exit_code, remedy
+        self.what, self.exit_code = what, exit_code
         self.tail = tuple(tail)
         last = "\n".join(self.tail)
-        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}\n{remedy}")
+        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}", remedy)
 
 
 @dataclass(frozen=True)

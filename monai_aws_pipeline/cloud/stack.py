@@ -19,6 +19,19 @@ class StackError(CloudError):
     """The stack did not come up. The first failed resource is named."""
 
 
+class PlainHttpError(CloudError):
+    """The bucket would refuse the only way that leads to it."""
+
+
+def check_transport(plain_http: str, require_tls: bool) -> None:
+    """Refuse to make a bucket that takes TLS only where the endpoint has none. ``plain_http``: as ``Clients`` says it."""
+    if plain_http and require_tls:
+        raise PlainHttpError(
+            f"The endpoint {plain_http} speaks plain HTTP, and the bucket would refuse that from everybody.",
+            "Set an endpoint with https, or add --allow-plain-http where the way to it leaves no machine of yours.",
+        )
+
+
 def stack_name(deployment: str) -> str:
     """The bootstrap stack's name."""
     return f"monai-aws-{deployment}"
@@ -74,6 +87,15 @@ def stack_outputs(cloudformation: CloudFormationClient, name: str) -> dict[str, 
             return {}
         raise
     return {output.get("OutputKey", ""): output.get("OutputValue", "") for output in stacks[0].get("Outputs", [])}
+
+
+def requires_tls(cloudformation: CloudFormationClient, name: str) -> bool:
+    """Whether a stack's bucket refuses plain HTTP; False also where the stack cannot be read."""
+    try:
+        parameters = cloudformation.describe_stacks(StackName=name)["Stacks"][0].get("Parameters", [])
+    except ClientError:
+        return False
+    return any(each.get("ParameterKey") == "RequireTls" and each.get("ParameterValue") == "true" for each in parameters)
 
 
 def _status(cloudformation: CloudFormationClient, name: str) -> str | None:
