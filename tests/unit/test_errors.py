@@ -14,7 +14,7 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code, FailedError
 from monai_aws_pipeline.maps.git import SourceMissingError
 from monai_aws_pipeline.remote import RemoteCommandError
-from tests.unit.test_house_rules import MODULES, ROOT
+from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
     "monai_aws_pipeline.host_agent.attached.UnknownArgumentError": "the container then runs another way",
@@ -38,8 +38,9 @@ INTERNAL = {
 
 def exception_classes() -> Iterator[str]:
     """Full names of the exceptions that leave the modules which define them, by reading the code."""
-    for path in [*MODULES, *sorted((ROOT / "examples" / "brain_mri").glob("*.py"))]:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    patterns = ("monai_aws_pipeline/**/*.py", "lambda_fn/*.py", "examples/brain_mri/*.py")
+    for path in sorted(path for pattern in patterns for path in PROJECT_ROOT.glob(pattern)):
+        module = ".".join(path.relative_to(PROJECT_ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.ClassDef)
