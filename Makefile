@@ -21,7 +21,7 @@ help:
 	@echo "make test       unit, integration and end-to-end tests (TESTS=path for some)"
 	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
-	@echo "make lint       style, types, and whether Dagster can load the project"
+	@echo "make lint       style, types, declared packages, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
 	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
@@ -58,6 +58,8 @@ lint: dev
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/deptry monai_aws_pipeline lambda_fn examples
+	@.venv/bin/deptry tests --ignore DEP002,DEP004
 	@.venv/bin/dg check defs
 	@.venv/bin/cfn-lint infra/bootstrap.yaml
 

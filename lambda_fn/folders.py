@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_fn.hosts import code_of
 from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, JobMessage, is_folder_part, utc_text
+from monai_aws_pipeline.errors import NamedError
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
@@ -34,7 +35,7 @@ STAMP: Final = b"monai-aws: complete "
 """How a marker begins that was put here."""
 
 
-class MarkerError(Exception):
+class MarkerError(NamedError):
     """A marker could not be read or replaced. The service's own text is left out, because it names the key."""
 
 

@@ -43,6 +43,7 @@ from monai_aws_pipeline.contract import (
     job_id,
     version_of,
 )
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
@@ -66,7 +67,7 @@ HOLD_SECONDS: Final = 900
 WAKE_EVENT: Final = b'{"source": "monai-aws.replay"}'
 
 
-class OperationError(Exception):
+class OperationError(NamedError):
     """Something the operator asked for cannot be done. The message says why and what to do."""
 
 

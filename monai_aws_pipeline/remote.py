@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.redaction import Redactor
 
 OnLine = Callable[[str], None]
@@ -60,7 +61,7 @@ def remedy_for(lines: Iterable[str], otherwise: str = _READ_ON) -> str:
     return FULL_REMEDY if any(re.search(FULL, line, re.IGNORECASE) for line in lines) else otherwise
 
 
-class RemoteError(Exception):
+class RemoteError(NamedError):
     """Base of what can go wrong on the way to a machine or on it."""
 
 
@@ -85,9 +86,8 @@ class RemoteCommandError(RemoteError):
 
     def __init__(self, what: str, exit_code: int, tail: Iterable[str], remedy: str = "") -> None:
         self.what, self.exit_code, self.tail = what, exit_code, tuple(tail)[-_SHOWN_LINES:]
-        self.remedy = remedy or remedy_for(self.tail)
         how = f"failed on the machine with exit code {exit_code}" if exit_code >= 0 else "was ended by a signal on the machine"
-        super().__init__(f"{what} {how}. {_last_words(self.tail)}\n{self.remedy}")
+        super().__init__(f"{what} {how}. {_last_words(self.tail)}", remedy or remedy_for(self.tail))
 
 
 def _last_words(tail: Iterable[str]) -> str:

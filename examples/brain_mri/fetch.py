@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from monai_aws_pipeline.errors import NamedError
+
 MODEL_DISTRIBUTION: Final = "deepbet==1.0.2"
 MODEL_MEMBER: Final = "data/models/bbox_model.pt"
 MODEL_SHA256: Final = "39a7b2b5f799faa1391ea97bfcdc0b9299f20d84f2316a4ff8918dc4685e40aa"
@@ -28,7 +30,7 @@ VOLUME_SHA256: Final = "a009051127f64dc3dd554d5f5b589870ea72106d9642c21b4e7093e4
 REFERENCE_SHA256: Final = "592a2d20abdf36eefcb540ca8958428040edffc1bc1a18ba1dcfbabac77c5dd1"
 
 
-class FetchError(RuntimeError):
+class FetchError(NamedError):
     """Model or volume could not be fetched, or is not the expected file. The message says what to do."""
 
 

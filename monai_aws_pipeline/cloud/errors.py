@@ -5,13 +5,14 @@ from __future__ import annotations
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
 
+from monai_aws_pipeline.errors import NamedError
 
-class CloudError(Exception):
-    """Base of all. ``remedy`` tells the user what to do next."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what} {remedy}")
-        self.remedy = remedy
+class CloudError(NamedError):
+    """Base of all. None goes without a ``remedy``: it tells the user what to do next."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause, remedy)
 
 
 class CapacityError(CloudError):

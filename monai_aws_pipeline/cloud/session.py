@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -119,6 +120,12 @@ class Clients:
     def sts(self) -> STSClient:
         """Who we are."""
         return self._session.client("sts", config=self._config)
+
+    @property
+    def plain_http(self) -> str:
+        """The address of S3 where the way to it is not encrypted, empty where it is. A bucket with ``RequireTls`` refuses that way."""
+        address = self.s3.meta.endpoint_url
+        return address if urlsplit(address).scheme == "http" else ""
 
     def account(self) -> str:
         """The account's twelve digits."""

@@ -56,6 +56,19 @@ class Proposal:
     changes: tuple[Change, ...]
 
 
+class PlainHttpError(CloudError):
+    """The bucket would refuse the only way that leads to it."""
+
+
+def check_transport(plain_http: str, require_tls: bool) -> None:
+    """Refuse to make a bucket that takes TLS only where the endpoint has none. ``plain_http``: as ``Clients`` says it."""
+    if plain_http and require_tls:
+        raise PlainHttpError(
+            f"The endpoint {plain_http} speaks plain HTTP, and the bucket would refuse that from everybody.",
+            "Set an endpoint with https, or add --allow-plain-http where the way to it leaves no machine of yours.",
+        )
+
+
 def stack_name(deployment: str) -> str:
     """The bootstrap stack's name."""
     return f"monai-aws-{deployment}"
@@ -180,6 +193,14 @@ def _look(cloudformation: CloudFormationClient, name: str) -> dict[str, Any] | N
             return None
         raise refused(error, f"looking at the stack {name}") or error from error
     return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
+
+
+def requires_tls(cloudformation: CloudFormationClient, name: str) -> bool:
+    """Whether a stack's bucket refuses plain HTTP; False also where the stack cannot be read."""
+    try:
+        return stack_parameters(cloudformation, name).get("RequireTls") == "true"
+    except (ClientError, CloudError):
+        return False
 
 
 def _ready_for_a_change(cloudformation: CloudFormationClient, name: str, report: Report, seconds: float = 300) -> dict[str, Any] | None:

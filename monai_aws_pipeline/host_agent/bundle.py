@@ -19,6 +19,7 @@ _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
 _SOURCES: Final = (
     "__init__.py",
     "contract.py",
+    "errors.py",
     "redaction.py",
     "maps/__init__.py",
     "maps/hosting.py",

@@ -23,6 +23,7 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.board import Phase
 from monai_aws_pipeline.host_agent.commit import read_progress
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
@@ -60,7 +61,7 @@ _LOOK_S: Final = 0.5
 Step = Callable[["_Job"], None]
 
 
-class WorkFolderError(Exception):
+class WorkFolderError(NamedError):
     """A job's folder could not be wiped. The agent ends: the next study must not meet the remains of this one."""
 
 

@@ -96,6 +96,7 @@ class CloudStatus:
 def up(config: CloudConfig, on_progress: Progress = lambda _: None) -> LocalCloud:
     """Start the embedded AWS, or say that it runs. Raises a LocalCloudError with cause and remedy."""
     started = time.monotonic()
+    system.check_python()
     system.check_machine(config)
     config.state_dir.mkdir(parents=True, exist_ok=True)
     with _alone(config):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 import socket
@@ -45,6 +46,16 @@ NEEDS: Final = (
 )
 ENGINE: Final = Need("dockerd", "docker.io", "runs the machines of the embedded AWS as containers")
 REGISTRY: Final = Need("docker-registry", "docker-registry", "keeps pushed container images on disk")
+
+
+def check_python() -> None:
+    """PackagesError when this Python lacks what the extra ``local`` brings: the server would end with that in its log only."""
+    missing = [name for name in ("ministack", "moto", "hypercorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PackagesError(
+            f"{', '.join(missing)} of the extra 'local' cannot be imported by {sys.executable}.",
+            "Run: make demo, which installs it; or install this project with its extra: pip install -e '.[local]'",
+        )
 
 
 def check_machine(config: CloudConfig) -> None:

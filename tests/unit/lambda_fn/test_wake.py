@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -438,6 +440,19 @@ def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_p
     } <= set(names)
     assert "aws_lambda_powertools/__init__.py" in names
     assert not [name for name in names if name.startswith(("boto", "monai_aws_pipeline/host_agent")) or "__pycache__" in name]
+
+
+def test_the_function_starts_from_its_zip_alone(tmp_path: Path) -> None:
+    build_zip(tmp_path / "wake.zip")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import lambda_fn.wake as wake; print(wake.__file__)"],
+        env={"PYTHONPATH": str(tmp_path / "wake.zip"), "AWS_DEFAULT_REGION": "us-east-1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(tmp_path / "wake.zip" / "lambda_fn" / "wake.py"), done.stderr
 
 
 def test_only_what_powertools_requires_is_packed() -> None:
