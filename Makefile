@@ -1,7 +1,7 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test permissions faults lint bench fuzz fuzz-studies clean use dev any
+.PHONY: help demo demo-down ui test permissions faults lint bench fuzz fuzz-studies clean use dev
 
 # By the environment's own name: .venv is a link that may point to another one before a long test run has ended.
 PYTHON := $$(readlink -f .venv)/bin/python
@@ -33,13 +33,11 @@ use:
 dev:
 	@infra/setup/environment.sh dev
 
-any:
-	@infra/setup/environment.sh any
-
 demo: use
 	@.venv/bin/monai-aws demo
 
-demo-down: any
+demo-down:
+	@infra/setup/environment.sh any
 	@.venv/bin/monai-aws demo --down
 
 ui: use

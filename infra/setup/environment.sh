@@ -102,11 +102,13 @@ install_venv_module() {
 run() {
   "$@" >>"$log" 2>&1 &
   child=$!
-  ticks=0
   while kill -0 $child 2>/dev/null; do
-    sleep 0.2
-    ticks=$((ticks + 1))
-    if [ $((ticks % 75)) = 0 ]; then say "  still installing after $(elapsed) s ($(du -sm "$made" | cut -f1) MB)"; fi
+    sleep 0.3
+    seconds=$(elapsed)
+    if [ "$seconds" -ge "$tell_at" ]; then
+      say "  still installing after $seconds s ($(du -sm "$made" | cut -f1) MB)"
+      tell_at=$((seconds + 15))
+    fi
   done
   wait $child || { tail -n 30 "$log" >&2; die "the set-up of the environment failed; the whole log is $log"; }
   child=
@@ -122,7 +124,7 @@ make_environment() {
   say "Installing the project and its packages ($extras) into $made; the first time takes a minute or two, the log is $log"
   rm -rf "$made" # what an interrupted set-up left
   : >"$log"
-  child=
+  child= tell_at=15
   trap 'kill $child 2>/dev/null || true; wait; say "The set-up was interrupted; the next one begins anew." >&2; exit 130' INT TERM HUP
   run "$python" -m venv "$root/$made"
   # The pip that a new environment brings is often years old and needs twice the time to find the same versions.

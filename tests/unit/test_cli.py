@@ -12,9 +12,8 @@ import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
-from monai_aws_pipeline import cli as command_line
 from monai_aws_pipeline.cli import LOCAL_EXTRA, cli
-from monai_aws_pipeline.cloud.stack import PlainHttpError
+from monai_aws_pipeline.cloud.stack import PlainHttpError, Proposal
 from monai_aws_pipeline.local_cloud.__main__ import main as local_cloud_main
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
@@ -113,32 +112,52 @@ print(fetch.__file__)
     assert Path(done.stdout.strip()) == PROJECT_ROOT / "examples" / "brain_mri" / "fetch.py", done.stderr
 
 
-def test_an_arn_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch):
-    arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:monai-aws/dev/study-key-[red]-AbCdEf"
+ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:monai-aws/dev/study-key-[red]-AbCdEf"
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The parameters of each stack that ``bootstrap`` would deploy, instead of deploying it."""
+    asked: list[object] = []
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setattr(command_line, "deploy_stack", lambda *_: {"StudyKeySecretArn": arn})
+    monkeypatch.setattr("monai_aws_pipeline.cloud.bootstrap.check_bucket", lambda *_, **__: None)
+    monkeypatch.setattr("monai_aws_pipeline.cloud.stack.stack_parameters", lambda *_: {})
+    proposal = Proposal("monai-aws-dev", "stack", "changes", creates=True, changes=())
+    monkeypatch.setattr("monai_aws_pipeline.cloud.stack.propose", lambda *given: asked.append(given[3]) or proposal)
+    monkeypatch.setattr("monai_aws_pipeline.cloud.stack.apply", lambda *_: {"StudyKeySecretArn": ARN})
+    return asked
+
+
+def test_an_arn_is_printed_as_it_is(deployed: list[object]):
     result = CliRunner().invoke(cli, ["bootstrap", "--bucket", "studies"])
-    assert result.output == f"StudyKeySecretArn: {arn}\n"
+    assert result.output == f"StudyKeySecretArn: {ARN}\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--require-tls"]])
-def test_bootstrap_makes_no_bucket_that_only_answers_to_tls_where_there_is_none(options: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_bootstrap_makes_no_bucket_that_only_answers_to_tls_where_there_is_none(
+    options: list[str], deployed: list[object], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr(command_line, "deploy_stack", lambda *_: pytest.fail("the stack was deployed"))
     result = CliRunner().invoke(cli, ["bootstrap", "--bucket", "studies", *options])
     assert isinstance(result.exception, PlainHttpError)
     assert "http://127.0.0.1:1 speaks plain HTTP" in result.exception.cause
     assert "--allow-plain-http" in result.exception.remedy
+    assert not deployed
 
 
-@pytest.mark.parametrize(("endpoint", "options"), [("http://127.0.0.1:1", ["--allow-plain-http"]), ("https://127.0.0.1:1", []), (None, [])])
+@pytest.mark.parametrize(
+    ("endpoint", "options"),
+    [
+        ("http://127.0.0.1:1", ["--allow-plain-http"]),
+        ("http://127.0.0.1:1", ["--existing-bucket"]),
+        ("https://127.0.0.1:1", []),
+        (None, []),
+    ],
+)
 def test_bootstrap_asks_nothing_more_where_the_bucket_can_be_reached(
-    endpoint: str | None, options: list[str], monkeypatch: pytest.MonkeyPatch
+    endpoint: str | None, options: list[str], deployed: list[object], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    asked: list[object] = []
-    monkeypatch.setattr(command_line, "deploy_stack", lambda *given: asked.append(given[3]) or {})
     result = CliRunner().invoke(cli, ["bootstrap", "--bucket", "studies", *options])
-    assert (result.exit_code, len(asked)) == (0, 1), result.output
+    assert (result.exit_code, len(deployed)) == (0, 1), result.output
