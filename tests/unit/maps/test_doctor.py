@@ -457,7 +457,7 @@ def test_a_requirement_for_another_python_or_platform_decides_nothing(app: Path)
 
 def test_pip_is_asked_for_what_the_image_installs_and_not_for_what_this_machine_would(app: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[resolution.Question] = []
-    monkeypatch.setattr(resolution, "ask", lambda question, _: (asked.append(question), resolution.Answer(packages={}))[1])
+    monkeypatch.setattr(resolution, "ask", lambda question, _, **__: (asked.append(question), resolution.Answer(packages={}))[1])
     (app / "requirements.txt").write_text("one==1 ; python_version == '3.13'\ntwo==2 ; python_version != '3.13'\n")
     resolve(app, replace(PLAIN, collect_wheels=False, python="3.13"), app, lambda _: None)
     assert [line for line in asked[0].requirements if line.startswith(("one", "two"))] == ["one==1"]
