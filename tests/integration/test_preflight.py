@@ -60,7 +60,7 @@ def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_h
     }
     options = ["bootstrap", "--bucket", settings.bucket]
     with environment(administrator):
-        refused = CliRunner().invoke(cli, options)
+        refused = CliRunner().invoke(cli, [*options, "--require-tls"])
         assert isinstance(refused.exception, PlainHttpError)
         assert look(place)["bucket"].ok, "the refusal changed nothing"
         # As a deployment that was made before bootstrap refused it.
@@ -77,7 +77,7 @@ def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_h
     assert line.answer == f"the policy of {settings.bucket} refuses plain HTTP, and the endpoint {local_cloud.endpoint} speaks nothing else"
     assert "bootstrap --bucket NAME --allow-plain-http" in line.remedy
     with environment(administrator):
-        done = CliRunner().invoke(cli, [*options, "--allow-plain-http"])
+        done = CliRunner().invoke(cli, [*options, "--allow-plain-http", "--yes"])
     assert done.exit_code == 0, done.output
     assert f":secret:{settings.names.study_key_secret}" in done.output
     assert look(place)["bucket"].ok
