@@ -54,6 +54,8 @@ class Proposal:
     change_set: str
     creates: bool
     changes: tuple[Change, ...]
+    update: Mapping[str, Any] | None = None
+    """The request of UpdateStack where the change set sees nothing in parameters that only conditions read."""
 
 
 class PlainHttpError(CloudError):
@@ -127,7 +129,12 @@ def propose(
     reason = str(found.get("StatusReason", ""))
     if found["Status"] == "FAILED" and any(words in reason for words in _NOTHING_TO_DO):
         _discard(cloudformation, made_by_it)
-        return made_by_it
+        before = {each["ParameterKey"]: each.get("ParameterValue") for each in (stack or {}).get("Parameters", [])}
+        if creates or not (other := sorted(key for key, value in parameters.items() if before.get(key) != value)):
+            return made_by_it
+        sent = parameters_to_send(parameters, known)
+        request = {"StackName": name, "TemplateBody": text, "Parameters": sent, "Capabilities": ["CAPABILITY_NAMED_IAM"]}
+        return replace(made_by_it, changes=(Change("Modify", ", ".join(other), "parameters", False),), update=request)
     withdraw(cloudformation, made_by_it)
     raise StackError(f"CloudFormation did not work out the stack {name}: {reason or 'no answer'}", "Correct what it names.")
 
@@ -141,8 +148,13 @@ def apply(cloudformation: CloudFormationClient, proposal: Proposal, report: Repo
     doing = "creating" if proposal.creates else "updating"
     report(f"{doing} the stack {name}")
     try:
-        cloudformation.execute_change_set(ChangeSetName=proposal.change_set, StackName=proposal.stack_id)
+        if proposal.update:
+            cloudformation.update_stack(**proposal.update)
+        else:
+            cloudformation.execute_change_set(ChangeSetName=proposal.change_set, StackName=proposal.stack_id)
     except ClientError as error:
+        if any(words in str(error) for words in _NOTHING_TO_DO):
+            return stack_outputs(cloudformation, name)
         raise refused(error, f"{doing} the stack {name}") or StackError(
             f"CloudFormation did not apply the change: {error}", "Run it again: the stack may have changed meanwhile."
         ) from error
