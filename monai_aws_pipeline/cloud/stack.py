@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError, code_of, refused
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
-
-Report = Callable[[str], None]
 
 _DONE: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 _NO_STACK_YET: Final = ("REVIEW_IN_PROGRESS",)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final
 
 from ministack.core import iam_actions, iam_evaluator
@@ -195,8 +195,8 @@ class Authorizer:
             for name, value in self._tags(resource_arn).items():
                 context.setdefault(f"ec2:ResourceTag/{name}", value)
                 context.setdefault(f"ssm:resourceTag/{name}", value)
-            with self._calls.of_a_call() if self._calls else nullcontext():
-                return original_enforce(access_key, action, service, region, resource_arn=resource_arn, service_context=context)
+            judged = partial(original_enforce, access_key, action, service, region, resource_arn=resource_arn, service_context=context)
+            return self._calls.watch(judged) if self._calls else judged()
 
         def resource_tags(arn: str) -> dict[str, str] | None:
             return self._tags(arn) or original_tags(arn)

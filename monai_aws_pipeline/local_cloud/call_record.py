@@ -2,7 +2,8 @@
 
 Administrators approve policies by what is really called; ``tests/permissions`` reads this file and holds it against the policies and AWS's
 published tables. Here belongs writing it down, no judgement. One JSON object a line, ``{role, policies}`` or
-``{role, action, resource, keys, allowed}``; ``keys`` are the values of those condition keys that the role's policies ask for.
+``{role, action, resource, keys, allowed}``; ``keys`` are the values of those condition keys that the role's policies ask for. No name of an
+upload is written.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,11 @@ _MADE_UP: Final = re.compile(r"[0-9a-f]{8,}|\d{4}/\d\d/\d\d/\d\d|\d{3,}")
 """Parts of an ARN that differ from study to study and from run to run: without them a day's calls are some hundred kinds."""
 _MOST: Final = 20_000
 
-_asked: ContextVar[bool] = ContextVar("asked", default=False)
+_UPLOAD: Final = re.compile(r"(?P<before>(?:arn:[\w-]+:s3:::[^/]+/)?input/)(?P<folders>.*/)?(?P<last>[^/]*)", re.DOTALL)
+"""A key or prefix under ``input/``: an uploader chose it, and it may be a patient's name."""
+_MARKER: Final = "_READY"
+
+_evaluated: ContextVar[list[tuple[Any, Any]] | None] = ContextVar("evaluated", default=None)
 
 
 class CallRecord:
@@ -36,33 +40,43 @@ class CallRecord:
         self._policies: dict[str, Sequence[Any]] = {}
         self._lock = threading.Lock()
 
-    @contextmanager
-    def of_a_call(self) -> Iterator[None]:
-        """What is evaluated within is a call that somebody makes, and not a question about one (SimulatePrincipalPolicy)."""
-        token = _asked.set(True)
+    def watch(self, enforce: Callable[[], Any]) -> Any:
+        """Let ministack judge a call, and note who made it with its final word. ``enforce`` returns None where the call is allowed.
+
+        What is evaluated outside of this is no call, but a question about one (SimulatePrincipalPolicy).
+        """
+        evaluated: list[tuple[Any, Any]] = []
+        token = _evaluated.set(evaluated)
         try:
-            yield
+            refusal = enforce()
         finally:
-            _asked.reset(token)
+            _evaluated.reset(token)
+        # The first evaluation is that of the caller's own policies; those of resources come after it.
+        for context, policies in evaluated[:1]:
+            if context.principal_type == "AssumedRole":
+                role = iam_evaluator._role_name_from_assumed_arn(context.principal_arn)
+                statements = [statement for document in policies for statement in document]
+                keys = keys_asked_for(statements, context)
+                self.note(role, statements, context.action, context.resource_arn, keys, allowed=refusal is None)
+        return refusal
 
     def install(self) -> None:
         """Look on when ministack evaluates policies."""
         original = iam_evaluator.evaluate
 
         def evaluate(context: Any, policies: Any, *limits: Any) -> Any:
-            result = original(context, policies, *limits)
-            if _asked.get() and context.principal_type == "AssumedRole":
-                role = iam_evaluator._role_name_from_assumed_arn(context.principal_arn)
-                statements = [statement for document in policies for statement in document]
-                self.note(role, statements, context.action, context.resource_arn, keys_asked_for(statements, context), result.decision)
-            return result
+            evaluated = _evaluated.get()
+            if evaluated is not None:
+                evaluated.append((context, policies))
+            return original(context, policies, *limits)
 
         iam_evaluator.evaluate = evaluate
 
-    def note(self, role: str, statements: Sequence[Any], action: str, resource: str, keys: Mapping[str, Any], decision: str) -> None:
+    def note(self, role: str, statements: Sequence[Any], action: str, resource: str, keys: Mapping[str, Any], *, allowed: bool) -> None:
         """Write a call of a kind that is new, and the role's statements where they are not those written last."""
-        call = {"role": role, "action": action, "resource": resource, "keys": keys, "allowed": decision == "Allow"}
-        kind = json.dumps({**call, "resource": _MADE_UP.sub("*", resource), "keys": sorted(keys)})
+        shown = {name: without_upload(value) if isinstance(value, str) else value for name, value in keys.items()}
+        call = {"role": role, "action": action, "resource": without_upload(resource), "keys": shown, "allowed": allowed}
+        kind = json.dumps({**call, "resource": _MADE_UP.sub("*", without_upload(resource)), "keys": sorted(keys)})
         with self._lock:
             lines: list[dict[str, Any]] = []
             if self._policies.get(role) != statements:
@@ -74,6 +88,15 @@ class CallRecord:
             if lines:
                 with self._path.open("a") as file:
                     file.writelines(f"{json.dumps(line)}\n" for line in lines)
+
+
+def without_upload(text: str) -> str:
+    """An ARN, or the value of a key, without what an uploader has chosen in it."""
+    found = _UPLOAD.fullmatch(text)
+    if not found:
+        return text
+    last = _MARKER if found["last"] == _MARKER else "*" if found["last"] or found["folders"] else ""
+    return found["before"] + ("*/" if found["folders"] and last == _MARKER else "") + last
 
 
 def keys_asked_for(statements: Sequence[Any], context: Any) -> dict[str, Any]:

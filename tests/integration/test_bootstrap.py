@@ -45,6 +45,11 @@ def test_changes_are_shown_and_asked_for_and_what_is_not_named_is_kept(run):
     assert "AWS has sent a mail to ops@example.org" in made.output
     assert boto3.client("s3").get_bucket_versioning(Bucket="monai-aws-shown")["Status"] == "Enabled"
 
+    policies = boto3.client("iam").list_role_policies(RoleName="monai-aws-shown-operator")["PolicyNames"]
+    assert not {"models", "keys-of-objects", "keys-of-disks"} & set(policies), "of parameters that nobody has named"
+    rules = boto3.client("s3").get_bucket_encryption(Bucket="monai-aws-shown")["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+
     again = run("--yes")
     assert "is up to date" in again.output, again.output
     changed = run("--model-bucket", "models/brain", "--yes")

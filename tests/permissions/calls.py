@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,10 @@ class Call:
     """All statements of the role at that time, rendered."""
 
 
-@dataclass
-class Called:
-    """Calls by the last part of a role's name."""
-
-    by_role: dict[str, list[Call]] = field(default_factory=dict)
-
-
-def read(files: Iterable[Path], names: Iterable[str]) -> Called:
-    """The calls of the roles that the template makes. ``names``: last parts of their names; other roles' calls are not ours to judge."""
+def read(files: Iterable[Path], names: Iterable[str]) -> dict[str, list[Call]]:
+    """The calls of each role that the template makes, by the last part of its name (``names``); other roles' are not ours to judge."""
     ours = re.compile(rf"monai-aws-[a-z0-9-]+?-({'|'.join(map(re.escape, names))})")
-    found = Called()
+    found: dict[str, list[Call]] = {}
     for path in files:
         statements: dict[str, tuple[Statement, ...]] = {}
         for line in path.read_text().splitlines():
@@ -43,5 +36,5 @@ def read(files: Iterable[Path], names: Iterable[str]) -> Called:
                 statements[entry["role"]] = tuple(Statement.read(written) for written in entry["policies"])
             elif role := ours.fullmatch(entry["role"]):
                 call = Call(entry["action"], entry["resource"], entry["keys"], entry["allowed"], statements[entry["role"]])
-                found.by_role.setdefault(role[1], []).append(call)
+                found.setdefault(role[1], []).append(call)
     return found

