@@ -1,9 +1,10 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test faults fidelity lint bench fuzz fuzz-studies clean use dev
+.PHONY: help demo demo-down ui test permissions faults fidelity lint bench fuzz fuzz-studies clean use dev
 
-PYTHON := .venv/bin/python
+# By the environment's own name: .venv is a link that may point to another one before a long test run has ended.
+PYTHON := $$(readlink -f .venv)/bin/python
 BENCH ?=
 SECONDS ?= 600
 STUDIES ?= 2000
@@ -18,9 +19,10 @@ help:
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
 	@echo "make test       unit, integration, fidelity and end-to-end tests (TESTS=path for some)"
+	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
 	@echo "make fidelity   that the embedded AWS refuses what AWS refuses, and that the system lives through it, into build/fidelity.json"
-	@echo "make lint       style, types, and whether Dagster can load the project"
+	@echo "make lint       style, types, declared packages, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
 	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
@@ -35,7 +37,8 @@ dev:
 demo: use
 	@.venv/bin/monai-aws demo
 
-demo-down: use
+demo-down:
+	@infra/setup/environment.sh any
 	@.venv/bin/monai-aws demo --down
 
 ui: use
@@ -43,6 +46,9 @@ ui: use
 
 test: dev
 	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+permissions: dev
+	@$(PYTHON) -m tests.permissions
 
 faults: dev
 	@MONAI_TESTS_TELL=1 $(PYTHON) -m pytest tests/faults -q --no-header
@@ -54,7 +60,10 @@ lint: dev
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/deptry monai_aws_pipeline lambda_fn examples
+	@.venv/bin/deptry tests --ignore DEP002,DEP004
 	@.venv/bin/dg check defs
+	@.venv/bin/cfn-lint infra/bootstrap.yaml
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)
@@ -66,5 +75,8 @@ fuzz-studies: dev
 	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 clean:
-	@if [ -x .venv/bin/monai-aws ]; then .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset; fi
+	@if [ -x .venv/bin/monai-aws ]; then \
+	  .venv/bin/monai-aws demo --down && .venv/bin/monai-aws local reset || exit 1; \
+	  for cloud in .cache/test-clouds/*/; do if [ -d "$$cloud" ]; then .venv/bin/monai-aws local reset --state-dir "$$cloud"; fi; done; \
+	fi
 	rm -rf --one-file-system .demo .local-cloud .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_fn.hosts import code_of
 from monai_aws_pipeline.contract import INPUT_PREFIX, READY_MARKER, JobMessage, is_folder_part, utc_text
+from monai_aws_pipeline.errors import NamedError
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
@@ -34,7 +35,7 @@ STAMP: Final = b"monai-aws: complete "
 """How a marker begins that was put here."""
 
 
-class MarkerError(Exception):
+class MarkerError(NamedError):
     """A marker could not be read or replaced. The service's own text is left out, because it names the key."""
 
 
@@ -50,13 +51,14 @@ class Seen:
 def is_quiet(objects: Iterable[Seen], now: datetime, quiet: timedelta) -> bool:
     """Whether a folder holds files, has no marker anywhere in it, and received nothing for the quiet period.
 
-    A marker deeper inside means that the uploader completes parts of this folder, and will complete the others.
+    A marker deeper inside means that the uploader completes parts of this folder, and will complete the others. What consoles create for a
+    folder, with a slash at its end and without bytes, is no file; one whose transfer failed is, and its folder must end as well.
     """
     newest = None
     for item in objects:
         if item.key.endswith(f"/{READY_MARKER}"):
             return False
-        if item.size and is_folder_part(item.key):
+        if is_folder_part(item.key) and (item.size or not item.key.endswith("/")):
             newest = max(newest or item.modified, item.modified)
     return newest is not None and now - newest >= quiet
 
@@ -76,9 +78,12 @@ class Folders:
                 if number >= FOLDERS_PER_RUN or time.monotonic() > deadline:
                     self._log.info("more folders than one run looks at; left to the schedule", extra={"looked_at": number})
                     break
-                put += self._complete(folder)
+                try:
+                    put += self._complete(folder)
+                except (ClientError, BotoCoreError) as wrong:  # one that cannot be completed keeps none of the others waiting
+                    self._log.warning("a folder cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
         except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("folders cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
+            self._log.warning("folders cannot be listed now; left to the schedule", extra={"code": code_of(wrong)})
         if put:
             self._log.info("quiet folders completed", extra={"folders": put})
         return put

@@ -1,14 +1,16 @@
 """Waking inference hosts: which of them to start or kick is a pure decision, doing it is a few calls that never wait.
 
 Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
-to the schedule: the job lies in its queue meanwhile, and nothing is lost. That there is no host at all is also a metric, which an alarm
-watches; it is written as a log line (CloudWatch's embedded metric format), so that the function needs no permission for it.
+to the schedule: the job lies in its queue meanwhile, and nothing is lost. The schedule also stops hosts that were forgotten. That there is
+no host at all, and for how long the longest has been running, are metrics, which alarms watch; they are written as log lines (CloudWatch's
+embedded metric format), so that the function needs no permission for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -20,6 +22,7 @@ from botocore.exceptions import ConnectionError as UnreachableError
 
 from monai_aws_pipeline.contract import (
     AGENT_UNIT,
+    HOST_HOURS_METRIC,
     HOST_MISSING_METRIC,
     METRICS_NAMESPACE,
     ROLE_INFERENCE,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 JOBS_PER_HOST: Final = 20
 """One more host is woken for each so many waiting jobs."""
+FORGOTTEN: Final = timedelta(hours=3)
+"""Longer than any pull or proof keeps a host awake that has no job."""
 
 
 class Cause(StrEnum):
@@ -71,10 +76,14 @@ def cause_of(wrong: ClientError | BotoCoreError) -> Cause:
 
 @dataclass(frozen=True)
 class Host:
-    """An inference host: instance id and state as EC2 names it. ``failed``: the state reason for which its last start failed, or empty."""
+    """An inference host: instance id and state as EC2 names it; ``since`` its last start.
+
+    ``failed``: the state reason for which that start failed, or empty.
+    """
 
     id: str
     state: str
+    since: datetime | None = None
     failed: str = ""
 
 
@@ -103,6 +112,13 @@ def in_order(hosts: Iterable[Host]) -> list[Host]:
     return sorted(hosts, key=lambda host: (bool(host.failed), host.id))
 
 
+def forgotten(hosts: Iterable[Host], at_work: int, now: datetime) -> tuple[str, ...]:
+    """Running hosts to stop: nothing waits, nothing is at work, and they should have stopped themselves long ago."""
+    if at_work:
+        return ()
+    return tuple(host.id for host in hosts if host.state == "running" and host.since is not None and now - host.since >= FORGOTTEN)
+
+
 class Hosts:
     """The inference hosts of one deployment."""
 
@@ -128,6 +144,25 @@ class Hosts:
             self._kick(host)
         return decided
 
+    def look_after(self, at_work: int) -> None:
+        """Stop hosts that were forgotten, and tell for how long the longest has been running. ``at_work``: jobs waiting or in hand."""
+        now = datetime.now(UTC)
+        try:
+            hosts = self._find()
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(error))
+            return
+        running = [(now - host.since).total_seconds() / 3600 for host in hosts if host.state == "running" and host.since is not None]
+        if running:
+            with single_metric(HOST_HOURS_METRIC, MetricUnit.NoUnit, round(max(running), 2), namespace=METRICS_NAMESPACE) as metric:
+                metric.add_dimension("deployment", self._deployment)
+        for host in forgotten(hosts, at_work, now):
+            try:
+                ec2().stop_instances(InstanceIds=[host])
+                self._log.error("a host ran on with nothing to do and is stopped; its agent hangs or is gone", extra={"host": host})
+            except (ClientError, BotoCoreError) as error:
+                self._log.error("a host runs on with nothing to do and cannot be stopped", extra={"host": host, **_about(error)})
+
     def _find(self) -> list[Host]:
         pages = (
             ec2()
@@ -141,7 +176,7 @@ class Hosts:
             )
         )
         return [
-            Host(instance["InstanceId"], instance["State"]["Name"], _failed(instance))
+            Host(instance["InstanceId"], instance["State"]["Name"], instance.get("LaunchTime"), _failed(instance))
             for page in pages
             for reservation in page["Reservations"]
             for instance in reservation.get("Instances", [])

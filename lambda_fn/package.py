@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from monai_aws_pipeline.errors import NamedError
+
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _SOURCES: Final = (
     "lambda_fn/__init__.py",
@@ -21,12 +23,13 @@ _SOURCES: Final = (
     "monai_aws_pipeline/__init__.py",
     "monai_aws_pipeline/contract.py",
     "monai_aws_pipeline/ec2_refusals.py",
+    "monai_aws_pipeline/errors.py",
 )
 _DISTRIBUTION: Final = "aws-lambda-powertools"
 _TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
-class PackageError(Exception):
+class PackageError(NamedError):
     """The function cannot be packed; names what is not installed."""
 
 

@@ -32,7 +32,7 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer a batch of the uploads queue, or any other event (the schedule's): complete quiet folders, wake hosts for waiting jobs."""
+    """Answer a batch of the uploads queue, or any other event (the schedule's): complete quiet folders, wake hosts, stop forgotten ones."""
     answer: dict[str, Any] = {}
     sent = 0
     if "Records" in event:
@@ -41,9 +41,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         answer = dict(processor.response())
     elif minutes := float(os.environ["FOLDER_QUIET_MINUTES"]):
         Folders(os.environ["UPLOADS_BUCKET"], timedelta(minutes=minutes), logger).complete()
-    waiting = max(sent, jobs_waiting())  # the count of a queue lags behind what was just sent to it
+    counted, in_hand = jobs_queued()
+    waiting = max(sent, counted)  # the count of a queue lags behind what was just sent to it
+    hosts = Hosts(os.environ["MONAI_AWS_DEPLOYMENT"], logger)
     if waiting:
-        Hosts(os.environ["MONAI_AWS_DEPLOYMENT"], logger).wake(waiting)
+        hosts.wake(waiting)
+    if "Records" not in event:
+        hosts.look_after(waiting + in_hand)
     return answer
 
 
@@ -73,10 +77,12 @@ def jobs_of(body: str) -> Iterator[JobMessage]:
         raise ContractError(f"an upload event cannot be read ({wrong.__class__.__name__})") from None  # the cause's text may quote the key
 
 
-def jobs_waiting() -> int:
-    """About how many jobs wait in the jobs queue."""
-    found = queue().get_queue_attributes(QueueUrl=os.environ["JOBS_QUEUE_URL"], AttributeNames=["ApproximateNumberOfMessages"])
-    return int(found["Attributes"]["ApproximateNumberOfMessages"])
+def jobs_queued() -> tuple[int, int]:
+    """About how many jobs wait in the jobs queue, and how many are in a host's hands."""
+    found = queue().get_queue_attributes(
+        QueueUrl=os.environ["JOBS_QUEUE_URL"], AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    )["Attributes"]
+    return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])
 
 
 @cache

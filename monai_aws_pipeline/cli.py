@@ -16,36 +16,38 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.console import Console
 from rich.live import Live
 from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
 from monai_aws_pipeline import __version__
-from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.secrets import secret_name
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
+from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.contract import ContractError, parse_utc
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
-from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
+from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
+from monai_aws_pipeline.terminal import literal_console
 
 if TYPE_CHECKING:
+    from monai_aws_pipeline.cloud.stack import Proposal
     from monai_aws_pipeline.operations import DeploymentState, HostWork
 
-CONSOLE = Console(highlight=False)
+CONSOLE = literal_console()
+LOCAL_EXTRA: Final = frozenset({"ministack", "moto", "hypercorn", "h11", "werkzeug", "nibabel", "highdicom"})
+"""What the extra ``local`` brings, as it is imported."""
 
 
 def _say(text: str) -> None:
-    CONSOLE.print(text, markup=False, soft_wrap=True)
+    CONSOLE.print(text, soft_wrap=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,10 +61,11 @@ def cli() -> None:
 @click.option("--rollback", "roll_back", is_flag=True, help="After the demo: a second MAP version, a study by each, and the way back.")
 def demo(down: bool, roll_back: bool) -> None:
     """From an empty machine to an inferred study with its lineage, on the embedded AWS."""
-    from monai_aws_pipeline import demo as steps
-
     if down and roll_back:
         raise click.UsageError("--down ends the demo, --rollback needs it: choose one.")
+    _find_the_example()
+    from monai_aws_pipeline import demo as steps
+
     place = steps.Workplace.default()
     if down:
         steps.down(place, CONSOLE)
@@ -77,6 +80,7 @@ def demo(down: bool, roll_back: bool) -> None:
 @cli.command()
 def ui() -> None:
     """Start the Dagster UI of the demo again, on loopback."""
+    _find_the_example()
     from monai_aws_pipeline.dagster_processes import DagsterProcesses
     from monai_aws_pipeline.demo import UI_PORT, Workplace
 
@@ -85,6 +89,13 @@ def ui() -> None:
     if not environment:
         raise click.ClickException("There is no demo here yet. Run: make demo")
     _say(f"The UI answers at {DagsterProcesses(place.home).start(environment, UI_PORT, _say)}")
+
+
+def _find_the_example() -> None:
+    """Let the demo import its example: it lies in the clone and is not installed, so that nobody gets a package called ``examples``."""
+    if not (PROJECT_ROOT / "examples" / "brain_mri" / "__init__.py").exists():
+        raise click.ClickException("The demo needs a clone of this project, which holds its example. See README.md, 'Run it'.")
+    sys.path.insert(0, str(PROJECT_ROOT))
 
 
 @cli.group()
@@ -145,29 +156,72 @@ def local_reset(state_dir: Path, port: int) -> None:
 
 
 @cli.command()
-@click.option("--bucket", required=True, help="Name of the bucket to create.")
-@click.option("--require-tls/--allow-plain-http", default=True, show_default=True, help="Refuse plain HTTP on the bucket.")
-@click.option("--github-subject", default="", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
-def bootstrap(bucket: str, require_tls: bool, github_subject: str) -> None:
-    """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key."""
+@click.option("--bucket", help="Bucket of studies and results; needed the first time.")
+@click.option("--existing-bucket/--own-bucket", default=None, help="The bucket is there already and is left as it is.")
+@click.option("--versioning/--no-versioning", default=None, help="Keep overwritten and deleted objects for a week.")
+@click.option("--require-tls/--allow-plain-http", default=None, help="Refuse plain HTTP on the bucket that the stack makes.")
+@click.option("--model-bucket", "models", multiple=True, metavar="BUCKET[/PREFIX]", help="Where models lie that the operator may read.")
+@click.option("--kms-key", "keys", multiple=True, metavar="ARN", help="Customer key of bucket, models or disks; the first is the bucket's.")
+@click.option("--alarm-email", help="Who is told of alarms.")
+@click.option("--budget-email", help="Who is warned of the monthly budget (MONAI_AWS_MONTHLY_BUDGET_USD).")
+@click.option("--budget-counts", type=click.Choice(["account", "deployment"]), help="deployment: only what bears its tag.")
+@click.option("--github-subject", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
+@click.option("--yes", is_flag=True, help="Apply without asking.")
+def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
+    """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
+    from monai_aws_pipeline.cloud.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
+    from monai_aws_pipeline.cloud.stack import apply, check_transport, propose, stack_parameters, withdraw
+
     settings = load_settings()
-    outputs = deploy_stack(
-        Clients(settings.region).cloudformation,
-        stack_name(settings.deployment),
-        PROJECT_ROOT / "infra" / "bootstrap.yaml",
+    clients, name = Clients(settings.region), stack_name(settings.deployment)
+    current = stack_parameters(clients.cloudformation, name)
+    if not bucket and not current:
+        raise click.UsageError("--bucket is needed the first time.")
+    if bucket and bucket != current.get("BucketName"):
+        check_bucket(clients.s3, bucket, exists=bool(said["existing_bucket"]))
+    if not said["existing_bucket"]:
+        asked_tls, has_tls = said["require_tls"], current.get("RequireTls", "true") == "true"
+        check_transport(clients.plain_http, has_tls if asked_tls is None else asked_tls)
+    asked = parameters(
+        settings,
         {
-            "Deployment": settings.deployment,
-            "Owner": settings.owner,
             "BucketName": bucket,
-            "EcrRepository": settings.ecr_repository,
-            "AppSourceSecret": secret_name(settings.app_source_secret),
-            "RequireTls": str(require_tls).lower(),
-            "GitHubSubject": github_subject,
+            "ExistingBucket": _yes_or_no(said["existing_bucket"], "true", "false"),
+            "Versioning": _yes_or_no(said["versioning"], "Enabled", "Suspended"),
+            "RequireTls": _yes_or_no(said["require_tls"], "true", "false"),
+            "ModelObjects": object_arns(models, clients.partition()) if models else None,
+            "KmsKeyArns": ",".join(keys) if keys else None,
+            "AlarmEmail": said["alarm_email"],
+            "BudgetEmail": said["budget_email"],
+            "BudgetCounts": said["budget_counts"],
+            "GitHubSubject": said["github_subject"],
         },
-        _say,
     )
-    for name, value in outputs.items():
-        _say(f"{name}: {value}")
+    proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
+    if proposal.changes:
+        CONSOLE.print(_changes_table(proposal))
+        if not yes and not click.confirm("Apply these changes?"):
+            withdraw(clients.cloudformation, proposal)
+            _say("Nothing was changed.")
+            return
+    for output, value in apply(clients.cloudformation, proposal, _say).items():
+        _say(f"{output}: {value}")
+    if asked.get("AlarmEmail"):
+        _say(f"AWS has sent a mail to {asked['AlarmEmail']}: alarms are told only after the link in it was followed.")
+
+
+def _yes_or_no(said: bool | None, yes: str, no: str) -> str | None:
+    return None if said is None else yes if said else no
+
+
+def _changes_table(proposal: Proposal) -> Table:
+    table = Table(title=f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}", title_justify="left")
+    for column in ("", "resource", "kind"):
+        table.add_column(column, overflow="fold")
+    for change in proposal.changes:
+        action = f"{change.action}, made anew" if change.replaces else change.action
+        table.add_row(*(Text(text) for text in (action, change.resource, change.kind)))
+    return table
 
 
 @cli.group(invoke_without_command=True)
@@ -258,7 +312,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + operations.ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in operations.wait_answer(store, done.job, seconds):
+        for record in operations.wait_answer(store, done.job, seconds, lambda: operations.underway(clients, settings), _say):
             line = operations.ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
@@ -302,7 +356,7 @@ def status(as_json: bool, watch: bool) -> None:
                 try:
                     live.update(_status_table(deployment.look()), refresh=True)
                 except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
-                    live.console.print(f"AWS did not answer: {error}", markup=False)
+                    live.console.print(f"AWS did not answer: {error}")
 
 
 def _work_line(work: HostWork | None) -> str:
@@ -472,34 +526,14 @@ def main() -> None:
         cli()
     except (ClientError, BotoCoreError, Boto3Error) as error:
         _say(f"AWS did not do what was asked: {error}")
-        _say("Check credentials, region and endpoint (aws sts get-caller-identity), and that the operator role is used.")
+        _say("Check credentials, region and endpoint, and that the operator role is used: monai-aws doctor names what is wrong.")
         sys.exit(1)
-    except Exception as error:
-        if not isinstance(error, _named_errors()):
-            raise
+    except NamedError as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
-
-
-def _named_errors() -> tuple[type[Exception], ...]:
-    """Every error that speaks to the user. Imported only when there is one, so that a command starts quickly."""
-    from examples.brain_mri.fetch import FetchError
-    from monai_aws_pipeline.dagster_processes import DagsterProcessError
-    from monai_aws_pipeline.demo import DemoError
-    from monai_aws_pipeline.local_cloud.errors import LocalCloudError
-    from monai_aws_pipeline.maps.git import SourceError
-    from monai_aws_pipeline.operations import OperationError
-    from monai_aws_pipeline.studies.results_store import UnreadableResultError
-
-    return (
-        SettingsError,
-        CloudError,
-        ContractError,
-        OperationError,
-        SourceError,
-        UnreadableResultError,
-        LocalCloudError,
-        DemoError,
-        DagsterProcessError,
-        FetchError,
-    )
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LOCAL_EXTRA:
+            raise
+        _say(f"{error.name} is not installed, which the demo and the embedded AWS need.")
+        _say("Run: make demo, which installs it; or install this project with its extra: pip install -e '.[local]'")
+        sys.exit(1)

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from monai_aws_pipeline.errors import NamedError
+
 JOB_SCHEMA: Final = "monai-aws/job/1"
 RESULT_SCHEMA: Final = "monai-aws/result/1"
 INDEX_SCHEMA: Final = "monai-aws/index/1"
@@ -44,12 +46,13 @@ ROLE_INFERENCE: Final = "inference"
 AGENT_UNIT: Final = "monai-aws-agent.service"
 METRICS_NAMESPACE: Final = "monai-aws"
 HOST_MISSING_METRIC: Final = "HostMissing"
+HOST_HOURS_METRIC: Final = "LongestRunningHostHours"
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _T = TypeVar("_T")
 
 
-class ContractError(ValueError):
+class ContractError(NamedError, ValueError):
     """A message or record that does not have the agreed shape. Names the field, never a value that could identify a person."""
 
 

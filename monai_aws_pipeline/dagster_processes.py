@@ -20,12 +20,13 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.settings import PACKAGE_ROOT, PROJECT_ROOT
 
 HOST = "127.0.0.1"
 
 
-class DagsterProcessError(Exception):
+class DagsterProcessError(NamedError):
     """Webserver or daemon did not come up. The message names the log file."""
 
 
@@ -75,18 +76,30 @@ class DagsterProcesses:
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
             "daemon": ["dagster-daemon", "run", *workspace],
         }
-        started = {name: self._spawn(name, arguments, env) for name, arguments in programs.items()}
-        self._file.write_text(
-            json.dumps({"address": address, "loaded": loaded, "processes": {name: [pid, _birth(pid)] for name, pid in started.items()}})
-        )
+        started: dict[str, int] = {}
+        for name, arguments in programs.items():
+            started[name] = self._spawn(name, arguments, env)
+            # After each: where this process is killed before the next, what runs is known, and not taken for the whole.
+            self._record(address, loaded if len(started) == len(programs) else "", started)
         deadline = time.monotonic() + seconds
         while not self._answers(address):
             dead = [name for name, pid in started.items() if _birth(pid) is None]
             if dead or time.monotonic() > deadline:
                 self.stop()
-                raise DagsterProcessError(f"Dagster's {' and '.join(dead) or 'webserver'} did not come up; see the logs in {self.home}.")
+                raise DagsterProcessError(*self._not_up(dead or ["webserver"]))
             time.sleep(0.3)
         return address
+
+    def _record(self, address: str, loaded: str, started: Mapping[str, int]) -> None:
+        processes = {name: [pid, _birth(pid)] for name, pid in started.items()}
+        self._file.write_text(json.dumps({"address": address, "loaded": loaded, "processes": processes}))
+
+    def _not_up(self, names: list[str]) -> tuple[str, str]:
+        """Cause and remedy, from what these processes wrote last."""
+        from monai_aws_pipeline.run_failures import last_lines
+
+        said = "\n".join(last_lines(self.home / f"{name}.log") for name in names)
+        return f"Dagster's {' and '.join(names)} did not come up. The last lines of its log:\n{said}", f"The whole log is in {self.home}."
 
     def _spawn(self, name: str, arguments: list[str], env: Mapping[str, str]) -> int:
         program = str(Path(sys.executable).parent / arguments[0])
@@ -137,9 +150,9 @@ class DagsterProcesses:
 
 
 def _fingerprint(environment: Mapping[str, str]) -> str:
-    """What the processes were started with: their environment and the state of the code they load."""
+    """What the processes were started with: their environment, the state of the code they load, and where its packages lie."""
     code = {str(path): path.stat().st_mtime_ns for path in sorted(PACKAGE_ROOT.rglob("*.py"))}
-    return hashlib.sha256(json.dumps([dict(environment), code], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([dict(environment), code, sys.prefix], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _signal_group(pid: int, sign: int) -> None:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
-from dagster_graphql import DagsterGraphQLClient
+from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from examples.brain_mri.evaluate import Evaluation, evaluate
 from examples.brain_mri.fetch import ExampleFiles, fetch
@@ -37,18 +38,21 @@ from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultReco
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.idle_cost import rests
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
+from monai_aws_pipeline.run_failures import why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
 from monai_aws_pipeline.studies.results_store import ResultsStore
+from monai_aws_pipeline.terminal import literal_console
 
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
 
 
-class DemoError(Exception):
+class DemoError(NamedError):
     """A step of the demo did not work. The message says which and where to look."""
 
 
@@ -56,7 +60,7 @@ class DemoError(Exception):
 class Progress:
     """Prints each step with the time since the start, and remembers how long each took (seconds)."""
 
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=literal_console)
     started: float = field(default_factory=time.monotonic)
     phases: dict[str, float] = field(default_factory=dict)
     _last_build_line: float = 0.0
@@ -67,18 +71,18 @@ class Progress:
             if time.monotonic() - self._last_build_line < 5:
                 return
             self._last_build_line = time.monotonic()
-        self.console.print(f"{self._clock()}   {text[:160]}", markup=False, style="dim", soft_wrap=True)
+        self.console.print(f"{self._clock()}   {text[:160]}", style="dim", soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, title: str) -> Iterator[None]:
         """A step with a name for the summary and a title for the reader."""
-        self.console.print(f"[bold]{self._clock()} {title}[/]")
+        self.console.print(f"{self._clock()} {title}", style="bold")
         began = time.monotonic()
         try:
             yield
         finally:
             self.phases[name] = round(time.monotonic() - began, 1)
-        self.console.print(f"{self._clock()}   [green]done[/] in {self.phases[name]:.1f} s")
+        self.console.print(Text.assemble(f"{self._clock()}   ", ("done", "green"), f" in {self.phases[name]:.1f} s"))
 
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
@@ -147,7 +151,7 @@ class Workplace:
 
 def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
     """Do the whole way. Returns the summary that is also written to ``summary.json``. Raises what the failing step raises."""
-    progress = Progress(console or Console(highlight=False))
+    progress = Progress(console or literal_console())
     memory = MemoryWatch()
     place.root.mkdir(parents=True, exist_ok=True)
     previous = _read_json(place.summary)
@@ -187,10 +191,10 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
 
 def down(place: Workplace, console: Console | None = None) -> None:
     """End every process of the demo and of its embedded AWS. Files stay in the project folder; ``make clean`` removes them."""
-    out = (console or Console(highlight=False)).print
+    out = (console or literal_console()).print
     DagsterProcesses(place.home).stop()
     out("Dagster has ended")
-    local_cloud.down(configure(place.state, place.port), lambda text: out(text, markup=False))
+    local_cloud.down(configure(place.state, place.port), out)
     out(f"the embedded AWS has ended; its bucket and registry are kept in {place.state.name}/ for the next time")
 
 
@@ -265,25 +269,35 @@ def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: 
 
 
 def _deploy(address: str, settings: Settings, progress: Progress) -> None:
-    """Start deploy_all as a click in the UI does, and follow its log."""
+    """Start deploy_all as a click in the UI does, and follow it."""
     host, _, port = address.removeprefix("http://").partition(":")
     client = DagsterGraphQLClient(host, port_number=int(port))
-    cursor = None
     with DagsterInstance.get() as instance:
         # What the sensor map_source_changed does each minute: the first lineage should not have to wait for it.
         instance.report_runless_asset_event(observation(settings))
-        run_id = client.submit_job_execution("deploy_all")
-        while True:
-            connection = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
-            cursor = connection.cursor
-            for record in connection.records:
-                _show(record.event_log_entry, progress)
-            run = instance.get_run_by_id(run_id)
-            if run is not None and run.is_finished and not connection.has_more:
-                break
-            time.sleep(0.5)
-        if run.status is not DagsterRunStatus.SUCCESS:
-            raise DemoError(f"deploy_all ended as {run.status.value}. See {address}/runs/{run_id} for its log.")
+        try:
+            run_id = client.submit_job_execution("deploy_all")
+        except DagsterGraphQLClientError as error:
+            raise DemoError(
+                f"Dagster did not start deploy_all: {error}.", f"{address}/locations says whether it could load the project."
+            ) from error
+        follow(instance, run_id, f"{address}/runs/{run_id}", progress)
+
+
+def follow(instance: DagsterInstance, run_id: str, address: str, progress: Progress) -> None:
+    """Show the log of a run until the run ends. Raises DemoError with step, cause and remedy where it fails. ``address``: of the run."""
+    cursor = None
+    while True:
+        connection = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
+        cursor = connection.cursor
+        for record in connection.records:
+            _show(record.event_log_entry, progress)
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished and not connection.has_more:
+            break
+        time.sleep(0.5)
+    if run.status is not DagsterRunStatus.SUCCESS:
+        raise DemoError(why(instance, run), f"Remove the cause and run make demo again. The whole log: {address}")
 
 
 def _show(entry: Any, progress: Progress) -> None:
@@ -293,10 +307,6 @@ def _show(entry: Any, progress: Progress) -> None:
             progress.line(str(entry.user_message))
     elif event.event_type_value in ("STEP_START", "STEP_FAILURE", "RUN_FAILURE"):
         progress.line(f"{event.event_type_value.replace('_', ' ').lower()}: {event.step_key or event.job_name}")
-        error = event.step_failure_data.error if event.event_type_value == "STEP_FAILURE" else None
-        while error is not None:  # the cause at the end of the chain is what the user can do something about
-            progress.console.print(error.message.strip(), markup=False, style="red", soft_wrap=True)
-            error = error.cause
 
 
 def _answer(
@@ -443,7 +453,7 @@ def _farewell(console: Console, summary: Mapping[str, Any], place: Workplace) ->
     console.print(f"Lineage:      {summary['lineage']}", soft_wrap=True)
     console.print(f"This study:   {summary['partition']}", soft_wrap=True)
     console.print(f"Its results:  {summary['results_folder']}/ (SEG, STL, preview)")
-    console.print("Your shell as the operator:  set -a; . .demo/env; set +a", markup=False)
+    console.print("Your shell as the operator:  set -a; . .demo/env; set +a")
     console.print("To end everything:  make demo-down")
     console.print(
         f"The same in JSON: {place.summary.relative_to(PROJECT_ROOT) if place.summary.is_relative_to(PROJECT_ROOT) else place.summary}"

@@ -6,17 +6,19 @@ pipeline code is here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
+from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +29,14 @@ from monai_aws_pipeline.cloud.promotion import LiveMaps, label
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
 from monai_aws_pipeline.demo import DemoError, Progress, Workplace, wait_recorded, wait_stopped
+from monai_aws_pipeline.run_failures import last_lines, why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.results_store import ResultsStore
+from monai_aws_pipeline.terminal import literal_console
 
 STUDY_SECONDS: Final = 900
+_SHOWING: Final = "monai-aws/showing"
+"""Tag of the build's run, by which it is found again."""
 _COMMITTER: Final = {  # the same content is the same commit each time, so that a second showing builds nothing
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -53,7 +59,7 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     environment = place.environment()
     if not environment:
         raise DemoError("There is no demo here yet. Run: make demo")
-    progress = Progress(console or Console(highlight=False))
+    progress = Progress(console or literal_console())
     os.environ.update(environment)
     settings = load_settings()
     clients = Clients(settings.region)
@@ -103,7 +109,9 @@ def second_version(folder: Path, example: Path = PROJECT_ROOT / "examples" / "br
 
 def _build(environment: Mapping[str, str], log: Path, progress: Progress) -> None:
     """The job ``build_map`` as a process of its own, with other settings than the running UI has; the same lineage records it."""
+    showing = uuid.uuid4().hex
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "monai_aws_pipeline.definitions", "-j", "build_map"]
+    command += ["--tags", json.dumps({_SHOWING: showing})]
     with (
         log.open("w") as out,
         subprocess.Popen(
@@ -119,7 +127,14 @@ def _build(environment: Mapping[str, str], log: Path, progress: Progress) -> Non
             child.terminate()  # Dagster ends the run, which ends its build machine
             raise
     if child.returncode:
-        raise DemoError(f"The second version was not built. See {log}.")
+        raise DemoError(_why_not_built(showing, log), f"Remove the cause and show it again. The whole log: {log}")
+
+
+def _why_not_built(showing: str, log: Path) -> str:
+    with DagsterInstance.get() as instance:
+        for run in instance.get_runs(RunsFilter(tags={_SHOWING: showing}), limit=1):
+            return why(instance, run)
+    return f"The build of the second version did not begin. Its last lines:\n{last_lines(log)}"
 
 
 def _answered(number: int, when: str, clients: Clients, settings: Settings, place: Workplace, progress: Progress) -> Told:

@@ -14,6 +14,7 @@ from typing import Any
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, parse_utc
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore
 
@@ -22,7 +23,7 @@ _RESULTS = 2000
 _HOURS = 24
 
 
-class IdleCostError(Exception):
+class IdleCostError(NamedError):
     """A host ran on although it had nothing to do."""
 
 

@@ -7,12 +7,14 @@ jobs and messages by their ids and an argument as the user typed it; nothing fro
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import secrets
 import stat
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,9 +28,11 @@ from lambda_fn.wake import jobs_of
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError, code_of
 from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.promotion import AGENT, last_json
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.contract import (
     INPUT_PREFIX,
     ROLE_INFERENCE,
@@ -40,6 +44,7 @@ from monai_aws_pipeline.contract import (
     version_of,
 )
 from monai_aws_pipeline.ec2_refusals import ending_of
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
@@ -55,13 +60,15 @@ _JOB: Final = re.compile(r"[0-9a-f]{32}")
 _WORD: Final = re.compile(r"[a-z]{1,20}")
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
 """How long an answer may take on top of the MAP's own time limit: waking a host, pulling the MAP, waiting behind a few studies."""
+_STATE_SECONDS: Final = 5.0
+_HOST_STATES: Final = {"pending": "starting"}
 REPLAY_SECONDS: Final = 600.0
 HOLD_SECONDS: Final = 900
 """Messages that a replay looks at stay hidden for this long, so that each is seen once; it gives back what it leaves when it ends."""
 WAKE_EVENT: Final = b'{"source": "monai-aws.replay"}'
 
 
-class OperationError(Exception):
+class OperationError(NamedError):
     """Something the operator asked for cannot be done. The message says why and what to do."""
 
 
@@ -132,18 +139,50 @@ def upload(clients: Clients, bucket: str, archive: Path, again: bool = False, pr
 
 
 def wait_answer(
-    store: ResultsStore, job: str, seconds: float, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
+    store: ResultsStore,
+    job: str,
+    seconds: float,
+    where: Callable[[], str] = lambda: "",
+    report: Report = silently,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[ResultRecord, ...]:
-    """Wait until every study of a job has its commit record. Raises NotAnsweredError."""
-    deadline = clock() + seconds
-    while not (records := store.answers(job)):
-        if clock() > deadline:
-            raise NotAnsweredError(
-                f"Job {job} has no result after {seconds:.0f} s. It stays queued and nothing is lost; see monai-aws status and "
-                f"docs/operations.md."
-            )
-        sleep(1.0)
+    """Wait until every study of a job has its commit record. Raises NotAnsweredError.
+
+    ``where``: how far the deployment is (``underway``); asked every few seconds and told when it changes.
+    """
+    state, asked = "", -math.inf
+
+    def what(_: object) -> str:
+        nonlocal state, asked
+        if clock() - asked >= _STATE_SECONDS:
+            state, asked = where(), clock()
+        return f"waiting for job {job}" + (f": {state}" if state else "")
+
+    records = wait_until(lambda: store.answers(job), bool, seconds, what=what, report=report, sleep=sleep, clock=clock)
+    if not records:
+        raise NotAnsweredError(
+            f"Job {job} has no result after {seconds:.0f} s. It stays queued and nothing is lost; see monai-aws status and "
+            f"docs/operations.md."
+        )
     return records
+
+
+def underway(clients: Clients, settings: Settings) -> str:
+    """What stands between an upload and its answer now, in words: queues and hosts as AWS knows them. Empty where it does not say."""
+    try:
+        hosts = Counter(machine.state for machine in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
+        trigger = Trigger(clients, {})
+        depths = [
+            trigger.depth(queue)
+            for name in (settings.names.uploads_queue, settings.names.jobs_queue)
+            if (queue := trigger.find_queue(name))
+        ]
+    except (CloudError, ClientError, BotoCoreError):  # who may upload need not be allowed to look; the wait goes on
+        return ""
+    waiting, at_work = (sum(depth[which] for depth in depths) for which in (0, 1))
+    ready = ", ".join(f"{count} {_HOST_STATES.get(state, state)}" for state, count in sorted(hosts.items())) or "none"
+    return f"{waiting} waiting and {at_work} at work in the queues; hosts: {ready}"
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

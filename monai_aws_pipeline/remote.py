@@ -1,26 +1,32 @@
 """SSH to our own machines: fresh keys, strict verification of the host key, streamed and redacted output, folders sent as a tar.
 
 Here belongs the connection and what runs over it; which machine and which commands is the caller's. No Dagster, no boto3.
-Secrets are handed to commands on standard input only: neither argv nor logs ever hold one.
+No command is handed a secret: the machine has a role of its own.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 import re
+import shlex
 import tarfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.redaction import Redactor
 
 OnLine = Callable[[str], None]
@@ -29,6 +35,11 @@ _MAX_LINE = 4000
 _MAX_UNBROKEN = 1 << 16
 """Bytes that are held back for their line's end. A line is redacted as a whole, because a cut may go through a secret."""
 _CHUNK = 1 << 18
+_READ = 1 << 15
+_KEPT_LINES = 200
+_SHOWN_LINES = 20
+_LOOK_S = 1.0
+"""How often whoever waits for a machine's bytes looks at the clock."""
 _STUCK_S = 120.0
 """Longest time in which a machine takes nothing of what is sent to it: its disk may be busy, and its network slow."""
 
@@ -37,12 +48,20 @@ _OTHER_MACHINE = (
     "Another machine may have this address by now, or someone is between you and it. Materialise again: that makes a new machine with new "
     "keys. If it happens twice, look for a proxy or a VPN on the way, and connect from another network."
 )
-
-
 _READ_ON = "The whole output is in the run's log. Remove the cause it names, and start the run again."
+_LOST = "The machine may have been stopped. Start the run again."
+_GONE = f"The SSH connection is gone. {_LOST}"
+FULL: Final = r"no space left on device|disk quota exceeded|disk is full"
+"""How programs say it, in whatever case."""
+FULL_REMEDY: Final = "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB, and start the run again."
 
 
-class RemoteError(Exception):
+def remedy_for(lines: Iterable[str], otherwise: str = _READ_ON) -> str:
+    """What to do about a machine that ended something with these words."""
+    return FULL_REMEDY if any(re.search(FULL, line, re.IGNORECASE) for line in lines) else otherwise
+
+
+class RemoteError(NamedError):
     """Base of what can go wrong on the way to a machine or on it."""
 
 
@@ -54,14 +73,26 @@ class ConnectError(RemoteError):
     """No SSH within the time given."""
 
 
+class ConnectionLostError(RemoteError):
+    """The connection to the machine ended before the work did."""
+
+
+class RemoteTimeoutError(RemoteError):
+    """A command did not end in the time it was given."""
+
+
 class RemoteCommandError(RemoteError):
     """A command ended with another exit code than 0. ``tail`` holds its last lines, redacted; ``remedy`` says what to do."""
 
-    def __init__(self, what: str, exit_code: int, tail: Iterable[str], remedy: str = _READ_ON) -> None:
-        self.what, self.exit_code, self.remedy = what, exit_code, remedy
-        self.tail = tuple(tail)
-        last = "\n".join(self.tail)
-        super().__init__(f"{what} failed on the machine with exit code {exit_code}. Its last lines:\n{last}\n{remedy}")
+    def __init__(self, what: str, exit_code: int, tail: Iterable[str], remedy: str = "") -> None:
+        self.what, self.exit_code, self.tail = what, exit_code, tuple(tail)[-_SHOWN_LINES:]
+        how = f"failed on the machine with exit code {exit_code}" if exit_code >= 0 else "was ended by a signal on the machine"
+        super().__init__(f"{what} {how}. {_last_words(self.tail)}", remedy or remedy_for(self.tail))
+
+
+def _last_words(tail: Iterable[str]) -> str:
+    lines = "\n".join([*tail][-_SHOWN_LINES:])
+    return f"Its last lines:\n{lines}" if lines else "It printed nothing."
 
 
 @dataclass(frozen=True)
@@ -132,91 +163,122 @@ class Remote:
         self._client = client
         self._redact = redact
 
-    def run(self, command: str, on_line: OnLine, *, what: str, stdin: bytes | None = None, seconds: float = 3600) -> list[str]:
+    def run(self, command: str, on_line: OnLine, *, what: str, seconds: float = 3600) -> list[str]:
         """Run one command, hand over each line of its output while it runs, and return the last 200 lines.
 
-        Standard error is merged into the output. Raises RemoteCommandError on a non-zero exit code and RemoteError when time is up.
+        Standard error is merged into the output. Raises RemoteCommandError on a non-zero exit code, RemoteTimeoutError when time is up,
+        whatever the command prints, and ConnectionLostError.
         """
-        channel = self._open()
-        channel.set_combine_stderr(True)
-        channel.exec_command(command)
-        if stdin is not None:
-            channel.sendall(stdin)
-            channel.shutdown_write()
-        tail: list[str] = []
+        deadline = time.monotonic() + seconds
+        tail: deque[str] = deque(maxlen=_KEPT_LINES)
+        channel = self._execute(command)
         try:
-            for line in self._lines(channel, time.monotonic() + seconds, what):
-                tail = [*tail[-199:], line]
+            for line in self._lines(channel, deadline):
+                tail.append(line)
                 on_line(line)
-            exit_code = channel.recv_exit_status()
+            exit_code = _exit_code(channel, deadline)
         finally:
             channel.close()
+        if exit_code is None:
+            raise RemoteTimeoutError(f"{what} did not end within {seconds:.0f} s; it was stopped. {_last_words(tail)}\n{remedy_for(tail)}")
+        transport = self._client.get_transport()
+        if exit_code < 0 and not (transport and transport.is_active()):
+            raise ConnectionLostError(f"The SSH connection was lost: {what} did not end. {_last_words(tail)}\n{remedy_for(tail, _LOST)}")
         if exit_code != 0:
-            raise RemoteCommandError(what, exit_code, tail[-20:])
-        return tail
+            raise RemoteCommandError(what, exit_code, tail)
+        return [*tail]
 
-    def _open(self) -> paramiko.Channel:
+    def _execute(self, command: str) -> paramiko.Channel:
+        """A channel on which a command has begun. Whoever waits for its bytes gets a TimeoutError each second, to look at the clock."""
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise RemoteError("The SSH connection is gone; the machine may have been stopped. Start the run again.")
-        return transport.open_session(timeout=30)
+            raise ConnectionLostError(_GONE)
+        try:
+            channel = transport.open_session(timeout=30)
+            channel.settimeout(_LOOK_S)
+            channel.set_combine_stderr(True)
+            channel.exec_command(command)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise ConnectionLostError(_GONE) from error
+        return channel
 
-    def _lines(self, channel: paramiko.Channel, deadline: float, what: str) -> Iterator[str]:
-        channel.settimeout(1.0)
+    def _lines(self, channel: paramiko.Channel, deadline: float = math.inf) -> Iterator[str]:
+        """What a command prints, redacted, until it has printed all of it or the time is over."""
         lines = LineReader(self._redact)
-        while True:
+        while time.monotonic() < deadline:
             try:
-                chunk = channel.recv(_CHUNK)
+                chunk = channel.recv(_READ)
             except TimeoutError:
-                if time.monotonic() > deadline:
-                    raise RemoteError(f"{what} did not end in the time it was given; it was stopped. {_READ_ON}") from None
                 continue
             if not chunk:
-                break
+                yield from lines.end()
+                return
             yield from lines.feed(chunk)
-        yield from lines.end()
 
     def send_folder(self, local: Path, remote: str, on_line: OnLine, *, what: str) -> int:
-        """Send a folder's content as one tar stream into an empty remote folder. Returns the bytes of its files."""
-        channel = self._open()
-        quoted = "'" + remote.replace("'", "'\\''") + "'"
-        channel.set_combine_stderr(True)
-        channel.exec_command(f"rm -rf {quoted} && mkdir -p {quoted} && tar -x -f - -C {quoted}")
-        sent = _Sent(channel)
-        answers: list[str] = []
-        reader = threading.Thread(target=lambda: answers.extend(self._lines(channel, time.monotonic() + 3600, what)), daemon=True)
+        """Send a folder's content as one tar stream into an empty remote folder. Returns the bytes of its files.
+
+        Raises RemoteCommandError with the machine's own words where it ends early, as with a full disk, and RemoteError where it takes
+        nothing more, is lost, or a file cannot be read here.
+        """
+        folder = shlex.quote(remote)
+        channel = self._execute(f"rm -rf {folder} && mkdir -p {folder} && tar -x -f - -C {folder}")
+        sent = _Sent(channel, lambda count: on_line(f"{what}: {count / 1e6:.0f} MB sent"))
+        words: deque[str] = deque(maxlen=_KEPT_LINES)
+        reader = threading.Thread(target=lambda: words.extend(self._lines(channel)), daemon=True)
         reader.start()
-        total = 0
+        total, broken = 0, ""
         try:
-            with tarfile.open(fileobj=sent, mode="w|", bufsize=_CHUNK, format=tarfile.PAX_FORMAT) as archive:
-                try:
-                    for path in sorted(local.rglob("*")):
-                        archive.add(path, path.relative_to(local).as_posix(), recursive=False)
-                        total += path.stat().st_size if path.is_file() else 0
-                        sent.report(on_line, what)
-                except BaseException:
-                    sent.given_up = True  # leaving the archive writes what is left of it, which could wait as long once more
-                    raise
+            total = _write_tar(local, sent)
             channel.shutdown_write()
-            exit_code = channel.recv_exit_status()
+            exit_code = _exit_code(channel, time.monotonic() + _STUCK_S)
+        except _BrokenOffError as error:  # a machine that ended it has said how, and why, before it closed the channel
+            broken = str(error)
+            exit_code = channel.exit_status if channel.status_event.is_set() else None
         except OSError as error:
-            raise RemoteError(
-                f"{what} broke off after {sent.bytes / 1e6:.0f} MB: {error}. The machine may have been stopped. Start the run again."
-            ) from error
+            raise RemoteError(f"{what} broke off: a file cannot be read here ({error.strerror or error}). Start the run again.") from error
         finally:
             channel.close()
             reader.join(5)
-        if exit_code != 0:
-            raise RemoteCommandError(what, exit_code, answers[-20:])
+        if exit_code is not None and exit_code > 0:
+            raise RemoteCommandError(what, exit_code, words)
+        if broken or exit_code != 0:
+            reason = broken or ("it was ended" if exit_code else f"no end of it within {_STUCK_S:.0f} s after the last byte")
+            said = f" {_last_words(words)}\n" if words else " "
+            raise RemoteError(f"{what} broke off after {sent.bytes / 1e6:.0f} MB: {reason}.{said}{remedy_for(words, _LOST)}")
         return total
 
 
-class _Sent(io.RawIOBase):
-    """A channel as a file to write to, with a line of progress every 50 MB. Once ``given_up`` nothing more is sent."""
+def _exit_code(channel: paramiko.Channel, deadline: float) -> int | None:
+    """The exit code of a command, -1 where it ended without one; None where it has not ended when the time is over."""
+    left = deadline - time.monotonic()
+    return channel.recv_exit_status() if left > 0 and channel.status_event.wait(left) else None
 
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
-        self._next = 50_000_000
+
+def _write_tar(local: Path, sent: _Sent) -> int:
+    """Write a folder's content as tar; the bytes of its files. Raises _BrokenOffError, and OSError for a file that cannot be read."""
+    total = 0
+    with tarfile.open(fileobj=sent, mode="w|", bufsize=_CHUNK, format=tarfile.PAX_FORMAT) as archive:
+        try:
+            for path in sorted(local.rglob("*")):
+                archive.add(path, path.relative_to(local).as_posix(), recursive=False)
+                total += path.stat().st_size if path.is_file() else 0
+        except BaseException:
+            sent.given_up = True  # leaving the archive writes what is left of it, which could wait as long once more
+            raise
+    return total
+
+
+class _BrokenOffError(Exception):
+    """The machine takes nothing more."""
+
+
+class _Sent(io.RawIOBase):
+    """A channel as a file to write to; ``report`` is told the bytes sent every 10 s. Once ``given_up`` nothing more is sent."""
+
+    def __init__(self, channel: paramiko.Channel, report: Callable[[int], None]) -> None:
+        self._channel, self._report = channel, report
+        self._due = time.monotonic() + EVERY_S
         self.bytes = 0
         self.given_up = False
 
@@ -225,25 +287,31 @@ class _Sent(io.RawIOBase):
         return True
 
     def write(self, data: object, /) -> int:
-        """Send all of it."""
+        """Send all of it. Raises _BrokenOffError."""
         block = bytes(data)  # type: ignore[call-overload]
-        size, deadline = len(block), time.monotonic() + _STUCK_S
-        while block and not self.given_up:
-            try:
-                sent = self._channel.send(block)
-            except TimeoutError:  # of the thread that reads: the two share the channel's time limit of one second
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"nothing was taken for {_STUCK_S:.0f} s") from None
-                continue
-            block, deadline = block[sent:], time.monotonic() + _STUCK_S
-            self.bytes += sent
+        size = len(block)
+        try:
+            while block and not self.given_up:
+                sent = self._send(block)
+                block = block[sent:]
+                self.bytes += sent
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            self.given_up = True
+            raise _BrokenOffError(str(error)) from error
+        if time.monotonic() >= self._due and not self.given_up:
+            self._due = time.monotonic() + EVERY_S
+            self._report(self.bytes)
         return size
 
-    def report(self, on_line: OnLine, what: str) -> None:
-        """One line whenever another 50 MB went through."""
-        if self.bytes >= self._next:
-            on_line(f"{what}: {self.bytes / 1e6:.0f} MB sent")
-            self._next = self.bytes + 50_000_000
+    def _send(self, block: bytes) -> int:
+        """Send some of it, waiting as long as may be for a machine that takes nothing."""
+        deadline = time.monotonic() + _STUCK_S
+        while True:
+            try:
+                return self._channel.send(block)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"nothing was taken for {_STUCK_S:.0f} s") from None
 
 
 @contextmanager
@@ -269,36 +337,38 @@ def connect(
     name = address if port == 22 else f"[{address}]:{port}"
     client.get_host_keys().add(name, kind, pinned)
     private = paramiko.Ed25519Key.from_private_key(io.StringIO(key.private))
-    deadline = time.monotonic() + seconds
-    reason = "no answer"
+
+    def attempt() -> str:
+        """Connect; why that did not work, empty where it did."""
+        try:
+            client.connect(
+                address,
+                port=port,
+                username=user,
+                pkey=private,
+                allow_agent=False,
+                look_for_keys=False,
+                timeout=10,
+                banner_timeout=15,
+                auth_timeout=15,
+            )
+        except paramiko.BadHostKeyException as error:
+            raise HostKeyMismatchError(
+                f"{address} answered with another host key than the one we gave it. Nothing was sent to it. {_OTHER_MACHINE}"
+            ) from error
+        except (OSError, paramiko.AuthenticationException, paramiko.SSHException, EOFError) as error:
+            # Refused or unauthenticated while cloud-init is not done; the same error at the deadline is the reason we report.
+            return f"{type(error).__name__}: {error}"
+        return ""
+
     try:
-        while True:
-            try:
-                client.connect(
-                    address,
-                    port=port,
-                    username=user,
-                    pkey=private,
-                    allow_agent=False,
-                    look_for_keys=False,
-                    timeout=10,
-                    banner_timeout=15,
-                    auth_timeout=15,
-                )
-                break
-            except paramiko.BadHostKeyException as error:
-                raise HostKeyMismatchError(
-                    f"{address} answered with another host key than the one we gave it. Nothing was sent to it. {_OTHER_MACHINE}"
-                ) from error
-            except (OSError, paramiko.AuthenticationException, paramiko.SSHException, EOFError) as error:
-                # Refused or unauthenticated while cloud-init is not done; the same error at the deadline is the reason we report.
-                reason = f"{type(error).__name__}: {error}"
-            if time.monotonic() > deadline:
-                raise ConnectError(
-                    f"No SSH to {address}:{port} within {seconds:.0f} s ({reason}). "
-                    "Check MONAI_AWS_SSH_FROM (the addresses that may connect), the machine's console output and its route to the internet."
-                )
-            time.sleep(0.5)
+        waiting = f"waiting for {address}:{port} to answer SSH"
+        reason = wait_until(attempt, lambda failed: not failed, seconds, what=waiting, report=on_line, pause=0.5)
+        if reason:
+            raise ConnectError(
+                f"No SSH to {address}:{port} within {seconds:.0f} s ({reason}). "
+                "Check MONAI_AWS_SSH_FROM (the addresses that may connect), the machine's console output and its route to the internet."
+            )
         transport = client.get_transport()
         if transport is not None:
             transport.set_keepalive(15)

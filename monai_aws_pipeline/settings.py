@@ -12,14 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from monai_aws_pipeline.errors import NamedError
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE_ROOT.parent
+# Source: CloudWatch Logs API Reference, "PutRetentionPolicy", up to two years.
+LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
 
 
-class SettingsError(Exception):
+class SettingsError(NamedError):
     """One or more settings are wrong. The message lists all of them: name, value, what is expected."""
 
 
@@ -115,7 +119,9 @@ class Settings(BaseSettings):
     deployment: str = Field("dev", description="short name that tags and prefixes everything", pattern=r"^[a-z][a-z0-9-]{0,18}[a-z0-9]$")
     region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="AWS region")
     owner: str = Field("unknown", pattern=r"^[\w .@+=/-]{1,64}$", description="who answers for the costs; a tag on everything")
-    bucket: str = Field("", pattern=r"^$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="bucket of studies and results")
+    bucket: str = Field(
+        "", pattern=r"^$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", examples=["monai-aws-studies"], description="bucket of studies and results"
+    )
     ecr_repository: str = Field("monai-aws/map", pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", description="ECR repository of the MAP")
 
     instance_types: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -140,6 +146,7 @@ class Settings(BaseSettings):
     root_volume_kms_key: str = Field(
         "",
         pattern=r"^$|^arn:[\w:/+=.@-]+$|^alias/[\w/-]+$|^(mrk-)?[0-9a-f-]{32,36}$",
+        examples=["alias/studies"],
         description="KMS key of the root disk; empty: the account's key for EBS",
     )
     subnets: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -150,6 +157,7 @@ class Settings(BaseSettings):
     ssh_from: str = Field(
         "auto",
         pattern=r"^auto$|^[0-9a-fA-F.:]+/\d{1,3}$",
+        examples=["203.0.113.7/32"],
         description="address range that may reach SSH; auto: this machine's public address",
     )
 
@@ -159,6 +167,7 @@ class Settings(BaseSettings):
     app_source_secret: str = Field(
         "",
         pattern=r"^$|^[A-Za-z0-9/_+=.@-]+$|^arn:[\w:/+=.@-]+$",
+        examples=["monai-aws/app-source"],
         description="name or ARN of the secret with a token or deploy key for a private app_source",
     )
     model_uri: str = Field(
@@ -168,13 +177,12 @@ class Settings(BaseSettings):
     )
     model_sha256: str = Field(
         "",
-        pattern=r"^$|^[0-9a-f]{64}(,[0-9a-f]{64})*$",
         description="SHA-256 of the model file, or of a folder's names and bytes (docs/your-own-model.md); of several in the same order",
     )
     golden_study: str = Field("", description="address of a zipped study that every new MAP must answer; empty: none")
-    golden_study_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the golden study")
+    golden_study_sha256: str = Field("", description="SHA-256 of the golden study")
     golden_reference: str = Field("", description="address of a DICOM SEG that the golden study's segments are compared with; empty: none")
-    golden_reference_sha256: str = Field("", pattern=r"^$|^[0-9a-f]{64}$", description="SHA-256 of the golden reference")
+    golden_reference_sha256: str = Field("", description="SHA-256 of the golden reference")
     packager: Literal["layered", "monai-deploy"] = Field("layered", description="how the MAP is built")
     base_image: str = Field("nvidia/cuda:13.0.0-runtime-ubuntu24.04", min_length=1, description="base image of the MAP")
     wheelhouse: Literal["none", "collect"] = Field(
@@ -211,15 +219,25 @@ class Settings(BaseSettings):
         "allow", description="what to do with identified studies; this version answers them as they are, so only allow is taken"
     )
     study_key_secret_arn: str = Field(
-        "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="secret of the study pseudonyms; empty: the one made by bootstrap"
+        "",
+        pattern=r"^$|^arn:[\w:/+=.@-]+$",
+        examples=["arn:aws:secretsmanager:us-east-1:123456789012:secret:NAME"],
+        description="secret of the study pseudonyms; empty: the one made by bootstrap",
     )
-    datastore_id: str = Field("", pattern=r"^$|^[0-9a-f]{32}$", description="HealthImaging datastore; not used in this version")
+    datastore_id: str = Field(
+        "", pattern=r"^$|^[0-9a-f]{32}$", examples=["0123456789abcdef" * 2], description="HealthImaging datastore; not used in this version"
+    )
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
 
     alarm_topic_arn: str = Field(
-        "", pattern=r"^$|^arn:[\w:/+=.@-]+$", description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch"
+        "",
+        pattern=r"^$|^arn:[\w:/+=.@-]+$",
+        examples=["arn:aws:sns:us-east-1:123456789012:NAME"],
+        description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch",
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
+    alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
+    log_retention_days: int = Field(90, description="how long the wake function's log is kept; one of the numbers that CloudWatch takes")
     promote_on_deploy: bool = Field(
         True,
         description="true: inference_host makes the newest MAP live, after a host has answered its golden study where it has one and takes "
@@ -254,6 +272,13 @@ class Settings(BaseSettings):
             raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
         return value
 
+    @field_validator("log_retention_days")
+    @classmethod
+    def _days_that_cloudwatch_takes(cls, value: int) -> int:
+        if value not in LOG_DAYS:
+            raise ValueError(f"CloudWatch keeps logs for one of {', '.join(map(str, LOG_DAYS))} days")
+        return value
+
     @field_validator("ami_regions")
     @classmethod
     def _regions_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -282,6 +307,17 @@ class Settings(BaseSettings):
         if wrong or not value:
             raise ValueError(f"expected names such as g4dn.xlarge, separated by commas; not a type: {', '.join(wrong) or '(empty)'}")
         return value
+
+    @field_validator("model_sha256", "golden_study_sha256", "golden_reference_sha256")
+    @classmethod
+    def _hashes(cls, value: str, info: ValidationInfo) -> str:
+        hashes = [part.strip().lower() for part in value.split(",")] if value.strip() else []  # Windows prints them in capitals
+        wrong = [part for part in hashes if not re.fullmatch(r"[0-9a-f]{64}", part)]
+        if wrong:
+            raise ValueError(f"expected 64 hex digits, as `sha256sum FILE` prints them; {wrong[0]!r} has {len(wrong[0])} characters")
+        if len(hashes) > 1 and info.field_name != "model_sha256":
+            raise ValueError(f"expected one hash, for there is one file; found {len(hashes)}")
+        return ",".join(hashes)
 
     @field_validator("phi_policy")
     @classmethod
@@ -335,5 +371,8 @@ def load_settings(**overrides: Any) -> Settings:
             label = f"MONAI_AWS_{name.upper()}" if name else "together"
             value = f" = {error['input']!r}" if name else ""
             meant = f" ({known.description})" if known and known.description else ""
-            lines.append(f"  {label}{value}{meant}: {error['msg']}")
+            expected = error["msg"].removeprefix("Value error, ")
+            if known and error["type"] == "string_pattern_mismatch":
+                expected = f"expected a value such as {(known.examples or [known.default])[0]}"  # nobody should have to read a pattern
+            lines.append(f"  {label}{value}{meant}: {expected}")
         raise SettingsError("\n".join(lines)) from None

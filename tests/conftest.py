@@ -7,6 +7,7 @@ a subject, loaded below as plugins.
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -24,6 +25,10 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "true",
     "DAGSTER_DISABLE_TELEMETRY": "1",
 }
+
+# A run that was started in the background ignores Ctrl-C, and so would every process that a test starts to see what Ctrl-C does to it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast a property holds is the machine's affair, and machines of continuous integration are slow now and then.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -14,10 +14,12 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_aws_pipeline.errors import NamedError
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class EvaluationError(ValueError):
+class EvaluationError(NamedError, ValueError):
     """SEG and reference cannot be compared."""
 
 

@@ -17,7 +17,9 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
+
+from monai_aws_pipeline.errors import NamedError
 
 MODEL_DISTRIBUTION: Final = "deepbet==1.0.2"
 MODEL_MEMBER: Final = "data/models/bbox_model.pt"
@@ -28,7 +30,7 @@ VOLUME_SHA256: Final = "a009051127f64dc3dd554d5f5b589870ea72106d9642c21b4e7093e4
 REFERENCE_SHA256: Final = "592a2d20abdf36eefcb540ca8958428040edffc1bc1a18ba1dcfbabac77c5dd1"
 
 
-class FetchError(RuntimeError):
+class FetchError(NamedError):
     """Model or volume could not be fetched, or is not the expected file. The message says what to do."""
 
 
@@ -97,7 +99,7 @@ def _fetch_volume(files: ExampleFiles, on_line: Callable[[str], None]) -> None:
                 raise
             on_line("head volume: refreshing the package lists first")  # a fresh machine or image has none
             with Path("/run/monai-aws-packages.lock").open("w") as lock:  # apt fails for the second of two; the embedded AWS waits here too
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _wait_for(lock, on_line)
                 _run(["apt-get", "-q", "update"], remedy, folder=scratch)
             _run(command, remedy, folder=scratch)
         packages = list(Path(scratch).glob("*.deb"))
@@ -110,6 +112,14 @@ def _fetch_volume(files: ExampleFiles, on_line: Callable[[str], None]) -> None:
                 raise FetchError(f"{VOLUME_PACKAGE} does not hold {VOLUME_FOLDER}/{target.name}; its layout has changed")
             _keep(source, target, digest)
     on_line("head volume and reference mask: SHA-256 checked")
+
+
+def _wait_for(lock: IO[str], on_line: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_line("head volume: waiting for another command that installs packages")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _run(command: list[str], remedy: str, folder: str | None = None) -> None:

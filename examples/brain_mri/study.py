@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from monai_aws_pipeline.errors import NamedError
+
 NOTE: Final = "Invented header around a public template volume: no patient, not for clinical use"
 _DATE: Final = "20000101"
 _ZIP_TIME: Final = (2000, 1, 1, 0, 0, 0)
 
 
-class StudyError(ValueError):
+class StudyError(NamedError, ValueError):
     """The volume cannot be written as an axial MR study."""
 
 

@@ -1,23 +1,55 @@
 #!/usr/bin/env bash
 # Makes a machine a host of ours: container engine, SSM agent, the agent with its Python environment, its systemd unit.
 # Runs as root, on an image of AWS or on a plain Debian/Ubuntu; may be run again at any time, and then touches only what is not as it should be.
-# Needs beside it: agent.tar, monai-aws-agent.service, wheels/. Takes sdk/ where it is there: wheels of the official packager, for the
+# Needs beside it: agent.tar, the units monai-aws-*, dead-man.sh, wheels/. Takes sdk/ where it is there: wheels of the official packager, for the
 # machines that run it. Environment: MIN_DRIVER (oldest NVIDIA driver the MAP works with; empty: no GPU wanted).
 # Nothing is fetched but distribution packages, and those only where they are missing. Prints one line a step; exit code 0 means done.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=/opt/monai-aws
+APT_WAIT_S=${APT_WAIT_S:-600}
 export DEBIAN_FRONTEND=noninteractive
 
 step() { printf 'provision: %s\n' "$*"; }
 fail() { printf 'provision: FAILED: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null; }
 
-# A fresh Ubuntu runs its own upgrades for minutes; wait for the package lock instead of failing on it.
-apt_get() { apt-get -o DPkg::Lock::Timeout=600 -qq "$@"; }
+# A fresh Ubuntu runs its own upgrades for minutes; wait for the package lock instead of failing on it. The lock of the lists is another one, for
+# which apt-get update does not wait whatever the option says (apt 2.6.1): it ends with 100 at once.
+apt_get() { apt-get -o DPkg::Lock::Timeout="$APT_WAIT_S" -qq "$@"; }
 lists_read=""
-read_lists() { [ -n "$lists_read" ] || apt_get update; lists_read=yes; }
+read_lists() {
+  [ -z "$lists_read" ] || return 0
+  local said waited=0
+  until said=$(LC_ALL=C apt_get update 2>&1); do
+    case $said in *"Could not get lock"*|*"Unable to lock"*) ;; *) fail "apt-get update: $(printf %s "$said" | tail -n3 | tr '\n' ' ')" ;; esac
+    [ "$waited" -lt "$APT_WAIT_S" ] || fail "another program has held apt's lists for $waited s: $(printf %s "$said" | head -n1)"
+    [ $((waited % 10)) != 0 ] || step "waiting for another program that holds apt's lists ($waited s)"
+    sleep 2
+    waited=$((waited + 2))
+  done
+  lists_read=yes
+}
+# The image's own upgrades: not while this script works, and never on a host, where one would restart the engine under a study, or hold a lock,
+# in the middle of a night. A new image (scheduled_ami_refresh) is how our hosts are upgraded. What is at work is not cut off.
+no_upgrades_of_its_own() {
+  local unit waited=0
+  for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service; do
+    systemctl cat "$unit" >/dev/null 2>&1 || continue
+    [ "$(systemctl is-enabled "$unit" 2>/dev/null || true)" = masked ] && continue
+    systemctl mask --now "$unit" >/dev/null 2>&1 || fail "$unit cannot be switched off"
+    step "$unit is switched off: a host is upgraded by a new image"
+  done
+  for unit in apt-daily.service apt-daily-upgrade.service; do
+    while case $(systemctl is-active "$unit" 2>/dev/null || true) in active|activating|reloading) true ;; *) false ;; esac; do
+      [ "$waited" -lt "$APT_WAIT_S" ] || fail "$unit has been at work for $waited s; try again later"
+      [ $((waited % 10)) != 0 ] || step "waiting for $unit, which upgrades the machine ($waited s)"
+      sleep 2
+      waited=$((waited + 2))
+    done
+  done
+}
 install_packages() {
   step "installing $*"
   read_lists
@@ -33,9 +65,12 @@ install_first_of() {
 }
 
 [ "$(id -u)" = 0 ] || fail "must run as root (sudo)"
-for needed in agent.tar monai-aws-agent.service wheels; do
+for needed in agent.tar monai-aws-agent.service monai-aws-dead-man.service monai-aws-dead-man.timer dead-man.sh wheels; do
   [ -e "$here/$needed" ] || fail "$needed is missing beside provision.sh"
 done
+
+# 0. nothing else installs packages from here on
+no_upgrades_of_its_own
 
 # 1. GPU driver: brought along by the image, never installed here, because a driver change needs a reboot and belongs to the image
 if [ -n "${MIN_DRIVER:-}" ]; then
@@ -145,11 +180,15 @@ rm "$wrapper"
 "$root/bin/monai-aws-agent" --help >/dev/null || fail "the agent does not start"
 step "agent is in $root/lib"
 
-# 6. its unit: enabled always, started only where user data wrote the host's settings
+# 6. its units: enabled always, started only where user data wrote the host's settings
 install -d -m 755 /etc/monai-aws
-place "$here/monai-aws-agent.service" /etc/systemd/system/monai-aws-agent.service 644
+for unit in monai-aws-agent.service monai-aws-dead-man.service monai-aws-dead-man.timer; do
+  place "$here/$unit" "/etc/systemd/system/$unit" 644
+done
+place "$here/dead-man.sh" "$root/bin/dead-man.sh" 755
 systemctl daemon-reload
-systemctl enable monai-aws-agent.service >/dev/null 2>&1 || fail "the unit cannot be enabled"
+systemctl enable monai-aws-agent.service >/dev/null 2>&1 || fail "the agent's unit cannot be enabled"
+systemctl enable --now monai-aws-dead-man.timer >/dev/null 2>&1 || fail "the dead man's timer cannot be enabled"
 if [ -n "$changed" ] && systemctl is-active --quiet monai-aws-agent.service; then
   systemctl restart --no-block monai-aws-agent.service
 fi

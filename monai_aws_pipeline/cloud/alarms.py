@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import refused
-from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE
+from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, METRICS_NAMESPACE
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SQS: Final = "AWS/SQS"
 _MINUTE: Final = 60
+_UPLOAD_MINUTES: Final = 15
+"""An upload's event is a job within seconds; a function that is throttled or fails has been tried three times by then."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Alarm:
         }
 
 
-def wanted(names: Names, job_minutes: int, wake_minutes: int) -> tuple[Alarm, ...]:
+def wanted(names: Names, job_minutes: int, wake_minutes: int, host_hours: float) -> tuple[Alarm, ...]:
     """The alarms of a deployment. Their texts say what to do; none names a study."""
     dead = "A message was received three times and never ended. Find out why in the log, then: monai-aws replay --all."
     waiting = "ApproximateNumberOfMessagesVisible"
@@ -71,6 +73,33 @@ def wanted(names: Names, job_minutes: int, wake_minutes: int) -> tuple[Alarm, ..
             "ApproximateAgeOfOldestMessage",
             (("QueueName", names.jobs_queue),),
             job_minutes * _MINUTE,
+        ),
+        Alarm(
+            f"{names.alarms}upload-age",
+            "Uploads become no jobs: look at the wake function's log, and whether its event source is enabled.",
+            _SQS,
+            "ApproximateAgeOfOldestMessage",
+            (("QueueName", names.uploads_queue),),
+            _UPLOAD_MINUTES * _MINUTE,
+        ),
+        Alarm(
+            f"{names.alarms}function-errors",
+            "The wake function ended with an error: look at its log. What it was called for comes again.",
+            "AWS/Lambda",
+            "Errors",
+            (("FunctionName", names.wake_function),),
+            1,
+            statistic="Sum",
+            period_s=300,
+        ),
+        Alarm(
+            f"{names.alarms}host-hours",
+            "A host has been running for long: look at monai-aws status; if nothing is at work, stop it and look at its agent's journal.",
+            METRICS_NAMESPACE,
+            HOST_HOURS_METRIC,
+            (("deployment", names.deployment),),
+            host_hours,
+            period_s=max(300, 2 * wake_minutes * _MINUTE),
         ),
         Alarm(
             f"{names.alarms}host-missing",

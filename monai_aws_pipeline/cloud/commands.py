@@ -6,7 +6,6 @@ AccessError, AgentError, NetworkError.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import AgentError, CommandError, code_of, refused, unanswered
+from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
@@ -46,22 +47,21 @@ class Commands:
     def __init__(self, ssm: SSMClient) -> None:
         self._ssm = ssm
 
-    def wait_online(self, machine_id: str, seconds: float = 300) -> None:
+    def wait_online(self, machine_id: str, seconds: float = 300, report: Report = silently) -> None:
         """Wait until the machine's SSM agent has registered. Raises AgentError when it does not."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def online() -> bool:
             with _named("asking which hosts are online in SSM"):
                 nodes = self._ssm.describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [machine_id]}])
-            if any(node.get("PingStatus") == "Online" for node in nodes["InstanceInformationList"]):
-                return
-            if time.monotonic() > deadline:
-                raise AgentError(
-                    f"The SSM agent of {machine_id} did not come online within {seconds:.0f} s.",
-                    "Check that the machine has its instance profile and reaches the SSM endpoints (security group, route, VPC endpoint).",
-                )
-            time.sleep(1.0)
+            return any(node.get("PingStatus") == "Online" for node in nodes["InstanceInformationList"])
 
-    def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "") -> CommandResult:
+        if not wait_until(online, bool, seconds, what=f"waiting for the SSM agent of {machine_id}", report=report):
+            raise AgentError(
+                f"The SSM agent of {machine_id} did not come online within {seconds:.0f} s.",
+                "Check that the machine has its instance profile and reaches the SSM endpoints (security group, route, VPC endpoint).",
+            )
+
+    def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "", report: Report = silently) -> CommandResult:
         """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run."""
         try:
             with _named(f"sending a command to {machine_id}"):
@@ -81,20 +81,26 @@ class Commands:
                 f"SSM did not take a command for {machine_id} ({code_of(error)}).", "See the code, and materialise again."
             ) from error
         command = sent["Command"].get("CommandId", "")
-        deadline = time.monotonic() + seconds + 30
-        while time.monotonic() < deadline:
-            time.sleep(0.5)
-            try:
-                with _named("reading a command's result"):
-                    seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
-            except ClientError as error:
-                if code_of(error) == "InvocationDoesNotExist":  # not yet visible after SendCommand, says AWS's documentation
-                    continue
-                raise
-            if seen.get("Status") in _RUNNING:
-                continue
-            return CommandResult(seen.get("ResponseCode", -1), seen.get("StandardOutputContent", ""), seen.get("StandardErrorContent", ""))
-        raise CommandError(f"A command on {machine_id} did not end within {seconds} s.", "Look at it in SSM Run Command.")
+        waiting = f"waiting for {machine_id}: {comment or 'a command'}"
+        ended = wait_until(
+            lambda: self._result(command, machine_id), lambda seen: seen is not None, seconds + 30, what=waiting, report=report
+        )
+        if ended is None:
+            raise CommandError(f"A command on {machine_id} did not end within {seconds} s.", "Look at it in SSM Run Command.")
+        return ended
+
+    def _result(self, command: str, machine_id: str) -> CommandResult | None:
+        """How a command ended on a host; None as long as it has not."""
+        try:
+            with _named("reading a command's result"):
+                seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
+        except ClientError as error:
+            if code_of(error) == "InvocationDoesNotExist":  # not yet visible after SendCommand, says AWS's documentation
+                return None
+            raise
+        if seen.get("Status") in _RUNNING:
+            return None
+        return CommandResult(seen.get("ResponseCode", -1), seen.get("StandardOutputContent", ""), seen.get("StandardErrorContent", ""))
 
     def parameter(self, name: str) -> str:
         """A parameter's value, empty where it does not exist."""

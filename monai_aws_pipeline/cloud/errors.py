@@ -10,18 +10,18 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
 
 from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of, refusal_of
+from monai_aws_pipeline.errors import NamedError
 
 T = TypeVar("T")
 NEW_SECONDS = 60.0
 """How long AWS may not know what it has just made. Source: EC2 developer guide, "Eventual consistency in the Amazon EC2 API"."""
 
 
-class CloudError(Exception):
-    """Base of all. ``remedy`` tells the user what to do next."""
+class CloudError(NamedError):
+    """Base of all. None goes without a ``remedy``: it tells the user what to do next."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what} {remedy}")
-        self.remedy = remedy
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause, remedy)
 
 
 class CapacityError(CloudError):

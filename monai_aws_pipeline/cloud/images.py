@@ -21,6 +21,7 @@ from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError,
 from monai_aws_pipeline.cloud.instances import root_device
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Images:
 
     # ------------------------------------------------------------------------------------------------------------ making
 
-    def capture(self, machine_id: str, tags: Tags, description: str, seconds: float = WAIT_SECONDS) -> Image:
+    def capture(self, machine_id: str, tags: Tags, description: str, report: Report = silently, seconds: float = WAIT_SECONDS) -> Image:
         """Capture a machine's disk as an image and wait until it is available. However else it ends, nothing of it is kept.
 
         ``tags`` must expire: until the image is whole, it is one more thing that may be left behind.
@@ -196,9 +197,11 @@ class Images:
                 "ImageId"
             ]
 
-        return self._make(name, tags, make, seconds)
+        return self._make(name, tags, make, seconds, report)
 
-    def copy_from(self, source: Image, region: str, tags: Tags, *, encrypted: bool, seconds: float = WAIT_SECONDS) -> Image:
+    def copy_from(
+        self, source: Image, region: str, tags: Tags, *, encrypted: bool, report: Report = silently, seconds: float = WAIT_SECONDS
+    ) -> Image:
         """Copy an image of another region into this one and wait; the copy that is there already is taken. As ``capture`` otherwise.
 
         The copy is encrypted with this region's key for EBS: a key of the source's region does not exist here.
@@ -214,13 +217,13 @@ class Images:
                 Name=name, SourceImageId=source.id, SourceRegion=region, Encrypted=encrypted, TagSpecifications=specifications
             )["ImageId"]
 
-        return self._make(name, copied, make, seconds)
+        return self._make(name, copied, make, seconds, report)
 
-    def _make(self, name: str, tags: Tags, make: Callable[[Any], str], seconds: float) -> Image:
+    def _make(self, name: str, tags: Tags, make: Callable[[Any], str], seconds: float, report: Report) -> Image:
         marked = replace(tags, name=name).as_list()  # found again by its name even when the answer of this call is lost
         try:
             image_id = make([{"ResourceType": kind, "Tags": marked} for kind in ("image", "snapshot")])
-            image = self._wait(image_id, seconds)
+            image = self._wait(image_id, seconds, report)
             # The image last: as long as it expires, all of it does.
             for made in (*image.snapshots, image_id):
                 self.tag(made, {TAG_EXPIRES_AT: ""})
@@ -231,18 +234,22 @@ class Images:
                 raise refused(error, f"making the image {name}") or error from error
             raise
 
-    def _wait(self, image_id: str, seconds: float) -> Image:
-        deadline = time.monotonic() + seconds
-        while True:
-            image = self.look(image_id)
-            if image and image.state == "available":
-                return image
-            if (image and image.state in ("failed", "error", "invalid")) or time.monotonic() > deadline:
-                state = image.state if image else "unknown to the region"
-                raise ImageError(
-                    f"The image {image_id} did not become available: it is {state}.", "Materialise gpu_ami again; nothing was kept."
-                )
-            time.sleep(1.0)
+    def _wait(self, image_id: str, seconds: float, report: Report) -> Image:
+        def state(image: Image | None) -> str:
+            return image.state if image else "unknown to the region"
+
+        image = wait_until(
+            lambda: self.look(image_id),
+            lambda seen: state(seen) in ("available", "failed", "error", "invalid"),
+            seconds,
+            what=lambda seen: f"the image {image_id} is {state(seen)}; waiting until it is available",
+            report=report,
+        )
+        if image and image.state == "available":
+            return image
+        raise ImageError(
+            f"The image {image_id} did not become available: it is {state(image)}.", "Materialise gpu_ami again; nothing was kept."
+        )
 
     def tag(self, resource: str, tags: dict[str, str]) -> None:
         """Add or replace tags of an image or a snapshot."""
@@ -281,18 +288,21 @@ class Images:
 
     def remove_snapshot(self, snapshot: str, seconds: float = 60) -> None:
         """Delete a snapshot, waiting while an image that was just deregistered still holds it; one that is gone already is fine."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def delete() -> ClientError | None:
+            """The error where it is still held."""
             try:
                 self._ec2.delete_snapshot(SnapshotId=snapshot)
             except ClientError as error:
-                if code_of(error) == "InvalidSnapshot.NotFound":
-                    return
-                if code_of(error) != "InvalidSnapshot.InUse" or time.monotonic() > deadline:
+                if code_of(error) == "InvalidSnapshot.InUse":
+                    return error
+                if code_of(error) != "InvalidSnapshot.NotFound":
                     raise
-                time.sleep(2.0)
-            else:
-                return
+            return None
+
+        waiting = f"waiting until no image holds the snapshot {snapshot} any more"
+        if held := wait_until(delete, lambda error: error is None, seconds, what=waiting, pause=2.0):
+            raise held
 
 
 class ImageRegions:
@@ -330,7 +340,7 @@ class ImageRegions:
             there = self.at(region)
             if not there.copy_of(image.id):
                 report(f"copying {image.id} to {region}")
-            copies[region] = there.copy_from(image, self._clients.region, tags, encrypted=encrypted).id
+            copies[region] = there.copy_from(image, self._clients.region, tags, encrypted=encrypted, report=report).id
         return copies
 
     def retire(self, keep: int, protected: Collection[str], report: Report) -> list[str]:

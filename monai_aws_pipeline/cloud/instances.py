@@ -36,6 +36,7 @@ from monai_aws_pipeline.cloud.errors import (
 )
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
 from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of
 
@@ -319,7 +320,7 @@ class Machines:
     def _settled(self, machine: Machine, report: Report) -> Machine:
         """A machine that was just launched, once it runs. However else this ends, it is terminated. Raises EndedError among others."""
         try:
-            return self.wait(machine.id, "running", START_SECONDS)
+            return self.wait(machine.id, "running", START_SECONDS, report)
         except BaseException:  # a cancelled run raises KeyboardInterrupt's kin; nobody else knows the machine yet
             try:
                 when_known(partial(self._ec2.terminate_instances, InstanceIds=[machine.id]), NEW_SECONDS)
@@ -385,17 +386,17 @@ class Machines:
 
     def taken_back(self, machine_id: str, seconds: float = 30) -> bool:
         """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def verdict() -> bool | None:
             answer = self._ec2.describe_instances(InstanceIds=[machine_id])["Reservations"]
             for found in (instance for group in answer for instance in group.get("Instances", [])):
                 if found.get("StateReason", {}).get("Code") == "Server.SpotInstanceTermination":
                     return True
                 if found.get("State", {}).get("Name") != "running":
                     return False
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1.0)
+            return None
+
+        return bool(wait_until(verdict, lambda known: known is not None, seconds, what=f"asking whether AWS took {machine_id} back"))
 
     def _root_device(self, image_id: str) -> RootDevice:
         try:
@@ -440,28 +441,37 @@ class Machines:
         wanted: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
         when_known(partial(self._ec2.create_tags, Resources=resources, Tags=wanted), NEW_SECONDS)
 
-    def wait(self, machine_id: str, wanted: str, seconds: float) -> Machine:
+    def wait(self, machine_id: str, wanted: str, seconds: float, report: Report = silently) -> Machine:
         """Wait until a machine is in a state. Raises MachineError when it ends elsewhere, with AWS's reason, or time is up.
 
         A machine that AWS does not know is gone for who waits for its end. For others it may be so new that AWS does not know it yet.
         """
-        started = time.monotonic()
-        deadline, pause, seen = started + seconds, 0.3, False
-        while True:
-            machine = self.look(machine_id)
-            seen = seen or machine is not None
-            new = wanted != "terminated" and not seen and time.monotonic() < started + NEW_SECONDS
-            state = machine.state if machine else "unknown" if new else "terminated"
-            if state == wanted:
-                return machine or Machine(machine_id, "terminated", "", "", "", {}, "")
-            if state == "terminated" or (wanted == "running" and state in ("stopping", "stopped", "shutting-down")):
-                raise EndedError(machine_id, state, wanted, machine.reason if machine else "")
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"Machine {machine_id} is still {state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 5.0)
+        known_by = time.monotonic() + (0 if wanted == "terminated" else NEW_SECONDS)
+        ends = {wanted, "terminated", *(("stopping", "stopped", "shutting-down") if wanted == "running" else ())}
+        seen = False
+
+        def look() -> Machine:
+            nonlocal seen
+            found = self.look(machine_id)
+            seen = seen or found is not None
+            state = "not known yet" if not seen and time.monotonic() < known_by else "terminated"
+            return found or Machine(machine_id, state, "", "", "", {}, "")
+
+        machine = wait_until(
+            look,
+            lambda found: found.state in ends,
+            seconds,
+            what=lambda found: f"machine {machine_id} is {found.state}; waiting until it is {wanted}",
+            report=report,
+            pause=5.0,
+        )
+        if machine.state == wanted:
+            return machine
+        if machine.state in ends:
+            raise EndedError(machine_id, machine.state, wanted, machine.reason)
+        raise MachineError(
+            f"Machine {machine_id} is still {machine.state} after {seconds:.0f} s.", f"It should have become {wanted}; look at it in EC2."
+        )
 
     # -------------------------------------------------------------------------------------------------------- leases
 
@@ -478,14 +488,14 @@ class Machines:
         for name in ending:
             attempt(f"terminate {name}", partial(self.terminate, name))
         for name in ending:
-            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300))
-        problems += self.end_access(lease)
+            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300, report))
+        problems += self.end_access(lease, report)
         if ending and not problems:
             report(f"machine {', '.join(ending)} terminated, its key pair and security group deleted")
         for problem in problems:
             report(f"left to the sweep: {problem}")
 
-    def end_access(self, lease: str) -> list[str]:
+    def end_access(self, lease: str, report: Report) -> list[str]:
         """Remove the key pair and the security group of a lease. Returns what did not work."""
         problems: list[str] = []
         attempt = partial(_attempt, problems)
@@ -496,7 +506,7 @@ class Machines:
         groups: list[str] = []
         attempt("look for the security group", lambda: groups.extend(self.security_groups(lease)))
         for group in groups:
-            attempt(f"delete security group {group}", partial(self.delete_security_group, group))
+            attempt(f"delete security group {group}", partial(self.delete_security_group, group, report))
         return problems
 
     def _of_lease(self, lease: str, machine: str) -> list[str]:
@@ -552,22 +562,25 @@ class Machines:
         found = self._ec2.describe_security_groups(Filters=self._filters(lease))["SecurityGroups"]
         return [group.get("GroupId", "") for group in found]
 
-    def delete_security_group(self, group: str, seconds: float = 60) -> None:
+    def delete_security_group(self, group: str, report: Report = silently, seconds: float = 60) -> None:
         """Delete a group, waiting while a machine that is ending still holds it."""
-        deadline = time.monotonic() + seconds
 
         def listed() -> bool:
             return bool(self._ec2.describe_security_groups(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroups"])
 
-        while True:
+        def delete() -> ClientError | None:
+            """The error where it is still held."""
             try:
                 remove(partial(self._ec2.delete_security_group, GroupId=group), listed)
             except ClientError as error:
-                if code_of(error) != "DependencyViolation" or time.monotonic() > deadline:
+                if code_of(error) == "DependencyViolation":
+                    return error
                     raise
-                time.sleep(1.0)
-            else:
-                return
+            return None
+
+        waiting = f"waiting until no machine holds the security group {group} any more"
+        if held := wait_until(delete, lambda error: error is None, seconds, what=waiting, report=report):
+            raise held
 
     def import_key(self, tags: Tags, public_key: str) -> str:
         """Import a public key under a fresh name. Returns the name."""
@@ -631,6 +644,6 @@ def short_lived(
         key = machines.import_key(tags, public_key) if public_key else ""
         launched = machines.launch(replace(spec, tags=tags, security_group=group, key_name=key), report)
         machine = launched.id
-        yield machines.wait(launched.id, "running", 300)
+        yield machines.wait(launched.id, "running", 300, report)
     finally:
         machines.end_lease(tags.extra[TAG_LEASE], machine, report)

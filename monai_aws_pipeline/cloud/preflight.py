@@ -21,7 +21,8 @@ from monai_aws_pipeline.cloud.errors import DENIED, CloudError, ImageError, code
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import Machines, launch_attempts
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.stack import stack_name
+from monai_aws_pipeline.cloud.stack import requires_tls, stack_name
+from monai_aws_pipeline.errors import NamedError
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.settings import Settings
@@ -32,12 +33,8 @@ ROLE_NAME_LIMIT = 64
 QUEUE_NAME_LIMIT = 80
 
 
-class PreflightError(Exception):
+class PreflightError(NamedError):
     """One question got the wrong answer. ``remedy`` says what to do."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def answer(probe: Probe) -> Line:
     try:
         return Line(probe.what, ok=True, answer=probe.ask())
     except (PreflightError, CloudError) as error:
-        return Line(probe.what, ok=False, answer=str(error).removesuffix(error.remedy).strip(), remedy=error.remedy)
+        return Line(probe.what, ok=False, answer=error.cause, remedy=error.remedy)
     except ClientError as error:
         code = code_of(error)
         return Line(probe.what, ok=False, answer=f"AWS answered {code}", remedy=OPERATOR if code in DENIED else probe.remedy)
@@ -100,7 +97,7 @@ def account_probes(clients: Clients, settings: Settings) -> list[Probe]:
         Probe("bootstrap stack", lambda: _stack(clients, settings.deployment), BOOTSTRAP),
         *(Probe(f"role {role}", partial(_role, clients, role), BOOTSTRAP) for role in roles),
         *(Probe(f"instance profile {name}", partial(_profile, clients, name), BOOTSTRAP) for name in profiles),
-        Probe("bucket", lambda: _bucket(clients, settings.bucket), "Set MONAI_AWS_BUCKET to the bucket that bootstrap made."),
+        Probe("bucket", lambda: _bucket(clients, settings), "Set MONAI_AWS_BUCKET to the bucket that bootstrap made."),
         Probe(
             "base image",
             lambda: Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner).id,
@@ -169,10 +166,20 @@ def _profile(clients: Clients, name: str) -> str:
     return profile["Arn"]
 
 
-def _bucket(clients: Clients, bucket: str) -> str:
+def _bucket(clients: Clients, settings: Settings) -> str:
+    bucket = settings.bucket
     if not bucket:
         raise PreflightError("MONAI_AWS_BUCKET is empty", "Set it to the bucket that bootstrap made (its output 'Bucket').")
-    clients.s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    try:
+        clients.s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except ClientError as error:
+        # The policy that refuses plain HTTP cannot be read over plain HTTP either: the stack says whether there is one.
+        if code_of(error) in DENIED and clients.plain_http and requires_tls(clients.cloudformation, stack_name(settings.deployment)):
+            raise PreflightError(
+                f"the policy of {bucket} refuses plain HTTP, and the endpoint {clients.plain_http} speaks nothing else",
+                "Set an endpoint with https, or let an administrator run: monai-aws bootstrap --bucket NAME --allow-plain-http",
+            ) from error
+        raise
     where = clients.s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"  # S3 names that one by nothing
     if where != clients.region:
         raise PreflightError(f"{bucket} lies in {where}, not in {clients.region}", "Use a bucket of MONAI_AWS_REGION.")

@@ -317,13 +317,12 @@ def awake(
     now = machines.look(host.id) or host
     serving = now.state == "running" and not new
     if now.state == "stopping":
-        machines.wait(host.id, "stopped", 300)
+        machines.wait(host.id, "stopped", 300, report)
     if now.state in ("stopping", "stopped"):
         machines.start(host.id)
     try:
-        machines.wait(host.id, "running", 300)
-        report(f"waiting for the SSM agent of {host.id}")
-        commands.wait_online(host.id)
+        machines.wait(host.id, "running", 300, report)
+        commands.wait_online(host.id, report=report)
         yield
     except BaseException:  # also a cancelled run: no host is left running by mistake, and the first error is the one to be seen
         with suppress(CloudError, ClientError):
@@ -334,7 +333,7 @@ def awake(
         report(f"{host.id} is at work and stops by itself when idle")
         return
     machines.stop(host.id)
-    machines.wait(host.id, "stopped", 300)
+    machines.wait(host.id, "stopped", 300, report)
     report(f"{host.id} is stopped: it costs nothing until a study comes")
 
 
@@ -445,7 +444,8 @@ class LiveMaps:
         self._report(f"host {host.id} ({host.state}) is asked to answer the golden study with {label(image)}")
         script = f"systemctl start docker\n{AGENT} prove --image {image.reference}"
         with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
-            ended = self._commands.run(host.id, script, seconds=PULL_SECONDS + self._settings.map_timeout_s, comment="golden study")
+            seconds = PULL_SECONDS + self._settings.map_timeout_s
+            ended = self._commands.run(host.id, script, seconds, comment="golden study", report=self._report)
             proof = parse_proof(host.id, ended.exit_code, ended.stdout, ended.stderr)
             self._machines.tag(host.id, {TAG_PREPARED: image.digest})
         self._report(f"golden study on {host.id}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")

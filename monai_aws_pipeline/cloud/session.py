@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -80,6 +82,11 @@ class Clients:
         return self._session.client("cloudwatch", config=self._config)
 
     @cached_property
+    def logs(self) -> CloudWatchLogsClient:
+        """How long the wake function's log is kept."""
+        return self._session.client("logs", config=self._config)
+
+    @cached_property
     def functions(self) -> LambdaClient:
         """The wake function and its event source."""
         return self._session.client("lambda", config=self._config)
@@ -114,6 +121,16 @@ class Clients:
         """Who we are."""
         return self._session.client("sts", config=self._config)
 
+    @property
+    def plain_http(self) -> str:
+        """The address of S3 where the way to it is not encrypted, empty where it is. A bucket with ``RequireTls`` refuses that way."""
+        address = self.s3.meta.endpoint_url
+        return address if urlsplit(address).scheme == "http" else ""
+
     def account(self) -> str:
         """The account's twelve digits."""
         return self.sts.get_caller_identity()["Account"]
+
+    def partition(self) -> str:
+        """The partition that the caller's ARNs are in: ``aws``, ``aws-cn``, ``aws-us-gov``."""
+        return self.sts.get_caller_identity()["Arn"].split(":")[1]

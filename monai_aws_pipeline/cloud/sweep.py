@@ -85,7 +85,7 @@ def sweep(
         attempt(machine.id, partial(machines.terminate, machine.id))
     for machine in ending:
         try:
-            machines.wait(machine.id, "terminated", 120)
+            machines.wait(machine.id, "terminated", 120, report)
         except CloudError as error:
             report(str(error))
     filters = tag_filters(deployment)
@@ -94,7 +94,7 @@ def sweep(
         attempt(f"key pair {name}", partial(machines.delete_key, name))
     groups = clients.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     for group in [group.get("GroupId", "") for group in groups if overdue(tags_of(group.get("Tags", [])), moment, run_ids)]:
-        attempt(f"security group {group}", partial(machines.delete_security_group, group))
+        attempt(f"security group {group}", partial(machines.delete_security_group, group, report))
     # A disk ends with its machine; this is for the launch that broke off between the two.
     volumes = clients.ec2.describe_volumes(Filters=[*filters, {"Name": "status", "Values": ["available"]}])["Volumes"]
     for volume in [volume.get("VolumeId", "") for volume in volumes if overdue(tags_of(volume.get("Tags", [])), moment, run_ids)]:

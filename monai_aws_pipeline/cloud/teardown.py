@@ -6,7 +6,6 @@ first. Not ours to remove: the administrator's stack (roles, bucket, study key) 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +22,7 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.trigger import Trigger
+from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import TAG_ROLE
 
 if TYPE_CHECKING:
@@ -162,10 +162,14 @@ class Teardown:
         return Outcome(tuple(removed), self._left(keep_images))
 
     def _left(self, keep_images: bool) -> tuple[Thing, ...]:
-        deadline = time.monotonic() + VERIFY_SECONDS
-        while (left := plan(self.inventory(), keep_images)) and time.monotonic() < deadline:
-            time.sleep(3.0)
-        return left
+        return wait_until(
+            lambda: plan(self.inventory(), keep_images),
+            lambda left: not left,
+            VERIFY_SECONDS,
+            what=lambda left: f"waiting until AWS no longer shows {len(left)} of them, such as {left[0]}",
+            report=self._report,
+            pause=3.0,
+        )
 
     def _remove(self, thing: Thing) -> None:
         removers: dict[Kind, Callable[[str], object]] = {
@@ -177,7 +181,7 @@ class Teardown:
             Kind.MACHINE: self._machines.terminate,
             Kind.QUEUE: self._trigger.remove_queue,
             Kind.KEY_PAIR: self._machines.delete_key,
-            Kind.SECURITY_GROUP: self._machines.delete_security_group,
+            Kind.SECURITY_GROUP: lambda group: self._machines.delete_security_group(group, self._report),
             Kind.IMAGE_COPY: self._remove_copy,
             Kind.SNAPSHOT_COPY: self._remove_snapshot_copy,
             Kind.IMAGE: self._images.home.remove,
@@ -189,7 +193,7 @@ class Teardown:
 
     def _wait_terminated(self, machines: Iterable[str]) -> None:
         for machine in machines:  # a group cannot go, and a queue is still read, while a machine of it is ending
-            self._attempt(f"see {machine} end", partial(self._machines.wait, machine, "terminated", MACHINE_SECONDS))
+            self._attempt(f"see {machine} end", partial(self._machines.wait, machine, "terminated", MACHINE_SECONDS, self._report))
 
     def _attempt(self, what: str, step: Callable[[], object]) -> bool:
         try:

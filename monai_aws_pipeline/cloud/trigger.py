@@ -7,14 +7,16 @@ roles are the administrator's (infra/bootstrap.yaml) and are only referred to.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import TriggerError, code_of, refused
+from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -90,12 +92,17 @@ def _suffix(configuration: Mapping[str, Any]) -> str:
     return _rule(configuration, "suffix")
 
 
+def _is_ready(function: Mapping[str, Any]) -> bool:
+    return (function.get("State", "Active"), function.get("LastUpdateStatus", "Successful")) == ("Active", "Successful")
+
+
 class Trigger:
     """The S3 trigger of one deployment. ``tags`` go onto everything that can carry them."""
 
-    def __init__(self, clients: Clients, tags: Mapping[str, str]) -> None:
+    def __init__(self, clients: Clients, tags: Mapping[str, str], report: Report = silently) -> None:
         self._clients = clients
         self._tags = dict(tags)
+        self._report = report
 
     # ----------------------------------------------------------------------------------------------------------- queues
 
@@ -175,30 +182,46 @@ class Trigger:
 
     def _create_function(self, spec: FunctionSpec, settings: Mapping[str, Any]) -> str:
         functions = self._clients.functions
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while True:
+
+        def create() -> str | ClientError:
             try:
                 made = functions.create_function(FunctionName=spec.name, Code={"ZipFile": spec.code}, Tags=self._tags, **settings)
             except ClientError as error:
                 # A role that was just created cannot be assumed for some seconds: IAM is eventually consistent.
-                if code_of(error) == "InvalidParameterValueException" and "assumed" in str(error) and time.monotonic() < deadline:
-                    time.sleep(2.0)
-                    continue
+                if code_of(error) == "InvalidParameterValueException" and "assumed" in str(error):
+                    return error
                 raise refused(error, "creating the wake function") or error from error
-            self._settled(spec.name)
             return made.get("FunctionArn", "")
 
+        waiting = f"waiting until Lambda can assume the role of {spec.name}"
+        made = wait_until(create, lambda seen: isinstance(seen, str), _SETTLE_SECONDS, what=waiting, report=self._report, pause=2.0)
+        if isinstance(made, ClientError):
+            raise made
+        self._settled(spec.name)
+        return made
+
     def _settled(self, name: str) -> None:
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while True:
-            now = self._clients.functions.get_function_configuration(FunctionName=name)
-            if now.get("State", "Active") == "Active" and now.get("LastUpdateStatus", "Successful") == "Successful":
-                return
-            if now.get("State") == "Failed" or now.get("LastUpdateStatus") == "Failed" or time.monotonic() > deadline:
-                raise TriggerError(
-                    f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda."
-                )
-            time.sleep(0.5)
+        now = wait_until(
+            lambda: self._clients.functions.get_function_configuration(FunctionName=name),
+            lambda seen: _is_ready(seen) or "Failed" in (seen.get("State"), seen.get("LastUpdateStatus")),
+            _SETTLE_SECONDS,
+            what=f"waiting until the function {name} is active",
+            report=self._report,
+        )
+        if not _is_ready(now):
+            raise TriggerError(
+                f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda."
+            )
+
+    def ensure_log_retention(self, function: str, days: int) -> None:
+        """Keep a function's log for so many days. Lambda makes the log group at the first call, and keeps what it makes for ever."""
+        group, logs = f"/aws/lambda/{function}", self._clients.logs
+        try:
+            with suppress(logs.exceptions.ResourceAlreadyExistsException):
+                logs.create_log_group(logGroupName=group, tags=self._tags)
+            logs.put_retention_policy(logGroupName=group, retentionInDays=days)
+        except ClientError as error:
+            raise refused(error, f"setting how long {group} is kept") or error from error
 
     def ensure_event_source(self, function: str, queue: Queue) -> str:
         """Let the function drain a queue in small batches, two at a time, reporting failed records one by one."""
@@ -353,14 +376,15 @@ def _same(merged: Mapping[str, Any], existing: Mapping[str, Any]) -> bool:
 
 
 def queue_policy(queue_arn: str, bucket: str, account: str) -> str:
-    """The policy that lets this account's bucket, and nobody else, send to the queue."""
+    """The policy that lets this account's bucket, and nobody else, send to the queue. Both are in one partition (``aws``, ``aws-cn``)."""
+    partition = queue_arn.split(":")[1]
     statement = {
         "Sid": "UploadsOfOurBucket",
         "Effect": "Allow",
         "Principal": {"Service": "s3.amazonaws.com"},
         "Action": "sqs:SendMessage",
         "Resource": queue_arn,
-        "Condition": {"ArnLike": {"aws:SourceArn": f"arn:aws:s3:::{bucket}"}, "StringEquals": {"aws:SourceAccount": account}},
+        "Condition": {"ArnLike": {"aws:SourceArn": f"arn:{partition}:s3:::{bucket}"}, "StringEquals": {"aws:SourceAccount": account}},
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, sort_keys=True)
 

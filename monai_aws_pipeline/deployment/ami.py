@@ -129,9 +129,8 @@ def _bake(
         provision(built.remote, bundle.path, inputs.min_driver, report)
         built.remote.run(SEAL, report, what="Sealing the image", seconds=120)
         report("capturing the machine's disk as an image")
-        return images.home.capture(
-            built.machine.id, _image_tags(settings, run_id, base, inputs), f"monai_aws_pipeline GPU host, from {base.id}"
-        )
+        description = f"monai_aws_pipeline GPU host, from {base.id}"
+        return images.home.capture(built.machine.id, _image_tags(settings, run_id, base, inputs), description, report)
 
 
 def _record(

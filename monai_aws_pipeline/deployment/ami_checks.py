@@ -136,7 +136,7 @@ def _ask_one(clients: Clients, settings: Settings, image_id: str, run_id: str, r
     )
     with short_lived(Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets), spec, report=report) as machine:
         commands = Commands(clients.ssm)
-        commands.wait_online(machine.id)
+        commands.wait_online(machine.id, report=report)
         report(f"{machine.id} has booted from {image_id} and is online in SSM")
-        answer = commands.run(machine.id, PROBE, seconds=300, comment="check the machine image")
+        answer = commands.run(machine.id, PROBE, seconds=300, comment="check the machine image", report=report)
         return machine.type, facts_of(answer.stdout)

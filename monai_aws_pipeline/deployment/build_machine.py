@@ -20,6 +20,7 @@ from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, Ro
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.redaction import Redactor
 from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, connect
 from monai_aws_pipeline.settings import Settings
@@ -112,7 +113,9 @@ def reach(machine: Machine, settings: Settings, user_key: KeyPair, host_key: Key
         redact=Redactor([user_key.private, host_key.private]),
         on_line=report,
     ) as remote:
-        remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
+        with repeating(report) as say:
+            say("waiting until the first boot is done")
+            remote.run("cloud-init status --wait >/dev/null || true", report, what="Waiting for the first boot", seconds=300)
         yield remote
 
 

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment import golden_study
 from monai_aws_pipeline.maps import model, models
 from monai_aws_pipeline.maps.doctor import SETTINGS_FILE, Examination, Plan, examine, examine_settings, resolve
@@ -47,21 +48,39 @@ def consult(
         download_s3: Reads ``s3:`` addresses.
         look_s3: Says whether something is there (``looking_into``).
         login: Finds what opens a private repository. May raise SourceError.
-        report: Told what takes its time.
+        report: Told what is asked, as it goes, and at least every 10 s.
     """
+    with repeating(report) as say:
+        return _consult(settings, target, download_s3, look_s3, login, say)
+
+
+def _consult(
+    settings: Settings,
+    target: Path,
+    download_s3: model.S3Download | None,
+    look_s3: model.S3Look | None,
+    login: Callable[[], Login | None],
+    say: Report,
+) -> Examination:
     plan = plan_of(settings)
+    say("asking whether model and golden study are still where the settings say")
     findings = _no_longer_there(settings, look_s3)
     fetched: tuple[Model, ...] = ()
+    say("fetching the model, unless it is in the cache")
     try:
         fetched = models.fetch(plan.model_uri, plan.model_sha256, settings.cache_dir, download_s3=download_s3)
     except model.ModelError as error:
         findings.append(_unusable(error, plan))
+    say("fetching the application")
     try:
         source = checkout(settings.app_source, settings.app_ref, settings.app_dir, target, login(), needs_app_yaml=False)
     except SourceError as error:
         return Examination((Finding("source", error.cause, error.remedy), *examine_settings(plan), *findings))
-    resolved = resolve(source.path, plan, settings.cache_dir, report)
+    say("reading what the application requires")
+    resolved = resolve(source.path, plan, settings.cache_dir, say)
+    say("examining the application's code, imports and models")
     found = examine(source, plan, fetched, resolved.installed)
+    say("examining the golden study")
     golden = golden_study.examine(settings, source.path, download_s3=download_s3)
     return Examination((*found, *findings, *golden, *resolved.findings), source)
 

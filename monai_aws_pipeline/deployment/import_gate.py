@@ -23,6 +23,7 @@ from dagster import Failure, MetadataValue
 
 from monai_aws_pipeline.cloud.errors import code_of, refused
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import sbom_key
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.maps import app_code, import_probe, imports
@@ -168,7 +169,9 @@ def _ask(bench: Bench, image: str, context: BuildContext, code: AppCode, asked: 
     environment = _environment(bench, image) if bench.settings.packager != "layered" else {}
     command = _command(image, context, application, bench.settings, environment)
     try:
-        bench.remote.run(command, on_line, what="Importing what the application imports", seconds=_SECONDS + 60)
+        with repeating(bench.report) as say:
+            say("the image imports what the application imports")
+            bench.remote.run(command, on_line, what="Importing what the application imports", seconds=_SECONDS + 60)
     except RemoteCommandError as error:
         if error.exit_code in _NOT_STARTED and not told:
             raise

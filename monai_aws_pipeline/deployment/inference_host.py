@@ -219,7 +219,7 @@ def _prepare(
         report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
         # The SSM agent may be up before the container engine is; starting the engine waits until it is.
         script = f"systemctl start docker\n{AGENT} prepare --image {pushed.reference}"
-        ended = commands.run(host.id, script, seconds=PULL_SECONDS, comment="pull the MAP")
+        ended = commands.run(host.id, script, seconds=PULL_SECONDS, comment="pull the MAP", report=report)
         if ended.exit_code != 0:
             raise CommandError(
                 f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",

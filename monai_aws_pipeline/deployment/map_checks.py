@@ -11,7 +11,9 @@ from typing import Final
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetKey, MetadataValue, asset_check
 
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import SEVERITIES, ImageParts, ImageScan, LayerBlob, Registry
+from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.maps.conformance import POINTS, Finding, check
 from monai_aws_pipeline.maps.layers import Layer, LayerRefusedError, UnknownCompressionError, flatten, read_layer
@@ -132,12 +134,12 @@ def judge_scan(scan: ImageScan | None) -> ScanVerdict:
     return ScanVerdict(not scan.counts.get("CRITICAL"), counts or "nothing found")
 
 
-def wait_for_scan(look: Callable[[], ImageScan | None], seconds: float, pause: float = _SCAN_PAUSE_S) -> ImageScan | None:
+def wait_for_scan(
+    look: Callable[[], ImageScan | None], seconds: float, report: Report = silently, pause: float = _SCAN_PAUSE_S
+) -> ImageScan | None:
     """The scan as it is when it has ended, or after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while (scan := look()) is not None and scan.under_way and time.monotonic() < deadline:
-        time.sleep(pause)
-    return scan
+    waiting = "waiting for ECR's scan of the image"
+    return wait_until(look, lambda scan: scan is None or not scan.under_way, seconds, what=waiting, report=report, pause=pause)
 
 
 @asset_check(
@@ -148,7 +150,7 @@ def map_vulnerabilities(context: AssetCheckExecutionContext, settings: SettingsR
     """Ask ECR; wait a while for a scan that is under way."""
     registry = Registry(cloud.clients().ecr, settings.load().ecr_repository)
     digest = materialized_version(context.instance, "map_image")
-    scan = wait_for_scan(lambda: registry.scan(digest), SCAN_SECONDS)
+    scan = wait_for_scan(lambda: registry.scan(digest), SCAN_SECONDS, context.log.info)
     verdict = judge_scan(scan)
     context.log.info(f"vulnerabilities: {verdict.text}")
     counts = scan.counts if scan and scan.finished else {}

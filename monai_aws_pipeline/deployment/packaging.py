@@ -28,13 +28,16 @@ from monai_aws_pipeline.cloud.registry import ImageParts
 from monai_aws_pipeline.host_agent import upload
 from monai_aws_pipeline.maps import assembly, official, recipe
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
-from monai_aws_pipeline.remote import Remote, RemoteCommandError, RemoteError
+from monai_aws_pipeline.remote import FULL, FULL_REMEDY, Remote, RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
 IMAGE_FOLDER = "/tmp/monai-aws-image"  # noqa: S108
 # Login tokens of the registry live in memory only and never in an image: this folder is a tmpfs on every systemd machine.
 DOCKER_CONFIG = "/run/monai-aws-docker"
+# Without attestations: buildx adds some where the engine keeps images in containerd (Docker 29), and what is pushed is then an index, whose
+# digest ECR's basic scan does not know. What is in an image is written by us (docs/building.md).
+BUILD_ENVIRONMENT = "DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1"
 PRINT_LOGIN = (
     "import base64,boto3,sys;"
     "d=boto3.client('ecr',region_name=sys.argv[1]).get_authorization_token()['authorizationData'][0];"
@@ -66,11 +69,11 @@ class BuildFailedError(RemoteCommandError):
 
 
 _CAUSES: Final = (
+    (FULL, FULL_REMEDY),  # first: whatever else the lines speak of may be its consequence
     (
         recipe.NO_SYSTEM_PACKAGES,
         "apt could not install the system-packages of app.yaml: correct their names, or let MONAI_AWS_BASE_IMAGE hold them.",
     ),
-    (r"no space left on device", "The machine's disk is full: set a larger MONAI_AWS_ROOT_VOLUME_GIB."),
     (
         r"no matching distribution found|resolutionimpossible|could not find a version",
         "pip finds no answer to the requirements: correct requirements.txt or constraints.txt (monai-aws doctor app says more).",
@@ -166,20 +169,20 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
         CONTEXT_FOLDER, context, name=settings.ecr_repository, base_image=settings.base_image,
         timeout_s=settings.map_timeout_s, has_model=bool(context.model_sha256),
     )  # fmt: skip
-    run = f"cd {CONTEXT_FOLDER} && sudo env DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {shlex.join(command)}"
+    run = f"cd {CONTEXT_FOLDER} && sudo env {BUILD_ENVIRONMENT} DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {shlex.join(command)}"
     with named_failure():
         lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"
     dockerfile = official.marking(official.tag_in(lines), context)
     # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
-    naming = f"sudo env DOCKER_BUILDKIT=1 BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
+    naming = f"sudo env {BUILD_ENVIRONMENT} BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
     bench.remote.run(f"printf %s {shlex.quote(dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
     return reference
 
 
 def _build_command(context: BuildContext, start: Start, reference: str, target: str) -> str:
     return (
-        f"cd {CONTEXT_FOLDER} && sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={DOCKER_CONFIG} "
+        f"cd {CONTEXT_FOLDER} && sudo env {BUILD_ENVIRONMENT} DOCKER_CONFIG={DOCKER_CONFIG} "
         f"docker build --progress plain --network {context.network} {start.arguments}--target {target} --tag {shlex.quote(reference)} ."
     )
 

@@ -35,8 +35,9 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
     names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
+    roles = f"arn:{clients.partition()}:iam::{account}:role"
     tags = {TAG_DEPLOYMENT: chosen.deployment, TAG_OWNER: chosen.owner}
-    trigger = Trigger(clients, tags)
+    trigger = Trigger(clients, tags, report)
     kept = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
 
     uploads_dead = trigger.ensure_queue(names.uploads_dead_letters, kept)
@@ -59,7 +60,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     function = trigger.ensure_function(
         FunctionSpec(
             name=names.wake_function,
-            role=f"arn:aws:iam::{account}:role/{names.wake_role}",
+            role=f"{roles}/{names.wake_role}",
             runtime=RUNTIME,
             handler=HANDLER,
             code=code,
@@ -72,11 +73,12 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             },
         )
     )
+    trigger.ensure_log_retention(names.wake_function, chosen.log_retention_days)
     trigger.ensure_event_source(names.wake_function, uploads)
-    trigger.ensure_schedule(names.wake_schedule, function, f"arn:aws:iam::{account}:role/{names.scheduler_role}", chosen.wake_every_minutes)
+    trigger.ensure_schedule(names.wake_schedule, function, f"{roles}/{names.scheduler_role}", chosen.wake_every_minutes)
     changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
     report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
-    alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes)
+    alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes, chosen.alarm_host_hours)
     Alarms(clients.cloudwatch, names.alarms).ensure(alarms, chosen.alarm_topic_arn, tags)
     report(f"{len(alarms)} alarms watch dead letters, hosts and waiting jobs and tell {chosen.alarm_topic_arn or 'nobody but CloudWatch'}")
     return MaterializeResult(

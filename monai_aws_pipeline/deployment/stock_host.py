@@ -48,7 +48,7 @@ def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec,
         user_data = cloud_config(host_key=(host_key.private, host_key.public), files=files, commands=[own_timer(settings)])
         launched = machines.launch(replace(spec, tags=tags, user_data=user_data, security_group=group, key_name=key), report)
         machine = launched.id
-        running = machines.wait(machine, "running", 300)
+        running = machines.wait(machine, "running", 300, report)
         with (
             scratch("monai-aws-bundle") as folder,
             reach(running, settings, user_key, host_key, report) as remote,
@@ -56,7 +56,7 @@ def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec,
             provision(remote, make_bundle(settings, folder, report, builds=False).path, min_driver(settings), report)
             remote.run(SETTLE, report, what="Taking the way in away", seconds=60)
         machines.set_security_groups(machine, [spec.security_group])
-        machines.end_access(lease)
+        machines.end_access(lease, report)
         machines.tag_with_disks(machine, {TAG_ROLE: spec.tags.role, TAG_EXPIRES_AT: ""})
     except BaseException:  # a cancelled run raises KeyboardInterrupt's kin
         machines.end_lease(lease, machine, report)

@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import boto3
@@ -25,7 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent import golden, inventory
-from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, power_off
+from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
 from monai_aws_pipeline.host_agent.bill import Bill
 from monai_aws_pipeline.host_agent.board import Board, read_board
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
@@ -37,6 +35,7 @@ from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
 from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
 from monai_aws_pipeline.host_agent.metadata import read_host
 from monai_aws_pipeline.host_agent.notice import Notice
+from monai_aws_pipeline.host_agent.stopping import Stop, stop_on_signals
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.host_agent.warm import WARM, Warm
 from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
@@ -101,9 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(config: AgentConfig, *, powering_off: bool) -> int:
     boot = BootOnce(RUNTIME_FOLDER)
-    stop = _told_to_stop()
+    stop = stop_on_signals()
     session = boto3.Session(region_name=config.region)
-    engine = Engine(RUNTIME_FOLDER / "docker")
+    engine = Engine(RUNTIME_FOLDER / "docker", stop=stop)
     hosting = _hosting(config, engine, STATE_FOLDER / "warm")
     around = Surroundings(
         config=config,
@@ -112,7 +111,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         engine=engine,
         hosting=hosting,
         live_map=_live_map(session, engine, config),
-        secret=_study_key(session, config),
+        secret=_study_key(session, config, stop),
         host=read_host(),
         work=WORK_FOLDER,
         stop=stop,
@@ -122,7 +121,8 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     )
     try:
         with Notice(around.leave, stop):
-            Agent(around, power_off if powering_off else lambda: None, boot, Preparing(RUNTIME_FOLDER).held).run()
+            off = power_off if powering_off else lambda: None
+            Agent(around, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
     return 0
@@ -141,8 +141,8 @@ def _prepare(config: AgentConfig, image: str | None) -> int:
 def _prove(config: AgentConfig, image: str) -> int:
     started = time.monotonic()
     session = boto3.Session(region_name=config.region)
-    engine = Engine(RUNTIME_FOLDER / "docker-prove")
-    stop = _told_to_stop()
+    stop = stop_on_signals()
+    engine = Engine(RUNTIME_FOLDER / "docker-prove", stop=stop)
     with Preparing(RUNTIME_FOLDER)(), golden.scratch(STATE_FOLDER) as folder:
         ready = _live_map(session, engine, config).make_ready(image, stop)
         given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
@@ -157,26 +157,15 @@ def _prove(config: AgentConfig, image: str) -> int:
 
 def _golden(chosen: argparse.Namespace) -> int:
     started = time.monotonic()
-    engine = Engine(RUNTIME_FOLDER / "docker-golden")
+    stop = stop_on_signals()
+    engine = Engine(RUNTIME_FOLDER / "docker-golden", stop=stop)
     given = golden.Given(chosen.study, read_json(chosen.expect.read_bytes()), chosen.reference)
     limits = Limits(timeout_s=chosen.timeout_s, memory_mib=chosen.memory_mib, gpus=chosen.gpus, network=chosen.network)
     ready = describe(engine.facts(chosen.image), 0.0)
     with golden.scratch(STATE_FOLDER) as folder:
-        verdict = golden.examine(OneAtATime(PerStudy(engine), RUNTIME_FOLDER), limits, _told_to_stop(), ready, given, folder)
+        verdict = golden.examine(OneAtATime(PerStudy(engine), RUNTIME_FOLDER), limits, stop, ready, given, folder)
     sys.stdout.write(golden.report(chosen.image, "", verdict, started) + "\n")
     return 0 if verdict.passed else golden.MISSED
-
-
-def _told_to_stop() -> threading.Event:
-    """An event that is set when this process is asked to end."""
-    stop = threading.Event()
-
-    def told(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, told)
-    signal.signal(signal.SIGINT, told)
-    return stop
 
 
 def _hosting(config: AgentConfig, engine: Engine, folder: Path) -> Hosting:
@@ -195,7 +184,7 @@ def _live_map(session: Session, engine: Engine, config: AgentConfig) -> LiveMap:
     return LiveMap(session.client("ssm", config=_CALLS), session.client("ecr", config=_CALLS), engine, config.live_map_parameter)
 
 
-def _study_key(session: Session, config: AgentConfig) -> bytes:
+def _study_key(session: Session, config: AgentConfig, stop: Stop) -> bytes:
     client = session.client("secretsmanager", config=_CALLS)
     for left in range(_START_TRIES, -1, -1):
         try:
@@ -206,7 +195,7 @@ def _study_key(session: Session, config: AgentConfig) -> bytes:
             log.warning("the study key cannot be read (%s); %d more tries", wrong.__class__.__name__, left)
             if not left:
                 raise
-            time.sleep(_START_PAUSE_S)
+            stop.wait(_START_PAUSE_S)
     key = secret["SecretString"].encode() if secret.get("SecretString") else secret.get("SecretBinary", b"")
     if len(key) < 16:
         raise ConfigError("the study key secret is shorter than 16 characters; bootstrap generates one of 64")

@@ -10,8 +10,9 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,10 +31,20 @@ _QUEUE_PAUSE_S: Final = 10.0
 
 
 class Agent:
-    """Answers jobs until it is told to stop or has been idle for long enough. ``power_off`` stops the machine."""
+    """Answers jobs until it is told to stop or has been idle for long enough. ``power_off`` stops the machine.
 
-    def __init__(self, around: Surroundings, power_off: Callable[[], None], boot: BootOnce, in_use: Callable[[], bool]):
-        self._around, self._power_off, self._boot, self._in_use = around, power_off, boot, in_use
+    ``sign_of_life`` is called each time around the loop, every half minute but while an upload is fetched and checked.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        power_off: Callable[[], None],
+        boot: BootOnce,
+        in_use: Callable[[], bool],
+        sign_of_life: Callable[[], None] = lambda: None,
+    ):
+        self._around, self._power_off, self._boot, self._in_use, self._sign_of_life = around, power_off, boot, in_use, sign_of_life
 
     def run(self) -> None:
         """The whole life. Returns when told to stop, or after asking the machine to power off."""
@@ -66,6 +77,7 @@ class Agent:
         """Take jobs until told to stop or to leave (False) or idle for long enough with nothing in hand and nothing queued (True)."""
         around = self._around
         while not (around.stop.is_set() or around.leave.is_set()):
+            self._sign_of_life()
             if not pipeline.wait_for_place():
                 continue
             try:
@@ -115,6 +127,21 @@ class BootOnce:
     def _write(self, seconds: float) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(f"{seconds:.3f}")
+
+
+class SignOfLife:
+    """The seconds since boot at which the loop last went round, for infra/host/dead-man.sh, which switches a host off that shows none."""
+
+    def __init__(self, folder: Path):
+        self._file = folder / "alive"
+
+    def __call__(self) -> None:
+        """Leave it. A disk that is full is no reason to end; then the host is switched off by who finds no sign."""
+        with suppress(OSError):
+            new = self._file.with_suffix(".new")
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(f"{time.clock_gettime(time.CLOCK_BOOTTIME):.0f}\n")
+            new.replace(self._file)
 
 
 class Preparing:

@@ -27,6 +27,7 @@ _WITH_VALUE: Final = frozenset(
 )
 _UNITS: Final = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _HEADER: Final = 8
+_LOOK_S: Final = 0.1
 
 
 class UnknownArgumentError(Exception):
@@ -108,11 +109,14 @@ class Attached:
         self._unwanted = True
         if self._connection:
             _shut(self._connection)
+        self._attached.set()
         self._over.set()
 
     def connection(self) -> socket.socket | None:
-        """Where its streams go, once it is known; None where there are none."""
-        self._attached.wait()
+        """Where its streams go, once that is known; None where there are none, and where it is not known when the agent is told to stop."""
+        while not self._attached.wait(_LOOK_S):
+            if self._api.stop.is_set():
+                break
         return self._connection
 
     def trouble(self) -> bytes:
@@ -125,7 +129,9 @@ class Attached:
             self._api.create(self._name, self._description)
             self._connection = self._api.attach(self._name)
             self._attached.set()
-            if not self._unwanted:
+            if self._unwanted:
+                _shut(self._connection)
+            else:
                 self._api.start(self._name)
                 code = self._api.wait(self._name)
         except EngineError as wrong:

@@ -19,6 +19,7 @@ _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
 _SOURCES: Final = (
     "__init__.py",
     "contract.py",
+    "errors.py",
     "redaction.py",
     "maps/__init__.py",
     "maps/hosting.py",
@@ -27,7 +28,9 @@ _SOURCES: Final = (
     "maps/study_contract.py",
     "host_agent/*.py",
 )
-_HOST_FILES: Final = ("provision.sh", "monai-aws-agent.service")
+_HOST_FILES: Final = (
+    "provision.sh", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer",
+)  # fmt: skip
 
 
 def write_bundle(target: Path, wheels: Path, sdk: Path | None = None) -> str:

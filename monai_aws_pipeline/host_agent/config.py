@@ -14,13 +14,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake import IntakeLimits
 from monai_aws_pipeline.maps.hosting import Limits
 
 DEFAULT_PATH: Final = Path("/etc/monai-aws/agent.json")
 
 
-class ConfigError(Exception):
+class ConfigError(NamedError):
     """agent.json cannot be used. Lists every wrong field with what is expected."""
 
 

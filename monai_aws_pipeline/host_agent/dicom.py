@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom import config
+from pydicom.uid import UID, EnhancedUSVolumeStorage, MediaStorageDirectoryStorage
 from pydicom.uid import UID_dictionary as KNOWN_UIDS  # type: ignore[attr-defined]
 
 from monai_aws_pipeline.host_agent import image_header
@@ -29,6 +30,8 @@ from monai_aws_pipeline.host_agent.image_header import ImageHeader, header_of
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
 warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+# An element whose length does not fit its value representation, as private ones often are, stops nobody who does not ask for it.
+config.convert_wrong_length_to_UN = True
 
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _MODALITY, _PATIENT_ID, _PHOTOMETRIC = 0x00080060, 0x00100020, 0x00280004
@@ -170,7 +173,7 @@ def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -
 def _is_image_class(sop_class: str, *, has_pixels: bool) -> bool:
     """Whether objects of a SOP class are images. PS3.4 annex B.5; a class that is not DICOM's own tells nothing, and its pixels do."""
     name = class_name(sop_class)
-    return "Image Storage" in name if name else has_pixels
+    return "Image Storage" in name or sop_class == EnhancedUSVolumeStorage if name else has_pixels
 
 
 def class_name(sop_class: str) -> str:

@@ -28,6 +28,7 @@ from monai_aws_pipeline.host_agent.attached import Attached, UnknownArgumentErro
 from monai_aws_pipeline.host_agent.engine_api import EngineApi, EngineError
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.meter import Meter
+from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.maps.hosting import APP_MANIFEST_PATHS, CONTAINER_LABEL
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ _TICK_S: Final = 0.01
 _LOOK_S: Final = 0.1
 _PULL_S: Final = 3600
 _CALL_S: Final = 120
+_END_S: Final = 10
 _NEVER: Final = "0001-01-01"
 
 
@@ -84,11 +86,15 @@ def find_docker() -> str:
 
 
 class Engine:
-    """The docker command with a credentials folder of its own (on tmpfs, see the unit's RuntimeDirectory)."""
+    """The docker command with a credentials folder of its own (on tmpfs, see the unit's RuntimeDirectory).
 
-    def __init__(self, config_folder: Path, docker: str | None = None, api: EngineApi | None = None):
+    ``stop``: past it no call to the engine waits longer than its budget says; what was not removed is left to the next agent.
+    """
+
+    def __init__(self, config_folder: Path, docker: str | None = None, api: EngineApi | None = None, stop: Stop | None = None):
         self._docker = docker or find_docker()
-        self._api = api or EngineApi()
+        self._api = api or EngineApi(stop=stop)
+        self.stop = self._api.stop
         self._removals = ThreadPoolExecutor(1, "removals")
         self._config = config_folder
         self._environment = {**os.environ, "DOCKER_CONFIG": str(config_folder)}
@@ -142,7 +148,7 @@ class Engine:
                     spoken = now
                     log.info("pulling the MAP, %.0f s: %s", now - started, tail[-1])
         finally:
-            _end(process)
+            self._end(process)
             reader.join(5)
         if process.returncode:
             raise EngineError(tail[-1] if tail else "no message")
@@ -195,8 +201,7 @@ class Engine:
         return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=self._environment)
 
     def drop(self, name: str, held: Container) -> None:
-        """End a held container whose application never began."""
-        _close_input(held, b"")
+        """End a held container whose application never began. One that is only being made is not waited for."""
         self._abandon(name, held)
 
     def run(
@@ -221,7 +226,7 @@ class Engine:
         process = held or self.hold(arguments)
         _close_input(process, b"\n" if held else b"")
         reader = _read_into(process.stdout, tail)
-        timed_out, told = False, False
+        timed_out, told, ends_by = False, False, started + timeout_s
         try:
             while process.poll() is None:
                 if stop.wait(_TICK_S):
@@ -229,15 +234,14 @@ class Engine:
                 now = time.monotonic()
                 if meter.due(now):
                     meter.sample()
-                if not told and meter.over():
-                    told = True
+                if not told and not timed_out and meter.over():
+                    told, ends_by = True, now + _CALL_S
                     over()
-                if not told and now - started > timeout_s:
-                    timed_out = True
-                    break
-            if timed_out:
-                self._quietly(self._api.kill, name)
-                process.wait(_CALL_S)
+                if now > ends_by:
+                    if told or timed_out:
+                        raise FailedError(Code.ENGINE_FAILED, f"The engine did not say within {_CALL_S} s how a container ended.")
+                    timed_out, ends_by = True, now + _CALL_S
+                    self._quietly(self._api.kill, name)
             seconds = time.monotonic() - started
             reader.join(5)
             return self._judge(name, process.wait(), meter, tuple(tail), timed_out=timed_out, seconds=seconds)
@@ -245,14 +249,27 @@ class Engine:
             if process.poll() is None:
                 self._abandon(name, process)
             else:
-                _end(process)
+                self._end(process)
                 self._removals.submit(self.remove, name)  # all its processes have ended; the next study need not wait for the rest
 
     def _abandon(self, name: str, process: Container) -> None:
         process.terminate()  # one that is only being made is not started
         self.remove(name)
-        _end(process)
+        self._end(process)
         self.remove(name)  # it may have been made until then
+
+    def _end(self, process: Container) -> None:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(self.stop.left(time.monotonic(), _END_S))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
     def settle(self) -> None:
         """Wait until every container that ended is removed as well."""
@@ -305,18 +322,29 @@ class Engine:
             log.warning("a container was not ended (%s); what is left of it is removed when the agent starts", _one_line(str(wrong)))
 
     def _run(self, arguments: Iterable[str], *, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[bytes]:
+        command, pipe = [self._docker, *arguments], subprocess.PIPE
+        source = subprocess.DEVNULL if text is None else pipe
         try:
-            done = subprocess.run(
-                [self._docker, *arguments],
-                input=None if text is None else text.encode(),
-                stdin=subprocess.DEVNULL if text is None else None,
-                capture_output=True, timeout=_CALL_S, env=self._environment, check=False,
-            )  # fmt: skip
+            with subprocess.Popen(command, stdin=source, stdout=pipe, stderr=pipe, env=self._environment) as process:
+                said, complained = self._communicate(process, None if text is None else text.encode())
         except (OSError, subprocess.TimeoutExpired) as wrong:
             raise EngineError(f"docker did not answer ({wrong.__class__.__name__})") from wrong
-        if check and done.returncode:
-            raise EngineError(done.stderr.decode("utf-8", "replace").strip()[-400:])
-        return done
+        if check and process.returncode:
+            raise EngineError(complained.decode("utf-8", "replace").strip()[-400:])
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
+
+    def _communicate(self, process: subprocess.Popen[bytes], given: bytes | None) -> tuple[bytes, bytes]:
+        """What a command of docker prints, with a look now and then whether a stop has shortened the wait. Raises TimeoutExpired."""
+        began = time.monotonic()
+        while True:
+            left = self.stop.left(began, _CALL_S)
+            try:
+                return process.communicate(given, max(0.0, min(left, _LOOK_S)))
+            except subprocess.TimeoutExpired:
+                given = None
+                if left <= 0:
+                    process.kill()
+                    raise
 
 
 def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
@@ -334,18 +362,6 @@ def _close_input(process: Container, last: bytes) -> None:
         if process.stdin:
             process.stdin.write(last)
             process.stdin.close()
-
-
-def _end(process: Container) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    if process.stdout:
-        process.stdout.close()
 
 
 def _one_line(text: str) -> str:

@@ -2,22 +2,28 @@
 
 The docker command does the same, but its start alone takes as long as a tenth of a small study, several times a study. What happens seldom
 (login, pull) goes through the command, see ``engine.py``.
-Source: Docker Engine API v1.41 (https://docs.docker.com/reference/api/engine/version/v1.41/).
+Source: Docker Engine API v1.41 (https://docs.docker.com/reference/api/engine/version/v1.41/). Docker 29.0 takes no version
+before 1.44, so each engine is asked first what it takes.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-_VERSION: Final = "/v1.41"
+from monai_aws_pipeline.host_agent.stopping import Stop
+
+_WRITTEN_FOR: Final = (1, 41)
 _CALL_S: Final = 120.0
+_LOOK_S: Final = 0.1
 _HEAD_BYTES: Final = 1 << 16
 _DEFAULT: Final = "/var/run/docker.sock"
 
@@ -27,11 +33,16 @@ class EngineError(Exception):
 
 
 class EngineApi:
-    """One engine behind a socket of this machine. Thread-safe: each call has a connection of its own. Raises EngineError."""
+    """One engine behind a socket of this machine. Thread-safe: each call has a connection of its own. Raises EngineError.
 
-    def __init__(self, path: Path | None = None):
+    Past a ``stop`` no call waits longer than its budget says, also one that was begun before.
+    """
+
+    def __init__(self, path: Path | None = None, stop: Stop | None = None):
+        self.stop = stop or Stop()
         host = os.environ.get("DOCKER_HOST", "")
         self._path = str(path or host.removeprefix("unix://") or _DEFAULT)
+        self._prefix = ""
 
     def has_image(self, reference: str) -> bool:
         """Whether an image (by any reference) is in the engine's store."""
@@ -53,10 +64,11 @@ class EngineApi:
 
     def attach(self, name: str) -> socket.socket:
         """A connection to a container's standard streams, to be made before it is started. Output comes in frames ("Stream format")."""
+        path = f"{self.prefix()}/containers/{quote(name)}/attach?stream=1&stdin=1&stdout=1&stderr=1"
         connection = self._connection()
-        path = f"{_VERSION}/containers/{quote(name)}/attach?stream=1&stdin=1&stdout=1&stderr=1"
         try:
             connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+            self._await_answer(connection, _CALL_S)
             head = b""
             while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD_BYTES and (byte := connection.recv(1)):
                 head += byte  # one by one, because what follows is the container's
@@ -75,7 +87,7 @@ class EngineApi:
 
     def wait(self, name: str) -> int:
         """Wait for a container's end, however long that is; its exit code."""
-        found = self._ask("POST", f"/containers/{quote(name)}/wait", fine=(), seconds=None)
+        found = self._ask("POST", f"/containers/{quote(name)}/wait", fine=(), seconds=math.inf)
         if not isinstance(found, dict) or not isinstance(found.get("StatusCode"), int):
             raise EngineError("the container engine did not say how a container ended")
         return int(found["StatusCode"])
@@ -88,19 +100,40 @@ class EngineApi:
         """Kill and remove a container; none of that name, or one that is being removed, is fine."""
         self._ask("DELETE", f"/containers/{quote(name)}?force=1", fine=(404, 409))
 
+    def prefix(self) -> str:
+        """What paths start with: the version that is spoken with this engine, which is asked once."""
+        if not self._prefix:
+            found = self._request("GET", "/version")
+            if not isinstance(found, dict):
+                raise EngineError("the container engine did not say its version")
+            newest, oldest = str(found.get("ApiVersion", "")), str(found.get("MinAPIVersion") or "1.12")
+            self._prefix = "/v{}.{}".format(*spoken_version(newest, oldest))
+        return self._prefix
+
     def _ask(
         self,
         method: str,
         path: str,
         fine: tuple[int, ...] = (404,),
         content: Mapping[str, Any] | None = None,
-        seconds: float | None = _CALL_S,
+        seconds: float = _CALL_S,
     ) -> Any:
         """The answer as JSON, None where there is none or its status is one of ``fine``."""
-        connection = _Connection(self._path, seconds)
+        return self._request(method, self.prefix() + path, fine, content, seconds)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        fine: tuple[int, ...] = (),
+        content: Mapping[str, Any] | None = None,
+        seconds: float = _CALL_S,
+    ) -> Any:
+        connection = _Connection(self._path, min(self.stop.left(time.monotonic(), seconds), _CALL_S))
         body = json.dumps(content).encode() if content is not None else b"" if method == "POST" else None
         try:
-            connection.request(method, f"{_VERSION}{path}", body, {"Content-Type": "application/json"} if content is not None else {})
+            connection.request(method, path, body, {"Content-Type": "application/json"} if content is not None else {})
+            self._await_answer(connection.sock, seconds)
             answer = connection.getresponse()
             said = answer.read()
             if answer.status in fine:
@@ -113,17 +146,47 @@ class EngineApi:
         finally:
             connection.close()
 
+    def _await_answer(self, connection: socket.socket, seconds: float) -> None:
+        """Wait for the first byte, with a look now and then whether a stop has shortened the wait. Raises TimeoutError."""
+        began, whole = time.monotonic(), connection.gettimeout()
+        while True:
+            left = self.stop.left(began, seconds)
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(min(left, _LOOK_S))
+            try:
+                connection.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                continue
+            connection.settimeout(whole)
+            return
+
     def _connection(self) -> socket.socket:
         try:
-            connection = _Connection(self._path, _CALL_S)
+            connection = _Connection(self._path, self.stop.left(time.monotonic(), _CALL_S))
             connection.connect()
         except OSError as wrong:
             raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
         return connection.sock
 
 
+def spoken_version(newest: str, oldest: str) -> tuple[int, int]:
+    """The version to speak with an engine that takes ``oldest`` to ``newest``: the one this was written for, or the nearest above it.
+
+    Later versions add and deprecate; what is used here is in all of them to 1.52. Raises EngineError for an engine that is too old.
+    """
+    try:
+        lowest, highest = (tuple(int(part) for part in text.split(".")) for text in (oldest, newest))
+    except ValueError:
+        raise EngineError(f"the container engine speaks a version that is none ({oldest[:20]} to {newest[:20]})") from None
+    if highest < _WRITTEN_FOR:
+        raise EngineError(f"the container engine is too old (its interface is {newest}); Docker 20.10 or newer is needed")
+    major, minor = max(_WRITTEN_FOR, lowest)[:2]
+    return major, minor
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float | None):
+    def __init__(self, path: str, seconds: float):
         super().__init__("localhost", timeout=seconds)
         self._path = path
 

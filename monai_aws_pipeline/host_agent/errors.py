@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from monai_aws_pipeline.errors import NamedError
+
 
 class Code(StrEnum):
     """Every way a job can end without a result."""
@@ -124,7 +126,7 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.NO_OUTPUT: "Read map.log; often no series of the study matches the application's selection rules.",
     Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
-    Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID from its input.",
+    Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID and PatientID from its input.",
     Code.OUTPUT_GEOMETRY: (
         "Let the application take frame of reference, orientation, spacing and positions from the whole series it segmented, refer to all "
         "of its images, and write surfaces in patient millimetres (LPS or RAS)."
@@ -145,23 +147,20 @@ FINAL: Final = frozenset(
 """The same MAP ends the same study like this each time, so it is not asked again."""
 
 
-class JobError(Exception):
+class JobError(NamedError):
     """A job that ends without a result. ``cause`` says what was found, never in which file of whom.
 
     ``last_line``: what the application said last, without identifiers. ``final``: trying again would end the same way.
     """
 
     def __init__(self, code: Code, cause: str, *, last_line: str = "", final: bool | None = None):
-        super().__init__(f"{code}: {cause}")
+        super().__init__(cause, REMEDIES[code])
         self.code = code
-        self.cause = cause
         self.last_line = last_line
         self.final = code in FINAL if final is None else final
 
-    @property
-    def remedy(self) -> str:
-        """What the reader can do about it."""
-        return REMEDIES[self.code]
+    def __str__(self) -> str:
+        return f"{self.code}: {self.cause}"
 
     @property
     def message(self) -> str:

@@ -30,15 +30,17 @@ _DATES: Final = tuple(
     for pattern in (
         r"(?<!\d)(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)(?:\d{4}(?:\d\d)?(?:\.\d{1,6})?(?:[+-]\d{4})?)?(?!\d)",
         r"(?<![\d.])(?P<y>\d{4})(?P<s>,?\s|[-/._:])(?P<m>\d{1,2})(?P=s)\s?(?P<d>\d{1,2})(?!\d|\.\d)",
+        r"(?<![\da-z.])(?P<a>\d\d)(?P<b>\d\d)(?P<z>\d\d)(?![\da-z]|\.\d)",
         r"(?<![\d.])(?P<a>\d{1,2})(?P<s>[-/._ ])\s?(?P<b>\d{1,2})(?P=s)\s?(?P<z>\d{4}|\d{2})(?!\d|\.\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[\s.,_/-]{{0,3}}{_MONTH}[\s.,'_/-]{{0,3}}(?P<z>\d{{4}}|\d\d)(?!\d)",
+        rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\sof)?[\s.,_/-]{{0,3}}{_MONTH}[\s.,'_/-]{{0,3}}(?P<z>\d{{4}}|\d\d)(?!\d)",
         rf"(?<![a-z]){_MONTH}[\s._/-]{{0,3}}(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s\d\d:\d\d:\d\d)?(?:\s[a-z]{{3,4}})?[\s,._/-]{{1,3}}(?P<z>\d{{4}})(?!\d)",
+        r"(?<!\d)(?P<y>\d{4})\s?[年년]\s?(?P<m>\d{1,2})\s?[月월]\s?(?P<d>\d{1,2})",
         rf"(?<!\d)(?P<y>\d{{4}})[\s._/-]{{0,2}}{_MONTH}[\s._/-]{{0,2}}(?P<d>\d{{1,2}})(?!\d)",
     )
 )
 _TIME: Final = re.compile(r"(?<![\d:.])(\d\d)(:?)(\d\d)\2(\d\d)(?:[.,]\d{1,6})?(?![\d:])")
 _AGE: Final = re.compile(r"(?<![\d.])(\d{1,3})[\s_-]{0,2}(years?|yrs?|y/?o|y|months?|weeks?|days?|[mwd])(?![a-z])")
-_LABELLED_AGE: Final = re.compile(r"(?<![a-z])(?:patient_?s?)?_?age[d]?\W{0,4}(?:is|of|at|in years)?\W{0,4}(\d{1,3})(?![\d.])")
+_LABELLED_AGE: Final = re.compile(r"(?<![a-z])(?:patient_?s?)?_?age[d]?\W{0,4}(?:is|of|at|in years)?\W{0,4}(\d{1,3})(?!\d)")
 _LABELLED_YEAR: Final = re.compile(
     r"(?<![a-z])(?:born|birth|dob|birth_?year|birth_?date|year of birth)\W{0,4}(?:in|year|date|on)?\W{0,4}(\d{4})(?!\d)"
 )

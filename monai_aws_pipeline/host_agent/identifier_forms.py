@@ -43,6 +43,7 @@ _PLAIN: Final = str.maketrans(
 _TWO_LETTERS: Final = str.maketrans(
     {"ä": "ae", "Ä": "Ae", "ö": "oe", "Ö": "Oe", "ü": "ue", "Ü": "Ue", "å": "aa", "Å": "Aa", "ø": "oe", "Ø": "Oe", "ñ": "ny", "Ñ": "Ny"}
 )
+_UMLAUTS: Final = str.maketrans({"ä": "ae", "Ä": "Ae", "ö": "oe", "Ö": "Oe", "ü": "ue", "Ü": "Ue"})
 _ONE_LETTER: Final = str.maketrans({"ß": "s", "æ": "a", "Æ": "A", "œ": "o", "Œ": "O", "þ": "t", "Þ": "T"})
 
 
@@ -69,10 +70,15 @@ def readings(line: str) -> Iterator[Reading]:
 
 def tokens(text: str) -> list[Token]:
     """The words and numbers of a reading's text; an underscore separates, and so does the change between letters and digits."""
+    return [(found[0], found.start(), found.end()) for found in _TOKEN.finditer(lowered(text))]
+
+
+def lowered(text: str) -> str:
+    """A text in lower case, of the same length. Greek has two small letters for Σ, and which one depends on what follows the word."""
     low = text.lower()
     if len(low) != len(text):  # never of what ``readings`` has made plain
         low = "".join(lower if len(lower := char.lower()) == 1 else char for char in text)
-    return [(found[0], found.start(), found.end()) for found in _TOKEN.finditer(low)]
+    return low.replace("\u03c2", "\u03c3")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -119,7 +125,7 @@ def spellings(raw: bytes, text: str) -> Spellings:
     """
     if text.isascii() and raw.isascii() and b"\x1b" not in raw:
         return Spellings((text,))
-    right = dict.fromkeys((text, text.translate(_TWO_LETTERS), text.translate(_ONE_LETTER)))
+    right = dict.fromkeys((text, *(text.translate(letters) for letters in (_TWO_LETTERS, _UMLAUTS, _ONE_LETTER))))
     raw, begin = raw[: 2 * _MISREAD], text[:_MISREAD]
     octets = begin.encode("utf-8", "replace")
     wrong = dict.fromkeys(data.decode(codec, "replace") for data in (raw, octets) for codec in ("latin-1", "cp1252"))
@@ -129,7 +135,8 @@ def spellings(raw: bytes, text: str) -> Spellings:
         for codec in ("ascii", "utf-8")
         for errors in ("replace", "ignore")
     )
-    lost |= dict.fromkeys((begin.encode("ascii", "replace").decode(), repr(raw)[2:-1], quote(raw), quote(octets)))
+    lost |= dict.fromkeys(begin.encode(codec, "replace").decode(codec) for codec in ("ascii", "latin-1", "cp1252"))
+    lost |= dict.fromkeys((repr(raw)[2:-1], quote(raw), quote(octets)))
     return Spellings(tuple(right), tuple(form for form in wrong if form not in right), tuple(form for form in lost if form not in right))
 
 

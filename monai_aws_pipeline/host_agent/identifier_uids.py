@@ -14,6 +14,7 @@ from monai_aws_pipeline.host_agent.identifier_forms import Span
 
 _UID: Final = re.compile(r"(?<!\d)(?<!\d\.)\d+(?:\.\d+){2,}")
 _UNDERSCORED_UID: Final = re.compile(r"(?<!\d)(?<!\d_)[012](?:_\d+){5,}")
+_DIGITS_AND_POINTS: Final = re.compile(r"[\d.]+")
 _LONG_NUMBER: Final = re.compile(r"(?<!\d)\d{24,}(?!\d)")
 _REGISTERED: Final = "1.2.840.10008."
 
@@ -26,13 +27,15 @@ class Uids:
         self._tails: set[str] = set()
 
     def learn(self, uid: str) -> bool:
-        """Take in a UID of the study; False for one so short that only its label tells it from a version or a decimal number."""
+        """Take in a UID of the study; False for one that is not found by its look or as a whole: so short that only its label tells it from
+        a version or a decimal number, or not made of digits and points.
+        """
         tail = uid.rpartition(".")[2]
         if len(tail) >= 10:
             self._tails.add(tail)
         if _looks_like_uid(uid):
             return True
-        if len(uid) < 9 and uid.count(".") < 4:
+        if (len(uid) < 9 and uid.count(".") < 4) or not _DIGITS_AND_POINTS.fullmatch(uid):
             return False
         self._known.add(uid)
         return True

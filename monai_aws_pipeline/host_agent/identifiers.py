@@ -9,7 +9,8 @@ Taken out wherever it stands:
 
 - Names of persons, each part alone, in any order and case, glued together, in file names, with their initials, cut short.
 - Numbers that were given to somebody (ids, accession numbers, serial numbers) and free texts (descriptions, comments, addresses) as a
-  whole; of a text of more than four words, each run of four. Other words of a text only where they are parts of a person's name.
+  whole, numbers also without what stands between their digits; of a text of more than four words, each run of four. Other words of a text
+  only where they are parts of a person's name.
 - Dates of the study and of birth in the usual notations, times with their seconds, ages.
 - UIDs of every kind by their look, whether or not the study has them, but for those that DICOM itself registers (1.2.840.10008).
 - The value in a printed element of an identifying or private attribute, whatever it is.
@@ -31,7 +32,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from itertools import permutations
+from itertools import chain, combinations, groupby, permutations, product
 from typing import Any, Final, Self
 
 from monai_aws_pipeline.host_agent.dicom import Study
@@ -44,6 +45,7 @@ from monai_aws_pipeline.host_agent.identifier_forms import (
     clean,
     decoded,
     is_lone,
+    lowered,
     readings,
     spellings,
     tokens,
@@ -61,9 +63,16 @@ _RUN: Final = 4
 _CUT: Final = 6
 """Letters of a name that was cut short, where no other part of it stands beside it."""
 _GLUED: Final = 7
-"""Letters of a name that is found within a longer word."""
+"""Letters of a name that is found within a longer word, whatever the rest of it is."""
+_GLUED_TO_WORD: Final = 4
+"""Letters of a name that is found where the rest of the word is one that every log has ("smithseg", "ctsmith")."""
 _PARTS: Final = 6
-_GAP: Final = 3
+_PART_LETTERS: Final = 64
+"""What a name has at most in each of its three writings. PS3.5 6.2, PN."""
+_JOINED_AT_MOST: Final = 100_000
+"""From so many forms of names on, only two parts of each are joined."""
+_GAP: Final = 4
+"""Characters between two parts that belong together: ", " and its like, or what is left of two letters that nobody could read."""
 _LABEL_TOKENS: Final = 6
 _LABEL_CHARACTERS: Final = 80
 _TEXT_TOKENS: Final = 32
@@ -166,7 +175,8 @@ class IdentifierFilter:
     def _learn_uid(self, uid: str) -> None:
         if not self._uids.learn(uid):
             labels = ("uid", "studyinstanceuid", "seriesinstanceuid", "sopinstanceuid", "frameofreferenceuid", "studyuid", "seriesuid")
-            self._terms.add(words(uid), frozenset(labels), free=False)
+            found = words(uid)  # one with letters is none, and is told apart by them
+            self._terms.add(found, frozenset(labels), free=_is_somebodys(found) and not all(map(str.isdecimal, found)))
 
 
 # --------------------------------------------------------------------------------------------------------------------------- persons
@@ -220,7 +230,7 @@ class _Names:
                     yield start, end
                     yield from self._beside(found, at)
             elif token in self._people:
-                if len(token) > 1 and _is_labelled(found, at, self._labels):
+                if (len(token) > 1 or is_lone(token)) and _is_labelled(found, at, self._labels):
                     yield start, end
                 yield from self._neighbours(found, at)
             elif token not in LOG_WORDS and len(token) >= _CUT - 2:
@@ -242,7 +252,7 @@ class _Names:
         for component in (*components, everything):
             if sum(map(is_lone, component)) > 1:
                 self._terms.add(component, labels_of(tag), free=True)
-        self._join(["".join(component) for component in components], everything)
+        self._join(components, everything)
 
     def _add_form(self, form: str, tag: int, *, letters: int) -> None:
         """A wrong reading of a name: its short pieces are no parts of a name, and are found only as a whole."""
@@ -252,12 +262,18 @@ class _Names:
             if len(part) > 1 and sum(map(len, part)) >= _DIGITS:
                 self._terms.add(part, labels_of(tag), free=True)
 
-    def _join(self, components: list[str], everything: tuple[str, ...]) -> None:
-        """Names without anything between their parts, as file names and accounts have them."""
-        pieces = list(dict.fromkeys(piece for piece in (*components, *everything) if not any(map(is_lone, piece))))[:_PARTS]
-        for one, other in permutations(pieces, 2):
-            self._free.update(joined for joined in (one + other, one[0] + other, one + other[0]) if len(joined) > 3)
-        self._free.update(joined for joined in ("".join(components), "".join(reversed(components)), *components) if len(joined) > 3)
+    def _join(self, components: list[tuple[str, ...]], everything: tuple[str, ...]) -> None:
+        """Names without anything between their parts, as file names and accounts have them; some parts may be their first letter alone."""
+        whole = ["".join(component) for component in components]
+        runs = ("".join(part[first:last]) for part in components for first, last in combinations(range(len(part[:_PARTS]) + 1), 2))
+        self._free.update(joined for joined in (*runs, *whole, "".join(whole), "".join(reversed(whole))) if len(joined) > 3)
+        parts = (part for part in (*whole, *everything) if part.isalpha() and len(part) <= _PART_LETTERS and not any(map(is_lone, part)))
+        pieces = list(dict.fromkeys(parts))[:_PARTS]
+        for count in (2, 3) if len(self._free) < _JOINED_AT_MOST else (2,):
+            for chosen, cut in product(permutations(pieces, count), product((False, True), repeat=count)):
+                joined = "".join(piece[0] if short else piece for piece, short in zip(chosen, cut, strict=True))
+                if not all(cut) and len(joined) > 3:
+                    self._free.add(joined)
 
     def _neighbours(self, found: list[Token], at: int) -> Iterator[Span]:
         """A part that is a common word goes with another part of the same name right before or behind it."""
@@ -272,17 +288,21 @@ class _Names:
                 return
 
     def _beside(self, found: list[Token], at: int) -> Iterator[Span]:
-        """What goes with a part that is removed: an initial, and another part that was cut short."""
+        """What goes with a part that is removed: its initials, and another part that was cut short."""
         people = self._people.get(found[at][0], set())
-        for other in (at - 1, at + 1):
-            if not people or not 0 <= other < len(found) or _gap(found, at, other) > _GAP:
-                continue
-            token, start, end = found[other]
-            if len(token) == 1:
-                if people & self._initials.get(token, set()) or people & self._people.get(token, set()):
+        for step in (-1, 1) if people else ():
+            last, other = at, at + step
+            while 0 <= other < len(found) and _gap(found, last, other) <= _GAP:
+                token, start, end = found[other]
+                if len(token) == 1:
+                    if not people & (self._initials.get(token, set()) | self._people.get(token, set())):
+                        break
                     yield start, end
-            elif token not in LOG_WORDS and token not in self._free and any(_begins(self._sorted[person], token) for person in people):
-                yield start, end
+                    last, other = other, other + step
+                    continue
+                if token not in LOG_WORDS and token not in self._free and any(_begins(self._sorted[person], token) for person in people):
+                    yield start, end
+                break
 
     def _within(self, word: str) -> tuple[Span, ...]:
         """Where a longer word holds a name ("ZqplantSeg", "zqplantseg"), or is one cut short. The same words come again and again."""
@@ -294,7 +314,7 @@ class _Names:
         return known
 
     def _look_within(self, word: str) -> Iterator[Span]:
-        low = word.lower()
+        low = lowered(word)
         if len(low) >= _CUT and _begins(self._long, low):
             yield 0, len(word)
             return
@@ -308,6 +328,11 @@ class _Names:
             if inside:
                 yield at, at + inside
             at += inside or 1
+        for size in range(_GLUED_TO_WORD, min(_GLUED, len(low) - 1)):
+            if low[:size] in self._free and low[size:] in LOG_WORDS:
+                yield 0, size
+            if low[-size:] in self._free and low[:-size] in LOG_WORDS:
+                yield len(low) - size, len(low)
 
 
 # ------------------------------------------------------------------------------------------------------------------ numbers and texts
@@ -349,8 +374,9 @@ class _Terms:
     def spans(self, text: str, found: list[Token]) -> Iterator[Span]:
         """Where a text holds one of the values."""
         for at, (token, start, end) in enumerate(found):
-            if token in self._tree:
-                yield from self._longest(text, found, at, self._tree[token], start)
+            node = self._tree.get(token) or (self._tree.get(token.lstrip("0")) if token.isdecimal() else None)
+            if node:
+                yield from self._longest(text, found, at, node, start)
             elif end - start > 3 and not text[start:end].islower():
                 humps = list(_HUMP.finditer(text, start, end))
                 if len(humps) > 1 and (last := humps[-1][0].lower()) in self._tree:
@@ -362,6 +388,8 @@ class _Terms:
 
     def _number(self, found: tuple[str, ...], labels: frozenset[str]) -> None:
         self.add(found, labels, free=_is_somebodys(found))
+        if (joined := _joined_digits(found)) != found:
+            self.add(joined, labels, free=_is_somebodys(joined))
         if len(found) > _RUN:
             self._runs.update(run for run in set(_runs(found)) if _is_somebodys(run))
         if len(found) == 1 and found[0].isdecimal() and (plain := found[0].lstrip("0")) and plain != found[0]:
@@ -401,6 +429,11 @@ def _runs(found: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     return (found[at : at + _RUN] for at in range(len(found) - _RUN + 1))
 
 
+def _joined_digits(found: tuple[str, ...]) -> tuple[str, ...]:
+    """A number without what stands between its digits: 12-34-56 as 123456."""
+    return tuple(chain.from_iterable(["".join(run)] if digits else run for digits, run in groupby(found, str.isdecimal)))
+
+
 def _tells(found: tuple[str, ...]) -> bool:
     """Whether a text holds a word or a number that not every log has."""
     lone = sum(map(is_lone, found))
@@ -427,8 +460,8 @@ def _is_somebodys(found: tuple[str, ...]) -> bool:
 
 
 def _printed_elements(text: str) -> Iterator[Span]:
-    """The value in a line that prints an element of an identifying or a private attribute."""
-    if "(" in text and (found := _PRINTED.search(text)):
+    """The values in a line that prints elements of identifying or private attributes."""
+    for found in _PRINTED.finditer(text) if "(" in text else ():
         group, element, vr = int(found["group"], 16), int(found["element"], 16), found["vr"]
         kind = kind_of(group << 16 | element, vr)
         private = group % 2 == 1 and element > 0xFF
@@ -474,11 +507,11 @@ def _in_hash(text: str, token: str, start: int, end: int) -> bool:
 
 
 def _in_decimal(text: str, start: int, end: int) -> bool:
-    """Whether it is a part of a decimal number."""
+    """Whether it is the fraction of a decimal number, or a short number with one. A long one may have become 4711815.0 in a table."""
     if not text[start:end].isdecimal():
         return False
-    before = start > 1 and text[start - 1] == "." and text[start - 2].isdigit()
-    return before or (end + 1 < len(text) and text[end] == "." and text[end + 1].isdigit())
+    fraction = start > 1 and text[start - 1] == "." and text[start - 2].isdigit()
+    return fraction or (end - start < _DIGITS and text[end : end + 1] == "." and text[end + 1 : end + 2].isdigit())
 
 
 def _without(text: str, spans: list[Span]) -> str:

@@ -46,7 +46,11 @@ _NUMBERS: Final = (
     "GantryID", "GeneratorID", "ScheduledStationName", "PerformedStationName", "ScheduledStationAETitle", "PerformedStationAETitle",
     "PatientTelephoneNumbers", "PersonTelephoneNumbers", "OrderCallbackPhoneNumber", "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID", "ClinicalTrialSiteID", "UniqueDeviceIdentifier", "SpecimenIdentifier", "ContainerIdentifier",
-    "StudyIDIssuer", "ResultsID", "InterpretationID",
+    "StudyIDIssuer", "ResultsID", "InterpretationID", "ReferringPhysicianTelephoneNumbers", "StationAETitle", "ResultsIDIssuer",
+    "InterpretationIDIssuer", "PlacerOrderNumberProcedure", "FillerOrderNumberProcedure", "SpecimenAccessionNumber", "SlideIdentifier",
+    "BarcodeValue", "LabelText", "XRaySourceID", "ClinicalTrialProtocolID", "ClinicalTrialTimePointID", "ClinicalTrialSeriesID",
+    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber", "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar",
 )  # fmt: skip
 _TEXTS: Final = (
     "PatientAddress", "PersonAddress", "PatientTelecomInformation", "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName",
@@ -60,7 +64,12 @@ _TEXTS: Final = (
     "DerivationDescription", "IdentifyingComments", "InterpretationText", "ResultsComments", "Impressions", "ResponsibleOrganization",
     "PerformedLocation", "ScheduledProcedureStepLocation", "RequestedProcedureLocation", "OrderEntererLocation",
     "PatientTransportArrangements", "TextComments", "ClinicalTrialSiteName", "ClinicalTrialSponsorName", "ClinicalTrialProtocolName",
-    "VerifyingOrganization", "DeviceDescription", "ContrastBolusAgent",
+    "VerifyingOrganization", "DeviceDescription", "ContrastBolusAgent", "ReferringPhysicianAddress", "PersonTelecomInformation",
+    "OrderCallbackTelecomInformation", "HumanPerformerOrganization", "PreMedication", "LocalNamespaceEntityID", "UniversalEntityID",
+    "ModifyingSystem", "SourceOfPreviousValues", "ContributionDescription", "DischargeDiagnosisDescription",
+    "ScheduledPatientInstitutionResidence", "DistributionAddress", "SpecimenShortDescription", "SpecimenDetailedDescription",
+    "ContainerDescription", "TextValue", "UnformattedTextValue", "ClinicalTrialCoordinatingCenterName",
+    "ClinicalTrialProtocolEthicsCommitteeName", "ClinicalTrialTimePointDescription", "ClinicalTrialSeriesDescription",
 )  # fmt: skip
 _UIDS: Final = ("FrameOfReferenceUID", "SynchronizationFrameOfReferenceUID", "ReferencedFrameOfReferenceUID", "DeviceUID")
 

@@ -151,7 +151,7 @@ def header_of(found: Structure) -> ImageHeader:
 
 def plane_of(position: tuple[float, ...], orientation: tuple[float, ...], spacing: tuple[float, ...]) -> Plane | None:
     """A plane of values that make one: finite, two unit vectors at a right angle, positive spacing. None for others."""
-    if (len(position), len(orientation), len(spacing)) != (3, 6, 2):
+    if (len(position), len(orientation), len(spacing)) != (3, 6, 2) or not np.isfinite([*position, *orientation, *spacing]).all():
         return None
     directions = np.array(orientation).reshape(2, 3)
     right = abs(float(directions[0] @ directions[1])) < 1e-2

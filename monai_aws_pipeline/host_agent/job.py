@@ -59,6 +59,7 @@ from monai_aws_pipeline.host_agent.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.outputs import Produced
 from monai_aws_pipeline.host_agent.pixel_types import undecodable
+from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.host_agent.store import Store
 from monai_aws_pipeline.maps.hosting import CONTAINER_LABEL, Limits, effective_timeout
 
@@ -91,7 +92,7 @@ class Surroundings:
     secret: bytes
     host: HostFacts
     work: Path
-    stop: threading.Event
+    stop: Stop
     limits: IntakeLimits = field(default_factory=IntakeLimits)
     bill: Bill = field(default_factory=Bill)
     leave: threading.Event = field(default_factory=threading.Event)

@@ -8,6 +8,7 @@ every image. docs/study-contract.md is the page for people.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,6 +117,8 @@ class MapRequirements:
         stack = stack_of(images, self.contract)
         if self.contract.sdk_volume and Handles.PIXEL_TYPE not in self.contract.handles:
             check_pixel_types(stack.instances)
+        if self.contract.sdk_volume and Handles.NON_SQUARE not in self.contract.handles:
+            _check_square(stack.instances)
         return stack
 
     def _all_of(self, series: Mapping[str, Sequence[Instance]], chosen: Sequence[str]) -> Given:
@@ -206,6 +209,17 @@ def _given(series: Mapping[str, Sequence[Instance]], stacks: Mapping[str, Stack]
             selection.append(f"{summary(images)}: not given ({why(uid)})")
     instances = tuple(instance for stack in stacks.values() for instance in stack.instances)
     return Given(instances, tuple(stacks.values()), tuple(selection))
+
+
+def _check_square(images: Sequence[Instance]) -> None:
+    """Refuse pixels that are not square to the hundredth: the SDK's operator multiplies each direction with the other one's spacing."""
+    spacings = [image.header.plane.spacing for image in images if image.header.plane]
+    if oblong := sum(not math.isclose(*spacing, rel_tol=0.01) for spacing in spacings):
+        raise RefusedError(
+            Code.UNSUPPORTED_IMAGE,
+            f"The pixels of {oblong} of {len(images)} images are not square, and the SDK's operator swaps their two spacings; "
+            f"the application does not say that it handles {Handles.NON_SQUARE}.",
+        )
 
 
 def _why(count: int) -> str:

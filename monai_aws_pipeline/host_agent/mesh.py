@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,6 +34,10 @@ _PLANES_AROUND: Final = 4
 """Planes within two steps of a place between planes; where a segment has fewer frames, it ends there."""
 _ENOUGH: Final = 0.9
 """Part of the vertices that lies at the edge of a segment where a surface shows a part of it, such as its largest piece."""
+
+_CLEARLY: Final = 0.2
+"""How much better a mirrored surface has to lie on its segment to say that it is mirrored: smoothed ones lie on none."""
+_MIRRORS: Final = tuple(np.array(turn) for turn in product((1.0, -1.0), repeat=3) if min(turn) < 0)
 
 _NUMBER: Final = rb"[ \t]+(\S{1,40})" * 3 + rb"(?=\s)"
 _STL_VERTEX: Final = re.compile(rb"^[ \t]*vertex" + _NUMBER, re.MULTILINE | re.IGNORECASE)
@@ -81,12 +86,21 @@ class Box:
         return bool((low >= self.low - self.spare).all() and (high <= self.high + self.spare).all())
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a surface may show: bounds, and the segments (by their numbers) that have them."""
+
+    box: Box
+    segments: tuple[tuple[Segmentation, frozenset[int]], ...]
+
+
 def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) -> None:
     """Whether each mesh lies on the segmentations that an application wrote beside it. Raises FailedError(OUTPUT_GEOMETRY).
 
-    A mesh may show all segments, those of one segmentation, one segment, or a part of one: its bounds agree with those of the voxels, or
-    they lie within and nearly all vertices lie at the edge of a segment. An empty mesh goes with an empty segment. Formats that are not
-    read here are left unjudged, and so is everything beside a segmentation whose pixels this host cannot decode; one log line says so.
+    A mesh may show all segments, those of one segmentation, one segment, or a part of one: its bounds agree with those of the voxels, and
+    mirrored it would lie no better, or they lie within and nearly all vertices lie at the edge of a segment. An empty mesh goes with an
+    empty segment. Formats that are not read here are left unjudged, and so is everything beside a segmentation whose pixels this host
+    cannot decode; one log line says so.
     """
     found = [(path.suffix.lower(), _surface(path)) for path in meshes]
     if unread := sorted({suffix for suffix, surface in found if surface is None}):
@@ -99,7 +113,12 @@ def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) 
     except Exception as error:  # what this host cannot decode says nothing against the application
         log.warning("meshes are not held against a segmentation that cannot be read (%s)", type(error).__name__)
         return
-    full = [box for group in boxes for box in group.values()]
+    full = [
+        Part(box, ((segmentation, frozenset({number})),))
+        for segmentation, group in zip(segmentations, boxes, strict=True)
+        for number, box in group.items()
+    ]
+    each = [(segmentation, group) for segmentation, group in zip(segmentations, boxes, strict=True) if group]
     is_any_empty = any(set(group) != set(segmentation.labels) for group, segmentation in zip(boxes, segmentations, strict=True))
     for surface in surfaces:
         if not len(surface.vertices):
@@ -108,22 +127,45 @@ def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) 
         elif not full:
             raise FailedError(Code.OUTPUT_GEOMETRY, "A surface was written for a segmentation without a voxel.")
         else:
-            _check(surface, [*full, *(_union(list(group.values())) for group in boxes if group), _union(full)], segmentations)
+            groups = [Part(_union(list(group.values())), ((segmentation, frozenset(group)),)) for segmentation, group in each]
+            whole = Part(_union([part.box for part in full]), tuple((segmentation, frozenset(group)) for segmentation, group in each))
+            _check(surface, [*full, *groups, whole])
 
 
-def _check(surface: Surface, boxes: Sequence[Box], segmentations: Sequence[Segmentation]) -> None:
-    whole = boxes[-1]
+def _check(surface: Surface, parts: Sequence[Part]) -> None:
+    whole = parts[-1]
+    agreeing: list[tuple[Array, Part]] = []
     for turn in _ORIENTATIONS:
         low, high = np.sort([surface.low * turn, surface.high * turn], axis=0)
-        if any(box.agrees(low, high) for box in boxes):
+        agreeing += [(surface.vertices * turn, part) for part in parts if part.box.agrees(low, high)]
+        if not agreeing and whole.box.holds(low, high) and _at_edges(surface.vertices * turn, whole.segments) >= _ENOUGH:
             return
-        if whole.holds(low, high) and _at_edges(surface.vertices * turn, segmentations) >= _ENOUGH:
-            return
+    if agreeing:
+        _check_mirrored(agreeing)
+        return
     size = surface.high - surface.low
-    its, wanted = (" x ".join(f"{value:.4g}" for value in values) for values in (size, whole.size))
-    if any((np.abs(size - box.size) <= box.spare).all() for box in boxes):
+    its, wanted = (" x ".join(f"{value:.4g}" for value in values) for values in (size, whole.box.size))
+    if any((np.abs(size - part.box.size) <= part.box.spare).all() for part in parts):
         raise FailedError(Code.OUTPUT_GEOMETRY, f"A surface has the size of its segmentation ({its} mm) and lies beside it.")
     raise FailedError(Code.OUTPUT_GEOMETRY, f"A surface measures {its} mm along x, y and z, and its segmentation {wanted} mm.")
+
+
+def _check_mirrored(agreeing: Sequence[tuple[Array, Part]]) -> None:
+    """Refuse a surface of the right bounds that, mirrored within them, would lie on the edges of its segment, and as it is does not."""
+    best = 0.0
+    for vertices, part in agreeing:
+        best = max(best, _fit(vertices, part))
+        if best >= _ENOUGH:
+            return
+    for vertices, part in agreeing:
+        if any(_fit(vertices * turn, part) > best + _CLEARLY for turn in _MIRRORS):
+            raise FailedError(Code.OUTPUT_GEOMETRY, "A surface has the bounds of its segmentation and is mirrored within them.")
+
+
+def _fit(vertices: Array, part: Part) -> float:
+    """Which part of the vertices lies at the edges of the segments, once both have one middle."""
+    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    return _at_edges(vertices - middle + (part.box.low + part.box.high) / 2, part.segments)
 
 
 # ------------------------------------------------------------------------------------------------------------- voxels of the segments
@@ -159,19 +201,20 @@ def _union(boxes: Sequence[Box]) -> Box:
     return Box(low, high, np.maximum(np.max([box.spare for box in boxes], axis=0), _SMOOTHED * (high - low)))
 
 
-def _at_edges(vertices: Array, segmentations: Sequence[Segmentation]) -> float:
+def _at_edges(vertices: Array, segments: Sequence[tuple[Segmentation, frozenset[int]]]) -> float:
     """Which part of the vertices (mm LPS) has voxels of a segment near it, and others that are none of it."""
     at_edge = np.zeros(len(vertices), dtype=bool)
-    for segmentation in segmentations:
+    for segmentation, numbers in segments:
         grid = segmentation.grid
         reach = np.clip(np.ceil(_NEAR_MM / np.array(grid.spacing)), 2, 6).astype(int)
         window = np.stack(np.meshgrid(*(np.arange(-size, size + 1) for size in reach), indexing="ij")).reshape(2, -1)
         rest = vertices - grid.positions[0]
         row = np.rint(rest @ grid.axes[1] / grid.spacing[0]).astype(int)
         column = np.rint(rest @ grid.axes[0] / grid.spacing[1]).astype(int)
-        inside, outside = ({number: np.zeros(len(vertices), dtype=bool) for number in segmentation.labels} for _ in range(2))
-        planes = {number: np.zeros(len(vertices), dtype=int) for number in segmentation.labels}
-        for index, number, values in masks(segmentation):
+        inside, outside = ({number: np.zeros(len(vertices), dtype=bool) for number in numbers} for _ in range(2))
+        planes = {number: np.zeros(len(vertices), dtype=int) for number in numbers}
+        frames = np.flatnonzero(np.isin(segmentation.segment_of_frame, [*numbers, 0]))  # 0: a frame of a label map
+        for index, number, values in masks(segmentation, frames.tolist()):
             near = np.flatnonzero(np.abs(vertices @ grid.normal - grid.along[index]) <= 2 * segmentation.slice_distance)
             if number not in inside or not near.size:
                 continue
@@ -181,7 +224,7 @@ def _at_edges(vertices: Array, segmentations: Sequence[Segmentation]) -> float:
             inside[number][near] |= mask.any(axis=1)
             outside[number][near] |= ~mask.all(axis=1)
             planes[number][near] += 1
-        for number in segmentation.labels:
+        for number in numbers:
             at_edge |= inside[number] & (outside[number] | (planes[number] < _PLANES_AROUND))
     return float(at_edge.mean())
 

@@ -110,7 +110,7 @@ class Meter:
 
     def sample(self) -> None:
         """Read everything once. Does nothing until the container has a process."""
-        self._sampled_at = time.monotonic()
+        now = self._sampled_at = time.monotonic()
         self._group = self._group or self._find()
         if self._group is None:
             return
@@ -122,8 +122,8 @@ class Meter:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)
-        if self._gpu and time.monotonic() - self._gpu_at >= 1:
-            self._gpu_at = time.monotonic()
+        if self._gpu and now - self._gpu_at >= 1:
+            self._gpu_at = now
             self._sample_gpu()
 
     def _find(self) -> ControlGroup | None:

@@ -63,7 +63,7 @@ class NoNetwork:
 
     def _starts(self) -> bool:
         deadline = time.monotonic() + _START_S
-        while self._is_there() and time.monotonic() < deadline:
+        while self._is_there() and time.monotonic() < deadline and not self._engine.stop.is_set():
             if int(self._engine.state(self._name).get("Pid", 0)):
                 return True
             time.sleep(_TICK_S)

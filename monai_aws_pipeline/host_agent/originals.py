@@ -113,7 +113,8 @@ def _fetch_folder(store: Store, message: JobMessage, files: Path, limits: Intake
     if len(parts) < len(contents.files):
         raise RefusedError(Code.UPLOAD_REPLACED, "A file of the folder was replaced or removed after the folder was completed.")
     if not parts:
-        raise RefusedError(Code.EMPTY_UPLOAD, "The folder held no file when it was completed; a .zip in it is an upload of its own.")
+        others = "a .zip in it is an upload of its own, and so is a subfolder with a marker"
+        raise RefusedError(Code.EMPTY_UPLOAD, f"The folder held no file with content when it was completed; {others}.")
     size = sum(part.size for part in parts)
     check_size(size, limits)
     if len(parts) > limits.files:
@@ -262,13 +263,18 @@ def _contents(store: Store, message: JobMessage, marker: StoredObject, *, first_
     Without a list this is the first look, unless that may not be (``first_look``): then nothing was read. By times alone a later look could
     find more: S3 dates an object that is uploaded in parts at the beginning of its upload and lists it at the end.
     """
-    listed = {_fingerprint(item): item for item in _listed(store, marker)}
+    there = list(store.list(marker.key.removesuffix(READY_MARKER)))
+    # Both times are the bucket's own, so no host's clock matters.
+    listed = {_fingerprint(item): item for item in there if item.modified <= marker.modified and is_folder_part(item.key)}
     text = store.read(folder_key(message.job))
     if not text and not first_look:
         return _Contents()
     if not text:
+        # A marker deeper inside makes a job of the subfolder that it lies in, and what is in there is that job's alone.
+        others = tuple(item.key.removesuffix(READY_MARKER) for item in there if is_marker(item.key) and item.key != marker.key)
+        own = {mark: item for mark, item in listed.items() if not item.key.startswith(others)}
         found = {
-            name: [mark for mark, item in listed.items() if bool(item.size) is sized] for name, sized in (("files", True), ("empty", False))
+            name: [mark for mark, item in own.items() if bool(item.size) is sized] for name, sized in (("files", True), ("empty", False))
         }
         text = json.dumps({"schema": FOLDER_SCHEMA, "job": message.job, **found}, separators=(",", ":"), sort_keys=True)
         if not store.put_once(folder_key(message.job), text):
@@ -281,12 +287,6 @@ def _fingerprint(item: StoredObject) -> str:
     """Tells one object of a folder from every other, also from a later one of the same name, and tells nobody its name."""
     about = json.dumps([item.key, item.etag, item.size, item.modified.isoformat()])
     return hashlib.sha256(about.encode()).hexdigest()[:32]
-
-
-def _listed(store: Store, marker: StoredObject) -> list[StoredObject]:
-    """What lies in the folder and is no newer than its marker. Both times are the bucket's own, so no host's clock matters."""
-    folder = marker.key.removesuffix(READY_MARKER)
-    return [item for item in store.list(folder) if item.modified <= marker.modified and is_folder_part(item.key)]
 
 
 def _marker(store: Store, message: JobMessage) -> StoredObject | None:

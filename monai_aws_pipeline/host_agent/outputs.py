@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pydicom
+
 from monai_aws_pipeline.host_agent.dicom import Instance, read_instance
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake import looks_like_dicom
@@ -75,16 +77,17 @@ class Produced:
 def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tuple[Produced, ...]:
     """Judge every file below ``folder``. Raises FailedError when there is none, or when one is no answer to the study.
 
-    Each DICOM output must parse, be whole, and carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study
-    does. A segmentation must refer to ``source`` and lie on it, the instances that the application was given, where they are now; empty:
-    not judged. A mesh beside a segmentation must lie on that.
+    Each DICOM output must parse, be whole, carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study does,
+    and name no other patient. A segmentation must refer to ``source`` and lie on it, the instances that the application was given, where
+    they are now; empty: not judged. A mesh beside a segmentation must lie on that.
     """
     found = []
+    patient = _patient(next((item.path for item in source if item.patient), None))
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise FailedError(Code.OUTPUT_UNSAFE, "The application wrote a link or a special file into its output.")
         if path.is_file():
-            found.append((path, _kind(path, study_uid)))
+            found.append((path, _kind(path, study_uid, patient)))
     if not found:
         raise FailedError(Code.NO_OUTPUT, "The application ended well and wrote no output.")
     _check_geometry(found, source)
@@ -127,7 +130,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _kind(path: Path, study_uid: str) -> str:
+def _kind(path: Path, study_uid: str, patient: str) -> str:
     with path.open("rb") as stream:
         is_dicom = looks_like_dicom(stream.read(132))
     if not is_dicom:
@@ -142,7 +145,19 @@ def _kind(path: Path, study_uid: str) -> str:
         raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that is no object of a study.")
     if written.study_uid != study_uid:
         raise FailedError(Code.OUTPUT_OTHER_STUDY, "The application wrote a DICOM object that belongs to another study than its input.")
+    if patient.isascii() and patient and _patient(path) not in ("", patient):  # others may be written in another character set
+        raise FailedError(Code.OUTPUT_OTHER_STUDY, "The application wrote a DICOM object that names another patient than its input.")
     return DICOM_SEG if written.sop_class in SEGMENTATIONS else DICOM
+
+
+def _patient(path: Path | None) -> str:
+    """The PatientID of an object; empty where it has none. Kept nowhere."""
+    if path is None:
+        return ""
+    try:
+        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID") or "").strip(" \0")
+    except Exception as error:  # the walk over the file has found it whole; what pydicom still cannot read is nobody's answer
+        raise FailedError(Code.OUTPUT_NOT_DICOM, "The header of a DICOM object cannot be read.") from error
 
 
 def known_suffix(path: Path) -> str:

@@ -23,6 +23,7 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.board import Phase
 from monai_aws_pipeline.host_agent.commit import read_progress
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
@@ -60,7 +61,7 @@ _LOOK_S: Final = 0.5
 Step = Callable[["_Job"], None]
 
 
-class WorkFolderError(Exception):
+class WorkFolderError(NamedError):
     """A job's folder could not be wiped. The agent ends: the next study must not meet the remains of this one."""
 
 
@@ -109,6 +110,12 @@ class Pipeline:
             unreadable: Future[Ended] = Future()
             unreadable.set_result(Ended(Outcome.UNREADABLE))  # not noted as work: a poisoned message must not keep a machine running
             return unreadable
+        if self._stopping():
+            # It may be a job of ours that was just handed over: as the second message of a job in hand it would be dropped, and lost.
+            self._around.queue.hand_over(delivery)
+            interrupted: Future[Ended] = Future()
+            interrupted.set_result(Ended(Outcome.INTERRUPTED))
+            return interrupted
         job = _Job(message, delivery, self._around.work / message.job)
         with self._changed:
             doubled = any(other.message.job == message.job and other.delivery.message != delivery.message for other in self._jobs)
@@ -121,9 +128,19 @@ class Pipeline:
         return job.ended
 
     def close(self) -> None:
-        """End all threads: what is being published is finished, what was not is handed over once the host is told to stop."""
-        self._inference.shutdown()
-        self._publishing.shutdown()
+        """End all threads: what is being published is finished, what was not is handed over once the host is told to stop.
+
+        What takes longer than a stop allows is left: its message comes back by itself.
+        """
+        stop = self._around.stop
+        with self._changed:
+            while self._jobs and not stop.over(stop.budget.jobs):
+                self._changed.wait(_LOOK_S)
+            left = len(self._jobs)
+        if left:
+            log.warning("%d job(s) did not end within %.0f s of the stop; their messages come back by themselves", left, stop.budget.jobs)
+        for threads in (self._inference, self._publishing):
+            threads.shutdown(wait=not left, cancel_futures=bool(left))
 
     # -- the steps ---------------------------------------------------------------------------------------------------------
 
@@ -244,8 +261,11 @@ class Pipeline:
                     return
                 self._changed.wait(_LOOK_S)
 
+    def _stopping(self) -> bool:
+        return self._around.stop.is_set() or self._around.leave.is_set()
+
     def _check_stop(self) -> None:
-        if self._around.stop.is_set() or self._around.leave.is_set():
+        if self._stopping():
             raise InterruptedJobError("the host is stopping")
 
     def _end_of(self, job: _Job, wrong: BaseException) -> Ended | None:

@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 import pydicom
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from monai_aws_pipeline.host_agent.dicom import Instance
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.geometry import Array
+from monai_aws_pipeline.host_agent.image_header import ImageHeader
 from monai_aws_pipeline.maps.study_contract import Handles
 
 _WHOLE: Final = 1e-9
@@ -29,18 +30,29 @@ def check_pixel_types(stack: Sequence[Instance]) -> None:
     headers = [image.header for image in stack]
     if len({header.stored for header in headers}) == 1 and all(header.rescale is None for header in headers):
         return  # as stored, and so all of one type
-    if any(_is_encapsulated(header.syntax) for header in headers):
-        slopes = {header.rescale for header in headers}
-        if len(slopes) > 1 or any(abs(value - round(value)) > _WHOLE for pair in slopes if pair for value in pair):
-            raise RefusedError(
-                Code.UNSUPPORTED_IMAGE, f"The {len(stack)} compressed images are rescaled by fractions or differently: {_TEXT}"
-            )
+    compressed = any(_is_encapsulated(header.syntax) for header in headers)
+    try:
+        # Of a multi-frame image the SDK would make a volume of its own; such are given to applications alone that read them themselves.
+        kept = _type_of(stack[0], _pixels(stack[0]))
+        wrong = sum(not (compressed and _holds_all(kept, image.header)) and not _holds(kept, _pixels(image)) for image in stack[1:])
+    except RefusedError:
+        if not compressed:
+            raise
+        _check_undecoded(stack)  # what this host has no decoder for, the application may have
         return
-    # Of a multi-frame image the SDK would make a volume of its own; such are given to applications alone that read them themselves.
-    kept = _type_of(stack[0], _pixels(stack[0]))
-    wrong = sum(not _holds(kept, _pixels(image)) for image in stack[1:])
     if wrong:
         raise RefusedError(Code.UNSUPPORTED_IMAGE, f"The pixels of {wrong} of {len(stack)} images would be cut off: {_TEXT}")
+
+
+def _check_undecoded(stack: Sequence[Instance]) -> None:
+    """Refuse what the headers alone show: other types of pixels within the stack, or a rescale that differs or has fractions."""
+    headers = [image.header for image in stack]
+    slopes = {header.rescale for header in headers}
+    kinds = {(header.stored[0], header.stored[2]) for header in headers}
+    if len(slopes) > 1 or any(abs(value - round(value)) > _WHOLE for pair in slopes if pair for value in pair):
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, f"The {len(stack)} compressed images are rescaled by fractions or differently: {_TEXT}")
+    if len(kinds) > 1:
+        raise RefusedError(Code.UNSUPPORTED_IMAGE, f"The {len(stack)} compressed images have pixels of {len(kinds)} types: {_TEXT}")
 
 
 def undecodable(instances: Sequence[Instance]) -> int:
@@ -49,6 +61,8 @@ def undecodable(instances: Sequence[Instance]) -> int:
 
 
 def _is_damaged(image: Instance) -> bool:
+    if image.header.syntax == JPEGExtended12Bit and image.header.stored[1] > 8:
+        return False  # Pillow, by which pydicom has a decoder, reads its 8 bits alone
     try:
         if not get_decoder(UID(image.header.syntax)).is_available:
             return False
@@ -87,6 +101,14 @@ def _holds(kind: np.dtype[np.generic], values: Array) -> bool:
     limits = np.iinfo(kind.name)
     low, high = float(values.min()), float(values.max())
     return limits.min <= low and high <= limits.max and bool((np.abs(values - np.rint(values)) <= _WHOLE).all())
+
+
+def _holds_all(kind: np.dtype[np.generic], header: ImageHeader) -> bool:
+    """Whether a type holds every value that the image's bits can, so that its pixels need not be decoded."""
+    slope, intercept = header.rescale or (1.0, 0.0)
+    _, bits, signed = header.stored
+    ends = (-(1 << bits >> 1), (1 << bits >> 1) - 1) if signed else (0, (1 << bits) - 1)
+    return kind.kind == "f" or (bits > 0 and slope == round(slope) and _holds(kind, np.array(ends) * slope + intercept))
 
 
 def _is_encapsulated(syntax: str) -> bool:

@@ -92,6 +92,7 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
     try:
         data = pydicom.dcmread(instance.path)
         name = _whole_name(data) if NAME in wanted else None
+        moments = {keyword: _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")) for keyword in instance.header.odd_moments}
         if CHARACTER_SET in wanted:
             data.decode()
             data.SpecificCharacterSet = "ISO_IR 192"
@@ -103,8 +104,8 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
             data.ImageOrientationPatient = _decimals(_mean_orientation(stack))
         if CLASS in wanted:
             data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
-        for keyword in instance.header.odd_moments:
-            _put(data, keyword, _moment(str(data.get_item(keyword).value, "latin-1").strip(" \0")))
+        for keyword, moment in moments.items():
+            _put(data, keyword, moment)
         if RESCALE in wanted:
             _without_empty_rescale(data)
         for keyword in instance.header.missing:
@@ -115,7 +116,7 @@ def _rewrite(instance: Instance, wanted: set[str], stack: Stack | None) -> None:
             _put(data, "SpacingBetweenSlices", _decimals([stack.step])[0])
         written = instance.path.with_suffix(".even")
         data.save_as(written)
-    except RefusedError:
+    except (RefusedError, OSError, MemoryError):  # a full disk is no fault of the study
         raise
     except Exception as error:  # pydicom raises a dozen kinds on damaged values, and each means the same here
         raise RefusedError(Code.DICOM_DAMAGED, "The header of an image cannot be written anew.") from error

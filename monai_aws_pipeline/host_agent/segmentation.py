@@ -94,7 +94,7 @@ class Segmentation:
 
     ``grid``: where each frame lies. ``segment_of_frame``: its segment, 0 in a label map, whose pixels are segment numbers. ``depths``: how
     many mm along the normal each frame stands for. ``slice_distance``: distance of neighbouring planes in mm. ``series``: those that it
-    refers to.
+    refers to. ``background``: values of a label map that stand for no segment. ``single_bits``: whether there is room for 0 and 1 alone.
     """
 
     path: Path
@@ -106,6 +106,8 @@ class Segmentation:
     slice_distance: float
     maximum: float
     series: frozenset[str]
+    background: tuple[int, ...]
+    single_bits: bool
 
 
 def read_source(instances: Sequence[Instance]) -> Source:
@@ -148,7 +150,9 @@ def read_segmentation(path: Path, source: Source | None = None) -> Segmentation:
         numbers = np.zeros(count, dtype=int)
     else:
         numbers = np.array([_segment_number(data, frame) for frame in data.PerFrameFunctionalGroupsSequence])
-    return Segmentation(path, kind, grid, numbers, labels, depths, distance, maximum, series)
+    background = (0, int(data.get("PixelPaddingValue") or 0))
+    single_bits = kind == "BINARY" and int(data.get("BitsAllocated") or 0) == 1
+    return Segmentation(path, kind, grid, numbers, labels, depths, distance, maximum, series, background, single_bits)
 
 
 def masks(segmentation: Segmentation, frames: Sequence[int] | None = None) -> Iterator[tuple[int, int, Array]]:
@@ -168,6 +172,20 @@ def masks(segmentation: Segmentation, frames: Sequence[int] | None = None) -> It
             yield index, int(segmentation.segment_of_frame[index]), frame.astype(np.float32) / segmentation.maximum
         else:
             yield index, int(segmentation.segment_of_frame[index]), frame
+
+
+def frames_of_undescribed_values(segmentation: Segmentation) -> int:
+    """How many frames hold values that the SEG gives no meaning: numbers of no segment, or more than its largest value.
+
+    Raises what pydicom raises on pixels that cannot be decoded.
+    """
+    if segmentation.single_bits:
+        return 0
+    frames = _frames(segmentation.path, segmentation.grid, range(len(segmentation.grid.positions)))
+    if segmentation.kind == "LABELMAP":
+        known = [*segmentation.labels, *segmentation.background]
+        return sum(not np.isin(np.unique(frame), known).all() for frame in frames)
+    return sum(bool(frame.max() > segmentation.maximum) for frame in frames)
 
 
 def _frames(path: Path, grid: Grid, wanted: Sequence[int]) -> Iterator[Array]:

@@ -31,7 +31,7 @@ from monai_aws_pipeline.host_agent.geometry import (
     planes_under,
     together,
 )
-from monai_aws_pipeline.host_agent.segmentation import Image, Segmentation, Source, masks, read_segmentation
+from monai_aws_pipeline.host_agent.segmentation import Image, Segmentation, Source, frames_of_undescribed_values, masks, read_segmentation
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,15 @@ class _References:
 
     series: dict[str, frozenset[str]]
     classes: dict[str, set[str]]
-    of_frame: tuple[str | None, ...]
-    """The instance whose plane a frame claims, None where it names none, several, or says that the place was not kept."""
+    of_frame: tuple[tuple[str, int | None] | None, ...]
+    """Instance and frame whose plane a frame claims (no frame: of a single-frame image), None where it names none, several, or says that
+    the place was not kept."""
 
 
 def check_segmentation(path: Path, source: Source) -> None:
     """Judge a DICOM SEG against the images its application was given. Raises FailedError(OUTPUT_GEOMETRY, OUTPUT_NOT_DICOM).
 
-    - Its frames, functional groups and segments belong together.
+    - Its frames, functional groups and segments belong together, and each value of a frame has a meaning.
     - Each instance and series that it refers to was given, under the class that it has.
     - It refers to the whole stack that it segmented. An SDK that drops slices which it cannot place or stack answers a part of the series
       and refers to that part. Some writers refer only to those images on which a frame lies. So fewer references are taken when exactly
@@ -84,6 +85,10 @@ def check_segmentation(path: Path, source: Source) -> None:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"A segmentation has {count} frames and functional groups of {groups}.")
     if unknown:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"{unknown} of {count} frames of a segmentation belong to no segment that it describes.")
+    if meaningless := _frames_of_undescribed_values(path):
+        raise FailedError(
+            Code.OUTPUT_NOT_DICOM, f"{meaningless} of {count} frames of a segmentation hold values that it does not describe."
+        )
     try:
         _check_references(referred, source)
         _check_planes(frames, referred, source)
@@ -111,8 +116,13 @@ def _references(data: Dataset) -> _References:
         images = list(_source_images([frame]))
         names = list(_named(images, classes))
         kept = len(images) == 1 and str(images[0].get("SpatialLocationsPreserved") or "YES") == "YES"
-        of_frame.append(names[0] if kept else None)
+        of_frame.append((names[0], _frame_number(images[0])) if kept else None)
     return _References({uid: frozenset(named) for uid, named in series.items()}, classes, tuple(of_frame))
+
+
+def _frame_number(image: Dataset) -> int | None:
+    number = image.get("ReferencedFrameNumber")
+    return int(number) if isinstance(number, int) else None
 
 
 def _source_images(groups: Sequence[Dataset]) -> Iterator[Dataset]:
@@ -142,6 +152,14 @@ def _frames_of_no_segment(data: Dataset) -> int:
         named = frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [Dataset()]
         missing += named[0].get("ReferencedSegmentNumber") not in described
     return missing
+
+
+def _frames_of_undescribed_values(path: Path) -> int:
+    try:
+        return frames_of_undescribed_values(read_segmentation(path))
+    except Exception as error:  # pixels that this host cannot decode say nothing against the application
+        log.warning("the values of a segmentation are not judged (%s)", type(error).__name__)
+        return 0
 
 
 def _check_references(referred: _References, source: Source) -> None:
@@ -263,12 +281,15 @@ def _beside(grid: Grid, other: Grid) -> int:
 
 
 def _check_claims(frames: Sequence[Grid | None], referred: _References, source: Source) -> None:
-    """Each frame that has the matrix and orientation of the one image that it names lies on the plane of that image."""
-    plane_of = {image.instance.sop_uid: image.planes[0] for image in source.images if len(image.planes) == 1}
+    """Each frame that has the matrix and orientation of the one image, or frame of it, that it names lies on the plane of that."""
+    plane_of: dict[tuple[str, int | None], Grid | None] = {
+        (image.instance.sop_uid, number): plane for image in source.images for number, plane in enumerate(image.planes, start=1)
+    }
+    plane_of |= {(image.instance.sop_uid, None): image.planes[0] for image in source.images if len(image.planes) == 1}
     stacks = [(stack, stack.step) for stack in source.grids()]
     wrong = 0
     for frame, name in zip(frames, referred.of_frame, strict=True):
-        plane = plane_of.get(name or "")
+        plane = plane_of.get(name) if name else None
         if frame is not None and plane is not None and _cut_alike(frame, plane):
             step = next((step for stack, step in stacks if _cut_alike(plane, stack)), plane.step)
             wrong += abs(float((frame.positions - plane.positions)[0] @ plane.normal)) > step / 4

@@ -26,6 +26,8 @@ from monai_aws_pipeline.maps.study_contract import Handles, StudyContract
 
 _SAME_DIRECTION: Final = 1e-3
 """How much direction cosines may differ within a stack: writers round them, and some slice by slice."""
+_ROUGHLY: Final = 0.05
+"""How much direction cosines may differ where it is only asked how large a series is."""
 _SAME_PLACE: Final = 0.02
 """Images nearer than this part of the usual step lie at one place."""
 _UNEVEN: Final = 0.05
@@ -79,17 +81,12 @@ class _Slice:
 
 def size_of(images: Sequence[Instance]) -> int:
     """How many planes a series would have as a stack: the most in one direction, with those that tell no direction."""
-    directions: Counter[tuple[float, ...]] = Counter()
-    unplaced = 0
-    for image in images:
-        frames = max(1, image.header.frames)
-        if image.header.plane:
-            directions[tuple(round(value, 1) + 0.0 for value in image.header.plane.orientation)] += frames
-        elif frames > 1:
-            directions[()] += frames
-        else:
-            unplaced += 1
-    return max(directions.values(), default=0) + unplaced
+    placed = [(image.header.plane.orientation, max(1, image.header.frames)) for image in images if image.header.plane]
+    frames = np.array([count for _, count in placed])
+    largest = max((int(frames[kind].sum()) for kind in _directions([each for each, _ in placed], _ROUGHLY)), default=0)
+    unplaced = [max(1, image.header.frames) for image in images if not image.header.plane]
+    multi = sum(count for count in unplaced if count > 1)  # their frames tell where they lie
+    return max(largest, multi) + unplaced.count(1)
 
 
 def wanted_images(images: Sequence[Instance], contract: StudyContract) -> list[Instance]:
@@ -165,6 +162,9 @@ def _check_kinds(images: Sequence[Instance], contract: StudyContract) -> None:
     odd = sum(image.header.odd_rescale for image in images)
     if odd:
         raise RefusedError(Code.DICOM_DAMAGED, f"RescaleSlope and RescaleIntercept of {odd} of {total} images do not tell what they do.")
+    plain = sum(image.header.rescale is None for image in images)
+    if plain and any(image.header.rescale not in (None, (1.0, 0.0)) for image in images):
+        raise RefusedError(Code.DICOM_DAMAGED, f"{plain} of {total} images have no RescaleSlope and RescaleIntercept, and the rest has.")
     shapes = Counter((image.header.rows, image.header.columns) for image in images)
     if len(shapes) > 1:
         other = total - max(shapes.values())
@@ -206,7 +206,7 @@ def _placed(slices: Sequence[_Slice]) -> list[tuple[_Slice, Plane]]:
             Code.IRREGULAR_VOLUME,
             f"{total - len(placed)} of {total} images of the series have no readable position, orientation or pixel spacing.",
         )
-    directions = _directions([plane for _, plane in placed])
+    directions = [len(kind) for kind in _directions([plane.orientation for _, plane in placed], _SAME_DIRECTION)]
     if len(directions) > 1:
         cause = f"The {total} images of the series lie in {len(directions)} directions, {max(directions)} of them in the most frequent one."
         raise NoStackError(Code.IRREGULAR_VOLUME, cause, scout=max(directions) <= total / 2)
@@ -223,18 +223,16 @@ def _placed(slices: Sequence[_Slice]) -> list[tuple[_Slice, Plane]]:
     return placed
 
 
-def _directions(planes: Sequence[Plane]) -> list[int]:
-    """How many planes lie in each direction."""
-    found: list[tuple[Array, int]] = []
-    for plane in planes:
-        mine = np.array(plane.orientation)
-        for number, (other, count) in enumerate(found):
-            if np.abs(mine - other).max() < _SAME_DIRECTION:
-                found[number] = (other, count + 1)
-                break
-        else:
-            found.append((mine, 1))
-    return [count for _, count in found]
+def _directions(orientations: Sequence[tuple[float, ...]], apart: float) -> list[Array]:
+    """Indices of the planes that lie in one direction, direction by direction."""
+    cosines = np.array(orientations)
+    left = np.arange(len(cosines))
+    found = []
+    while left.size:
+        same = np.abs(cosines[left] - cosines[left[0]]).max(axis=1) < apart
+        found.append(left[same])
+        left = left[~same]
+    return found
 
 
 def _normal(plane: Plane) -> Array:
@@ -320,10 +318,12 @@ def _check_one_stack(slices: Sequence[_Slice], along: Array) -> None:
 
 def _overlap(groups: Sequence[Array]) -> bool:
     """Whether two groups of places lie between each other for more than half of the smaller one."""
-    for number, one in enumerate(groups):
-        for other in groups[number + 1 :]:
-            common = min(one.max(), other.max()) - max(one.min(), other.min())
-            if common > 0.5 * min(np.ptp(one), np.ptp(other)):
+    spans = sorted((float(group.min()), float(group.max())) for group in groups)
+    for number, (low, high) in enumerate(spans):
+        for other_low, other_high in spans[number + 1 :]:
+            if other_low >= high:
+                break  # each slice may be an acquisition of its own, and there are thousands
+            if min(high, other_high) - other_low > 0.5 * min(high - low, other_high - other_low):
                 return True
     return False
 

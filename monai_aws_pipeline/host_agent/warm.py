@@ -268,8 +268,8 @@ class Container:
     def close(self) -> None:
         """Kill and remove it with everything in its folders."""
         self._trouble = "closed"
-        deadline = time.monotonic() + _CREATED_S
-        while not self._ready and self._process.poll() is None and not self._engine.state(self._name) and time.monotonic() < deadline:
+        began, stop = time.monotonic(), self._engine.stop
+        while not self._ready and self._process.poll() is None and not self._engine.state(self._name) and stop.left(began, _CREATED_S) > 0:
             time.sleep(_TICK_S)  # one that is only being created could not be removed yet, and would be left
         self._engine.remove(self._name)
         self._process.kill()

@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from monai_aws_pipeline.errors import NamedError
+
 from .commands import down, reset, status, up
 from .config import DEFAULT_PORT, configure
-from .errors import LocalCloudError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, default=None, help="folder of its data (default: .local-cloud here)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port on 127.0.0.1 (default: {DEFAULT_PORT})")
     chosen = parser.parse_args(arguments)
-    config = configure(chosen.state_dir, chosen.port)
     try:
+        config = configure(chosen.state_dir, chosen.port)
         if chosen.command == "up":
             up(config, _say)
         elif chosen.command == "down":
@@ -33,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             for machine in found.machines:
                 _say(f"  {machine['id']}  {machine['state']:<13} {machine['address']:<15} {machine['name']}")
             return 0 if found.running else 1
-    except LocalCloudError as wrong:
-        sys.stderr.write(f"{wrong.cause}\n{wrong.remedy}\n")
+    except NamedError as error:
+        sys.stderr.write(f"{error.cause}\n{error.remedy}".strip() + "\n")
         return 1
     return 0
 

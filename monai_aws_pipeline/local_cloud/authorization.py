@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import tagging
 
+from .call_record import CallRecord
 from .config import ACCOUNT
 
 Parameters = Mapping[str, list[str]]
@@ -51,6 +53,7 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
             *(arn("subnet", name) for name in many(rf"({_INTERFACE})?SubnetId") or ["*"]),
             arn("network-interface", "*"),
             arn("volume", "*"),
+            *(arn("spot-instances-request", "*") for _ in many("InstanceMarketOptions.MarketType")),
         ]
     if action in _ON_INSTANCES:
         return [arn("instance", name) for name in many("InstanceId")] or ["*"]
@@ -162,9 +165,12 @@ def passed_roles(service: str, action: str, parameters: Parameters, body: bytes,
 class Authorizer:
     """The checks that ministack does not make itself."""
 
-    def __init__(self, tags_of: Callable[[str], dict[str, str]], roles_of_profile: Callable[[str], list[str]]) -> None:
+    def __init__(
+        self, tags_of: Callable[[str], dict[str, str]], roles_of_profile: Callable[[str], list[str]], calls: CallRecord | None = None
+    ) -> None:
         self._tags_of = tags_of
         self._roles_of_profile = roles_of_profile
+        self._calls = calls
 
     def install(self) -> None:
         """Give ministack's own check EC2's and Systems Manager's resources and EC2's tags."""
@@ -190,7 +196,8 @@ class Authorizer:
             for name, value in self._tags(resource_arn).items():
                 context.setdefault(f"ec2:ResourceTag/{name}", value)
                 context.setdefault(f"ssm:resourceTag/{name}", value)
-            return original_enforce(access_key, action, service, region, resource_arn=resource_arn, service_context=context)
+            judged = partial(original_enforce, access_key, action, service, region, resource_arn=resource_arn, service_context=context)
+            return self._calls.watch(judged) if self._calls else judged()
 
         def resource_tags(arn: str) -> dict[str, str] | None:
             return self._tags(arn) or original_tags(arn)
@@ -210,6 +217,8 @@ class Authorizer:
             # "*" covers every character in IAM; ministack's stops at a line break, and an S3 key may hold one.
             return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
 
+        if self._calls:
+            self._calls.install()
         iam_evaluator._fnmatch_compile = compile_across_lines
         iam_actions.extract_resource_arn = extract_resource_arn
         iam_actions.request_tag_context = request_tag_context

@@ -8,12 +8,10 @@ Each is keyed by a hash of everything that goes into it. How they become images 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shutil
@@ -23,12 +21,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 from .config import BASE_REPOSITORY, CloudConfig
+from .engine import unmount_below
 from .errors import BaseImageError
-from .system import Progress
+from .system import Progress, run_program, take_lock
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+"""``run_program`` with the caller's progress, under the caller's lock."""
 
 MACHINE_PACKAGES: Final = (
     *("systemd", "systemd-sysv", "dbus", "cloud-init", "openssh-server", "sudo", "passwd", "procps", "iproute2", "kmod"),
@@ -139,14 +142,14 @@ def machine_root(config: CloudConfig, on_progress: Progress) -> MachineRoot:
     key = _key("machine", *MACHINE_PACKAGES, *MACHINE_PACKAGES_WHERE_THERE, _FINISH_MACHINE, json.dumps(_MACHINE_FILES))
     archive = config.cache_dir / f"machine-{key}.tar"
 
-    def build() -> None:
-        on_progress("building the machines' base file system from this machine's package sources (once)")
+    def build(work: Path, run: Run) -> Path:
+        on_progress("building the machines' base file system from this machine's package sources (once, a minute or two)")
         packages = (*MACHINE_PACKAGES, *(name for name in MACHINE_PACKAGES_WHERE_THERE if _is_available(name)))
         with _overlay(_MACHINE_FILES) as overlay:
             hooks = [f"tar-in {overlay} /", f"chroot \"$1\" sh -c '{_FINISH_MACHINE}'"]
-            _mmdebstrap(config, packages, archive, hooks)
+            return _mmdebstrap(packages, work, hooks, run)
 
-    _once(archive, build)
+    _once(archive, build, on_progress)
     return MachineRoot(archive, key, f"{_distribution()['PRETTY_NAME']} with cloud-init and a container engine, made on this machine")
 
 
@@ -155,28 +158,42 @@ def map_base(config: CloudConfig, on_progress: Progress) -> MapBase:
     key = _key("map", *MAP_PACKAGES, *_MAP_HOOKS)
     folder = config.cache_dir / f"map-base-{key}"
 
-    def build() -> None:
-        on_progress("building the base image of MAPs from this machine's package sources (once)")
-        with tempfile.TemporaryDirectory(dir=config.cache_dir, prefix="map-base-") as scratch:
-            root = Path(scratch) / "root.tar"
-            _mmdebstrap(config, MAP_PACKAGES, root, list(_MAP_HOOKS))
-            work = Path(scratch) / "registry"
-            facts = _write_registry(root, work, tag=f"{_distribution()['VERSION_CODENAME']}-{key}")
-            (work / "facts.json").write_text(json.dumps(facts))
-            work.rename(folder)
+    def build(work: Path, run: Run) -> Path:
+        on_progress("building the base image of MAPs from this machine's package sources (once, about a minute)")
+        root = _mmdebstrap(MAP_PACKAGES, work, list(_MAP_HOOKS), run)
+        made = work / "registry"
+        facts = _write_registry(root, made, tag=f"{_distribution()['VERSION_CODENAME']}-{key}")
+        (made / "facts.json").write_text(json.dumps(facts))
+        return made
 
-    _once(folder, build)
+    _once(folder, build, on_progress)
     facts = json.loads((folder / "facts.json").read_text())
     return MapBase(folder, facts["tag"], facts["digest"], facts["size"], facts["python"])
 
 
-def _once(product: Path, build: Callable[[], None]) -> None:
-    """Build under a lock, so that two clouds that start together do the work once."""
+def _once(product: Path, build: Callable[[Path, Run], Path], on_progress: Progress) -> None:
+    """Build under a lock, so that two clouds that start together do the work once, and what a killed one left is done anew.
+
+    ``build`` is given an empty folder and what to run long programs with, and returns the product's place in that folder.
+    """
     product.parent.mkdir(parents=True, exist_ok=True)
+    work = product.with_name(f"{product.name}.part")
     with product.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not product.exists():
-            build()
+        take_lock(lock, lambda: on_progress(f"waiting for another start that builds {product.name}"))
+        if product.exists():
+            return
+        _remove(work)
+        work.mkdir()
+        try:
+            build(work, partial(run_program, on_progress=on_progress, hold=lock)).rename(product)
+        finally:
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove the folder of a build. One that was killed may have left parts of this machine mounted in it."""
+    unmount_below(work)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _key(*parts: str) -> str:
@@ -233,28 +250,25 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _mmdebstrap(config: CloudConfig, packages: tuple[str, ...], target: Path, hooks: list[str]) -> None:
-    work = target.with_name(f"{target.name}.{os.getpid()}.part")
-    scratch = config.cache_dir / f"scratch-{target.name}"  # two roots are built at the same time
-    scratch.mkdir(parents=True, exist_ok=True)
+def _mmdebstrap(packages: tuple[str, ...], work: Path, hooks: list[str], run: Run) -> Path:
+    """Build a root file system in a folder; returns its tar."""
+    target = work / "root.tar"
+    scratch = work / "scratch"
+    scratch.mkdir()
     scratch.chmod(0o755)
     command = [
         *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--include={','.join(packages)}"),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEAVE_OUT),
         *('--aptopt=APT::Install-Recommends "false"', *(f"--customize-hook={hook}" for hook in hooks)),
-        *(_distribution()["VERSION_CODENAME"], str(work), *(str(path) for path in _package_sources())),
+        *(_distribution()["VERSION_CODENAME"], str(target), *(str(path) for path in _package_sources())),
     ]
-    try:
-        done = subprocess.run(command, env={**os.environ, "TMPDIR": str(scratch)}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = [line for line in done.stderr.strip().splitlines() if line][-4:]
-            raise BaseImageError(
-                f"mmdebstrap failed: {' / '.join(last)}", "Check that this machine's package sources are reachable (apt-get update)."
-            )
-        work.rename(target)
-    finally:
-        work.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+    done = run(command, environment={"TMPDIR": str(scratch)})
+    if done.returncode:
+        last = [line for line in done.stderr.strip().splitlines() if line][-4:]
+        raise BaseImageError(
+            f"mmdebstrap failed: {' / '.join(last)}", "Check that this machine's package sources are reachable (apt-get update)."
+        )
+    return target
 
 
 # ------------------------------------------------------------------------------------------------------- the MAP base as a registry

@@ -96,6 +96,7 @@ class CloudStatus:
 def up(config: CloudConfig, on_progress: Progress = lambda _: None) -> LocalCloud:
     """Start the embedded AWS, or say that it runs. Raises a LocalCloudError with cause and remedy."""
     started = time.monotonic()
+    system.check_python()
     system.check_machine(config)
     config.state_dir.mkdir(parents=True, exist_ok=True)
     with _alone(config):
@@ -234,11 +235,11 @@ def _end_everything(config: CloudConfig) -> int:
             with contextlib.suppress(LocalCloudError):
                 count = machines.remove_all_machines(config, hypervisor)
                 machines.remove_all_images(config, hypervisor)
-        else:
-            if engine.engine_daemon(config).pid() is None and config.machines_dir.exists() and system.program("dockerd"):
+        elif config.machines_dir.exists() and system.program("dockerd"):
+            if engine.engine_daemon(config).pid() is None:
                 engine.stop_private_engine(config)  # sockets and mounts of an engine that was killed
-                engine.start_private_engine(config)  # it alone can end the machines that outlived it
-            if engine.engine_daemon(config).pid() is not None:
+            with contextlib.suppress(LocalCloudError):  # what an engine that does not answer leaves is ended with it, below
+                engine.start_private_engine(config)  # it alone can end the machines that outlived it; one that just started is waited for
                 count = machines.remove_all_machines(config, hypervisor)
     registry.registry_daemon(config).stop()
     engine.stop_private_engine(config)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
+from moto.core.utils import utcnow
 from moto.ec2 import models as moto_models
 from moto.ec2 import utils as moto_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
@@ -281,6 +282,7 @@ class MachineRoom:
                 changes.append((instance, copy.copy(instance._state)))
                 continue
             changes += original(backend, [instance.id])
+            instance.launch_time = utcnow()  # EC2 User Guide, "Instance lifecycle": LaunchTime is that of the last start
             machine = self._machines[instance.id]
             machine.become("pending")
             self._show_address(machine)

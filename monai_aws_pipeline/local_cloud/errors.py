@@ -6,14 +6,14 @@ have no class here.
 
 from __future__ import annotations
 
+from monai_aws_pipeline.errors import NamedError
 
-class LocalCloudError(Exception):
-    """The embedded AWS cannot do what was asked. ``cause`` and ``remedy`` are sentences for the user."""
+
+class LocalCloudError(NamedError):
+    """The embedded AWS cannot do what was asked. ``cause`` and ``remedy`` are sentences for the user, and none goes without."""
 
     def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(f"{cause} {remedy}")
-        self.cause = cause
-        self.remedy = remedy
+        super().__init__(cause, remedy)
 
 
 class NotLinuxError(LocalCloudError):

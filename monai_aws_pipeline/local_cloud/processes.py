@@ -1,6 +1,7 @@
 """Background processes that outlive the command that started them, found again by pid file and ended to the last child.
 
-A pid file holds the pid and the process's start time, so that a number the kernel has given to somebody else is never signalled.
+A pid file holds the pid, the process's start time and the boot it belongs to, so that a number the kernel has given to somebody else
+is never signalled. The process writes it itself before it becomes its program, so that one whose starter is killed is known as well.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from .errors import StartError
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_RECORD_AND_BECOME: Final = f'echo "$(cut -d" " -f1,22 /proc/$$/stat) $(cat {_BOOT_ID})" >"$0.part" && mv "$0.part" "$0" && exec "$@"'
+"""For ``sh -c``: writes the pid file named first, then becomes the command that follows. Pid and start time stay the same."""
 
 
 def _start_time(pid: int) -> str | None:
@@ -49,16 +55,18 @@ class Daemon:
     def start(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> int:
         """Start in a session of its own with output in the log file; returns the pid."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self.pid_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [str(part) for part in command],
+                ["sh", "-c", _RECORD_AND_BECOME, str(self.pid_file), *(str(part) for part in command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 start_new_session=True,
             )
-        self.pid_file.write_text(f"{process.pid} {_start_time(process.pid)}\n")
+        while not self.pid_file.exists() and process.poll() is None:
+            time.sleep(0.002)
         return process.pid
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
@@ -88,7 +96,7 @@ class Daemon:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 time.sleep(0.03)
-        if recorded:
+        if recorded and _start_time(recorded[0]) in (None, recorded[1]):  # otherwise the number is somebody else's now
             self._end_session(recorded[0])
         self.pid_file.unlink(missing_ok=True)
 
@@ -100,9 +108,10 @@ class Daemon:
                     os.kill(int(entry.name), signal.SIGKILL)
 
     def _recorded(self) -> tuple[int, str] | None:
+        """Pid and start time of the file, unless it is of another boot; a file of an older version does not name its boot."""
         try:
-            pid, started = self.pid_file.read_text().split()
-            return int(pid), started
+            pid, started, *boot = self.pid_file.read_text().split()
+            return (int(pid), started) if boot in ([], [_BOOT_ID.read_text().strip()]) else None
         except (OSError, ValueError):
             return None
 

@@ -87,7 +87,21 @@ class Cloud:
     def __init__(self, config: CloudConfig, engine: Engine, root: MachineRoot, base: MapBase, ssh_port: int) -> None:
         from ministack import app as ministack_app
 
-        from . import alarms, authorization, ec2, ec2_images, ec2_new_things, ecr, events, faults, identity, persistence, registry, ssm
+        from . import (
+            alarms,
+            authorization,
+            call_record,
+            ec2,
+            ec2_images,
+            ec2_new_things,
+            ecr,
+            events,
+            faults,
+            identity,
+            persistence,
+            registry,
+            ssm,
+        )
 
         self.config = config
         self.ministack = ministack_app
@@ -101,7 +115,8 @@ class Cloud:
         self.registry_door = registry.RegistryDoor(
             registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored
         )
-        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile)
+        calls = call_record.CallRecord(config.state_dir / call_record.FILE)
+        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls)
         self._base_image = ec2_images.base_image_id(root.key)
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 from .config import CloudConfig
 from .errors import DiskShortError, NotLinuxError, NotRootError, PackagesError, PortTakenError
@@ -24,6 +26,7 @@ Progress = Callable[[str], None]
 
 MINIMUM_FREE_BYTES: Final = 10 * 1024**3
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
+_POLICY_TEXT: Final = "#!/bin/sh\n# Of monai-aws local up while it installs packages: their services are not to start.\nexit 101\n"
 _LOCK: Final = Path("/run/monai-aws-packages.lock")
 """apt works for one at a time and fails for the second; two clouds that start together wait for each other instead."""
 
@@ -43,6 +46,16 @@ NEEDS: Final = (
 )
 ENGINE: Final = Need("dockerd", "docker.io", "runs the machines of the embedded AWS as containers")
 REGISTRY: Final = Need("docker-registry", "docker-registry", "keeps pushed container images on disk")
+
+
+def check_python() -> None:
+    """PackagesError when this Python lacks what the extra ``local`` brings: the server would end with that in its log only."""
+    missing = [name for name in ("ministack", "moto", "hypercorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PackagesError(
+            f"{', '.join(missing)} of the extra 'local' cannot be imported by {sys.executable}.",
+            "Run: make demo, which installs it; or install this project with its extra: pip install -e '.[local]'",
+        )
 
 
 def check_machine(config: CloudConfig) -> None:
@@ -86,19 +99,59 @@ def free_ssh_port(address: str) -> int:
 def ensure_system_packages(config: CloudConfig, on_progress: Progress, *, engine_wanted: bool = True) -> None:
     """Install what is missing and say what and why. PackagesError where there is no apt or it fails."""
     with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _ensure(config, on_progress, engine_wanted)
+        take_lock(lock, lambda: on_progress("waiting for another command that installs packages"))
+        _ensure(config, _Apt(lock, on_progress), engine_wanted)
 
 
-def _ensure(config: CloudConfig, on_progress: Progress, engine_wanted: bool) -> None:
+def _ensure(config: CloudConfig, apt: _Apt, engine_wanted: bool) -> None:
     wanted = [need for need in (*NEEDS, *((ENGINE,) if engine_wanted else ())) if not program(need.program)]
     if wanted:
         for need in wanted:
-            on_progress(f"installing {need.package}: it {need.why}")
-        _apt_install([need.package for need in wanted])
+            apt.on_progress(f"installing {need.package}: it {need.why}")
+        _install([need.package for need in wanted], apt)
     if not registry_program(config).exists():
-        on_progress(f"fetching {REGISTRY.package}: it {REGISTRY.why} (unpacked into the cache, not installed)")
-        _unpack_registry(config)
+        apt.on_progress(f"fetching {REGISTRY.package}: it {REGISTRY.why} (unpacked into the cache, not installed)")
+        _unpack_registry(config, apt)
+
+
+def take_lock(lock: IO[Any], on_wait: Callable[[], None]) -> None:
+    """Wait for an exclusive lock of a file; ``on_wait`` is called when somebody else has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def run_program(
+    command: Sequence[str],
+    on_progress: Progress,
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    hold: IO[Any] | None = None,
+    every_s: float = 15.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that may take minutes and say every ``every_s`` seconds that it is still at work.
+
+    ``hold`` is a locked file: the program holds it too, so that one that outlives this process is waited for by whoever takes it next.
+    """
+    began = time.monotonic()
+    held = (hold.fileno(),) if hold else ()
+    with subprocess.Popen(
+        command, cwd=folder, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, pass_fds=held,
+    ) as process:  # fmt: skip
+        try:
+            while True:
+                try:
+                    out, errors = process.communicate(timeout=every_s)
+                    return subprocess.CompletedProcess(command, process.returncode, out, errors)
+                except subprocess.TimeoutExpired:
+                    on_progress(f"{command[0]} is still at work after {time.monotonic() - began:.0f} s")
+        except BaseException:
+            process.terminate()  # not killed: it has temporary folders and mounts to put away
+            raise
 
 
 def program(name: str) -> Path | None:
@@ -123,15 +176,15 @@ def _require_apt() -> None:
         )
 
 
-def _apt_install(packages: list[str]) -> None:
+def _install(packages: list[str], apt: _Apt) -> None:
     _require_apt()
     with _no_services():
-        _apt("update", "-qq")
+        apt.run("update", "-qq")
         # A machine that has just booted runs its own upgrades for some minutes.
-        _apt("install", "-y", "-qq", "-o", "DPkg::Lock::Timeout=600", "--no-install-recommends", *packages)
+        apt.run("install", "-y", "-qq", "-o", "DPkg::Lock::Timeout=600", "--no-install-recommends", *packages)
 
 
-def _unpack_registry(config: CloudConfig) -> None:
+def _unpack_registry(config: CloudConfig, apt: _Apt) -> None:
     _require_apt()
     folder = config.cache_dir / "programs"
     work = folder / f"unpack-{os.getpid()}"
@@ -139,10 +192,10 @@ def _unpack_registry(config: CloudConfig) -> None:
     try:
         work.chmod(0o755)
         try:
-            _apt("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, cwd=work)
+            apt.run("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, folder=work)
         except PackagesError:
-            _apt("update", "-qq")
-            _apt("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, cwd=work)
+            apt.run("update", "-qq")
+            apt.run("download", "-qq", "-o", "APT::Sandbox::User=root", REGISTRY.package, folder=work)
         archive = next(work.glob("*.deb"))
         subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True, capture_output=True)
         (work / "root/usr/bin/docker-registry").rename(folder / "docker-registry")
@@ -150,23 +203,31 @@ def _unpack_registry(config: CloudConfig) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _apt(*arguments: str, cwd: Path | None = None) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(["apt-get", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise PackagesError(
-            f"apt-get {' '.join(arguments)} failed: {' / '.join(last)}", "Check the network and the package sources, then try again."
-        )
+@dataclass(frozen=True)
+class _Apt:
+    """apt-get, which works for one at a time: under a lock, and with word of what takes long."""
+
+    lock: IO[Any]
+    on_progress: Progress
+
+    def run(self, *arguments: str, folder: Path | None = None) -> None:
+        """Run a command of it. PackagesError with its last words where it fails."""
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        done = run_program(["apt-get", *arguments], self.on_progress, folder=folder, environment=quiet, hold=self.lock)
+        if done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-3:]
+            raise PackagesError(
+                f"apt-get {' '.join(arguments)} failed: {' / '.join(last)}", "Check the network and the package sources, then try again."
+            )
 
 
 @contextlib.contextmanager
 def _no_services() -> Iterator[None]:
     """Keep packages from starting their services during installation (Debian policy, invoke-rc.d)."""
-    if _POLICY.exists():
+    if _POLICY.exists() and _POLICY.read_text() != _POLICY_TEXT:  # ours is there where an installation was killed
         yield
         return
-    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.write_text(_POLICY_TEXT)
     _POLICY.chmod(0o755)
     try:
         yield

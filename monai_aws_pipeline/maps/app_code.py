@@ -7,6 +7,7 @@ folder ``golden``) are not read. Everything is bounded, because the files come f
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ from monai_aws_pipeline.maps.study_contract import python_files
 
 ENTRY_POINT: Final = "__main__.py"
 _CATCH_IMPORTS: Final = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-_LOADERS: Final = frozenset({"importlib.import_module", "__import__"})
+_LOADERS: Final = frozenset({"importlib.import_module", "__import__", "runpy.run_module"})
+_FILE_NAME: Final = re.compile(r"[\w./-]*?(\w[\w-]*\.py)")
+"""A text that is nothing but the name of a Python file, as ``runpy.run_path`` and ``subprocess.run`` are given."""
+_NAME_CHARACTERS: Final = 200
 _TRIES: Final = "optional_import"
 """MONAI's own way to import what may be missing: ``optional_import("itk")``."""
 
@@ -84,7 +88,7 @@ class AppCode:
         return module.partition(".")[0] in self.top_modules
 
     def reachable(self) -> frozenset[str]:
-        """Files that the entry point leads to by its imports; all of them where there is no entry point."""
+        """Files that the entry point leads to by its imports or by naming them; all of them where there is no entry point."""
         if ENTRY_POINT not in self.files:
             return frozenset(self.files)
         by_file: dict[str, list[Import]] = {}
@@ -97,10 +101,17 @@ class AppCode:
             if file in seen:
                 continue
             seen.add(file)
+            waiting += self._files_named_in(file)
             for each in by_file.get(file, ()):
                 for name in (each.module, *(f"{each.module}.{part}" for part in each.names)):
                     waiting += self._files_of(name)
         return frozenset(seen)
+
+    def _files_named_in(self, file: str) -> list[str]:
+        tree = self.trees.get(file)
+        texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)) if tree else ()
+        names = {found[1] for text in texts if len(text) < _NAME_CHARACTERS and (found := _FILE_NAME.fullmatch(text))}
+        return [each for each in self.files if each.rpartition("/")[2] in names]
 
     def _files_of(self, module: str) -> list[str]:
         """The files that importing a module of the application's own runs: each package on the way, and the module."""
@@ -112,6 +123,15 @@ class AppCode:
             if self.changes_path:
                 found += [file for file in self.files if file.endswith((f"/{place}.py", f"/{place}/__init__.py"))]
         return found
+
+    def lacks(self, each: Import) -> tuple[str, ...]:
+        """Names that an import takes from a module of the application's own which has none of them, as far as reading can tell."""
+        place = each.module.replace(".", "/")
+        file = next((file for file in (f"{place}/__init__.py", f"{place}.py") if file in self.trees), "")
+        bound = None if self.changes_path or not file else _bound(self.trees[file])
+        if bound is None:
+            return ()
+        return tuple(name for name in each.names if name != "*" and name not in bound and f"{each.module}.{name}" not in self.modules)
 
     def imports_of(self, *modules: str) -> list[Import]:
         """The statements that import one of these modules or something below it."""
@@ -240,7 +260,7 @@ def _imports(tree: ast.Module, file: str) -> Iterator[Import]:
             yield Import(".".join([*base, *([node.module] if node.module else [])]), names, file, node.lineno, optional)
         elif isinstance(node, ast.Call):
             name, first = _dotted(node.func, {}), node.args[0] if node.args else None
-            if isinstance(first, ast.Constant) and isinstance(first.value, str) and first.value.replace(".", "").isidentifier():
+            if isinstance(first, ast.Constant) and isinstance(first.value, str) and all(map(str.isidentifier, first.value.split("."))):
                 if name.rpartition(".")[2] == _TRIES:
                     yield Import(first.value, (), file, node.lineno, optional=True)
                 elif name in _LOADERS:
@@ -304,6 +324,27 @@ def _is_below(each: Import, modules: Iterable[str]) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------------------------- names
+
+_MAKES_NAMES: Final = frozenset({"globals", "vars", "locals", "exec", "setattr", "__getattr__", "*"})
+
+
+def _bound(tree: ast.Module) -> frozenset[str] | None:
+    """Every name that a module binds anywhere, in functions too; None where it makes names in ways that reading does not show."""
+    found = {"__name__", "__file__", "__doc__", "__path__", "__package__", "__spec__", "__loader__"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+            found.add(node.name or "")
+        elif isinstance(node, ast.MatchMapping):
+            found.add(node.rest or "")
+        elif isinstance(node, ast.Global):
+            found.update(node.names)
+    return None if found & _MAKES_NAMES else frozenset(found)
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps import recipe
 from monai_aws_pipeline.maps.build_context import BuildContext
 
@@ -28,7 +29,7 @@ _REMEDY: Final = "delete the image dependencies-KEY in ECR, and build again"
 _MADE: Final = "1980-01-01T00:00:00Z"  # recipe.EPOCH: the image bears no time of its making, so equal inputs make an equal image
 
 
-class AssemblyError(ValueError):
+class AssemblyError(NamedError, ValueError):
     """The lower image is not one that layers can be put on."""
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps import models as model_files
 from monai_aws_pipeline.maps import recipe, sdk_renderer, series_rules, wheelhouse
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
@@ -37,7 +38,7 @@ _STAGE_TAG: Final = re.compile(r"(dependencies|model)-[0-9a-f]{32}")
 _PIN: Final = re.compile(r"^\s*([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*==\s*([0-9][0-9A-Za-z.]*)")
 
 
-class BuildContextError(ValueError):
+class BuildContextError(NamedError, ValueError):
     """The build context cannot be made from what was given."""
 
 

@@ -103,6 +103,11 @@ _IMAGE_READERS: Final = frozenset(
     | {"imageio.v3.imread", "matplotlib.pyplot.imread", "matplotlib.image.imread", "torchvision.io.read_image"}
     | {"torchvision.io.decode_image", "torchvision.datasets.ImageFolder", "monai.data.PILReader", "tensorflow.keras.utils.load_img"}
 )
+_VOLUME_READERS: Final = frozenset({"nibabel.load", "nibabel.nifti1.load", "nibabel.loadsave.load", "nrrd.read"})
+"""They read formats of their own, which many applications use on the way from DICOM: they tell something only where nothing reads that."""
+_MAY_READ_DICOM: Final = frozenset({"LoadImage", "LoadImaged", "ReadImage"})
+_CONVERTERS: Final = re.compile(r"dcm2\w+|dcmdjpeg|gdcmconv|^[*/]*\.dcm$", re.IGNORECASE)
+"""Programs that turn DICOM files into others, and patterns that look for DICOM files, as texts in the code."""
 _IMAGE_FORMATS: Final = re.compile(r"image/|\b(?:jpe?g|png|bmp|tiff?)\b", re.IGNORECASE)
 _READS_DICOM: Final = re.compile(r"dicom|dcm|ImageSeriesReader|GDCM|ITKReader", re.IGNORECASE)
 _NOT_READING: Final = re.compile(r"writer|write|save|ModelInfo|EquipmentInfo|_sr_|TextSR", re.IGNORECASE)
@@ -110,13 +115,16 @@ GIVEN: Final = "DICOM files of one study in /var/holoscan/input (HOLOSCAN_INPUT_
 
 
 def reads_images(code: AppCode, config: AppConfig | None) -> list[Finding]:
-    """JPEG, PNG and the like, read as input: the platform gives DICOM. An error where nothing in the code reads DICOM at all."""
-    readers = [call for call in code.calls() if call.name in _IMAGE_READERS]
+    """JPEG, PNG, NIfTI and the like, read as input: the platform gives DICOM. An error where nothing in the code reads DICOM at all."""
+    names = {name for name, _, _ in code.names()}
+    dicom = any(_READS_DICOM.search(name) and not _NOT_READING.search(name) for name in names)
+    dicom = dicom or bool(code.imports_of("dicom2nifti", "monai.deploy.operators.dicom_data_loader_operator"))
+    dicom = dicom or any(_CONVERTERS.search(text[:200]) for text, _, _ in code.texts())
+    wanted = _IMAGE_READERS if dicom or names & _MAY_READ_DICOM else _IMAGE_READERS | _VOLUME_READERS
+    readers = [call for call in code.calls() if call.name in wanted]
     formats = [each for each in (config.input_formats if config else ()) if _IMAGE_FORMATS.search(each)]
     if not readers and not formats:
         return []
-    dicom = any(_READS_DICOM.search(name) and not _NOT_READING.search(name) for name, _, _ in code.names())
-    dicom = dicom or bool(code.imports_of("dicom2nifti", "monai.deploy.operators.dicom_data_loader_operator"))
     severity = Severity.WARNING if dicom else Severity.ERROR
     first = min(readers, key=lambda call: (call.file, call.line), default=None)
     what = f"{first.name}() reads an image file" if first else f"app.yaml asks for {', '.join(formats)}"
@@ -127,6 +135,34 @@ def reads_images(code: AppCode, config: AppConfig | None) -> list[Finding]:
     )
     place = (first.file, first.line) if first else (APP_YAML, 0)
     return [Finding("input", message, remedy, severity, *place)]
+
+
+def needs_arguments(code: AppCode) -> list[Finding]:
+    """What the command line has to name, where the container's names nothing. The SDK's own Application reads the environment too."""
+    if code.imports_of("monai.deploy"):
+        return []
+    reached = code.reachable()
+    calls = [call for call in code.calls() if call.file in reached]
+    parsing = {call.file for call in calls if call.name.endswith(".parse_args") and not (call.node.args or call.node.keywords)}
+    parsing -= {call.file for call in calls if call.name.endswith(".add_subparsers")}
+    for call in calls:
+        if call.file in parsing and call.name.endswith(".add_argument") and (name := _required_argument(call.node)):
+            message = f"the command line must name {name}, and the container starts the application without arguments"
+            remedy = "Take it from the environment where it is not named: HOLOSCAN_INPUT_PATH, HOLOSCAN_OUTPUT_PATH, HOLOSCAN_MODEL_PATH"
+            return [Finding("entry-point", message, remedy, file=call.file, line=call.line)]
+    return []
+
+
+def _required_argument(call: ast.Call) -> str:
+    """The first name of an argument that argparse does not do without; empty for any other."""
+    first = call.args[0] if call.args else None
+    if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+        return ""
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    nargs = keywords.get("nargs")
+    positional = not first.value.startswith("-") and None not in keywords
+    waived = isinstance(nargs, ast.Constant) and nargs.value in ("?", "*", 0)
+    return first.value if (positional and not waived) or _is_true(keywords.get("required")) else ""
 
 
 _NETWORK_MODULES: Final = (
@@ -208,6 +244,7 @@ _HANDLES: Final = {
     Handles.GANTRY_TILT: "a tilted gantry",
     Handles.FLOAT_PIXELS: "floating-point pixels",
     Handles.COLOR: "colour",
+    Handles.NON_SQUARE: "pixels that are not square",
 }
 
 

@@ -119,14 +119,13 @@ def resolve(folder: Path, plan: Plan, cache: Path, report: Callable[[str], None]
         versions = {wheel.name: wheel.version for wheel in gathered.wheels}
         return Resolved(Installed(names, complete=True, modules=imports.modules_in(paths), versions=versions))
     constrained = read.constrained if plan.layered else Pins()
-    report(f"asking pip whether the requirements can be met (up to {resolution.SECONDS:.0f} s the first time)")
     question = resolution.Question(
         requirements=tuple(str(each) for each in read.required.requirements if not each.url),
         constraints=tuple(str(each) for each in constrained.requirements if not each.url and not each.extras),
         python=plan.python,
         wheels_only=wheels and plan.python != THIS_PYTHON,
     )
-    answer = resolution.ask(question, cache)
+    answer = resolution.ask(question, cache, report=report)
     if answer.packages is None:
         return Resolved(_guessed(read, plan), answer.findings)
     # What an address, an option or another file brings is not known here.
@@ -171,8 +170,10 @@ def examine(source: Source, plan: Plan, models: Sequence[Model] = (), installed:
     elif read.uses_sdk or read.own.named(SDK):
         findings += _sdk_traps(read, plan, installed)
     findings += imports.examine(code, present, read.own.names, plan.python)
+    findings += imports.hides_pythons_own(code)
     findings += imports.links_gl(code, present, config.system_packages if config else ())
     findings += code_traps.reads_images(code, config)
+    findings += code_traps.needs_arguments(code)
     findings += code_traps.needs_network(code, plan.network)
     findings += code_traps.series_choice(code, config)
     findings += code_traps.volumes(code, config)
@@ -215,6 +216,7 @@ def _read(folder: Path, plan: Plan) -> _Read:
         lines = "\n".join(str(each) for each in own.requirements)
         fixed = "\n".join(str(each) for each in constrained.requirements)
         required = requirements.parse_pins(requirements.with_sdk_pins(lines, fixed), "requirements")
+    own, required, constrained = (pins.in_image(plan.python) for pins in (own, required, constrained))
     return _Read(folder, code, config, own, required, constrained, uses_sdk, (*findings, *missing))
 
 

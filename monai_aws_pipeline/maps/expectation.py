@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
 
+from monai_aws_pipeline.errors import NamedError
+
 EXPECT_FILE: Final = "golden/expect.yaml"
 MAX_BYTES: Final = 64 * 1024
 MAX_RULES: Final = 100
@@ -31,7 +33,7 @@ _UID: Final = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 _NOWHERE: Final = "was not found"
 
 
-class ExpectationError(ValueError):
+class ExpectationError(NamedError, ValueError):
     """The expectation is wrong. ``findings`` lists all of it, each with what is expected instead."""
 
     def __init__(self, findings: list[str]) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
 
 ALLOWED: Final = "file:https:ssh:git"
@@ -52,15 +53,10 @@ case "$1" in Username*) cat "$here/username";; *) cat "$here/token";; esac
 """
 
 
-class SourceError(RuntimeError):
+class SourceError(NamedError):
     """The application's source cannot be used. The message says why; ``remedy`` where to correct it."""
 
-    remedy: ClassVar[str] = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
-
-    @property
-    def cause(self) -> str:
-        """What is wrong, without the remedy."""
-        return super().__str__()
+    remedy = "Correct MONAI_AWS_APP_SOURCE, MONAI_AWS_APP_REF or MONAI_AWS_APP_DIR"
 
     def __str__(self) -> str:
         return f"{self.cause}. {self.remedy}"
@@ -69,43 +65,43 @@ class SourceError(RuntimeError):
 class SourceMissingError(SourceError):
     """There is no folder or repository at the given place."""
 
-    remedy: ClassVar[str] = "Correct MONAI_AWS_APP_SOURCE; if the repository is private, set MONAI_AWS_APP_SOURCE_SECRET"
+    remedy = "Correct MONAI_AWS_APP_SOURCE; if the repository is private, set MONAI_AWS_APP_SOURCE_SECRET"
 
 
 class RefMissingError(SourceError):
     """The repository has no such ref."""
 
-    remedy: ClassVar[str] = "Set MONAI_AWS_APP_REF to a branch, a tag or a full commit of the repository"
+    remedy = "Set MONAI_AWS_APP_REF to a branch, a tag or a full commit of the repository"
 
 
 class NoApplicationError(SourceError):
     """The folder holds no ``app.yaml``."""
 
-    remedy: ClassVar[str] = "Set MONAI_AWS_APP_DIR to the folder that holds app.yaml"
+    remedy = "Set MONAI_AWS_APP_DIR to the folder that holds app.yaml"
 
 
 class CredentialsMissingError(SourceError):
     """The repository is private and git has no credentials for it."""
 
-    remedy: ClassVar[str] = "Set MONAI_AWS_APP_SOURCE_SECRET; docs/building.md, 'A private repository', shows how"
+    remedy = "Set MONAI_AWS_APP_SOURCE_SECRET; docs/building.md, 'A private repository', shows how"
 
 
 class CredentialsRefusedError(SourceError):
     """The repository does not accept the login it was given."""
 
-    remedy: ClassVar[str] = "Store a token or key that may read the repository in the secret of MONAI_AWS_APP_SOURCE_SECRET"
+    remedy = "Store a token or key that may read the repository in the secret of MONAI_AWS_APP_SOURCE_SECRET"
 
 
 class LoginUnusableError(SourceError):
     """The secret holds no login, or one that does not fit the address."""
 
-    remedy: ClassVar[str] = "Correct the secret, or MONAI_AWS_APP_SOURCE_SECRET; docs/building.md, 'A private repository', shows how"
+    remedy = "Correct the secret, or MONAI_AWS_APP_SOURCE_SECRET; docs/building.md, 'A private repository', shows how"
 
 
 class HostUnknownError(SourceError):
     """The SSH server's host key is not known."""
 
-    remedy: ClassVar[str] = "Ask the server's administrator for its host key, and pin that"
+    remedy = "Ask the server's administrator for its host key, and pin that"
 
 
 class SourceRefusedError(SourceError):
@@ -115,7 +111,7 @@ class SourceRefusedError(SourceError):
 class GitError(SourceError):
     """git failed for another reason; its own words are in the message."""
 
-    remedy: ClassVar[str] = "Read git's words, and check the network and MONAI_AWS_APP_SOURCE"
+    remedy = "Read git's words, and check the network and MONAI_AWS_APP_SOURCE"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps import model
 from monai_aws_pipeline.maps.expectation import (
     EXPECT_FILE,
@@ -32,7 +33,7 @@ FOLDER: Final = "golden"
 NO_LABELS: Final = {LABEL_STUDY: "", LABEL_EXPECT: "", LABEL_REFERENCE: ""}
 
 
-class GoldenError(RuntimeError):
+class GoldenError(NamedError):
     """The golden study cannot be put together. The message says why and what to do."""
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.errors import NamedError
+
 APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
 """Where a MAP keeps its application manifest; the second place is the one of MAPs built before the Holoscan packager."""
 
@@ -42,7 +44,7 @@ _USER_PROGRAMS: Final = re.compile(r"((?:/[A-Za-z0-9._-]+)+/\.local)/bin")
 _OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
 
 
-class AppManifestError(ValueError):
+class AppManifestError(NamedError, ValueError):
     """``app.json`` cannot be used to run the MAP. Names the field, what was found and what is expected."""
 
 

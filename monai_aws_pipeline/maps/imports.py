@@ -7,6 +7,7 @@ gathered wheels; where neither is known, nothing here is more than a warning. Re
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,6 +41,9 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "openjpeg": ("pylibjpeg-openjpeg",),
     "libjpeg": ("pylibjpeg-libjpeg",),
     "jpeg_ls": ("pyjpegls",),
+    "functorch": ("torch",),
+    "torchgen": ("torch",),
+    "nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110"),
     "nvidia.nvimgcodec": ("nvidia-nvimgcodec-cu13", "nvidia-nvimgcodec-cu12"),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "cucim": ("cucim-cu13", "cucim-cu12", "cucim"),
@@ -176,6 +180,19 @@ _GONE: Final[Mapping[tuple[int, int], frozenset[str]]] = {
 }
 """Modules that left the standard library, by the first Python without them (PEP 594, PEP 632)."""
 _NEW: Final[Mapping[str, tuple[int, int]]] = {"tomllib": (3, 11), "annotationlib": (3, 14), "compression": (3, 14)}
+_LOADED_FIRST: Final = frozenset(sys.builtin_module_names) | {
+    "abc", "codecs", "encodings", "genericpath", "importlib", "io", "os", "posixpath", "runpy", "stat", "types", "warnings", "zipimport",
+}  # fmt: skip
+"""Modules of Python's own that it has loaded before an application's first line, whatever lies in the application's folder."""
+_EVERYBODYS: Final = frozenset(
+    {
+        "ast", "collections", "contextlib", "copy", "copyreg", "dataclasses", "datetime", "dis", "enum", "functools", "heapq", "inspect",
+        "json", "keyword", "linecache", "logging", "opcode", "operator", "pathlib", "pkgutil", "re", "reprlib", "string", "struct",
+        "subprocess", "threading", "token", "tokenize", "traceback", "typing", "weakref",
+    }
+)  # fmt: skip
+"""Modules that Python's own and nearly all libraries import: where another stands in for one of them, next to nothing can be imported."""
+_SELDOM_USED: Final = frozenset({"antigravity", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "this", "turtledemo", "venv"})
 _LINKS_GL: Final = frozenset({"opencv-python", "opencv-contrib-python"})
 GL_PACKAGES: Final = ("libgl1", "libglib2.0-0")
 
@@ -237,6 +254,7 @@ def examine(code: AppCode, installed: Installed, requirements: Iterable[str], py
             cause = finding.paste or (each.module if code.is_own(each.module) else each.module.partition(".")[0])
             by_cause.setdefault(cause, []).append(finding if each.file in reached else _not_reached(finding))
     findings = [_gravest(each) for each in by_cause.values()]
+    findings += [finding if finding.file in reached else _not_reached(finding) for each in code.imports for finding in _lacking(each, code)]
     return [*findings, *_needed_by_operators(code, installed, {each.paste for each in findings})]
 
 
@@ -267,7 +285,8 @@ def _judged(each: Import, code: AppCode, installed: Installed, named: frozenset[
         )
     if code.is_own(each.module):
         return _own(each, code)
-    brought = _packages_of(each.module)
+    within = next((found for name in each.names if (found := _packages_of(f"{each.module}.{name}"))), ())
+    brought = _packages_of(each.module) or within
     if not brought and (own_name := canonicalize_name(each.module.partition(".")[0])) in _KNOWN_REQUIREMENTS:
         brought = (own_name,)
     if _is_standard(each.module, python) or _is_brought(each.module, brought, installed):
@@ -289,6 +308,37 @@ def _own(each: Import, code: AppCode) -> Finding | None:
     near = difflib.get_close_matches(each.module, sorted(code.modules), n=1, cutoff=0.6)
     remedy = f"Write {near[0]}" if near else "Add the file, or correct the name"
     return _finding(each, f"the application has no module {each.module}", remedy)
+
+
+def _lacking(each: Import, code: AppCode) -> Iterator[Finding]:
+    """Names that a module of the application's own is asked for and does not have."""
+    for name in code.lacks(each) if code.is_own(each.module) else ():
+        message = f"the application's module {each.module} has no {name}"
+        yield _finding(each, message, "Correct the name in the import, or add what it names to the module")
+
+
+def hides_pythons_own(code: AppCode) -> list[Finding]:
+    """Files at the top of the application that have the name of a module of Python's own."""
+    findings = []
+    for file in code.files:
+        top = file.removesuffix("/__init__.py").removesuffix(".py")
+        if top not in sys.stdlib_module_names or top in _SELDOM_USED:
+            continue
+        remedy = "Give the file another name, and correct the imports of it"
+        if top in _LOADED_FIRST:
+            real = importlib.import_module(top)
+            uses = [each for each in code.imports if each.module == top and not all(hasattr(real, name) for name in each.names)]
+            message = f"Python loads its own module {top} before the application, so that the application's {file} is never imported"
+            findings += [Finding(POINT, message, remedy, Severity.ERROR, each.file, each.line) for each in uses[:1]]
+        elif top in _EVERYBODYS:
+            message = (
+                f"{file} has the name of Python's own module {top}, and what Python and libraries import by that name would be this file"
+            )
+            findings.append(Finding(POINT, message, remedy, Severity.ERROR, file))
+        else:
+            message = f"{file} hides Python's own module {top} from every library that imports it"
+            findings.append(Finding(POINT, message, remedy, Severity.WARNING, file))
+    return findings
 
 
 def _missing(each: Import, brought: tuple[str, ...], installed: Installed, python: tuple[int, int]) -> Finding:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, is_older, parse_app_json, respelled
 from monai_aws_pipeline.maps.study_contract import Declared, parse_section
 
@@ -39,7 +40,7 @@ _RENAMED: Final = {  # what the packager takes without a word, and does not read
 }
 
 
-class ManifestError(ValueError):
+class ManifestError(NamedError, ValueError):
     """A description of a MAP is wrong. ``findings`` lists all of it, each with its remedy."""
 
     def __init__(self, what: str, findings: list[str]) -> None:

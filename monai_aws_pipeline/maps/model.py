@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
 
 S3Download = Callable[[str, str, Path], None]
@@ -30,7 +31,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TIMEOUT_S: Final = 60
 
 
-class ModelError(RuntimeError):
+class ModelError(NamedError):
     """The model (or another file that is fetched as it is) cannot be used. The message says why and what to do."""
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps import recipe, sdk_renderer
 from monai_aws_pipeline.maps.build_context import LABEL_CONTENT, LABEL_MODEL, LABEL_REVISION, BuildContext
 from monai_aws_pipeline.maps.golden import NO_LABELS
@@ -34,7 +35,7 @@ _TAG: Final = re.compile(r"^\s*Docker Tag:\s+(\S+)\s*$")
 _REFERENCE: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,200}:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-class OfficialPackagerError(RuntimeError):
+class OfficialPackagerError(NamedError):
     """The packager's answer is not understood."""
 
 

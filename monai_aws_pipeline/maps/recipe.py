@@ -13,6 +13,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from monai_aws_pipeline.errors import NamedError
+
 EPOCH: Final = 315532800
 """1980-01-01: files of the image bear a time that follows from their content, not from the clock, so equal inputs make equal layers."""
 VENV: Final = "/opt/venv"
@@ -25,7 +27,7 @@ Pairs = tuple[tuple[str, str], ...]
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 
 
-class RecipeError(ValueError):
+class RecipeError(NamedError, ValueError):
     """A value cannot be written into a Dockerfile."""
 
 

@@ -6,10 +6,11 @@ answer to them is ``resolution``'s; what is wrong with an application as a whole
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +42,21 @@ SDK_PINS: Final = (
 """What MONAI Deploy App SDK 4.0.0 was tested with here and does not pin itself (docs/your-own-model.md, "Requirements")."""
 CUDART_PIN: Final = SDK_PINS[3]
 
-_USES_SDK: Final = re.compile(rb"^[ \t]*(?:from|import)[ \t]+monai\.deploy\b", re.MULTILINE)
+_USES_SDK: Final = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t]*(?:from|import)[ \t]+monai\.deploy\b", re.MULTILINE)
 _MAX_TEXT: Final = 1024 * 1024
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://|\bfile:", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,80}")
+_IMAGE: Final = {
+    "implementation_name": "cpython",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "platform_system": "Linux",
+    "sys_platform": "linux",
+}
+"""What markers of requirements ask about (PEP 508), as it is in the image; the machine that reads them may be another."""
+_ENCODING: Final = "utf-8-sig"
+"""UTF-8, with the mark that Windows puts before it, as pip reads it."""
 _NEWER_PYDICOMS: Final = ("3.0.0", "3.0.1", "3.0.2", "3.1.0", "3.9.0", "4.0.0")
 
 
@@ -65,10 +77,26 @@ class Pins:
         found = (line for each, line in zip(self.requirements, self.lines, strict=True) if canonicalize_name(each.name) in names)
         return next(found, 0)
 
+    def in_image(self, python: str) -> Pins:
+        """Those whose markers hold in the image, without their markers. ``python``: the image's, such as ``3.12``."""
+        environment = {**_IMAGE, "python_version": python, "python_full_version": f"{python}.0", "implementation_version": f"{python}.0"}
+        kept = [
+            (_without_marker(each), line)
+            for each, line in zip(self.requirements, self.lines, strict=True)
+            if each.marker is None or each.marker.evaluate(environment)
+        ]
+        return replace(self, requirements=tuple(each for each, _ in kept), lines=tuple(line for _, line in kept))
+
     @property
     def names(self) -> frozenset[str]:
         """Canonical names of all of them."""
         return frozenset(canonicalize_name(each.name) for each in self.requirements)
+
+
+def _without_marker(requirement: Requirement) -> Requirement:
+    bare = copy.copy(requirement)
+    bare.marker = None
+    return bare
 
 
 def read_pins(path: Path, point: str, extra: Iterable[str] = ()) -> Pins:
@@ -79,7 +107,7 @@ def read_pins(path: Path, point: str, extra: Iterable[str] = ()) -> Pins:
         message = f"{path.name} is larger than {_MAX_TEXT // 1024} KiB"
         return Pins(findings=(Finding(point, message, "List packages only", file=path.name),))
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text(_ENCODING)
     except UnicodeDecodeError:
         return Pins(findings=(Finding(point, f"{path.name} is not UTF-8 text", "Save it as UTF-8", file=path.name),))
     return parse_pins("\n".join([text, *extra]), point)
@@ -132,6 +160,9 @@ def _option(line: str, number: int, point: str) -> Finding:
     if _ADDRESS.search(line):
         remedy = "Leave it to pip's own configuration; an address here works on one machine"
         return Finding(point, f"{where} ({name}) names an address", remedy, file=file, line=number)
+    if name in ("-e", "--editable"):
+        remedy = "Put its modules into the application's folder, or write NAME==VERSION"
+        return Finding(point, f"{where} ({name}) names a folder, which is no part of the build", remedy, file=file, line=number)
     message = f"{where} ({name}) is an option of pip"
     return Finding(point, message, "Leave it to pip's own configuration", Severity.WARNING, file=file, line=number)
 
@@ -255,7 +286,7 @@ def requirements_file(application: Path, folder: Path) -> Path:
     own = application / REQUIREMENTS
     if not own.is_file() or not uses_sdk(application):
         return own
-    text, constraints = own.read_text("utf-8"), _text(application / CONSTRAINTS)
+    text, constraints = own.read_text(_ENCODING), _text(application / CONSTRAINTS)
     pinned = with_sdk_pins(text, constraints)
     if pinned == text:
         return own
@@ -267,4 +298,4 @@ def requirements_file(application: Path, folder: Path) -> Path:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else ""
+    return path.read_text(_ENCODING) if path.is_file() else ""

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -87,13 +87,14 @@ class _Said:
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def ask(question: Question, cache: Path, seconds: float = SECONDS) -> Answer:
+def ask(question: Question, cache: Path, seconds: float = SECONDS, report: Callable[[str], None] = lambda _: None) -> Answer:
     """Ask pip. No finding means that there is an answer; what cannot be found out here is a warning.
 
     Args:
         question: What is asked.
         cache: Folder of answers; the same question is asked once.
         seconds: How long pip may take, each time it is asked.
+        report: Told what pip is asked, each time it is.
     """
     if not question.requirements:
         return Answer(packages={})
@@ -102,13 +103,15 @@ def ask(question: Question, cache: Path, seconds: float = SECONDS) -> Answer:
         return Answer(packages=packages)
     findings: list[Finding] = []
     absent: dict[str, str] = {}
+    report(f"asking pip whether the requirements can be met (it may take up to {seconds:.0f} s)")
     try:
         while (said := _ask_pip(question, absent, seconds)).ended:
-            finding, package = _meaning(said.words, question)
+            finding, package = _meaning(said.words, question, report)
             findings.append(finding)
             if package is None or package[0] in absent or len(absent) == _MOST_ABSENT:
                 return Answer(tuple(findings))
             absent |= dict([package])
+            report(f"asking pip whether the others can be met, without {package[0]}")
     except subprocess.TimeoutExpired:
         return Answer((*findings, _unknown(f"pip gave no answer within {seconds:.0f} s")))
     if not absent:
@@ -176,7 +179,7 @@ def _pip(arguments: Sequence[str], seconds: float, scratch: Path) -> tuple[int, 
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
-def _meaning(said: str, question: Question) -> tuple[Finding, tuple[str, str] | None]:
+def _meaning(said: str, question: Question, report: Callable[[str], None]) -> tuple[Finding, tuple[str, str] | None]:
     """The finding that pip's words mean; and name and version of a package that has no wheel, without which pip can go on."""
     if conflict := _CONFLICT.search(said):
         lines = [wheelhouse.without_addresses(line.strip()) for line in conflict[1].splitlines()[:_CONFLICT_LINES]]
@@ -185,16 +188,17 @@ def _meaning(said: str, question: Question) -> tuple[Finding, tuple[str, str] | 
     if _UNREACHABLE.search(said):
         return _unknown("pip did not reach its package index"), None
     if missing := _NOT_FOUND.search(said):
-        return _not_found(missing[1], question)
+        return _not_found(missing[1], question, report)
     lines = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()[-1:]
     return _unknown(f"pip could not be asked ({wheelhouse.without_addresses(' '.join(lines))[:300]})"), None
 
 
-def _not_found(wanted: str, question: Question) -> tuple[Finding, tuple[str, str] | None]:
+def _not_found(wanted: str, question: Question, report: Callable[[str], None]) -> tuple[Finding, tuple[str, str] | None]:
     """``wanted`` has no wheel for the image. Whether there is a source of it tells the index."""
     shown = wheelhouse.without_addresses(wanted.strip())
     try:
         requirement = Requirement(re.sub(r"\s*\(from [^)]*\)", "", wanted).strip())
+        report(f"asking the package index which versions of {requirement.name} there are")
         with scratch("monai-aws-pip") as folder:
             arguments = ["index", "versions", requirement.name, "--pre", "--python-version", question.python]
             said = _pip(arguments, _INDEX_SECONDS, folder)[1]

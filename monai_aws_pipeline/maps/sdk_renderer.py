@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
 
 CLI_VERSION: Final = "4.2.0"
@@ -28,7 +29,7 @@ HOLOSCAN_VERSION: Final = "4.2.0"
 _LOCK: Final = threading.Lock()
 
 
-class RendererError(RuntimeError):
+class RendererError(NamedError):
     """The SDK's packager refused the application, or is not the version this project knows."""
 
 

@@ -52,6 +52,13 @@ SDK_TRAPS: Final = (
     Trap("Enhanced and Legacy Converted MR and CT", "one image is seen", Treatment.DECLARED, "unsupported_image", Handles.ENHANCED),
     Trap("Float Pixel Data", "is not read", Treatment.DECLARED, "unsupported_image", Handles.FLOAT_PIXELS),
     Trap("colour", "three times the width, or an error", Treatment.DECLARED, "unsupported_image", Handles.COLOR),
+    Trap(
+        "pixels that are not square",
+        "their two spacings are swapped in the volume's affine",
+        Treatment.DECLARED,
+        "unsupported_image",
+        Handles.NON_SQUARE,
+    ),
     Trap("gantry tilt", "the volume is sheared", Treatment.DECLARED, "gantry_tilt", Handles.GANTRY_TILT),
     Trap("Siemens mosaics", "tiles are taken for one plane", Treatment.REFUSED, "unsupported_image"),
     Trap("JPEG Lossless, HTJ2K and other compressions", "an error while reading pixels", Treatment.DECODED, "transfer_syntax"),

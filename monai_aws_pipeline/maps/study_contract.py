@@ -48,6 +48,7 @@ class Handles(StrEnum):
     GANTRY_TILT = "gantry-tilt"
     FLOAT_PIXELS = "float-pixels"
     COLOR = "color"
+    NON_SQUARE = "non-square-pixels"
 
 
 class SeriesChoice(StrEnum):

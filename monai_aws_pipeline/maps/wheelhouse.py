@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from monai_aws_pipeline.errors import NamedError
+
 LIST_NAME: Final = "wheels.json"
 _SCHEMA: Final = "monai-aws/wheelhouse/1"
 _HEARTBEAT_S: Final = 10.0
@@ -41,7 +43,7 @@ _DECIDING: Final = frozenset(
 OnLine = Callable[[str], None]
 
 
-class WheelhouseError(RuntimeError):
+class WheelhouseError(NamedError):
     """The wheels could not be gathered. The message says why and what to do."""
 
 

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, ResultRecord, commit_keys
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore
 
@@ -27,7 +28,7 @@ WAKE_EVENT: Final = b'{"source": "monai-aws.rerun"}'
 """Not an upload: the wake function only looks whether jobs are queued, as it does on its schedule."""
 
 
-class RerunError(Exception):
+class RerunError(NamedError):
     """A study could not be answered again. The message says why and what to do."""
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.contract import INDEX_PREFIX, ContractError, IndexEntry, ResultRecord, index_hour_prefix, job_done_key
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.commit import JobDone
 from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
 from monai_aws_pipeline.studies.record_metadata import Segment, belongs_together, parse_measurements
@@ -26,7 +27,7 @@ MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 MAX_ENTRY_BYTES: Final = 16 * 1024
 
 
-class UnreadableResultError(Exception):
+class UnreadableResultError(NamedError):
     """An entry or its record is damaged, gone, or larger than any of ours. The message names the key, which holds no identifier."""
 
 

@@ -24,9 +24,9 @@ import boto3
 from examples.brain_mri.fetch import ExampleFiles
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord
-from monai_aws_pipeline.local_cloud.commands import reset, up
+from monai_aws_pipeline.local_cloud.commands import up
 from monai_aws_pipeline.settings import PROJECT_ROOT
-from tests.support.cloud import session_config
+from tests.support.cloud import own_cloud
 from tests.support.platform import Platform, environment, platform
 
 LOOP = """
@@ -74,18 +74,14 @@ def brain_example(files: ExampleFiles) -> dict[str, str]:
 @contextmanager
 def deployed(name: str, **variables: str) -> Iterator[Platform]:
     """A platform with everything materialised, on an embedded AWS of its own that is wiped afterwards."""
-    config = session_config(f"bench-{name}")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            cloud = up(config, lambda _: None)
-            with platform(cloud, f"bench-{name}", Path(folder), **variables) as place:
-                began = time.monotonic()
-                assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
-                say(f"deployed in {time.monotonic() - began:.0f} s")
-                yield place
-                stop_host(place)
-        finally:
-            reset(config)
+    with tempfile.TemporaryDirectory() as folder, own_cloud(f"bench-{name}") as config:
+        cloud = up(config, lambda _: None)
+        with platform(cloud, f"bench-{name}", Path(folder), **variables) as place:
+            began = time.monotonic()
+            assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
+            say(f"deployed in {time.monotonic() - began:.0f} s")
+            yield place
+            stop_host(place)
 
 
 def answer(place: Platform, studies: Sequence[Path], seconds: float = 1500) -> list[ResultRecord]:

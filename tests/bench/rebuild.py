@@ -22,10 +22,10 @@ from monai_aws_pipeline.contract import ROLE_MAP_BUILD
 from monai_aws_pipeline.deployment import packaging
 from monai_aws_pipeline.deployment.build_machine import build_machine
 from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.local_cloud.commands import reset, up
+from monai_aws_pipeline.local_cloud.commands import up
 from monai_aws_pipeline.maps import wheelhouse
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from tests.support.cloud import session_config
+from tests.support.cloud import own_cloud
 from tests.support.platform import Platform, environment, platform
 
 APP: Final = PROJECT_ROOT / "examples" / "brain_mri" / "app"
@@ -62,24 +62,18 @@ class _Build:
 
 def measure() -> dict[str, Any]:
     """All builds, one after the other, on one embedded AWS."""
-    config = session_config("bench-rebuild")
-    cache = load_settings().cache_dir
-    files = fetch(cache, lambda _: None)
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch_name:
+    files = fetch(load_settings().cache_dir, lambda _: None)
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch_name, own_cloud("bench-rebuild") as config:
         scratch = Path(scratch_name)
         app = _own_copy(scratch)
-        try:
-            cloud = up(config)
-            variables = {
-                "MONAI_AWS_APP_SOURCE": str(app),
-                "MONAI_AWS_MODEL_URI": str(files.model),
-                "MONAI_AWS_MODEL_SHA256": files.model_sha256,
-            }
-            with platform(cloud, "bench", scratch, **variables) as place:
-                place.materialize("gpu_ami")
-                return _measure(place, app, files.model, scratch)
-        finally:
-            reset(config)
+        variables = {
+            "MONAI_AWS_APP_SOURCE": str(app),
+            "MONAI_AWS_MODEL_URI": str(files.model),
+            "MONAI_AWS_MODEL_SHA256": files.model_sha256,
+        }
+        with platform(up(config), "bench", scratch, **variables) as place:
+            place.materialize("gpu_ami")
+            return _measure(place, app, files.model, scratch)
 
 
 def _measure(place: Platform, app: Path, model: Path, scratch: Path) -> dict[str, Any]:

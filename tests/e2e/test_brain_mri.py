@@ -6,7 +6,6 @@ Takes some minutes: it builds a MAP with torch. It runs beside a demo of the use
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,36 +17,33 @@ import numpy as np
 import pydicom
 import pytest
 import trimesh
-from rich.console import Console
 
 from examples.brain_mri.evaluate import expected_volume_ml, read_segment
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import study_datasets
 from monai_aws_pipeline import demo
-from monai_aws_pipeline.local_cloud import commands
-from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.settings import load_settings
-from tests.support.cloud import free_port
+from monai_aws_pipeline.terminal import literal_console
+from tests.support.cloud import own_cloud
 from tests.support.platform import environment
+from tests.support.runs import dagster_ended
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Workplace]:
-    folder = load_settings().cache_dir.resolve() / "test-clouds" / f"{os.getpid()}-demo"
-    made = demo.Workplace(tmp_path_factory.mktemp("demo"), folder, free_port())
-    try:
-        yield made
-    finally:
-        demo.down(made)
-        commands.reset(configure(made.state, made.port))
+    with own_cloud("demo") as config:
+        made = demo.Workplace(tmp_path_factory.mktemp("demo"), config.state_dir, config.port)
+        with dagster_ended(made.home):
+            yield made
+            demo.down(made)
 
 
 @pytest.fixture(scope="module")
 def summary(place: demo.Workplace) -> Iterator[dict[str, Any]]:
     with environment({}):
-        done = demo.run(place, Console(highlight=False, width=160))
+        done = demo.run(place, literal_console(width=160))
         assert json.loads(place.summary.read_text()) == done
         yield done
 
@@ -114,7 +110,7 @@ def test_the_surface_is_closed_and_lies_in_the_patient_in_millimetres(place: dem
 
 def test_a_second_demo_uses_what_did_not_change(place: demo.Workplace, summary: dict[str, Any]):
     with environment({}):
-        again = demo.run(place, Console(highlight=False, width=160))
+        again = demo.run(place, literal_console(width=160))
     assert again["status"] == "succeeded"
     assert again["study_reused"] is True
     assert again["map_digest"] == summary["map_digest"]

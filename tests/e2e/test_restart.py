@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from monai_aws_pipeline.contract import ROLE_INFERENCE, Status
-from monai_aws_pipeline.local_cloud.commands import LocalCloud, reset, server_daemon, up
-from tests.support.cloud import session_config
+from monai_aws_pipeline.local_cloud.commands import LocalCloud, server_daemon, up
+from tests.support.cloud import own_cloud
 from tests.support.platform import platform
 from tests.support.studies import tiny_study_zip
 
@@ -18,29 +18,26 @@ pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
 
 
 @pytest.fixture
-def own_cloud() -> Iterator[LocalCloud]:
+def cloud() -> Iterator[LocalCloud]:
     """A cloud that this test may kill."""
-    config = session_config("restart")
-    try:
+    with own_cloud("restart") as config:
         yield up(config)
-    finally:
-        reset(config)
 
 
 def test_after_a_kill_the_lineage_makes_again_what_is_gone_and_uses_what_survived(
-    own_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
+    cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ):
-    with platform(own_cloud, "restart", tmp_path_factory.mktemp("restart")) as place:
+    with platform(cloud, "restart", tmp_path_factory.mktemp("restart")) as place:
         place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger")
         first = place.upload("input/before.zip", tiny_study_zip())
         (before,) = place.answers([first])[first]
         place.wait_stopped()
         (host,) = place.machines(ROLE_INFERENCE)
 
-        pid = server_daemon(own_cloud.config).pid()
+        pid = server_daemon(cloud.config).pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        up(own_cloud.config)
+        up(cloud.config)
 
         assert place.machines() == [], "machines do not survive"
         assert place.read(before.commit_key), "objects do"

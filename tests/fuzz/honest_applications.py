@@ -34,6 +34,8 @@ CONDITIONS: Final[dict[str, Any]] = {"Modality": "(?i)^MR$", "ImageType": ["ORIG
 _RULES: Final = json.dumps({"selections": [{"name": "T1", "conditions": CONDITIONS}]})
 SYNTAXES: Final = decoded_syntaxes(["pydicom"])
 _PLANE: Final = 2
+_AS_IT_LIES: Final = frozenset({Handles.NON_SQUARE})
+"""A threshold asks no affine, so that the SDK's, which swaps the two spacings of a pixel, does no harm."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ SDK: Final = Application(
     {
         LABEL_RULES: _RULES,
         LABEL_VOLUME: "true",
-        LABEL_STUDY_CONTRACT: StudyContract(volume=True, sdk_volume=True, syntaxes=SYNTAXES).to_label(),
+        LABEL_STUDY_CONTRACT: StudyContract(volume=True, sdk_volume=True, handles=_AS_IT_LIES, syntaxes=SYNTAXES).to_label(),
     },
     sdk_volume,
 )
@@ -172,7 +174,9 @@ ECHO: Final = Application(
     "echo",
     {
         LABEL_RULES: _RULES,
-        LABEL_STUDY_CONTRACT: StudyContract(volume=True, sdk_volume=True, stack=(("EchoTime", "10"),), syntaxes=SYNTAXES).to_label(),
+        LABEL_STUDY_CONTRACT: StudyContract(
+            volume=True, sdk_volume=True, handles=_AS_IT_LIES, stack=(("EchoTime", "10"),), syntaxes=SYNTAXES
+        ).to_label(),
     },
     sdk_volume,
     wants_first_echo=True,

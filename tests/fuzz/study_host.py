@@ -30,6 +30,7 @@ from monai_aws_pipeline.host_agent.job import Surroundings
 from monai_aws_pipeline.host_agent.jobs_queue import Delivery
 from monai_aws_pipeline.host_agent.live_map import ReadyMap, describe
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.host_agent.store import Store
 from tests.fuzz.honest_applications import Application
 
@@ -169,7 +170,7 @@ class StudyHost:
             secret=b"0123456789abcdef",
             host=HostFacts("i-1", "g4dn.xlarge", "ami-1"),
             work=self._folder,
-            stop=threading.Event(),
+            stop=Stop(),
             limits=_LIMITS,
         )
         with _logged() as lines:

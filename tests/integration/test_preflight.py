@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
+from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.preflight import Line, preflight
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.stack import PlainHttpError, deploy_stack, stack_name
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.settings import load_settings
+from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = pytest.mark.cloud
@@ -56,6 +59,39 @@ def test_an_account_without_bootstrap_is_sent_to_the_administrator(place: Platfo
     roles = [line for what, line in lines.items() if what.startswith(("role ", "instance profile ", "bootstrap"))]
     assert len(roles) == 8
     assert not any(line.ok for line in roles)
+
+
+def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_helps(place: Platform, local_cloud: LocalCloud):
+    settings = place.settings
+    administrator = {
+        **local_cloud.environment,
+        "MONAI_AWS_DEPLOYMENT": settings.deployment,
+        "MONAI_AWS_OWNER": settings.owner,
+        "MONAI_AWS_ECR_REPOSITORY": settings.ecr_repository,
+    }
+    options = ["bootstrap", "--bucket", settings.bucket]
+    with environment(administrator):
+        refused = CliRunner().invoke(cli, [*options, "--require-tls"])
+        assert isinstance(refused.exception, PlainHttpError)
+        assert look(place)["bucket"].ok, "the refusal changed nothing"
+        # As a deployment that was made before bootstrap refused it.
+        template = PROJECT_ROOT / "infra" / "bootstrap.yaml"
+        parameters = {
+            "Deployment": settings.deployment,
+            "Owner": settings.owner,
+            "BucketName": settings.bucket,
+            "EcrRepository": settings.ecr_repository,
+            "RequireTls": "true",
+        }
+        deploy_stack(Clients(settings.region).cloudformation, stack_name(settings.deployment), template, parameters, lambda _: None)
+    line = look(place)["bucket"]
+    assert line.answer == f"the policy of {settings.bucket} refuses plain HTTP, and the endpoint {local_cloud.endpoint} speaks nothing else"
+    assert "bootstrap --bucket NAME --allow-plain-http" in line.remedy
+    with environment(administrator):
+        done = CliRunner().invoke(cli, [*options, "--allow-plain-http", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert f":secret:{settings.names.study_key_secret}" in done.output
+    assert look(place)["bucket"].ok
 
 
 def test_unknown_credentials_are_said_once(place: Platform, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """One embedded AWS for the whole test session, and what tests need to use it.
 
-Its state lies in the cache folder under the pid of the session, so that sessions run side by side and a killed one is cleaned up
-by the next. Base file systems come from the same cache as those of ``monai-aws local up``.
+Its state lies in the cache folder under a name of its own, so that sessions run side by side. It ends with its test process, however
+that ends (tests/support/reaper.py). Base file systems come from the same cache as those of ``monai-aws local up``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.local_cloud.commands import LocalCloud, reset, up
+from monai_aws_pipeline.local_cloud.commands import LocalCloud, up
 from monai_aws_pipeline.local_cloud.config import CloudConfig, configure
 from monai_aws_pipeline.settings import load_settings
+from tests.permissions.record import keep
+from tests.support.reaper import ended_by
 
 
 def free_port() -> int:
@@ -26,21 +30,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def session_config(name: str) -> CloudConfig:
-    """Configuration of a cloud of this test session."""
-    return configure(_folder() / f"{os.getpid()}-{name}", free_port())
+@contextmanager
+def own_cloud(name: str) -> Iterator[CloudConfig]:
+    """Configuration of an embedded AWS of the caller's own, to be started by the caller; wiped when the block ends, or the process."""
+    clouds = clouds_folder()
+    config = configure(clouds / f"{name}-{uuid.uuid4().hex[:10]}", free_port())
+    reset = [sys.executable, "-m", "monai_aws_pipeline.local_cloud", "reset", "--state-dir", str(config.state_dir)]
+    with ended_by(reset, clouds):
+        try:
+            yield config
+        finally:
+            keep(config)
 
 
-def _folder() -> Path:
+def clouds_folder() -> Path:
+    """The folder of all embedded AWSs of tests."""
     return load_settings().cache_dir.resolve() / "test-clouds"
-
-
-def _sweep() -> None:
-    """Wipe the clouds of sessions that were killed."""
-    for left in _folder().glob("*-*"):
-        pid = left.name.partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            reset(configure(left, free_port()))
 
 
 def say(line: str) -> None:
@@ -53,12 +58,8 @@ def local_cloud() -> Iterator[LocalCloud]:
     """A running embedded AWS shared by all tests of the session; every name a test uses in it should be the test's own."""
     if os.geteuid() != 0 or sys.platform != "linux":
         pytest.skip("the embedded AWS needs Linux and root")
-    _sweep()
-    config = session_config("shared")
-    try:
+    with own_cloud("shared") as config:
         yield up(config, say)
-    finally:
-        reset(config)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from monai_aws_pipeline.host_agent.engine import Engine
 
+OLDEST = "1.44"
+"""Docker 29.0 takes no older version of its interface."""
 STATE = Path(os.environ.get("PRETENDED_DOCKER", "."))
 
 
@@ -210,6 +212,11 @@ class Interface(BaseHTTPRequestHandler):
     """Containers by name; of images it knows what ``answers.json`` holds under ``image``."""
 
     def do_GET(self) -> None:
+        if self.path == "/version":
+            self.say(200, {"ApiVersion": "1.52", "MinAPIVersion": OLDEST})
+            return
+        if self.is_too_old():
+            return
         if self.path.partition("?")[0].endswith("/containers/json"):
             self.say(200, [{"ImageID": json.loads(path.read_text()).get("image", "")} for path in self.state.glob("*.json")])
             return
@@ -226,7 +233,17 @@ class Interface(BaseHTTPRequestHandler):
         found = json.loads(path.read_text())
         self.say(200, {"State": {**found, "Pid": found["pid"]}})
 
+    def is_too_old(self) -> bool:
+        """As Docker 29 refuses a client that speaks an older version of the interface."""
+        spoken = self.path.split("/")[1].removeprefix("v")
+        if tuple(map(int, spoken.split("."))) >= tuple(map(int, OLDEST.split("."))):
+            return False
+        self.say(400, {"message": f"client version {spoken} is too old. Minimum supported API version is {OLDEST}"})
+        return True
+
     def do_POST(self) -> None:
+        if self.is_too_old():
+            return
         place, _, query = self.path.partition("?")
         if place.endswith("/containers/create"):
             name = query.removeprefix("name=")
@@ -244,6 +261,8 @@ class Interface(BaseHTTPRequestHandler):
         self.say(204 if kill(self.state, name) else 409)
 
     def do_DELETE(self) -> None:
+        if self.is_too_old():
+            return
         name = self.path.split("/")[3].partition("?")[0]
         self.note(["rm", "--force", name])
         kill(self.state, name)

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from dagster._utils.interrupts import capture_interrupts
 from dagster_graphql import DagsterGraphQLClient
 
 from monai_aws_pipeline.dagster_processes import DagsterProcesses
+from tests.support.cloud import clouds_folder
 from tests.support.faults import eventually
+from tests.support.reaper import ended_by
 
 ENDED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 _FORKING = multiprocessing.get_context("forkserver")
@@ -155,10 +158,15 @@ class Installation:
 @contextmanager
 def installation(home: Path, variables: Mapping[str, str]) -> Iterator[Installation]:
     """Webserver and daemon in a folder, ended afterwards with everything they started."""
-    processes = DagsterProcesses(home)
-    address = processes.start(variables, 0, lambda _: None, seconds=300)
-    try:
+    with dagster_ended(home):
+        address = DagsterProcesses(home).start(variables, 0, lambda _: None, seconds=300)
         with DagsterInstance.from_config(str(home)) as instance:
             yield Installation(instance, address)
-    finally:
-        processes.stop()
+
+
+def dagster_ended(home: Path) -> AbstractContextManager[None]:
+    """Webserver and daemon of a folder are ended with the block, or with this process."""
+    stop = (
+        "import pathlib, sys; from monai_aws_pipeline.dagster_processes import DagsterProcesses as D; D(pathlib.Path(sys.argv[1])).stop()"
+    )
+    return ended_by([sys.executable, "-c", stop, str(home)], clouds_folder())

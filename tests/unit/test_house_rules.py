@@ -136,11 +136,13 @@ def test_the_search_leaves_settings_alone(code: str):
 # ----------------------------------------------------------------------------------------------------------------- who imports whom
 
 
-@pytest.mark.parametrize(
-    "path", [PACKAGE / name for name in ("contract.py", "ec2_refusals.py", "redaction.py", "__init__.py")], ids=name_of
-)
+SHARED = ("contract.py", "ec2_refusals.py", "errors.py", "redaction.py", "__init__.py")
+
+
+@pytest.mark.parametrize("path", [PACKAGE / name for name in SHARED], ids=name_of)
 def test_what_lambda_and_host_share_needs_the_standard_library_only(path: Path):
-    foreign = {name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names}
+    shared = sys.stdlib_module_names | {"monai_aws_pipeline.errors", "monai_aws_pipeline.errors.NamedError"}
+    foreign = {name for name in imports(path) if name not in shared and name.split(".")[0] not in shared}
     assert not foreign
 
 
@@ -148,7 +150,8 @@ def test_the_wake_function_needs_only_what_its_zip_holds():
     handler = ROOT / "lambda_fn" / "wake.py"
     shipped = sys.stdlib_module_names | {"boto3", "botocore", "aws_lambda_powertools", "lambda_fn"}
     foreign = {name for name in imports(handler, at_import_only=True) if name.split(".")[0] not in shipped}
-    assert {name for name in foreign if not name.startswith(("monai_aws_pipeline.contract", "monai_aws_pipeline.ec2_refusals"))} == set()
+    known = tuple(f"monai_aws_pipeline.{name}" for name in ("contract", "ec2_refusals", "errors"))
+    assert {name for name in foreign if not name.startswith(known)} == set()
 
 
 PACKAGE_MODULES = [path for path in MODULES if path.is_relative_to(PACKAGE)]
@@ -175,14 +178,14 @@ def test_maps_know_no_cloud_and_not_who_runs_them(path: Path):
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "host_agent"], ids=name_of)
 def test_the_host_needs_nothing_of_the_control_plane(path: Path):
-    allowed = ("monai_aws_pipeline.contract", "monai_aws_pipeline.redaction", "monai_aws_pipeline.host_agent", "monai_aws_pipeline.maps")
+    allowed = tuple(f"monai_aws_pipeline.{name}" for name in ("contract", "errors", "redaction", "host_agent", "maps"))
     ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
     assert not {name for name in ours if not name.startswith(allowed)}
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if "local_cloud" in p.parts], ids=name_of)
 def test_the_embedded_aws_knows_nothing_of_the_pipeline_but_its_settings(path: Path):
-    allowed = ("monai_aws_pipeline.local_cloud", "monai_aws_pipeline.settings")
+    allowed = ("monai_aws_pipeline.local_cloud", "monai_aws_pipeline.settings", "monai_aws_pipeline.errors")
     ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
     assert not {name for name in ours if not name.startswith(allowed)}
 
@@ -195,3 +198,21 @@ def test_every_module_opens_with_its_contract(path: Path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_module_is_a_drawer_for_everything(path: Path):
     assert path.stem not in ("utils", "util", "helpers", "common", "misc", "manager")
+
+
+def made_consoles(tree: ast.AST) -> Iterator[int]:
+    """Lines that set rich up, or use it as it is set up without us."""
+    for node in ast.walk(tree):
+        made = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("Console", "get_console", "from_markup")
+        if made or (isinstance(node, ast.ImportFrom) and node.module == "rich"):
+            yield getattr(node, "lineno", 0)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != PACKAGE / "terminal.py"], ids=name_of)
+def test_one_module_sets_the_terminal_up_so_that_nothing_of_others_is_read_as_a_style_or_a_picture(path: Path):
+    assert not list(made_consoles(ast.parse(path.read_text()))), "use monai_aws_pipeline.terminal.literal_console()"
+
+
+@pytest.mark.parametrize("code", ["Console(width=80)", "console.Console()", "Text.from_markup(arn)", "from rich import print"])
+def test_the_search_for_other_terminals_finds_them(code: str):
+    assert list(made_consoles(ast.parse(code)))

@@ -106,7 +106,8 @@ def stack_of(images: Sequence[Dataset]) -> Stack:
 
 def _require_one_kind(images: Sequence[Dataset]) -> None:
     """Raise SeriesError unless all images are gray images of one matrix, one frame of reference, each with a UID of its own."""
-    if private := sum(UID(str(image.SOPClassUID)).is_private for image in images):
+    kinds = Counter(str(image.SOPClassUID) for image in images)
+    if private := sum(count for kind, count in kinds.items() if UID(kind).is_private):
         raise SeriesError(f"{private} of {len(images)} images are of a private SOP class (SOPClassUID)")
     multi = sum(MULTI_FRAME in image for image in images)
     if multi and len(images) > 1:

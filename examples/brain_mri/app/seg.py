@@ -96,12 +96,15 @@ def _sources(stack: Stack, mask: NDArray[np.uint8]) -> tuple[list[Dataset], NDAr
         planes = np.empty_like(mask)
         planes[[frame.index for frame in stack.frames]] = mask  # in the order of the frames in their image
         return [_multi_frame(stack)], planes
+    shared = Dataset()  # of all planes, and made once: a study has hundreds
+    shared.ImageOrientationPatient = _orientation(stack)
+    _measure(shared, stack)
     headers = []
     for frame in stack.frames:
         header = _plane(frame.image) if headers else _header(first)
-        header.ImagePositionPatient = frame.image.ImagePositionPatient
-        header.ImageOrientationPatient = _orientation(stack)
-        _measure(header, stack)
+        header.add(frame.image["ImagePositionPatient"])
+        for element in shared:
+            header.add(element)
         headers.append(header)
     return headers, mask
 
@@ -139,7 +142,7 @@ def _plane(image: Dataset) -> Dataset:
     """What highdicom asks of each source image beside the geometry."""
     header = Dataset()
     for keyword in _PLANE:
-        setattr(header, keyword, image[keyword].value)
+        header.add(image[keyword])
     return header
 
 

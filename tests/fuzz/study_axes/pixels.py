@@ -436,7 +436,7 @@ def _empty(draft: Draft) -> None:
     draft.main.truth.clear()
 
 
-@axis("one_image_of_other_type", Phase.PIXELS, either(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE))
+@axis("one_image_of_other_type", Phase.PIXELS, either(Code.MIXED_SERIES, Code.UNSUPPORTED_IMAGE, Code.DICOM_DAMAGED))
 def _other_type(draft: Draft) -> None:
     def store(header: Dataset, values: Array, number: int) -> None:
         if number == 5:

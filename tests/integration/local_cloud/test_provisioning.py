@@ -90,11 +90,28 @@ def test_one_run_is_enough_and_a_second_changes_nothing_and_is_quick(host: Host)
     assert "SSM agent runs" in printed
     assert "installing" not in printed  # a machine needs no package source here, as it needs none from a baked image
     assert host.instance.ssh("command -v unpigz; systemctl is-enabled monai-aws-agent.service").split() == ["/usr/bin/unpigz", "enabled"]
+    timers = host.instance.ssh(
+        "systemctl is-active monai-aws-dead-man.timer; systemctl is-enabled apt-daily.timer apt-daily-upgrade.timer || true"
+    )
+    assert timers.split() == ["active", "masked", "masked"], "it looks after itself, and upgrades nothing by itself"
     before = host.instance.ssh(STATE)
     code, printed, second = host.provision()
     assert code == 0, printed
     assert host.instance.ssh(STATE) == before
     assert second < max(5.0, first / 2), f"{first:.1f} s, then {second:.1f} s"
+
+
+def test_a_program_that_holds_apts_lists_is_waited_for(host: Host):
+    host.instance.ssh("sudo rm /usr/bin/unpigz")  # so that there is something to install
+    take = "lock = open('/var/lib/apt/lists/lock', 'w'); fcntl.lockf(lock, fcntl.LOCK_EX)"
+    holding = f"import fcntl, time; {take}; print(flush=True); time.sleep(5)"
+    command = [*host.instance.ssh_command(), f'sudo python3 -c "{holding}"']
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        _, printed, _ = host.provision()
+    assert "waiting for another program that holds apt's lists (0 s)" in printed
+    assert "Could not get lock" not in printed
 
 
 @pytest.mark.parametrize(

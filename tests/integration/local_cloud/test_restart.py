@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from monai_aws_pipeline.local_cloud.commands import down, reset, status, up
 from monai_aws_pipeline.local_cloud.config import CloudConfig
 from monai_aws_pipeline.local_cloud.engine import mounts_below
 from monai_aws_pipeline.local_cloud.errors import LocalCloudError, PortTakenError
-from tests.support.cloud import say, session_config
+from monai_aws_pipeline.settings import PROJECT_ROOT
+from tests.support.cloud import own_cloud, say
 
 from .conftest import Account, eventually, unique
 from .test_services import Docker, password, tiny_image
@@ -25,9 +27,8 @@ pytestmark = pytest.mark.cloud
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest) -> Iterator[CloudConfig]:
-    made = session_config(unique("own"))
-    yield made
-    reset(made)
+    with own_cloud("own") as made:
+        yield made
 
 
 def traces(config: CloudConfig) -> list[str]:
@@ -40,6 +41,8 @@ def traces(config: CloudConfig) -> list[str]:
                 groups = (entry / "cgroup").read_text()
             except OSError:
                 continue
+            if ".owner " in line:
+                continue  # the shell that ends this test's cloud, tests/support/reaper.py
             if str(config.state_dir) in line or config.identity in line or config.identity in groups:
                 found.append(line)
     found += [str(point) for folder in (config.state_dir, config.run_dir) for point in mounts_below(folder)]
@@ -102,6 +105,41 @@ def test_data_survives_down_and_kill_and_nothing_is_left_behind(config: CloudCon
     assert traces(config) == []
 
 
+OWNER = """
+import sys
+from tests.support.cloud import own_cloud, up
+with own_cloud("killed") as config:
+    up(config)
+    print(config.to_json(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_cloud_whose_test_process_is_killed_is_taken_down(account: Account):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OWNER], cwd=PROJECT_ROOT, stdin=pipe, stdout=pipe, text=True) as owner:
+        assert owner.stdout
+        theirs = CloudConfig.from_json(owner.stdout.readline())
+        assert status(theirs).running
+        owner.kill()
+    eventually(lambda: not theirs.state_dir.exists() and traces(theirs) == [], timeout_s=120)
+    assert status(account.cloud.config).running, "one whose owner lives is not touched"
+
+
+@pytest.mark.parametrize("begun", ["server.pid", "engine.pid"])
+def test_a_start_that_was_killed_can_be_ended_and_begun_again(config: CloudConfig, begun: str):
+    """What ``demo-down`` does after ``kill -9`` of a demo that was starting."""
+    command = [sys.executable, "-m", "monai_aws_pipeline.local_cloud"]
+    options = ["--state-dir", str(config.state_dir), "--port", str(config.port)]
+    with subprocess.Popen([*command, "up", *options], cwd=PROJECT_ROOT) as starting:
+        eventually((config.state_dir / begun).exists, every_s=0.005)
+        starting.kill()
+    assert traces(config) != []
+    down(config)
+    assert traces(config) == []
+    assert Account(up(config, say)).client("sts").get_caller_identity()
+
+
 def test_two_clouds_run_side_by_side_and_a_taken_port_is_named(config: CloudConfig, account: Account, tmp_path: Path):
     other = Account(up(config, say))
     bucket = unique("mine")
@@ -128,8 +166,6 @@ def test_a_reset_deletes_the_state_folder(config: CloudConfig):
 def test_the_command_line_starts_and_stops_one(config: CloudConfig):
     def run(command: str) -> subprocess.CompletedProcess[str]:
         line = ["python", "-m", "monai_aws_pipeline.local_cloud", command, "--state-dir", str(config.state_dir), "--port", str(config.port)]
-        import sys
-
         return subprocess.run([sys.executable, *line[1:]], capture_output=True, text=True, check=False)
 
     assert "answers at" in run("up").stdout

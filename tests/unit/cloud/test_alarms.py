@@ -13,21 +13,25 @@ NAMES = Names("unit")
 TOPIC = "arn:aws:sns:us-east-1:123456789012:on-call"
 
 
-def test_both_dead_letter_queues_the_oldest_job_and_missing_hosts_are_watched():
-    alarms = {alarm.metric + dict(alarm.dimensions).get("QueueName", ""): alarm for alarm in wanted(NAMES, job_minutes=60, wake_minutes=5)}
+def test_dead_letters_ages_errors_and_hosts_that_are_missing_or_run_for_long_are_watched():
+    alarms = {alarm.metric + dict(alarm.dimensions).get("QueueName", ""): alarm for alarm in wanted(NAMES, 60, 5, 24)}
     assert set(alarms) == {
         f"ApproximateNumberOfMessagesVisible{NAMES.uploads_dead_letters}",
         f"ApproximateNumberOfMessagesVisible{NAMES.jobs_dead_letters}",
         f"ApproximateAgeOfOldestMessage{NAMES.jobs_queue}",
+        f"ApproximateAgeOfOldestMessage{NAMES.uploads_queue}",
+        "Errors",
+        "LongestRunningHostHours",
         "HostMissing",
     }
+    assert alarms["LongestRunningHostHours"].threshold == 24
     assert alarms[f"ApproximateAgeOfOldestMessage{NAMES.jobs_queue}"].threshold == 3600
     assert all(alarm.name.startswith(NAMES.alarms) for alarm in alarms.values())
 
 
 @pytest.mark.parametrize("minutes", [1, 5, 60])
 def test_the_alarm_of_a_missing_host_outlasts_the_time_between_two_wakes(minutes: int):
-    missing = next(alarm for alarm in wanted(NAMES, 60, minutes) if alarm.metric == "HostMissing")
+    missing = next(alarm for alarm in wanted(NAMES, 60, minutes, 24) if alarm.metric == "HostMissing")
     assert missing.period_s >= 2 * minutes * 60
     assert missing.period_s % 60 == 0
 
@@ -35,12 +39,12 @@ def test_the_alarm_of_a_missing_host_outlasts_the_time_between_two_wakes(minutes
 def test_alarms_are_made_once_and_brought_up_to_date_and_those_of_others_stay():
     with mock_aws():
         client = boto3.client("cloudwatch", region_name="us-east-1")
-        alarms, theirs = Alarms(client, NAMES.alarms), wanted(Names("unit2"), 60, 5)
+        alarms, theirs = Alarms(client, NAMES.alarms), wanted(Names("unit2"), 60, 5, 24)
         Alarms(client, Names("unit2").alarms).ensure(theirs, "", {})
-        alarms.ensure(wanted(NAMES, 60, 5), TOPIC, {"monai-aws:deployment": "unit"})
-        alarms.ensure(wanted(NAMES, 30, 5)[1:], "", {"monai-aws:deployment": "unit"})
+        alarms.ensure(wanted(NAMES, 60, 5, 24), TOPIC, {"monai-aws:deployment": "unit"})
+        alarms.ensure(wanted(NAMES, 30, 5, 24)[1:], "", {"monai-aws:deployment": "unit"})
         left = {alarm["AlarmName"]: alarm for alarm in client.describe_alarms()["MetricAlarms"]}
-        assert set(alarms.names()) == {alarm.name for alarm in wanted(NAMES, 60, 5)[1:]}, "what is no longer wanted goes"
+        assert set(alarms.names()) == {alarm.name for alarm in wanted(NAMES, 60, 5, 24)[1:]}, "what is no longer wanted goes"
         assert set(left) == set(alarms.names()) | {alarm.name for alarm in theirs}
         assert left[f"{NAMES.alarms}job-age"]["Threshold"] == 1800
         assert left[f"{NAMES.alarms}job-age"]["AlarmActions"] == []

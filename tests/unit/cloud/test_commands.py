@@ -27,6 +27,17 @@ def ssm() -> Iterator[Stubber]:
         yield stubbed
 
 
+def test_whoever_waits_for_a_command_is_told_so_until_it_has_ended(ssm: Stubber) -> None:
+    said: list[str] = []
+    ssm.add_response("send_command", {"Command": {"CommandId": "c" * 36}})
+    ssm.add_client_error("get_command_invocation", "InvocationDoesNotExist")
+    ssm.add_response("get_command_invocation", {"Status": "InProgress"})
+    ssm.add_response("get_command_invocation", {"Status": "Success", "ResponseCode": 0, "StandardOutputContent": "done"})
+    ended = Commands(ssm.client).run("i-1", "true", comment="golden study", report=said.append)
+    assert (ended.exit_code, ended.stdout) == (0, "done")
+    assert said == ["waiting for i-1: golden study"]
+
+
 @pytest.mark.parametrize(
     ("code", "expected", "said"),
     [

@@ -263,10 +263,10 @@ def test_a_capture_or_copy_that_breaks_off_leaves_nothing(
 
     genuine = Images._wait
 
-    def interrupt(self: Images, image_id: str, seconds: float) -> Image:
+    def interrupt(self: Images, image_id: str, *rest: Any) -> Image:
         if self._ec2.meta.region_name == region:
             raise Interrupted
-        return genuine(self, image_id, seconds)
+        return genuine(self, image_id, *rest)
 
     monkeypatch.setattr(Images, "_wait", interrupt)
     with pytest.raises(Interrupted):

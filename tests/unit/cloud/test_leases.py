@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, short_lived
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, short_lived
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.tags import Tags, tag_filters
@@ -78,6 +79,46 @@ def test_another_blocks_machine_stays(clients: Clients):
         assert found is not None
         assert found.state == "running"
     assert left(clients) == []
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, *states: str) -> None:
+    """Let a machine that is terminated be seen in these states first."""
+    left = list(states)
+    genuine = Machines.look
+
+    def look(self: Machines, machine_id: str) -> Machine | None:
+        machine = genuine(self, machine_id)
+        ended = machine and machine.state == "terminated" and left
+        return replace(machine, state=left.pop(0)) if machine and ended else machine
+
+    monkeypatch.setattr(Machines, "look", look)
+
+
+def test_whoever_waits_for_a_machines_end_is_told_so_at_once(clients: Clients, monkeypatch: pytest.MonkeyPatch):
+    slow(monkeypatch, "shutting-down", "shutting-down")
+    machines, said = Machines(clients.ec2, "unit", clients.ec2_launches), list[str]()
+    with short_lived(machines, spec(clients), report=said.append) as machine:
+        pass
+    assert f"machine {machine.id} is shutting-down; waiting until it is terminated" in said
+    assert said[-1].startswith(f"machine {machine.id} terminated")
+
+
+def test_whoever_waits_for_a_group_is_told_so_at_once(clients: Clients):
+    machines, said, held = Machines(clients.ec2, "unit"), list[str](), [1, 2]
+    group = machines.security_group(spec(clients).tags, "x")
+
+    def hold(**_: Any) -> None:
+        if held:
+            held.pop()
+            raise ClientError({"Error": {"Code": "DependencyViolation"}}, "DeleteSecurityGroup")
+
+    clients.ec2.meta.events.register("before-call.ec2.DeleteSecurityGroup", hold)
+    machines.delete_security_group(group, said.append)
+    assert said == [f"waiting until no machine holds the security group {group} any more"]
+    assert left(clients) == []
+    held[:] = [1]
+    with pytest.raises(ClientError, match="DependencyViolation"):
+        machines.delete_security_group(group, seconds=0)
 
 
 def test_one_step_that_resists_does_not_keep_the_rest_from_going(clients: Clients, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ import pytest
 from monai_aws_pipeline.deployment.packaging import BuildFailedError, Start, Workbench, build_officially, named_failure, starting_point
 from monai_aws_pipeline.maps.build_context import Stage, write_context
 from monai_aws_pipeline.maps.official import marking
-from monai_aws_pipeline.maps.recipe import INSTALL_SH
+from monai_aws_pipeline.maps.recipe import INSTALL_SH, NO_SYSTEM_PACKAGES
 from monai_aws_pipeline.maps.source import checkout
 from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import load_settings
@@ -55,6 +55,12 @@ def test_a_build_that_fails_says_what_to_do_about_the_cause_it_names(line: str, 
     assert setting in failed.value.remedy
     assert str(failed.value).endswith(failed.value.remedy)
     assert line in str(failed.value)
+
+
+def test_a_full_disk_is_named_whatever_failed_of_it():
+    with pytest.raises(BuildFailedError) as failed, named_failure():
+        raise RemoteCommandError("Building the MAP", 1, ["cannot copy: No space left on device", NO_SYSTEM_PACKAGES])
+    assert "MONAI_AWS_ROOT_VOLUME_GIB" in failed.value.remedy
 
 
 def test_the_scripts_own_words_are_those_that_the_remedies_know():

@@ -34,7 +34,10 @@ def test_the_bundle_is_the_same_each_time_and_its_hash_covers_the_wheels(tmp_pat
     found = wheels(tmp_path / "wheels")
     first = write_bundle(tmp_path / "a", found)
     assert write_bundle(tmp_path / "b", found) == first
-    assert sorted(item.name for item in (tmp_path / "a").iterdir()) == ["agent.tar", "monai-aws-agent.service", "provision.sh", "wheels"]
+    assert sorted(item.name for item in (tmp_path / "a").iterdir()) == [
+        "agent.tar", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer", "provision.sh",
+        "wheels",
+    ]  # fmt: skip
     (found / "two-1-py3-none-any.whl").write_bytes(b"another")
     assert write_bundle(tmp_path / "a", found) != first
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedUSVolumeStorage, generate_uid
 
 from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
@@ -92,3 +92,13 @@ def test_a_free_text_modality_does_not_reach_the_record(tmp_path: Path) -> None:
     data.Modality = "MR OF HANS MUELLER"
     data.save_as(files[0])
     assert read_studies(files)[0].modalities == ()
+
+
+def test_an_ultrasound_volume_is_an_image(tmp_path: Path) -> None:
+    """Enhanced US Volume Storage (PS3.3 A.59) is the one class of images without the word in its name."""
+    (path,) = write_series(tmp_path, generate_uid(), slices=1)
+    data = pydicom.dcmread(path)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedUSVolumeStorage
+    data.save_as(path)
+    (study,) = read_studies([path])
+    assert (len(study.instances), study.companions) == (1, ())

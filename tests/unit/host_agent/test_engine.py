@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.host_agent import engine as engine_module
 from monai_aws_pipeline.host_agent.engine import LOG_LINES, Engine, RunEnd
-from monai_aws_pipeline.host_agent.engine_api import EngineError
+from monai_aws_pipeline.host_agent.engine_api import EngineError, spoken_version
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.meter import Meter, control_group
 from monai_aws_pipeline.maps.hosting import Limits, RunSpec, run_arguments
@@ -80,6 +81,21 @@ def test_a_run_is_not_over_while_it_runs(engine: Engine, tmp_path: Path) -> None
     end = engine.run(arguments, name="one", timeout_s=1, stop=threading.Event(), over=lambda: over.append(True))
     assert end.timed_out
     assert not over
+
+
+def test_an_engine_that_never_says_how_a_run_ended_is_its_own_fault(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_CALL_S", 0.5)
+    waits = tmp_path / "docker" / "slow to end"
+    waits.touch()
+    over: list[bool] = []
+    (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(0.5)")
+    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    with pytest.raises(FailedError, match="did not say") as failed:
+        engine.run(arguments, name="one", timeout_s=30, stop=threading.Event(), over=lambda: over.append(True))
+    assert (failed.value.code, over) == (Code.ENGINE_FAILED, [True])
+    waits.unlink()
 
 
 def test_a_stopping_host_interrupts_a_run(engine: Engine, tmp_path: Path) -> None:
@@ -230,3 +246,22 @@ def test_where_the_engine_does_not_answer_no_line_of_the_application_is_quoted(
         run(engine, tmp_path, "print('reading Mustermann^Erika')")
     assert error.value.code is Code.ENGINE_FAILED
     assert "Mustermann" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "spoken"),
+    [("1.41", "1.12", (1, 41)), ("1.47", "1.24", (1, 41)), ("1.52", "1.44", (1, 44)), ("1.53", "1.40", (1, 41)), ("2.0", "1.60", (1, 60))],
+)
+def test_each_engine_is_spoken_with_in_a_version_that_it_takes(newest: str, oldest: str, spoken: tuple[int, int]) -> None:
+    assert spoken_version(newest, oldest) == spoken
+
+
+@pytest.mark.parametrize(("newest", "words"), [("1.40", "too old.*20.10"), ("", "is none"), ("one.two", "is none")])
+def test_an_engine_that_is_too_old_or_says_nonsense_is_named(newest: str, words: str) -> None:
+    with pytest.raises(EngineError, match=words):
+        spoken_version(newest, "1.12")
+
+
+def test_an_engine_that_refuses_old_versions_runs_a_container(engine: Engine, tmp_path: Path) -> None:
+    assert engine._api.prefix() == "/v1.44", "the engine of these tests is as strict as Docker 29"
+    assert run(engine, tmp_path, "print('done')").log_tail == ("done",)

@@ -9,6 +9,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.geometry import common_step, grids_of, places_of
+from monai_aws_pipeline.host_agent.image_header import plane_of
 
 from .dicom_files import write_seg, write_series
 
@@ -40,3 +41,13 @@ def test_the_frames_of_one_multi_frame_file_are_a_stack(tmp_path: Path) -> None:
 def test_the_step_of_planes_is_what_all_their_distances_are_multiples_of(places: list[float], step: float | None) -> None:
     found = common_step(places_of(np.array(places, dtype=float)))
     assert found == (None if step is None else pytest.approx(step, rel=5e-3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_plane_of_numbers_that_are_none_is_no_plane(value: float) -> None:
+    good = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 1.0))
+    assert plane_of(*good)
+    for part in range(3):
+        values = [list(each) for each in good]
+        values[part][-1] = value
+        assert plane_of(*map(tuple, values)) is None

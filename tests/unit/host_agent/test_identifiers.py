@@ -18,6 +18,7 @@ import pydicom
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
@@ -219,11 +220,13 @@ def spelled(name: str, codec: str) -> dict[str, str]:
         "UTF-8 read as Windows-1252": octets.decode("cp1252", "replace"),
         "stored bytes read as Latin-1": stored.decode("latin-1"),
         "question marks": name.encode("ascii", "replace").decode(),
+        "question marks for what Latin-1 lacks": name.encode("latin-1", "replace").decode("latin-1"),
         "backslashes": name.encode("ascii", "backslashreplace").decode(),
     }
 
 
-NAMES = (("Müllerzq", "latin-1", "ISO_IR 100"), ("Szczęsnyzq", "iso8859_2", "ISO_IR 101"), ("Ødegårdzq", "latin-1", "ISO_IR 100"),
+NAMES = (("Müllerzq", "latin-1", "ISO_IR 100"), ("Szczęsnyzq", "iso8859_2", "ISO_IR 101"), ("Dvořákzq", "iso8859_2", "ISO_IR 101"),
+         ("Ødegårdzq", "latin-1", "ISO_IR 100"),
          ("Großmannzq", "latin-1", "ISO_IR 100"), ("Étiennezq", "utf-8", "ISO_IR 192"), ("Ивановзк", "iso8859_5", "ISO_IR 144"),
          ("Παπαδόπουλοςζ", "iso8859_7", "ISO_IR 126"))  # fmt: skip
 
@@ -243,7 +246,7 @@ def test_a_name_is_found_in_every_spelling(name: str, codec: str, character_set:
     ("stored", "printed"),
     [("Müllerzq", "Muellerzq Mullerzq"), ("Ødegårdzq", "Oedegaardzq Odegardzq"), ("Großmannzq", "Grossmannzq Grosmannzq"),
      ("Łukaszzq", "Lukaszzq"),
-     ("Æbelzq", "Aebelzq"), ("Señorzq", "Senorzq")],
+     ("Ångströmzq", "Angstroemzq Aangstroemzq Angstromzq"), ("Æbelzq", "Aebelzq"), ("Señorzq", "Senorzq")],
 )  # fmt: skip
 def test_a_name_is_found_transliterated(stored: str, printed: str) -> None:
     assert [person(stored, "utf-8", "ISO_IR 192").one(name) for name in printed.split()] == [REMOVED] * len(printed.split())
@@ -291,11 +294,51 @@ def test_a_name_is_found_where_the_engine_cuts_an_endless_line() -> None:
     assert cleaned == [line.replace("Zqplant^Vaughnzq", REMOVED), "next"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "printed"),
+    [
+        (
+            "Zqmith^John^Michael",
+            ["johnmichaelzqmith", "JMZQMITH", "zqmithjm", "johnmzqmith", "jmichaelzqmith", "Zqmith, J. M.", "J.M. Zqmith"],
+        ),
+        ("d'Zqcy-Smyth^Zoe", ["Zqcy", "DZQCY", "dzqcy_ct", "zqcysmyth"]),
+        ("Zqar Zqquez de la Zqruz^Omar", ["delazqruz", "ZQQUEZDELAZQRUZ", "Zqar_delazqruz"]),
+        ("Zqez^Jo", ["zqezseg.nii.gz", "CTZQEZ", "maskzqez"]),
+    ],
+)
+def test_a_name_is_found_as_file_names_and_accounts_have_it(stored: str, printed: list[str]) -> None:
+    cleaned = person(stored)
+    for form in printed:
+        left = folded(cleaned.one(f"x/{form}/y"))
+        assert REMOVED[1:-1] in left, form
+        assert not {"zq", "john", "jm", "michael", "smyth", "omar", "dela"} & {
+            left[at : at + n] for at in range(len(left)) for n in range(2, 8)
+        }
+
+
+@pytest.mark.parametrize("word", ["zqeznium", "maxizqez", "xzqez", "zqezx"])
+def test_a_short_name_within_a_word_of_another_meaning_stays(word: str) -> None:
+    assert person("Zqez^Jo").one(word) == word
+
+
+@pytest.mark.parametrize("behind", [".nii", "_seg", ".", "", "'a"])
+def test_a_greek_name_is_found_in_capitals_whatever_follows_it(behind: str) -> None:
+    cleaned = person("Παπαδόπουλοςζ^Αλέξης", "iso8859_7", "ISO_IR 126")
+    assert cleaned.one(f"x ΑΛΕΞΗΣ{behind}") == f"x {REMOVED}{behind}"
+    assert cleaned.one(f"x αλεξησ{behind}") == f"x {REMOVED}{behind}"
+
+
+def test_a_family_name_of_one_character_is_removed_beside_its_label() -> None:
+    cleaned = person("Wangzq^Dongzq=王^东", "utf-8", "ISO_IR 192")
+    assert cleaned(["PatientName: 王", "patient name = 东", "王东"]) == [f"PatientName: {REMOVED}", f"patient name = {REMOVED}", REMOVED]
+
+
 DATES = (
     "19610203", "1961-02-03", "1961/02/03", "1961.02.03", "1961:02:03", "1961 02 03", "03.02.1961", "3.2.1961", "02/03/1961", "03/02/1961",
     "3/2/1961", "3-2-1961", "03.02.61", "3/2/61", "2/3/61", "61-02-03", "3 Feb 1961", "03-FEB-1961", "03Feb1961", "3rd February 1961",
     "3. Februar 1961", "Feb 3, 1961", "February 3, 1961", "Feb. 3rd 1961", "1961-Feb-03", "1961-02-03T00:00:00", "Fri Feb 03 00:00:00 1961",
-    "datetime.date(1961, 2, 3)", "19610203000000.000000+0100", "birth_19610203_.nii", "DOB19610203",
+    "610203", "030261", "020361", "t1_610203.nii", "datetime.date(1961, 2, 3)", "19610203000000.000000+0100", "birth_19610203_.nii",
+    "DOB19610203", "3rd of February 1961", "1961年2月3日", "1961년 02월 03일",
 )  # fmt: skip
 
 
@@ -308,7 +351,7 @@ def test_a_date_is_found_in_every_notation(form: str) -> None:
 
 
 def test_another_date_stays() -> None:
-    lines = ["x 19610204 y", "1961-03-04", "4 Feb 1961", "05.06.2007", "1.2.3", "13.0.3.1"]
+    lines = ["x 19610204 y", "1961-03-04", "4 Feb 1961", "05.06.2007", "1.2.3", "13.0.3.1", "610204", "0.610203", "a610203f", "1610203"]
     assert of((BIRTH_DATE, "DA", "19610203"))(lines) == lines
 
 
@@ -324,7 +367,21 @@ def test_the_time_stamps_of_a_log_stay_although_the_study_was_made_today() -> No
 
 
 @pytest.mark.parametrize(
-    "form", ["064Y", "64Y", "64 years", "64-year-old", "aged 64", "age: 64", "PatientAge=064Y", "patient_age: 64", "64 y/o", "'age': 64"]
+    "form",
+    [
+        "064Y",
+        "64Y",
+        "64 years",
+        "64-year-old",
+        "aged 64",
+        "age: 64",
+        "PatientAge=064Y",
+        "patient_age: 64",
+        "64 y/o",
+        "'age': 64",
+        "age 64.",
+        "PatientAge 64.0",
+    ],
 )
 def test_an_age_is_found_whether_it_is_written_or_follows_from_the_dates(form: str) -> None:
     for cleaned in (of((AGE, "AS", "064Y")), of((BIRTH_DATE, "DA", "19610203"), (STUDY_DATE, "DA", "20260114"))):
@@ -353,6 +410,7 @@ def test_uids_of_a_study_are_found_where_their_look_does_not_tell() -> None:
     assert cleaned(["2.25.4711", "1.2.840.10008.99.1.4.7", "mask_1234567890123.nii"]) == [REMOVED, REMOVED, f"mask_{REMOVED}.nii"]
     assert cleaned(["StudyInstanceUID: 1.2.3", "version 1.2.3"]) == [f"StudyInstanceUID: {REMOVED}", "version 1.2.3"]
     assert cleaned.one("1_2_826_0_1_3680043_8_498_83745.nii") == f"{REMOVED}.nii"
+    assert of((0x00200052, "UI", "1.2.ABCDEFzq")).one("x 1.2.ABCDEFzq y") == f"x {REMOVED} y"
 
 
 def test_many_uids_cost_nothing() -> None:
@@ -382,6 +440,27 @@ def test_numbers_of_a_patient_are_found_in_every_form() -> None:
         left = cleaned.one(line).lower()
         assert not {"pidzq", "12345", "4711"} & {left[at : at + size] for at in range(len(left)) for size in (4, 5)}, left
     assert cleaned.one("loss 0.12345 of 123456") == "loss 0.12345 of 123456"
+
+
+def test_a_number_is_found_without_what_stands_between_its_digits_and_as_a_table_has_it() -> None:
+    cleaned = of((PATIENT_ID, "LO", "12-34-56"), (ACCESSION, "SH", "4711815"), (0x00102154, "SH", "030 / 99 88 77"))
+    printed = ["123456", "12-34-56", "4711815.0", "0004711815", "4711815.2.nii", "030998877", "id 00123456"]
+    assert cleaned(printed) == [REMOVED, REMOVED, f"{REMOVED}.0", REMOVED, f"{REMOVED}.2.nii", REMOVED, f"id {REMOVED}"]
+    assert cleaned(["0.4711815", "1234567", "14711815"]) == ["0.4711815", "1234567", "14711815"]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("ReferringPhysicianAddress", "Zqstreet 5"), ("ReferringPhysicianTelephoneNumbers", "030-998877"), ("StationAETitle", "ZQSTATION"),
+        ("PersonTelecomInformation", "zqdoe@zq.example"), ("HumanPerformerOrganization", "Zqclinic"), ("LabelText", "Zqlabel"),
+        ("PatientBirthDateInAlternativeCalendar", "1381/11/14"), ("ClinicalTrialProtocolID", "ZQTRIAL"), ("TextValue", "Zqplant was here"),
+    ],
+)  # fmt: skip
+def test_an_attribute_that_confidentiality_profiles_take_out_is_one(keyword: str, value: str) -> None:
+    tag = tag_for_keyword(keyword)
+    assert tag
+    assert of((tag, dictionary_VR(tag), value)).one(f"x {value} y") == f"x {REMOVED} y"
 
 
 def test_a_log_survives_values_that_every_log_holds() -> None:
@@ -450,6 +529,8 @@ def test_an_element_that_is_printed_loses_its_value_whatever_it_is() -> None:
     assert not [secret for secret in ("Other", "Whatever", "private note") if secret in left]
     assert "181" in left
     assert "ISO_IR 100" in left
+    line = "[(0008,0060) Modality CS: 'MR', (0029,1010) Private tag data LO: 'a private note']"
+    assert of().one(line) == f"[(0008,0060) Modality CS: 'MR', (0029,1010) Private tag data LO: {REMOVED}"
     assert of().one("(0010,0010) PN [Other^Body]     #  10, 1 PatientName") == f"(0010,0010) PN {REMOVED}     #  10, 1 PatientName"
 
 

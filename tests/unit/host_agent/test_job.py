@@ -43,6 +43,7 @@ from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.host_agent.store import Store, StoredObject
 from monai_aws_pipeline.maps.hosting import RunSpec
 from monai_aws_pipeline.maps.series_rules import LABEL_RULES
@@ -131,7 +132,7 @@ class Bench:
             secret=SECRET,
             host=HostFacts("i-1", "g4dn.xlarge", "ami-1"),
             work=self.folder / "work",
-            stop=threading.Event(),
+            stop=Stop(),
             limits=self.limits,
         )
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     EncapsulatedPDFStorage,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     MRSpectroscopyStorage,
     RawDataStorage,
+    RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     generate_uid,
@@ -181,6 +184,7 @@ def rescaled(folder: Path, *, slope: str, first: int | None = None, stored: int 
     return datasets
 
 
+@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize(
     ("made", "refused"),
     [
@@ -191,8 +195,13 @@ def rescaled(folder: Path, *, slope: str, first: int | None = None, stored: int 
         ({"slope": "1", "stored": 60000, "first": 7}, False),  # uint16 throughout
     ],
 )
-def test_pixels_that_the_sdks_operator_would_cut_off_are_refused(tmp_path: Path, made: dict[str, Any], refused: bool) -> None:
-    study = study_of(tmp_path / "files", rescaled(tmp_path / "a", **made))
+def test_pixels_that_the_sdks_operator_would_cut_off_are_refused(
+    tmp_path: Path, made: dict[str, Any], refused: bool, compressed: bool
+) -> None:
+    datasets = rescaled(tmp_path / "a", **made)
+    for data in datasets if compressed else ():
+        data.compress(RLELossless, generate_instance_uid=False)
+    study = study_of(tmp_path / "files", datasets)
     if refused:
         error = refusal(asking(sdk_volume=True), study)
         assert error.code is Code.UNSUPPORTED_IMAGE
@@ -201,6 +210,48 @@ def test_pixels_that_the_sdks_operator_would_cut_off_are_refused(tmp_path: Path,
         assert asking(sdk_volume=True).give(study).stacks
     assert asking(sdk_volume=True, handles=frozenset({Handles.PIXEL_TYPE})).give(study).stacks
     assert asking().give(study).stacks
+
+
+@pytest.mark.parametrize(("signed_from", "refused"), [(8, False), (4, True)])
+def test_compressed_pixels_of_two_types_that_this_host_cannot_decode_are_refused(tmp_path: Path, signed_from: int, refused: bool) -> None:
+    datasets = good(tmp_path / "a")
+    for index, data in enumerate(datasets):
+        data.PixelRepresentation = int(index >= signed_from)
+        data.PixelData = encapsulate([b"\xff\xd8 nothing that anybody decodes"])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    study = study_of(tmp_path / "files", datasets)
+    if refused:
+        error = refusal(asking(sdk_volume=True), study)
+        assert (error.code, "8 compressed images have pixels of 2 types" in error.cause) == (Code.UNSUPPORTED_IMAGE, True)
+    else:
+        assert asking(sdk_volume=True).give(study).stacks
+
+
+@pytest.mark.parametrize(("spacing", "refused"), [([2.0, 2.0], False), ([2.0, 2.01], False), ([2.0, 2.5], True)])
+def test_pixels_that_are_not_square_are_given_to_those_that_say_they_read_them(tmp_path: Path, spacing: list[float], refused: bool) -> None:
+    study = study_of(tmp_path / "files", each(good(tmp_path / "a"), lambda _, data: setattr(data, "PixelSpacing", spacing)))
+    if refused:
+        error = refusal(asking(sdk_volume=True), study)
+        assert error.code is Code.UNSUPPORTED_IMAGE
+        assert "8 of 8 images are not square" in error.cause
+    else:
+        assert asking(sdk_volume=True).give(study).stacks
+    assert asking(sdk_volume=True, handles=frozenset({Handles.NON_SQUARE})).give(study).stacks
+    assert asking().give(study).stacks
+
+
+def test_noise_in_direction_cosines_does_not_make_a_series_smaller(tmp_path: Path) -> None:
+    """Rounded to a digit, half of its planes would lie in another direction, and the smaller series would be answered."""
+
+    def turned(index: int, data: Dataset) -> None:
+        sine = 0.05 + (1e-6 if index % 2 else -1e-6)
+        cosine = (1 - sine**2) ** 0.5
+        data.ImageOrientationPatient = [f"{value:.8f}" for value in (cosine, sine, 0, -sine, cosine, 0)]
+
+    large, small = each(good(tmp_path / "a"), turned), in_series(good(tmp_path / "b", slices=6))
+    given = asking().give(study_of(tmp_path / "files", [*small, *large]))
+    assert {item.series_uid for item in given.instances} == {large[0].SeriesInstanceUID}
 
 
 def test_labels_of_an_image_of_before_ask_what_they_asked_then(tmp_path: Path) -> None:

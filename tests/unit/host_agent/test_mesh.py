@@ -205,6 +205,22 @@ def test_a_smoothed_and_coarsened_surface_is_taken(place: Place) -> None:
     assert place.judged(stl(np.round(points / 3) * 3)) is None
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("turn", [(1, 1, 1), (-1, -1, 1)], ids=["LPS", "RAS"])
+def test_a_surface_that_is_mirrored_within_its_bounds_is_no_answer(axis: int, turn: tuple[int, int, int], place: Place) -> None:
+    """Left and right are swapped, and of a head near the middle of the scanner the bounds are hardly others."""
+    wedge = np.indices((16, 32, 32)) - np.array([3, 6, 7])[:, None, None, None]
+    mask = (wedge >= 0).all(axis=0) & (wedge[0] / 10 + wedge[1] / 20 + wedge[2] / 18 < 1)
+    place.segment(Brain=mask)
+    points = millimetres(surface(mask))
+    low, high = points.min(axis=0), points.max(axis=0)
+    mirrored = points.copy()
+    mirrored[:, axis] = (low + high - points)[:, axis] + 1.5
+    smoothed = (points - points.mean(axis=0)) * 0.95 + points.mean(axis=0)
+    assert place.judged(stl(points * turn), stl(smoothed * turn)) is None
+    assert place.judged(stl(mirrored * turn)) == "A surface has the bounds of its segmentation and is mirrored within them."
+
+
 def test_oblique_planes_have_the_bounds_of_their_voxels(tmp_path: Path) -> None:
     files = write_series(tmp_path / "in", generate_uid(), slices=16, size=32, gap=4.0)
     turn = np.array([[0.8, 0.6, 0.0], [-0.48, 0.64, 0.6], [0.36, -0.48, 0.8]])  # rows: direction of a row, of a column, of the normal

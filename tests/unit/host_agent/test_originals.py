@@ -301,6 +301,43 @@ def test_a_folder_that_holds_only_a_zip_ends_named_and_leaves_the_zip_to_its_own
 # ---------------------------------------------------------------------------------------------------------------------------- folders
 
 
+@pytest.mark.parametrize("inner_first", [True, False], ids=["the inner one first", "the outer one first"])
+def test_what_lies_beside_a_marker_deeper_inside_is_answered_by_its_own_job_alone(bench: Bench, tmp_path: Path, inner_first: bool) -> None:
+    studies = {"input/f/": generate_uid(), "input/f/b/": generate_uid()}
+    for prefix, uid in studies.items():
+        for path in write_series(tmp_path / uid, uid, slices=2):
+            bench.s3.put_object(Bucket="studies", Key=prefix + path.name, Body=path.read_bytes())
+    jobs = [upload(bench, f"{prefix}_READY", prefix.encode()) for prefix in studies]
+    for message in reversed(jobs) if inner_first else jobs:
+        bench.send(message)
+        assert bench.turn() is Outcome.ANSWERED
+    answered = [bench.record(key) for key in bench.stored("output/") if key.endswith("result.json")]
+    assert {(record.job, record.study, record.input.instances) for record in answered} == {
+        (message.job, study_id(SECRET, uid), 2) for message, uid in zip(jobs, studies.values(), strict=True)
+    }
+    assert len(answered) == 2
+    assert (bench.stored("input/"), bench.stored("quarantine/")) == ([], [])
+
+
+def test_a_marker_deeper_inside_that_comes_after_the_first_look_takes_nothing_away(bench: Bench, tmp_path: Path) -> None:
+    uid = generate_uid()
+    for path in write_series(tmp_path / "s", uid, slices=2):
+        bench.s3.put_object(Bucket="studies", Key=f"input/f/b/{path.name}", Body=path.read_bytes())
+    bench.send(upload(bench, "input/f/_READY", b"now"))
+
+    def dies(source: Path, target: Path) -> RunEnd:
+        upload(bench, "input/f/b/_READY", b"late")
+        raise InterruptedJobError("the host is stopping")
+
+    bench.engine.run_map = dies
+    assert bench.turn() is Outcome.INTERRUPTED
+    bench.engine.run_map = answers
+    assert bench.turn() is Outcome.ANSWERED
+    (record,) = [bench.record(key) for key in bench.stored("output/") if key.endswith("result.json")]
+    assert (record.study, record.input.instances) == (study_id(SECRET, uid), 2)
+    assert bench.stored("input/") == ["input/f/b/_READY"]
+
+
 def test_a_file_that_is_replaced_after_it_was_read_stays_and_the_kept_zip_has_the_older_one(
     bench: Bench, tmp_path: Path, versions: str
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.outputs import collect
 
@@ -39,6 +41,28 @@ def test_a_dicom_that_does_not_parse_is_a_failure(tmp_path: Path) -> None:
 def test_a_dicom_of_another_study_is_a_failure(tmp_path: Path) -> None:
     write_series(tmp_path, generate_uid(), slices=1)
     assert failed(tmp_path) is Code.OUTPUT_OTHER_STUDY
+
+
+@pytest.mark.parametrize(
+    ("wrote", "its", "wrong"),
+    [("INV-1", "OTHER-2", True), ("INV-1", "", False), ("INV-1", "INV-1 ", False), ("", "OTHER-2", False), ("Ä-1", "OTHER-2", False)],
+)
+def test_a_dicom_that_names_another_patient_is_a_failure(tmp_path: Path, wrote: str, its: str, wrong: bool) -> None:
+    """A study has one patient; where its id is written in another character set than the result's, nothing is compared."""
+    source = []
+    for folder, patient in (("in", wrote), ("out", its)):
+        source.append(write_series(tmp_path / folder, UID, slices=1)[0])
+        data = pydicom.dcmread(source[-1])
+        data.PatientID, data.SpecificCharacterSet = patient, "ISO_IR 192"
+        data.save_as(source[-1])
+    given = read_studies(source[:1])[0].instances
+    if not wrong:
+        assert collect(tmp_path / "out", UID, given)
+        return
+    with pytest.raises(FailedError, match="names another patient than its input") as error:
+        collect(tmp_path / "out", UID, given)
+    assert error.value.code is Code.OUTPUT_OTHER_STUDY
+    assert not any(patient in str(error.value) for patient in (wrote, its))
 
 
 def test_a_link_out_of_the_folder_is_a_failure(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,59 @@ def test_an_image_that_names_its_class_in_its_meta_information_alone_is_given_wi
     given = VOLUME.give(study)
     assert repairs.even_out(given.instances, given.stacks) == (repairs.CLASS,)
     assert {pydicom.dcmread(item.path).SOPClassUID for item in given.instances} == {MRImageStorage}
+
+
+ODD_VALUES = {
+    b"1230": b"FD\4\x001230",
+    b"1231": b"IS\4\x001.5 ",
+    b"1232": b"DS\4\x001,5 ",
+    b"1233": b"AT\4\x00ab  ",
+    b"1234": b"UI\4\x00a.b\0",
+}
+
+
+def test_odd_values_do_not_keep_texts_from_being_decoded(tmp_path: Path) -> None:
+    """Numbers that are none, and lengths that do not fit their value representation, are common in elements that nobody needs."""
+    datasets = japanese(good(tmp_path / "good"))
+    for data in datasets:
+        item = Dataset()
+        item.CodeMeaning = "\u982d\u90e8"
+        data.ProcedureCodeSequence = [item]
+        for holder in (data, item):
+            for number, text in enumerate(ODD_VALUES):
+                holder.private_block(0x0019, "INVENTED", create=True).add_new(number, "LO", text.decode())
+    for path in written(tmp_path / "files", datasets):
+        content = path.read_bytes()
+        for text, odd in ODD_VALUES.items():
+            assert content.count(b"LO\4\0" + text) == 2
+            content = content.replace(b"LO\4\0" + text, odd)
+        path.write_bytes(content)
+    (study,) = read_studies(sorted((tmp_path / "files").iterdir()))
+    given = VOLUME.give(study)
+    assert repairs.even_out(given.instances, given.stacks) == (repairs.CHARACTER_SET,)
+    for instance in given.instances:
+        data = pydicom.dcmread(instance.path)
+        assert (data.SpecificCharacterSet, str(data.PatientName)) == ("ISO_IR 192", NAME)
+        assert data.ProcedureCodeSequence[0].CodeMeaning == "\u982d\u90e8"
+        assert all(odd[4:] in instance.path.read_bytes() for odd in ODD_VALUES.values())
+
+
+def test_a_date_of_the_older_form_is_read_beside_several_character_sets(tmp_path: Path) -> None:
+    datasets = each(japanese(good(tmp_path / "good")), lambda _, data: data.add_new(0x00100030, "LO", "1961.02.03"))
+    given = VOLUME.give(study_of(tmp_path / "files", datasets))
+    assert repairs.even_out(given.instances, given.stacks) == tuple(sorted((repairs.CHARACTER_SET, repairs.MOMENTS)))
+    assert {pydicom.dcmread(item.path).PatientBirthDate for item in given.instances} == {"19610203"}
+
+
+def test_a_full_disk_is_not_told_as_a_damaged_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = VOLUME.give(study_of(tmp_path / "files", japanese(good(tmp_path / "good"))))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    with pytest.raises(OSError, match="No space left"):
+        repairs.even_out(given.instances, given.stacks)
 
 
 def test_a_good_stack_is_given_byte_for_byte(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from highdicom.seg import SegmentationTypeValues
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 
@@ -19,6 +20,9 @@ from monai_aws_pipeline.host_agent.segmentation import read_source
 from monai_aws_pipeline.host_agent.segmentation_check import check_segmentation
 
 from .dicom_files import box_stl, write_seg, write_segments, write_series
+from .test_preview import multi_frame
+
+_FRAMES = "PerFrameFunctionalGroupsSequence"
 
 Change = Callable[[Dataset], None]
 
@@ -326,6 +330,33 @@ def test_a_reference_or_a_place_that_contradicts_the_source_is_no_answer(
     assert cause in found[1]
 
 
+def test_a_frame_that_names_another_frame_of_a_multi_frame_image_is_no_answer(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", generate_uid())
+    enhanced = multi_frame(files, tmp_path / "enhanced.dcm")  # its frames lie in another order
+    image = pydicom.dcmread(enhanced)
+    number_of = {float(frame.PlanePositionSequence[0].ImagePositionPatient[2]): n for n, frame in enumerate(image[_FRAMES].value, start=1)}
+
+    def refer(data: Dataset) -> None:
+        data.ReferencedSeriesSequence[0].ReferencedInstanceSequence = data.ReferencedSeriesSequence[0].ReferencedInstanceSequence[:1]
+        data.pop("SourceImageSequence", None)
+        named = [data.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]]
+        for frame in data[_FRAMES].value:
+            named.append(frame.DerivationImageSequence[0].SourceImageSequence[0])
+            named[-1].ReferencedFrameNumber = number_of[float(frame.PlanePositionSequence[0].ImagePositionPatient[2])]
+        for item in named:
+            item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID = image.SOPInstanceUID, image.SOPClassUID
+
+    mask = np.zeros((8, 16, 16), dtype=bool)
+    mask[1:5, 4:8, 4:8] = True
+    seg = write_seg(tmp_path / "seg.dcm", files, mask)
+    edited(seg, refer)
+    assert judged(seg, [enhanced]) is None
+    edited(seg, upside_down)
+    found = judged(seg, [enhanced])
+    assert found is not None
+    assert "4 of 4 frames of a segmentation name an image of their source that lies elsewhere" in found[1]
+
+
 def test_an_image_under_a_series_that_is_not_its_own_is_no_answer(stack: list[Path], tmp_path: Path) -> None:
     other = write_series(tmp_path / "other", str(pydicom.dcmread(stack[0]).StudyInstanceUID), slices=2)
     uid = pydicom.dcmread(other[0]).SeriesInstanceUID
@@ -405,4 +436,48 @@ def test_frames_groups_and_segments_that_do_not_belong_together_are_no_segmentat
     edited(seg, change)
     with pytest.raises(FailedError) as error:
         check_segmentation(seg, read_source(source))
+    assert error.value.code is Code.OUTPUT_NOT_DICOM
+
+
+def with_value(value: int) -> Change:
+    """One pixel of this value, in a segmentation of eight bits."""
+
+    def change(data: Dataset) -> None:
+        data.PixelData = bytes([value]) + data.PixelData[1:]
+
+    return change
+
+
+def in_eight_bits(data: Dataset) -> None:
+    """What was written as single bits, as some writers do: 255 where there is a segment."""
+    pixels = data.pixel_array
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelData = 7, (pixels.astype(np.uint8) * 255).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "refused"),
+    [
+        (SegmentationTypeValues.LABELMAP, with_value(1), False),
+        (SegmentationTypeValues.LABELMAP, with_value(7), True),
+        (SegmentationTypeValues.FRACTIONAL, with_value(255), False),
+        (SegmentationTypeValues.FRACTIONAL, lambda data: setattr(data, "MaximumFractionalValue", 100), True),
+        (SegmentationTypeValues.BINARY, lambda _: None, False),
+        (SegmentationTypeValues.BINARY, in_eight_bits, True),
+    ],
+)
+def test_values_without_a_meaning_are_no_segmentation(
+    kind: SegmentationTypeValues, change: Change, refused: bool, stack: list[Path], tmp_path: Path
+) -> None:
+    """Of a volume in millilitres they would make a multiple, or leave a part of it out."""
+    mask = np.zeros((len(stack), 16, 16), dtype=bool)
+    mask[2:5, 4:8, 4:8] = True
+    seg = write_segments(tmp_path / "seg.dcm", stack, {"Brain": mask}, kind)
+    edited(seg, change)
+    source = read_source(read_studies(stack)[0].instances)
+    if not refused:
+        check_segmentation(seg, source)
+        return
+    with pytest.raises(FailedError, match=r"[1-3] of [0-9]+ frames of a segmentation hold values that it does not describe") as error:
+        check_segmentation(seg, source)
     assert error.value.code is Code.OUTPUT_NOT_DICOM

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
-from monai_aws_pipeline.host_agent.stack import stack_of
+from monai_aws_pipeline.host_agent.stack import _overlap, stack_of
 from monai_aws_pipeline.maps.study_contract import Handles, StudyContract
 
 from .series import again, each, good, images_of
@@ -130,6 +130,10 @@ REFUSED: dict[str, tuple[Change, Code, str]] = {
     ),
     "a maker's own class of objects": (lambda d: with_value(d, "SOPClassUID", "1.2.840.113619.4.2"), UNSUPPORTED, "not DICOM's own"),
     "a slope without an intercept": (lambda d: with_value(d, "RescaleSlope", "2"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8 images"),
+    "a rescale in most images": (
+        lambda d: each(d, lambda index, data: data.update({"RescaleSlope": "1", "RescaleIntercept": "-1024"} if index > 1 else {})),
+        Code.DICOM_DAMAGED, "2 of 8 images have no RescaleSlope",
+    ),
     "an intercept without a slope": (lambda d: with_value(d, "RescaleIntercept", "5"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8"),
     "a slope of zero": (
         lambda d: with_value(with_value(d, "RescaleIntercept", "0"), "RescaleSlope", "0"), Code.DICOM_DAMAGED, "RescaleIntercept of 8 of 8",
@@ -167,6 +171,9 @@ GIVEN: dict[str, tuple[Change, int]] = {
         lambda d: each(d, lambda index, data: setattr(data, "AcquisitionTime", f"1200{index:02d}")), 8,
     ),
     "of two acquisitions one behind the other": (lambda d: with_value(d, "AcquisitionNumber", 1, 2), 8),
+    "with a rescale in some that does nothing": (
+        lambda d: each(d, lambda index, data: data.update({"RescaleSlope": "1", "RescaleIntercept": "0"} if index > 1 else {})), 8,
+    ),
     "with a rescale of one and no intercept": (lambda d: with_value(d, "RescaleSlope", "1"), 8),
     "with one slice of another image type": (
         lambda d: each(d, lambda index, data: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", *(["FIRST"] if not index else [])])), 8,
@@ -219,3 +226,20 @@ def test_nothing_that_could_name_a_person_is_said_of_what_differs(tmp_path: Path
         with pytest.raises(RefusedError) as refused:
             stack_of(images, PLAIN)
         assert value not in str(refused.value)
+
+
+def test_whether_acquisitions_overlap_is_asked_of_neighbours_alone() -> None:
+    """Each slice may have an AcquisitionNumber of its own, and there are thousands: of all pairs there would be millions."""
+
+    class Place(np.ndarray):
+        asked = 0
+
+        def min(self, *_: object, **__: object) -> float:  # type: ignore[override]
+            Place.asked += 1
+            return float(self[0])
+
+    groups = [np.array([3.0 * number]).view(Place) for number in range(300)]
+    assert not _overlap(groups)
+    assert Place.asked == len(groups)
+    assert _overlap([*groups, np.array([30.0, 60.0]), np.array([33.0, 63.0])])
+    assert not _overlap([np.array([0.0, 30.0]), np.array([25.0, 60.0]), np.array([58.0, 90.0])])

@@ -39,7 +39,9 @@ def seen(key: str, minutes_ago: float = 60, size: int = 9) -> Seen:
         ([seen("series/1.dcm"), seen("series/_READY")], False),
         ([seen("other.zip")], False),
         ([seen("1.dcm"), seen("other.zip", 1)], True),
-        ([seen("1.dcm", size=0), seen("sub/", size=0)], False),
+        ([seen("1.dcm", size=0), seen("sub/", size=0)], True),
+        ([seen("1.dcm", 1, size=0), seen("sub/", size=0)], False),
+        ([seen("", size=0), seen("sub/", size=0)], False),
         ([seen("1.dcm", -30)], False),
         ([seen("", size=0)], False),
         ([seen("", size=9)], True),
@@ -229,11 +231,26 @@ def test_a_bucket_that_refuses_is_left_to_the_schedule_and_named_by_its_code(
     assert "Jane" not in caplog.text
 
 
+def test_a_folder_whose_marker_the_bucket_refuses_keeps_no_other_waiting(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = f"input/a{'x' * 1012}/"  # with _READY behind it no key that S3 takes
+    put(s3, "input/0/1.dcm", f"{long}1", "input/b/1.dcm")
+    with_marker = s3.put_object
+
+    def refuse(**call: Any) -> Any:
+        if len(call["Key"]) > 1024:
+            raise ClientError({"Error": {"Code": "KeyTooLongError", "Message": call["Key"]}}, "PutObject")
+        return with_marker(**call)
+
+    monkeypatch.setattr(folders.s3(), "put_object", refuse)
+    assert complete(AT_ONCE) == 2
+    assert markers(s3) == ["input/0/_READY", "input/b/_READY"]
+
+
 def test_the_schedule_completes_folders_and_an_upload_event_does_not(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(s3, "input/f/1.dcm")
     monkeypatch.setenv("UPLOADS_BUCKET", "studies")
     monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "dev")
-    monkeypatch.setattr(wake, "jobs_waiting", lambda: 0)
+    monkeypatch.setattr(wake, "jobs_queued", lambda: (0, 0))
     monkeypatch.setenv("FOLDER_QUIET_MINUTES", "0")
     wake.handler({"source": "monai-aws.schedule"}, None)  # type: ignore[arg-type]
     assert markers(s3) == [], "0 switches it off"

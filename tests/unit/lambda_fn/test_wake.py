@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +22,9 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from lambda_fn import folders, hosts, wake
-from lambda_fn.hosts import Cause, Host, Plan, cause_of, plan
+from lambda_fn.hosts import Cause, Host, Plan, cause_of, forgotten, plan
 from lambda_fn.package import build_zip, required_distributions
-from monai_aws_pipeline.contract import HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
+from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
 from tests.fidelity.played import play
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda text: f"input/{text}.zip")
@@ -419,6 +422,54 @@ def test_a_host_that_was_stopped_has_not_failed(code: str, failed: str) -> None:
     assert hosts._failed({"StateReason": {"Code": code}}) == failed
 
 
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def aged(state: str = "running", hours: float = 5, name: str = "i-1") -> Host:
+    return Host(name, state, NOW - timedelta(hours=hours))
+
+
+@pytest.mark.parametrize(
+    ("found", "at_work", "stopped"),
+    [
+        ([aged()], 0, ("i-1",)),
+        ([aged()], 1, ()),
+        ([aged(hours=2.9)], 0, ()),
+        ([aged("stopped"), aged("stopping"), aged("pending")], 0, ()),
+        ([Host("i-1", "running")], 0, ()),
+        ([aged(), aged(hours=1, name="i-2")], 0, ("i-1",)),
+    ],
+)
+def test_a_host_that_runs_on_with_nothing_to_do_is_stopped_and_no_other(found: list[Host], at_work: int, stopped: tuple[str, ...]) -> None:
+    assert forgotten(found, at_work, NOW) == stopped
+
+
+def test_the_schedule_stops_a_forgotten_host_and_tells_how_long_it_ran(
+    cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = cloud.launch(), cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[old, new])
+    found = [Host(old, "running", datetime.now(UTC) - timedelta(hours=30)), Host(new, "running", datetime.now(UTC))]
+    monkeypatch.setattr(hosts.Hosts, "_find", lambda _: found)
+    wake.handler(batch(), CONTEXT)
+    assert cloud.state(old) == "running", "only the schedule looks after hosts"
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert (cloud.state(old), cloud.state(new)) == ("stopped", "running")
+    (metric,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert metric[HOST_HOURS_METRIC] == [30.0]
+    assert metric["deployment"] == "dev"
+
+
+def test_hosts_that_work_are_left_alone_by_the_schedule(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[old])
+    cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    cloud.sqs.receive_message(QueueUrl=cloud.url)  # in a host's hands: nothing waits
+    monkeypatch.setattr(hosts.Hosts, "_find", lambda _: [Host(old, "running", datetime.now(UTC) - timedelta(hours=30))])
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(old) == "running"
+
+
 # -------------------------------------------------------------------------------------------------------------------------- package
 
 
@@ -435,6 +486,19 @@ def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_p
     } <= set(names)
     assert "aws_lambda_powertools/__init__.py" in names
     assert not [name for name in names if name.startswith(("boto", "monai_aws_pipeline/host_agent")) or "__pycache__" in name]
+
+
+def test_the_function_starts_from_its_zip_alone(tmp_path: Path) -> None:
+    build_zip(tmp_path / "wake.zip")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import lambda_fn.wake as wake; print(wake.__file__)"],
+        env={"PYTHONPATH": str(tmp_path / "wake.zip"), "AWS_DEFAULT_REGION": "us-east-1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(tmp_path / "wake.zip" / "lambda_fn" / "wake.py"), done.stderr
 
 
 def test_only_what_powertools_requires_is_packed() -> None:

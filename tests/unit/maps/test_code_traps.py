@@ -80,6 +80,40 @@ def test_reading_images_where_nothing_reads_dicom_is_an_error(tmp_path: Path, te
     assert beside.severity is Severity.WARNING
 
 
+@pytest.mark.parametrize(
+    "text", ["import nibabel\nnibabel.load('x')", "import nibabel as nib\nnib.load('x')", "import nrrd\nnrrd.read('x')"]
+)
+def test_reading_volumes_of_another_format_is_an_error_where_nothing_reads_dicom(tmp_path: Path, text: str):
+    (finding,) = code_traps.reads_images(code(tmp_path, text), config())
+    assert (finding.severity, finding.place) == (Severity.ERROR, "__main__.py:2")
+    for reads in (
+        "import pydicom\npydicom.dcmread('y')",
+        "import SimpleITK\nSimpleITK.ReadImage('y')",
+        "import subprocess\nsubprocess.run(['dcm2niix', 'y'])",
+        "from pathlib import Path\nPath('y').rglob('*.dcm')",
+    ):
+        assert code_traps.reads_images(code(tmp_path, f"{text}\n{reads}"), config()) == []
+
+
+@pytest.mark.parametrize("argument", ["'input'", "'--input', required=True", "'-i', '--input', required=True", "'images', nargs='+'"])
+def test_an_argument_that_the_command_line_must_name_is_an_error(tmp_path: Path, argument: str):
+    text = f"import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument({argument})\nchosen = parser.parse_args()"
+    (finding,) = code_traps.needs_arguments(code(tmp_path, text))
+    assert (finding.severity, finding.place, "HOLOSCAN_INPUT_PATH" in finding.remedy) == (Severity.ERROR, "__main__.py:3", True)
+    for other in (
+        text.replace("parse_args()", "parse_args(['x'])"),
+        f"import monai.deploy.core\n{text}",
+        f"{text}\nparser.add_subparsers()",
+    ):
+        assert code_traps.needs_arguments(code(tmp_path, other)) == []
+
+
+@pytest.mark.parametrize("argument", ["'--input'", "'input', nargs='?'", "'files', nargs='*'", "'--input', required=not given", "*names"])
+def test_an_argument_that_may_be_left_out_is_none(tmp_path: Path, argument: str):
+    text = f"import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument({argument})\nchosen = parser.parse_args()"
+    assert code_traps.needs_arguments(code(tmp_path, text)) == []
+
+
 @pytest.mark.parametrize("formats", ['["file: image/png"]', "[PNG]", "[jpeg, DICOM]"])
 def test_image_formats_that_app_yaml_asks_for_are_found(tmp_path: Path, formats: str):
     (finding,) = code_traps.reads_images(code(tmp_path, "import pydicom\npydicom.dcmread('x')"), config(formats=formats))
@@ -161,7 +195,7 @@ def test_volumes_of_the_sdk_are_told_with_what_they_read_wrongly(tmp_path: Path)
     assert (finding.severity, "monochrome1" in finding.message, "gantry-tilt" in finding.message) == (Severity.INFO, True, True)
     (fewer,) = code_traps.volumes(read, config("monai-aws: {handles: [monochrome1]}"))
     assert "monochrome1" not in fewer.message
-    every = "[monochrome1, pixel-type, enhanced, gantry-tilt, float-pixels, color]"
+    every = "[monochrome1, pixel-type, enhanced, gantry-tilt, float-pixels, color, non-square-pixels]"
     assert code_traps.volumes(read, config(f"monai-aws: {{handles: {every}}}")) == []
 
 

@@ -17,7 +17,7 @@ from moto import mock_aws
 
 from monai_aws_pipeline.deployment.doctor import consult, looking_into
 from monai_aws_pipeline.maps import model, resolution, wheelhouse
-from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine
+from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine, resolve
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import (
     CredentialsMissingError,
@@ -30,6 +30,7 @@ from monai_aws_pipeline.maps.git import (
 from monai_aws_pipeline.maps.imports import Installed
 from monai_aws_pipeline.maps.manifest import read_app_config
 from monai_aws_pipeline.maps.models import Model
+from monai_aws_pipeline.maps.requirements import requirements_text
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 
@@ -203,6 +204,7 @@ def test_syntax_that_is_too_new_for_the_maps_python_is_an_error(app: Path):
         ("git+https://example.org/own.git", Severity.ERROR),
         ("numpy==2.4.5", Severity.ERROR),
         ("scipy>=1", Severity.WARNING),
+        ("-e .", Severity.ERROR),
     ],
 )
 def test_a_requirement_that_another_machine_cannot_keep_is_found(app: Path, line: str, severity: Severity):
@@ -298,7 +300,9 @@ def test_a_sound_application_hears_of_its_golden_study_alone(app: Path, tmp_path
     settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache")
     seen = consult(settings, target=tmp_path / "copy", report=said.append)
     assert [finding.point for finding in seen.findings if finding.severity is not Severity.INFO] == ["golden"]
-    assert "asking pip" in said[0]
+    asked = ["model and golden study", "fetching the model", "fetching the application", "asking pip", "code, imports", "the golden study"]
+    at = [next(number for number, line in enumerate(said) if words in line) for words in asked]
+    assert at == sorted(at), "each is told when it begins"
 
 
 def test_pip_is_told_names_and_versions_and_none_of_the_options_and_addresses(app: Path, tmp_path: Path, known_packages: Path):
@@ -439,6 +443,31 @@ def test_an_older_pydicom_than_the_sdk_needs_is_an_error(app: Path, line: str):
     (app / "__main__.py").write_text("import pydicom\n")
     (app / "requirements.txt").write_text(line + "\n")
     assert not [finding for finding in findings(app) if finding.point == "sdk"], "without the SDK any pydicom will do"
+
+
+def test_a_requirement_for_another_python_or_platform_decides_nothing(app: Path):
+    lines = "pydicom==2.4.4 ; python_version < '3.10'\npydicom==3.0.2 ; python_version >= '3.10'\n"
+    lines += "holoscan==3.0.0 ; platform_machine == 'aarch64'\n"
+    (app / "requirements.txt").write_text(without("pydicom") + lines)
+    assert findings(app) == []
+    (app / "requirements.txt").write_text(without("pydicom") + lines.replace("3.10", "3.12"))
+    (found,) = [finding for finding in findings(app) if finding.severity is Severity.ERROR]
+    assert (found.point, found.line) == ("sdk", len(without("pydicom").splitlines()) + 1)
+
+
+def test_pip_is_asked_for_what_the_image_installs_and_not_for_what_this_machine_would(app: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[resolution.Question] = []
+    monkeypatch.setattr(resolution, "ask", lambda question, _, **__: (asked.append(question), resolution.Answer(packages={}))[1])
+    (app / "requirements.txt").write_text("one==1 ; python_version == '3.13'\ntwo==2 ; python_version != '3.13'\n")
+    resolve(app, replace(PLAIN, collect_wheels=False, python="3.13"), app, lambda _: None)
+    assert [line for line in asked[0].requirements if line.startswith(("one", "two"))] == ["one==1"]
+
+
+def test_requirements_as_windows_saves_them_are_read(app: Path):
+    for name in ("requirements.txt", "app.yaml", "__main__.py"):
+        (app / name).write_text((app / name).read_text().replace("\n\n", "\n").lstrip("\n"), "utf-8-sig")
+    assert findings(app) == []
+    assert requirements_text(app).startswith("monai-deploy-app-sdk==4.0.0")
 
 
 def test_an_older_pydicom_that_another_package_brings_is_found_in_pips_answer(app: Path):

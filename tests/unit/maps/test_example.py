@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import zipfile
 from itertools import pairwise
 
@@ -199,3 +200,16 @@ def test_the_expected_volume_was_measured_with_this_model():
     stored = json.loads((APP.parent / "expected.json").read_text())
     assert stored["model_sha256"] == fetching.MODEL_SHA256
     assert judge.expected_volume_ml() == stored["volume_ml"]
+
+
+def test_who_waits_for_the_packages_of_another_command_says_so(tmp_path):
+    told: list[str] = []
+    with (tmp_path / "lock").open("w") as theirs, (tmp_path / "lock").open("w") as ours:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+
+        def on_line(line: str) -> None:
+            told.append(line)
+            theirs.close()
+
+        fetching._wait_for(ours, on_line)
+    assert told == ["head volume: waiting for another command that installs packages"]

@@ -143,6 +143,56 @@ def test_a_misspelt_module_of_its_own_is_told_with_the_nearest_name(tmp_path: Pa
     assert (below.severity, below.remedy) == (ERROR, "Write package.inner")
 
 
+def test_a_name_that_a_module_of_its_own_does_not_have_is_told(tmp_path: Path):
+    code = "from app import Appp, run\nfrom package import inner, nothing\nfrom package.inner import b\n"
+    written(tmp_path, {"package/__init__.py": "x = 1\n"})
+    findings = found(tmp_path, code, app="class App: ...\nrun: int = 1\n", package__inner="from os import path as b\n")
+    assert [(each.severity, each.place, each.message) for each in findings] == [
+        (ERROR, "__main__.py:1", "the application's module app has no Appp"),
+        (ERROR, "__main__.py:2", "the application's module package has no nothing"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["from pathlib import *", "def __getattr__(name):\n    return 1", "globals().update(x=1)", "class Other: ...\nApp = Other",
+     "import os as App", "try:\n    from os import App\nexcept ImportError:\n    App = None",
+     "match {}:\n    case {'a': _, **App}: ...", "def make():\n    global App\n    App = 1\nmake()", "(App := 1)"],
+)  # fmt: skip
+def test_a_name_that_may_be_there_is_not_said_to_be_missing(tmp_path: Path, module: str):
+    assert found(tmp_path, "from app import App", app=module) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "severity", "place"),
+    [
+        ("operator", "from operator import SegmentationOperator", ERROR, "operator.py"),
+        ("logging", "import app", ERROR, "logging.py"),
+        ("types", "from types import Volume", ERROR, "__main__.py:1"),
+        ("queue", "import queue", WARNING, "queue.py"),
+        ("types", "from types import ModuleType", None, ""),
+        ("test", "import test", None, ""),
+        ("operators", "import operators", None, ""),
+    ],
+)
+def test_a_file_that_is_named_as_a_module_of_pythons_own_is_told(
+    tmp_path: Path, name: str, code: str, severity: Severity | None, place: str
+):
+    read = written(tmp_path, {"__main__.py": code, f"{name}.py": "SegmentationOperator = Volume = 1\n", "package/logging.py": ""})
+    assert [(each.severity, each.place) for each in imports.hides_pythons_own(read)] == ([(severity, place)] if severity else [])
+
+
+def test_a_package_within_a_package_that_is_nobodys_is_known_by_the_name_that_is_imported(tmp_path: Path):
+    assert found(tmp_path, "from nvidia import nvimgcodec", "nvidia-nvimgcodec-cu13", "numpy") == []
+    assert only(tmp_path, "from nvidia import nvimgcodec", "numpy").paste == "nvidia-nvimgcodec-cu13"
+    assert found(tmp_path, "from google import protobuf", "protobuf") == []
+    assert found(tmp_path, "import functorch", "torch") == []
+
+
+def test_a_relative_name_that_is_imported_by_a_call_is_left_to_the_image(tmp_path: Path):
+    assert found(tmp_path, "import importlib\nimportlib.import_module('.inner', 'package')", package__inner="") == []
+
+
 def test_a_relative_import_in_a_file_that_is_in_no_package_is_an_error(tmp_path: Path):
     finding = only(tmp_path, "from .operators import Thing", operators="Thing = 1")
     assert (finding.severity, finding.place, "relative" in finding.message) == (ERROR, "__main__.py:1", True)
@@ -152,6 +202,19 @@ def test_a_file_that_the_entry_point_never_leads_to_decides_nothing(tmp_path: Pa
     finding = only(tmp_path, "import app", app="x = 1", train="import ignite\n")
     assert (finding.severity, finding.place) == (WARNING, "train.py:1")
     assert only(tmp_path, "import app", app="import train", train="import ignite\n").severity is ERROR
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runpy, pathlib\nrunpy.run_path(str(pathlib.Path(__file__).with_name('worker.py')))",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '/opt/holoscan/app/worker.py'])",
+        "import runpy\nrunpy.run_module('worker')",
+    ],
+)
+def test_a_file_that_the_entry_point_starts_by_its_name_counts(tmp_path: Path, code: str):
+    finding = only(tmp_path, code, worker="import ignite\n")
+    assert (finding.severity, finding.place) == (ERROR, "worker.py:1")
 
 
 def test_an_import_of_an_unknown_name_may_be_brought_by_a_requirement_of_another_name(tmp_path: Path):

@@ -57,7 +57,10 @@ def test_an_answer_is_kept_and_another_question_is_asked(place: Path, monkeypatc
         raise AssertionError("pip was asked")
 
     monkeypatch.setattr(resolution, "_pip", refuse)
-    assert ask(place, "gamma", "alpha==2.0") == []
+    said: list[str] = []
+    question = Question(("gamma", "alpha==2.0"), (), "3.12", wheels_only=True)
+    assert resolution.ask(question, place / "cache", report=said.append).findings == ()
+    assert said == [], "nobody is told to wait for what is known"
     with pytest.raises(AssertionError, match="pip was asked"):
         ask(place, "alpha==1.0", "gamma")
 
@@ -149,3 +152,13 @@ def test_pip_may_not_take_for_ever(place: Path):
 def test_a_pip_that_does_not_understand_is_a_warning(place: Path):
     (found,) = resolution.ask(Question(("alpha",), ("alpha[extra]==1.0",), "3.12"), place / "cache").findings
     assert (found.severity, "could not be asked" in found.message) == (Severity.WARNING, True)
+
+
+def test_whoever_waits_for_pip_is_told_each_time_it_is_asked(place: Path):
+    said: list[str] = []
+    resolution.ask(Question(("elsewhere==1.0", "gamma"), (), "3.12", wheels_only=True), place / "cache", report=said.append)
+    assert [line.partition(" (")[0] for line in said] == [
+        "asking pip whether the requirements can be met",
+        "asking the package index which versions of elsewhere there are",
+        "asking pip whether the others can be met, without elsewhere",
+    ]

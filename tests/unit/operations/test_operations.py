@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,17 @@ from monai_aws_pipeline import operations
 from monai_aws_pipeline.cli import _status_table, cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import ContractError, IndexEntry, JobMessage, ResultRecord, job_done_key, utc_text
+from monai_aws_pipeline.contract import (
+    ROLE_INFERENCE,
+    TAG_DEPLOYMENT,
+    TAG_ROLE,
+    ContractError,
+    IndexEntry,
+    JobMessage,
+    ResultRecord,
+    job_done_key,
+    utc_text,
+)
 from monai_aws_pipeline.host_agent.commit import JobDone
 from monai_aws_pipeline.operations import NotAnsweredError, QueueMissingError, UploadError, Wanted, Watch
 from monai_aws_pipeline.settings import Settings
@@ -142,6 +153,59 @@ def test_the_wait_ends_with_the_records_of_all_studies(clients: Clients):
     assert operations.wait_answer(store, record.job, 60, sleep=nap) == (record,)
     assert len(naps) == 1
     assert operations.wait_answer(store, record.job, 0) == (record,), "what was answered long ago is shown at once"
+
+
+class Time:
+    """A clock that only a nap moves."""
+
+    now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_the_wait_tells_the_state_when_it_changes_and_every_ten_seconds(clients: Clients):
+    record, time, said = succeeded(1, NOW), Time(), list[tuple[float, str]]()
+
+    def where() -> str:
+        if time.now > 40:
+            commit(clients, record)
+        return "no host runs" if time.now < 18 else "a host is starting"
+
+    store = ResultsStore(clients.s3, "studies")
+    report = lambda line: said.append((time.now, line))  # noqa: E731
+    assert operations.wait_answer(store, record.job, 60, where, report, time.sleep, time.clock) == (record,)
+    lines = [line.removeprefix(f"waiting for job {record.job}: ").partition(" (")[0] for _, line in said]
+    assert lines == sorted(lines, reverse=True)
+    assert set(lines) == {"no host runs", "a host is starting"}
+    assert said[0][0] == 0
+    assert all(later - earlier <= 11 for (earlier, _), (later, _) in pairwise(said))
+
+
+def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients: Clients, queues: dict[str, str]):
+    assert operations.underway(clients, SETTINGS) == "0 waiting and 0 at work in the queues; hosts: none"
+    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_queue], MessageBody="Doe^Jane")
+    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_dead_letters], MessageBody="Doe^Jane")
+    image = clients.ec2.register_image(Name="base", RootDeviceName="/dev/sda1")["ImageId"]
+    tags = [{"Key": TAG_DEPLOYMENT, "Value": "unit"}, {"Key": TAG_ROLE, "Value": ROLE_INFERENCE}]
+    clients.ec2.run_instances(
+        ImageId=image,
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],  # type: ignore[list-item]
+    )
+    assert operations.underway(clients, SETTINGS) == "1 waiting and 0 at work in the queues; hosts: 1 running"
+
+
+def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeInstances")
+
+    monkeypatch.setattr(operations.Machines, "find", refuse)
+    assert operations.underway(clients, SETTINGS) == ""
 
 
 def test_the_wait_is_bounded_and_says_that_nothing_is_lost(clients: Clients):
@@ -315,9 +379,16 @@ def test_an_upload_that_was_refused_ends_with_its_reason_and_a_failing_exit_code
     monkeypatch.setenv("MONAI_AWS_BUCKET", "studies")
     good = tmp_path / "good.zip"
     good.write_bytes(tiny_study_zip(instances=1))
-    monkeypatch.setattr(operations, "wait_answer", lambda *_: (refused(1, NOW),))
+
+    def answer(*arguments: object) -> tuple[ResultRecord, ...]:
+        *_, where, report = arguments
+        report(f"waiting: {where()}")  # type: ignore[operator]
+        return (refused(1, NOW),)
+
+    monkeypatch.setattr(operations, "wait_answer", answer)
     result = CliRunner().invoke(cli, ["upload", str(good), "--wait"])
     assert result.exit_code == 1
+    assert "waiting: 0 waiting and 0 at work in the queues; hosts: none" in result.output
     assert "quarantined: study unknown" in result.output
     assert "NOT_A_ZIP: " in result.output
 

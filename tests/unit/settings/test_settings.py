@@ -2,7 +2,7 @@
 
 import pytest
 
-from monai_aws_pipeline.settings import Names, SettingsError, load_settings
+from monai_aws_pipeline.settings import Names, Settings, SettingsError, load_settings
 
 
 def test_all_wrong_settings_are_reported_at_once():
@@ -27,6 +27,41 @@ def test_several_models_have_several_hashes():
     assert load_settings(model_uri="a=net.ts,b=net.pt", model_sha256=both).model_sha256 == both
     with pytest.raises(SettingsError, match="MODEL_SHA256"):
         load_settings(model_uri="a=net.ts", model_sha256="1" * 63)
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith("_sha256")])
+def test_a_hash_may_be_in_capitals(name: str):
+    place = {name.removesuffix("_sha256") + ("_uri" if name == "model_sha256" else ""): "file"}
+    others = {"golden_study": "file", "golden_study_sha256": "1" * 64} if name == "golden_reference_sha256" else {}
+    assert getattr(load_settings(**others, **place, **{name: "AB" * 32}), name) == "ab" * 32
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith("_sha256")])
+@pytest.mark.parametrize("value", ["1" * 63, "g" * 64, "sha256:" + "1" * 64, "md5"])
+def test_what_is_no_hash_is_refused_in_words(name: str, value: str):
+    with pytest.raises(SettingsError, match=rf"MONAI_AWS_{name.upper()} = .*expected 64 hex digits, as `sha256sum FILE` prints them"):
+        load_settings(**{name: value})
+
+
+def test_several_hashes_may_be_spaced_and_one_file_has_one():
+    spaced = load_settings(model_uri="a=net.ts,b=net.pt", model_sha256=f" {'A' * 64}, {'2' * 64} ").model_sha256
+    assert spaced == f"{'a' * 64},{'2' * 64}"
+    with pytest.raises(SettingsError, match=r"GOLDEN_STUDY_SHA256.*expected one hash"):
+        load_settings(golden_study="study.zip", golden_study_sha256=f"{'1' * 64},{'2' * 64}")
+
+
+PATTERNED = [name for name, field in Settings.model_fields.items() if any(getattr(each, "pattern", None) for each in field.metadata)]
+
+
+@pytest.mark.parametrize("name", PATTERNED)
+def test_a_value_of_another_form_is_refused_with_one_that_is_taken_instead_of_a_pattern(name: str):
+    with pytest.raises(SettingsError) as raised:
+        load_settings(**{name: "§ of no form"})
+    (line,) = [line for line in str(raised.value).splitlines() if f"MONAI_AWS_{name.upper()}" in line]
+    example = line.partition("expected a value such as ")[2]
+    assert example, line
+    assert getattr(load_settings(**{name: example}), name) == example
+    assert "^" not in line
 
 
 def test_a_missing_bucket_is_named_where_it_is_needed():
