@@ -173,10 +173,10 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
     with named_failure():
         lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"
-    dockerfile = official.marking(official.tag_in(lines), context)
+    naming_dockerfile = official.marking(official.tag_in(lines), context)
     # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
     naming = f"sudo env {BUILD_ENVIRONMENT} BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
-    bench.remote.run(f"printf %s {shlex.quote(dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
+    bench.remote.run(f"printf %s {shlex.quote(naming_dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
     return reference
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from moto import mock_aws
 
 from monai_aws_pipeline.deployment.doctor import consult, looking_into
-from monai_aws_pipeline.maps import model, resolution, wheelhouse
+from monai_aws_pipeline.maps import resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine, resolve
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import (
@@ -29,6 +29,7 @@ from monai_aws_pipeline.maps.git import (
 )
 from monai_aws_pipeline.maps.imports import Installed
 from monai_aws_pipeline.maps.manifest import read_app_config
+from monai_aws_pipeline.maps.model import ModelMissingError, ModelUnreachableError, S3Look, folder_hash
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.requirements import requirements_text
 from monai_aws_pipeline.maps.source import Source
@@ -494,7 +495,7 @@ def test_a_model_that_is_gone_is_told_although_the_cache_holds_it(app: Path, tmp
         s3.create_bucket(Bucket="models")
         s3.put_object(Bucket="models", Key="net.ts", Body=b"net")
 
-        def about_the_model(number: int, look: model.S3Look | None) -> list[Finding]:
+        def about_the_model(number: int, look: S3Look | None) -> list[Finding]:
             download = lambda bucket, key, path: s3.download_file(bucket, key, str(path))  # noqa: E731
             seen = consult(settings, target=tmp_path / f"copy{number}", download_s3=download, look_s3=look)
             return [finding for finding in seen.findings if finding.point == "model"]
@@ -511,9 +512,9 @@ def test_a_model_that_is_gone_is_told_although_the_cache_holds_it(app: Path, tmp
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (ClientError({"Error": {"Code": "403"}}, "HeadObject"), model.ModelUnreachableError),
-        (ClientError({"Error": {"Code": "404"}}, "HeadObject"), model.ModelMissingError),
-        (NoCredentialsError(), model.ModelUnreachableError),
+        (ClientError({"Error": {"Code": "403"}}, "HeadObject"), ModelUnreachableError),
+        (ClientError({"Error": {"Code": "404"}}, "HeadObject"), ModelMissingError),
+        (NoCredentialsError(), ModelUnreachableError),
     ],
 )
 def test_what_s3_answers_is_missing_or_not_known(error: Exception, kind: type[Exception]):
@@ -538,7 +539,7 @@ def test_the_golden_study_that_is_gone_is_told_too(app: Path, tmp_path: Path):
 def test_a_missing_or_wrong_hash_of_a_model_is_shown_ready_to_paste(app: Path, tmp_path: Path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "net.pth").write_bytes(b"net")
-    right = model.folder_hash(tmp_path / "weights")
+    right = folder_hash(tmp_path / "weights")
     for given in ("", "0" * 64):
         settings = load_settings(app_source=str(app), cache_dir=tmp_path / "cache", model_uri=str(tmp_path / "weights"), model_sha256=given)
         (found,) = [each for each in consult(settings, target=tmp_path / f"copy{given[:1]}").errors if each.point == "model"]
