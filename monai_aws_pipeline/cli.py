@@ -39,7 +39,7 @@ from monai_aws_pipeline.terminal import literal_console
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.stack import Proposal
-    from monai_aws_pipeline.operations import DeploymentState, HostWork
+    from monai_aws_pipeline.operations.status import DeploymentState, HostWork
 
 CONSOLE = literal_console()
 LOCAL_EXTRA: Final = frozenset({"ministack", "moto", "hypercorn", "h11", "werkzeug", "nibabel", "highdicom"})
@@ -288,32 +288,33 @@ def doctor_app() -> None:
 @click.option("--again", is_flag=True, help="A new job although the same content was uploaded before, for a study that failed.")
 def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bool) -> None:
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
-    from monai_aws_pipeline import operations
+    from monai_aws_pipeline.operations.status import ResultLine
+    from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, underway, upload_study, wait_answer
     from monai_aws_pipeline.studies.results_store import ResultsStore
 
     settings = load_settings()
     clients = Clients(settings.region)
     bucket = settings.require_bucket()
     for path in paths:  # all of them before the first one goes
-        operations.check_upload(path)
+        check_upload(path)
     uploaded = []
     for path in paths:
         with scratch("monai-aws-upload") as folder:
             archive = path
             if path.is_dir():
                 archive = folder / "study.zip"
-                operations.pack(path, archive)
+                pack(path, archive)
             with _progress_bar(archive.stat().st_size) as advance:
-                done = operations.upload(clients, bucket, archive, again, advance)
+                done = upload_study(clients, bucket, archive, again, advance)
         _say(f"{done.key}: job {done.job}, {done.bytes / 1e6:.1f} MB")
         uploaded.append(done)
     if not wait:
         return
-    store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + operations.ANSWER_ALLOWANCE_SECONDS
+    store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in operations.wait_answer(store, done.job, seconds, lambda: operations.underway(clients, settings), _say):
-            line = operations.ResultLine.of(record)
+        for record in wait_answer(store, done.job, seconds, lambda: underway(clients, settings), _say):
+            line = ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
             if record.error:
@@ -338,7 +339,7 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], object] | None]:
 @click.option("--watch", is_flag=True, help="Look every two seconds until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:
     """Machines, queues, dead letters, the live MAP and the last results of this deployment."""
-    from monai_aws_pipeline.operations import Watch
+    from monai_aws_pipeline.operations.status import Watch
 
     if as_json and watch:
         raise click.UsageError("--json shows the state once; leave out --watch.")
@@ -394,19 +395,19 @@ def _status_table(state: DeploymentState) -> Table:
 @click.option("--since", metavar="ISO", help="Those first sent at or after this time, such as 2026-01-31T08:00:00Z.")
 def replay(everything: bool, job: str | None, since: str | None) -> None:
     """Bring messages back from the dead-letter queues, after their cause was removed."""
-    from monai_aws_pipeline import operations
+    from monai_aws_pipeline.operations.replay import Wanted, replay_dead_letters
 
     if everything == bool(job or since):
         raise click.UsageError("Say which: --all, or --job JOB, --since ISO or both.")
     if job and not re.fullmatch(r"[0-9a-f]{32}", job):
         raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
     try:
-        wanted = operations.Wanted(job or "", parse_utc(since) if since else None)
+        wanted = Wanted(job or "", parse_utc(since) if since else None)
     except ContractError as error:
         raise click.BadParameter(f"{error}, such as 2026-01-31T08:00:00Z", param_hint="--since") from error
     settings = load_settings()
     incomplete = False
-    for done in operations.replay(Clients(settings.region), settings, wanted, _say):
+    for done in replay_dead_letters(Clients(settings.region), settings, wanted, _say):
         _say(f"{done.queue}: {done.moved} brought back, {done.left} left")
         for message in done.unreadable:
             _say(f"  message {message} cannot be read and stays; look at it in the SQS console")

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import write_study_zip
-from monai_aws_pipeline import operations
 from monai_aws_pipeline.cloud.promotion import LiveMaps, label
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
 from monai_aws_pipeline.demo import DemoError, Progress, Workplace, wait_recorded, wait_stopped
+from monai_aws_pipeline.operations.upload import upload_study, wait_answer
 from monai_aws_pipeline.run_failures import last_lines, why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.results_store import ResultsStore
@@ -144,9 +144,9 @@ def _answered(number: int, when: str, clients: Clients, settings: Settings, plac
         if not archive.exists():
             write_study_zip(fetch(settings.cache_dir, progress.line).volume, archive, seed=f"monai-aws-demo-rollback-{number}")
         # Always a new job: an earlier showing has uploaded the same study, and another MAP may have answered it.
-        done = operations.upload(clients, settings.bucket, archive, again=True)
+        done = upload_study(clients, settings.bucket, archive, again=True)
         progress.line(f"job {done.job}")
-        (record,) = operations.wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS)
+        (record,) = wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS)
         if record.status is not Status.SUCCEEDED:
             why = record.error.text if record.error else "no reason recorded"
             raise DemoError(f"Study {number} was not answered ({record.status.value}): {why}")

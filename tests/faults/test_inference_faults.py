@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
-from monai_aws_pipeline.operations import Watch
+from monai_aws_pipeline.operations.status import Watch
 from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
 from tests.support.platform import Platform, environment
 

@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.board import Board, Phase, read_board
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
-from monai_aws_pipeline.operations import HostWork, JobAtWork, parse_work
+from monai_aws_pipeline.operations.status import HostWork, JobAtWork, parse_work
 
 from .test_job import Bench
 from .test_pipeline import HeldMap, until, uploads

@@ -18,7 +18,6 @@ from moto import mock_aws
 from rich.console import Console
 
 from monai_aws_pipeline import cli as command_line
-from monai_aws_pipeline import operations
 from monai_aws_pipeline.cli import _status_table, cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
@@ -34,7 +33,19 @@ from monai_aws_pipeline.contract import (
     utc_text,
 )
 from monai_aws_pipeline.host_agent.commit import JobDone
-from monai_aws_pipeline.operations import NotAnsweredError, QueueMissingError, UploadError, Wanted, Watch
+from monai_aws_pipeline.operations.errors import QueueMissingError
+from monai_aws_pipeline.operations.replay import Wanted, _replay_queue, jobs_of_job, jobs_of_upload, replay_dead_letters
+from monai_aws_pipeline.operations.status import DeploymentState, Watch, trouble_of
+from monai_aws_pipeline.operations.upload import (
+    NotAnsweredError,
+    UploadError,
+    check_upload,
+    pack,
+    underway,
+    upload_key,
+    upload_study,
+    wait_answer,
+)
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 from tests.support.studies import tiny_study_zip
@@ -84,8 +95,8 @@ def commit(clients: Clients, record: ResultRecord) -> None:
 def test_a_zip_and_a_folder_of_files_may_be_uploaded(study: Path, tmp_path: Path):
     archive = tmp_path / "study.zip"
     archive.write_bytes(tiny_study_zip(instances=2))
-    operations.check_upload(archive)
-    operations.check_upload(study)
+    check_upload(archive)
+    check_upload(study)
 
 
 def test_what_is_no_study_is_refused_by_name(study: Path, tmp_path: Path):
@@ -101,22 +112,22 @@ def test_what_is_no_study_is_refused_by_name(study: Path, tmp_path: Path):
         ("pipe", "neither"),
     ):
         with pytest.raises(UploadError, match=why):
-            operations.check_upload(tmp_path / name)
+            check_upload(tmp_path / name)
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "/etc", "0.dcm", "nowhere"])
 def test_a_folder_with_a_link_is_refused_wherever_it_leads(study: Path, target: str):
     (study / "series" / "link.dcm").symlink_to(target)
     with pytest.raises(UploadError, match="a link") as error:
-        operations.check_upload(study)
+        check_upload(study)
     assert "link.dcm" not in str(error.value)
 
 
 def test_a_folder_is_zipped_whole_and_the_same_folder_gives_the_same_zip(study: Path, tmp_path: Path):
-    operations.pack(study, tmp_path / "one.zip")
+    pack(study, tmp_path / "one.zip")
     for path in study.rglob("*.dcm"):
         os.utime(path, (1, 1))
-    operations.pack(study, tmp_path / "two.zip")
+    pack(study, tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert archive.namelist() == [f"series/{number}.dcm" for number in range(3)]
@@ -127,18 +138,18 @@ def test_a_key_comes_from_the_content_alone_and_again_makes_another(tmp_path: Pa
     one, two = tmp_path / "Doe^Jane.zip", tmp_path / "other.zip"
     for path in (one, two):
         path.write_bytes(b"same")
-    assert operations.upload_key(one) == operations.upload_key(two)
-    assert len({operations.upload_key(one), operations.upload_key(one, again=True), operations.upload_key(one, again=True)}) == 3
+    assert upload_key(one) == upload_key(two)
+    assert len({upload_key(one), upload_key(one, again=True), upload_key(one, again=True)}) == 3
 
 
 def test_an_upload_tells_of_every_byte_and_of_its_job(clients: Clients, tmp_path: Path):
     archive = tmp_path / "study.zip"
     archive.write_bytes(os.urandom(9 << 20))  # large enough for parts
     counted: list[int] = []
-    done = operations.upload(clients, "studies", archive, progress=counted.append)
+    done = upload_study(clients, "studies", archive, progress=counted.append)
     assert sum(counted) == done.bytes == 9 << 20
     assert len(counted) > 1
-    assert operations.upload(clients, "studies", archive).job == done.job
+    assert upload_study(clients, "studies", archive).job == done.job
 
 
 def test_the_wait_ends_with_the_records_of_all_studies(clients: Clients):
@@ -150,9 +161,9 @@ def test_the_wait_ends_with_the_records_of_all_studies(clients: Clients):
         commit(clients, record)
 
     store = ResultsStore(clients.s3, "studies")
-    assert operations.wait_answer(store, record.job, 60, sleep=nap) == (record,)
+    assert wait_answer(store, record.job, 60, sleep=nap) == (record,)
     assert len(naps) == 1
-    assert operations.wait_answer(store, record.job, 0) == (record,), "what was answered long ago is shown at once"
+    assert wait_answer(store, record.job, 0) == (record,), "what was answered long ago is shown at once"
 
 
 class Time:
@@ -177,7 +188,7 @@ def test_the_wait_tells_the_state_when_it_changes_and_every_ten_seconds(clients:
 
     store = ResultsStore(clients.s3, "studies")
     report = lambda line: said.append((time.now, line))  # noqa: E731
-    assert operations.wait_answer(store, record.job, 60, where, report, time.sleep, time.clock) == (record,)
+    assert wait_answer(store, record.job, 60, where, report, time.sleep, time.clock) == (record,)
     lines = [line.removeprefix(f"waiting for job {record.job}: ").partition(" (")[0] for _, line in said]
     assert lines == sorted(lines, reverse=True)
     assert set(lines) == {"no host runs", "a host is starting"}
@@ -186,7 +197,7 @@ def test_the_wait_tells_the_state_when_it_changes_and_every_ten_seconds(clients:
 
 
 def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients: Clients, queues: dict[str, str]):
-    assert operations.underway(clients, SETTINGS) == "0 waiting and 0 at work in the queues; hosts: none"
+    assert underway(clients, SETTINGS) == "0 waiting and 0 at work in the queues; hosts: none"
     clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_queue], MessageBody="Doe^Jane")
     clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_dead_letters], MessageBody="Doe^Jane")
     image = clients.ec2.register_image(Name="base", RootDeviceName="/dev/sda1")["ImageId"]
@@ -197,7 +208,7 @@ def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients:
         MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],  # type: ignore[list-item]
     )
-    assert operations.underway(clients, SETTINGS) == "1 waiting and 0 at work in the queues; hosts: 1 running"
+    assert underway(clients, SETTINGS) == "1 waiting and 0 at work in the queues; hosts: 1 running"
 
 
 def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatch: pytest.MonkeyPatch):
@@ -205,13 +216,13 @@ def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatc
         raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeInstances")
 
     monkeypatch.setattr(operations.Machines, "find", refuse)
-    assert operations.underway(clients, SETTINGS) == ""
+    assert underway(clients, SETTINGS) == ""
 
 
 def test_the_wait_is_bounded_and_says_that_nothing_is_lost(clients: Clients):
     ticks = iter(range(1000))
     with pytest.raises(NotAnsweredError, match="nothing is lost"):
-        operations.wait_answer(ResultsStore(clients.s3, "studies"), job_of(1), 5, sleep=lambda _: None, clock=lambda: float(next(ticks)))
+        wait_answer(ResultsStore(clients.s3, "studies"), job_of(1), 5, sleep=lambda _: None, clock=lambda: float(next(ticks)))
 
 
 def test_a_damaged_marker_is_named(clients: Clients):
@@ -299,7 +310,7 @@ def count(clients: Clients, url: str) -> int:
 
 def test_without_queues_there_is_nothing_to_replay(clients: Clients):
     with pytest.raises(QueueMissingError, match="s3_trigger"):
-        operations.replay(clients, SETTINGS, Wanted(), lambda _: None)
+        replay_dead_letters(clients, SETTINGS, Wanted(), lambda _: None)
 
 
 def test_a_letter_stays_dead_when_it_could_not_be_sent(clients: Clients, queues: dict[str, str], monkeypatch: pytest.MonkeyPatch):
@@ -316,7 +327,7 @@ def test_a_letter_stays_dead_when_it_could_not_be_sent(clients: Clients, queues:
 
     monkeypatch.setattr(clients.sqs, "send_message", fail_second)
     with pytest.raises(ClientError):
-        operations.replay(clients, SETTINGS, Wanted(), lambda _: None)
+        replay_dead_letters(clients, SETTINGS, Wanted(), lambda _: None)
     assert count(clients, queues[SETTINGS.names.jobs_queue]) == 1
     assert count(clients, dead) == 2, "and what was held is given back at once"
 
@@ -325,20 +336,20 @@ def test_a_replay_is_bounded_and_says_when_it_is_not_complete(clients: Clients, 
     names = SETTINGS.names
     clients.sqs.send_message(QueueUrl=queues[names.jobs_dead_letters], MessageBody=letter(1).to_json())
     way = (queues[names.jobs_dead_letters], queues[names.jobs_queue])
-    done = operations._replay_queue(clients.sqs, "dead", way, Wanted(), operations.jobs_of_job, seconds=0)
+    done = _replay_queue(clients.sqs, "dead", way, Wanted(), jobs_of_job, seconds=0)
     assert (done.moved, done.complete) == (0, False)
 
 
 def test_a_host_that_cannot_be_woken_at_once_is_said_and_nothing_more(clients: Clients, queues: dict[str, str]):
     said: list[str] = []
     clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_dead_letters], MessageBody=letter(1).to_json())
-    uploads, jobs = operations.replay(clients, SETTINGS, Wanted(), said.append)
+    uploads, jobs = replay_dead_letters(clients, SETTINGS, Wanted(), said.append)
     assert (uploads.moved, jobs.moved) == (0, 1)
     assert "the schedule does" in said[0]
 
 
 def test_a_letter_that_cannot_be_read_is_a_named_error():
-    for read in (operations.jobs_of_job, operations.jobs_of_upload):
+    for read in (jobs_of_job, jobs_of_upload):
         with pytest.raises(ContractError):
             read("no json")
 
@@ -397,7 +408,7 @@ def test_a_watch_goes_on_over_a_lost_answer_and_ends_with_ctrl_c(clients: Client
     monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "unit")
     genuine, looks, naps = Watch.look, list[int](), list[float]()
 
-    def look(self: Watch) -> operations.DeploymentState:
+    def look(self: Watch) -> DeploymentState:
         looks.append(1)
         if len(looks) == 2:
             raise ClientError({"Error": {"Code": "Throttling"}}, "DescribeInstances")
@@ -444,5 +455,5 @@ def test_a_teardown_that_is_not_confirmed_removes_nothing(clients: Clients, queu
     ],
 )
 def test_a_host_whose_last_start_failed_says_why_and_what_to_do(state: str, reason: str, said: str):
-    trouble = operations.trouble_of(Machine("i-1", state, "g4dn.xlarge", "ami-1", "", {}, "", reason=reason))
+    trouble = trouble_of(Machine("i-1", state, "g4dn.xlarge", "ami-1", "", {}, "", reason=reason))
     assert (said in trouble, bool(trouble)) == (True, bool(said))

@@ -1,0 +1,18 @@
+"""Named errors of what an operator does by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_aws_pipeline.errors import NamedError
+
+if TYPE_CHECKING:
+    pass
+
+
+class OperationError(NamedError):
+    """Something the operator asked for cannot be done. The message says why and what to do."""
+
+
+class QueueMissingError(OperationError):
+    """The deployment has no queues."""
