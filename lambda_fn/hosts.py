@@ -29,7 +29,7 @@ from monai_aws_pipeline.contract import (
     TAG_DEPLOYMENT,
     TAG_ROLE,
 )
-from monai_aws_pipeline.ec2_refusals import Way, ending_of, refusal_of
+from monai_aws_pipeline.contract.ec2_refusals import Way, ending_of, refusal_of
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger

@@ -28,12 +28,12 @@ from dagster import (
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
-from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
-from monai_aws_pipeline.cloud.teardown import Teardown, plan
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
 from monai_aws_pipeline.deployment.map_source import Watched, observation
 from monai_aws_pipeline.maps.git import SourceError
+from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
+from monai_aws_pipeline.operations.sweep import short_lived_runs, sweep
+from monai_aws_pipeline.operations.teardown import Teardown, plan
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 

@@ -29,10 +29,10 @@ from rich.text import Text
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
-from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
-from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.contract import ContractError, parse_utc
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
+from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from monai_aws_pipeline.terminal import literal_console
@@ -64,13 +64,13 @@ def demo(down: bool, roll_back: bool) -> None:
     if down and roll_back:
         raise click.UsageError("--down ends the demo, --rollback needs it: choose one.")
     _find_the_example()
-    from monai_aws_pipeline import demo as steps
+    from monai_aws_pipeline.demo import steps
 
     place = steps.Workplace.default()
     if down:
         steps.down(place, CONSOLE)
     elif roll_back:
-        from monai_aws_pipeline.demo_rollback import show
+        from monai_aws_pipeline.demo.rollback import show
 
         show(place, CONSOLE)
     else:
@@ -81,8 +81,8 @@ def demo(down: bool, roll_back: bool) -> None:
 def ui() -> None:
     """Start the Dagster UI of the demo again, on loopback."""
     _find_the_example()
-    from monai_aws_pipeline.dagster_processes import DagsterProcesses
-    from monai_aws_pipeline.demo import UI_PORT, Workplace
+    from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
+    from monai_aws_pipeline.demo.steps import UI_PORT, Workplace
 
     place = Workplace.default()
     environment = place.environment()
@@ -169,8 +169,8 @@ def local_reset(state_dir: Path, port: int) -> None:
 @click.option("--yes", is_flag=True, help="Apply without asking.")
 def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
-    from monai_aws_pipeline.cloud.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
     from monai_aws_pipeline.cloud.stack import apply, check_transport, propose, stack_parameters, withdraw
+    from monai_aws_pipeline.operations.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
 
     settings = load_settings()
     clients, name = Clients(settings.region), stack_name(settings.deployment)
@@ -230,7 +230,7 @@ def doctor(context: click.Context) -> None:
     """Ask before the first run whether account and settings allow it; changes nothing. See also: doctor app."""
     if context.invoked_subcommand:
         return
-    from monai_aws_pipeline.cloud.preflight import preflight
+    from monai_aws_pipeline.operations.preflight import preflight
 
     settings = load_settings()
     table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
@@ -288,9 +288,9 @@ def doctor_app() -> None:
 @click.option("--again", is_flag=True, help="A new job although the same content was uploaded before, for a study that failed.")
 def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bool) -> None:
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
+    from monai_aws_pipeline.operations.results_store import ResultsStore
     from monai_aws_pipeline.operations.status import ResultLine
     from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, underway, upload_study, wait_answer
-    from monai_aws_pipeline.studies.results_store import ResultsStore
 
     settings = load_settings()
     clients = Clients(settings.region)
@@ -421,7 +421,7 @@ def replay(everything: bool, job: str | None, since: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def maps(as_json: bool) -> None:
     """The MAPs in the registry, the newest first: which is live, which was before."""
-    from monai_aws_pipeline.cloud.promotion import LiveMaps, label
+    from monai_aws_pipeline.operations.promotion import LiveMaps, label
 
     settings = load_settings()
     found = LiveMaps(Clients(settings.region), settings, _say).maps()
@@ -446,7 +446,7 @@ def maps(as_json: bool) -> None:
 @click.option("--built", is_flag=True, help="The MAP that map_image has made last in this DAGSTER_HOME, in place of the one pushed last.")
 def promote(wanted: str, why: str, require_golden: bool, built: bool) -> None:
     """Make a MAP live after a host has answered its golden study; by default the one pushed last. MAP is a tag or a digest."""
-    from monai_aws_pipeline.cloud.promotion import LiveMaps
+    from monai_aws_pipeline.operations.promotion import LiveMaps
 
     if built and wanted:
         raise click.UsageError("Name a MAP, or say --built.")
@@ -476,7 +476,7 @@ def _built_map() -> str:
 @click.option("--why", default="", help="The reason, kept with the change.")
 def rollback(wanted: str, why: str) -> None:
     """Go back to a MAP that was live before; by default the one before the present one. Takes seconds, builds and asks nothing."""
-    from monai_aws_pipeline.cloud.promotion import LiveMaps
+    from monai_aws_pipeline.operations.promotion import LiveMaps
 
     settings = load_settings()
     LiveMaps(Clients(settings.region), settings, _say).rollback(wanted, who=f"{settings.owner}, monai-aws rollback", why=why)
@@ -487,7 +487,7 @@ def rollback(wanted: str, why: str) -> None:
 @click.option("--keep-images", is_flag=True, help="Keep the MAP images and their ECR repository.")
 def teardown(yes: bool, keep_images: bool) -> None:
     """Remove what the lineage has made. The administrator's stack and the bucket's objects stay."""
-    from monai_aws_pipeline.cloud.teardown import Teardown, plan
+    from monai_aws_pipeline.operations.teardown import Teardown, plan
 
     settings = load_settings()
     down = Teardown(Clients(settings.region), settings, _say)

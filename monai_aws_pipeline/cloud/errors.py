@@ -9,7 +9,7 @@ from typing import TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
 
-from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of, refusal_of
+from monai_aws_pipeline.contract.ec2_refusals import Refusal, Way, ending_of, refusal_of
 from monai_aws_pipeline.errors import NamedError
 
 T = TypeVar("T")

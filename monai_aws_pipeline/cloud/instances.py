@@ -38,7 +38,7 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
 from monai_aws_pipeline.cloud.waiting import silently, wait_until
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
-from monai_aws_pipeline.ec2_refusals import Refusal, Way, ending_of
+from monai_aws_pipeline.contract.ec2_refusals import Refusal, Way, ending_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

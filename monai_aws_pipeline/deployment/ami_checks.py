@@ -12,12 +12,12 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetKey, asset_check
 
-from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config, short_lived
 from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_AMI_BAKE
 from monai_aws_pipeline.deployment.ami import min_driver

@@ -19,7 +19,7 @@ from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import sbom_key
 from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
-from monai_aws_pipeline.host_agent.inventory import MODELS
+from monai_aws_pipeline.host_agent.runtime.image_inventory import MODELS
 from monai_aws_pipeline.maps import sbom
 from monai_aws_pipeline.remote import Remote
 

@@ -17,7 +17,7 @@ from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment import golden_study
-from monai_aws_pipeline.maps import model, models
+from monai_aws_pipeline.maps import download, models
 from monai_aws_pipeline.maps.doctor import SETTINGS_FILE, Examination, Plan, examine, examine_settings, resolve
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import Login, SourceError
@@ -35,8 +35,8 @@ def consult(
     settings: Settings,
     *,
     target: Path,
-    download_s3: model.S3Download | None = None,
-    look_s3: model.S3Look | None = None,
+    download_s3: download.S3Download | None = None,
+    look_s3: download.S3Look | None = None,
     login: Callable[[], Login | None] = lambda: None,
     report: Report = lambda _: None,
 ) -> Examination:
@@ -57,8 +57,8 @@ def consult(
 def _consult(
     settings: Settings,
     target: Path,
-    download_s3: model.S3Download | None,
-    look_s3: model.S3Look | None,
+    download_s3: download.S3Download | None,
+    look_s3: download.S3Look | None,
     login: Callable[[], Login | None],
     say: Report,
 ) -> Examination:
@@ -69,7 +69,7 @@ def _consult(
     say("fetching the model, unless it is in the cache")
     try:
         fetched = models.fetch(plan.model_uri, plan.model_sha256, settings.cache_dir, download_s3=download_s3)
-    except model.ModelError as error:
+    except download.ModelError as error:
         findings.append(_unusable(error, plan))
     say("fetching the application")
     try:
@@ -100,7 +100,7 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
-def looking_into(s3: S3Client) -> model.S3Look:
+def looking_into(s3: S3Client) -> download.S3Look:
     """Ask S3 whether an object is there, with nothing fetched."""
 
     def look(bucket: str, key: str) -> None:
@@ -108,44 +108,44 @@ def looking_into(s3: S3Client) -> model.S3Look:
             s3.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
             if code_of(error) in _ABSENT:
-                raise model.ModelMissingError("S3 holds no object of that name") from error
+                raise download.ModelMissingError("S3 holds no object of that name") from error
             # S3 says 403 for an object that is not there, too, where listing the bucket is not allowed.
-            raise model.ModelUnreachableError(f"S3 answered {code_of(error)}; s3:GetObject and s3:ListBucket are needed") from error
+            raise download.ModelUnreachableError(f"S3 answered {code_of(error)}; s3:GetObject and s3:ListBucket are needed") from error
         except BotoCoreError as error:
-            raise model.ModelUnreachableError(f"S3 could not be asked ({type(error).__name__}); are there credentials?") from error
+            raise download.ModelUnreachableError(f"S3 could not be asked ({type(error).__name__}); are there credentials?") from error
 
     return look
 
 
-def _no_longer_there(settings: Settings, look_s3: model.S3Look | None) -> list[Finding]:
+def _no_longer_there(settings: Settings, look_s3: download.S3Look | None) -> list[Finding]:
     """Addresses whose content is in the cache and that lead nowhere: this machine builds on, and the next one cannot."""
-    named = [(model.GOLDEN_STUDY, settings.golden_study, settings.golden_study_sha256)]
-    named.append((model.GOLDEN_REFERENCE, settings.golden_reference, settings.golden_reference_sha256))
-    with suppress(model.ModelError):  # said when they are fetched
-        named += [(model.MODEL, each.uri, each.sha256) for each in models.asked(settings.model_uri, settings.model_sha256)]
+    named = [(download.GOLDEN_STUDY, settings.golden_study, settings.golden_study_sha256)]
+    named.append((download.GOLDEN_REFERENCE, settings.golden_reference, settings.golden_reference_sha256))
+    with suppress(download.ModelError):  # said when they are fetched
+        named += [(download.MODEL, each.uri, each.sha256) for each in models.asked(settings.model_uri, settings.model_sha256)]
     findings = []
     for what, uri, sha256 in named:
         try:
-            if uri and model.is_cached(what, uri, sha256, settings.cache_dir):
-                model.look(what, uri, look_s3)
-        except model.ModelMissingError:
+            if uri and download.is_cached(what, uri, sha256, settings.cache_dir):
+                download.look(what, uri, look_s3)
+        except download.ModelMissingError:
             message = f"there is no {what.what} at the address in {what.uri}; this machine has it in its cache, and another one would not"
             remedy = f"Put it there again, or correct {what.uri}"
             findings.append(Finding(_point(what), message, remedy, Severity.WARNING, SETTINGS_FILE))
-        except model.ModelUnreachableError as error:
+        except download.ModelUnreachableError as error:
             message = f"whether the {what.what} is still at the address in {what.uri} was not checked: {error}"
             findings.append(Finding(_point(what), message, "Nothing, as long as the cache holds it", Severity.INFO, SETTINGS_FILE))
-        except model.ModelError:
+        except download.ModelError:
             continue  # said when it is fetched
     return findings
 
 
-def _point(what: model.Named) -> str:
-    return "model" if what is model.MODEL else "golden"
+def _point(what: download.Named) -> str:
+    return "model" if what is download.MODEL else "golden"
 
 
-def _unusable(error: model.ModelError, plan: Plan) -> Finding:
+def _unusable(error: download.ModelError, plan: Plan) -> Finding:
     # Of several models, the message says which one it is; the setting holds the hashes of all.
-    found = error.found if isinstance(error, model.ModelAlteredError) and len(models.asked(plan.model_uri, "")) == 1 else ""
+    found = error.found if isinstance(error, download.ModelAlteredError) and len(models.asked(plan.model_uri, "")) == 1 else ""
     paste = f"MONAI_AWS_MODEL_SHA256={found}" if found else ""
     return Finding("model", str(error), "Correct MONAI_AWS_MODEL_URI and MONAI_AWS_MODEL_SHA256", file=SETTINGS_FILE, paste=paste)

@@ -20,8 +20,8 @@ from monai_aws_pipeline.cloud.errors import refused
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
-from monai_aws_pipeline.maps.expectation import EXPECT_FILE, Point
 from monai_aws_pipeline.maps.golden import Golden
+from monai_aws_pipeline.maps.spec.expectation import EXPECT_FILE, Point
 from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.settings import Settings
 

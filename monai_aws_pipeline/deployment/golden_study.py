@@ -15,15 +15,15 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from monai_aws_pipeline.host_agent import segmentation
-from monai_aws_pipeline.host_agent.dicom import Study, read_studies
 from monai_aws_pipeline.host_agent.errors import JobError
-from monai_aws_pipeline.host_agent.intake import unpack
-from monai_aws_pipeline.maps import model
-from monai_aws_pipeline.maps.expectation import EXPECT_FILE, ExpectationError
+from monai_aws_pipeline.host_agent.intake.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.intake.unpack import unpack
+from monai_aws_pipeline.host_agent.results import segmentation
+from monai_aws_pipeline.maps import download
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.golden import Golden, GoldenError, gather, read_expectation
-from monai_aws_pipeline.maps.series_rules import UndecidedError, matches, series_rules
+from monai_aws_pipeline.maps.spec.expectation import EXPECT_FILE, ExpectationError
+from monai_aws_pipeline.maps.spec.series_rules import UndecidedError, matches, series_rules
 from monai_aws_pipeline.scratch import scratch
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ POINT: Final = "golden"
 _GUIDE: Final = "docs/golden.md shows how"
 
 
-def examine(settings: Settings, application: Path, *, download_s3: model.S3Download | None = None) -> list[Finding]:
+def examine(settings: Settings, application: Path, *, download_s3: download.S3Download | None = None) -> list[Finding]:
     """Everything that is known against the golden study that settings and application name. Raises nothing that is their fault."""
     if not settings.golden_study:
         return [_without_study(application)]
@@ -46,7 +46,7 @@ def examine(settings: Settings, application: Path, *, download_s3: model.S3Downl
         return [Finding(POINT, f"{EXPECT_FILE}: {each}", f"Correct {EXPECT_FILE}; {_GUIDE}") for each in wrong.findings]
     except GoldenError as wrong:
         return [Finding(POINT, str(wrong), _GUIDE[:1].upper() + _GUIDE[1:])]
-    except model.ModelError as wrong:
+    except download.ModelError as wrong:
         return [Finding(POINT, str(wrong), "Correct the settings MONAI_AWS_GOLDEN_…")]
     return _judgeable(golden, application) if golden else []
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_aws_pipeline.host_agent.bundle import write_bundle
-from monai_aws_pipeline.maps import official
+from monai_aws_pipeline.deployment.host_files import write_bundle
+from monai_aws_pipeline.maps import monai_deploy
 from monai_aws_pipeline.maps.wheelhouse import collect
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings
@@ -33,6 +33,6 @@ def make_bundle(settings: Settings, target: Path, report: Callable[[str], None],
     sdk = None
     if builds and settings.packager == "monai-deploy":
         with scratch("monai-aws-packager") as folder:
-            (wanted := folder / "requirements.txt").write_text(official.REQUIREMENTS, "utf-8")
+            (wanted := folder / "requirements.txt").write_text(monai_deploy.REQUIREMENTS, "utf-8")
             sdk = collect(wanted, settings.cache_dir, settings.host_python, report)
     return Bundle(target, write_bundle(target, wheels, sdk))

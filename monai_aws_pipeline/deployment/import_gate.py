@@ -29,9 +29,9 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.maps import app_code, import_probe, imports
 from monai_aws_pipeline.maps.app_code import AppCode
 from monai_aws_pipeline.maps.build_context import BuildContext
-from monai_aws_pipeline.maps.hosting import Limits, parse_app_json, python_command, run_arguments, with_user_packages
 from monai_aws_pipeline.maps.import_probe import MARK
 from monai_aws_pipeline.maps.requirements import CUDART_PIN, REQUIREMENTS
+from monai_aws_pipeline.maps.spec.run import Limits, parse_app_json, python_command, run_arguments, with_user_packages
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 from monai_aws_pipeline.settings import Settings
 

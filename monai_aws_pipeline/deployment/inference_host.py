@@ -15,12 +15,19 @@ from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
-from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
-from monai_aws_pipeline.cloud.promotion import (
+from monai_aws_pipeline.cloud.registry import PushedImage, Registry
+from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.tags import Tags
+from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
+from monai_aws_pipeline.deployment.build_machine import root_volume
+from monai_aws_pipeline.deployment.lineage import materialized_version
+from monai_aws_pipeline.deployment.live_map import change_events
+from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
+from monai_aws_pipeline.operations.promotion import (
     AGENT,
     PULL_SECONDS,
     TAG_PREPARED,
@@ -31,13 +38,6 @@ from monai_aws_pipeline.cloud.promotion import (
     live_after_deploy,
     standing,
 )
-from monai_aws_pipeline.cloud.registry import PushedImage, Registry
-from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
-from monai_aws_pipeline.deployment.build_machine import root_volume
-from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.deployment.live_map import change_events
-from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 

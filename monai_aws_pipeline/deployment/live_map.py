@@ -34,8 +34,8 @@ from dagster import (
 )
 from pydantic import Field
 
-from monai_aws_pipeline.cloud.promotion import Change, LiveMaps, Proof, label
 from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
+from monai_aws_pipeline.operations.promotion import Change, LiveMaps, Proof, label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 LIVE_MAP = AssetKey("live_map")

@@ -38,11 +38,11 @@ from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.source_login import asked_login, source_login
-from monai_aws_pipeline.maps import build_context, golden, models, official, requirements, source, wheelhouse
+from monai_aws_pipeline.maps import build_context, golden, models, monai_deploy, requirements, source, wheelhouse
 from monai_aws_pipeline.maps.doctor import Examination
-from monai_aws_pipeline.maps.expectation import Point
 from monai_aws_pipeline.maps.findings import Severity
 from monai_aws_pipeline.maps.sbom import MapImage
+from monai_aws_pipeline.maps.spec.expectation import Point
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
@@ -158,7 +158,7 @@ def prepare_context(
     )
     if settings.packager == "layered" or start is None:
         return context
-    official.write_folder(context, checked_out, folder / "official", base_image=settings.base_image)
+    monai_deploy.write_folder(context, checked_out, folder / "official", base_image=settings.base_image)
     return replace(context, path=folder / "official")
 
 

@@ -25,8 +25,8 @@ from typing import Final
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import ImageParts
-from monai_aws_pipeline.host_agent import upload
-from monai_aws_pipeline.maps import assembly, official, recipe
+from monai_aws_pipeline.deployment import registry_upload
+from monai_aws_pipeline.maps import assembly, dockerfile, monai_deploy
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import FULL, FULL_REMEDY, Remote, RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings
@@ -71,7 +71,7 @@ class BuildFailedError(RemoteCommandError):
 _CAUSES: Final = (
     (FULL, FULL_REMEDY),  # first: whatever else the lines speak of may be its consequence
     (
-        recipe.NO_SYSTEM_PACKAGES,
+        dockerfile.NO_SYSTEM_PACKAGES,
         "apt could not install the system-packages of app.yaml: correct their names, or let MONAI_AWS_BASE_IMAGE hold them.",
     ),
     (
@@ -163,9 +163,9 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
 
     The packager names its image as it likes; that name is read from its answer. The image then gets ours, and the labels it lacks.
     """
-    found = f"test -x {official.PROGRAM} || {{ echo {shlex.quote(_NO_PACKAGER)}; exit 1; }}"
+    found = f"test -x {monai_deploy.PROGRAM} || {{ echo {shlex.quote(_NO_PACKAGER)}; exit 1; }}"
     bench.remote.run(found, bench.report, what="Looking for the official packager", seconds=60)
-    command = official.package_command(
+    command = monai_deploy.package_command(
         CONTEXT_FOLDER, context, name=settings.ecr_repository, base_image=settings.base_image,
         timeout_s=settings.map_timeout_s, has_model=bool(context.model_sha256),
     )  # fmt: skip
@@ -173,7 +173,7 @@ def build_officially(bench: Workbench, settings: Settings, context: BuildContext
     with named_failure():
         lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
     reference = f"{bench.repository}:{context.tag}"
-    naming_dockerfile = official.marking(official.tag_in(lines), context)
+    naming_dockerfile = monai_deploy.marking(monai_deploy.tag_in(lines), context)
     # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
     naming = f"sudo env {BUILD_ENVIRONMENT} BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
     bench.remote.run(f"printf %s {shlex.quote(naming_dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
@@ -208,7 +208,7 @@ def push_assembled(bench: Workbench, context: BuildContext, base: ImageParts, wo
     """
     layers = [assembly.Blob(layer.digest, layer.bytes, layer.media_type) for layer in base.layers]
     expected = assembly.write_image(context, base.config, layers, work)
-    shutil.copyfile(upload.__file__, work / "upload.py")
+    shutil.copyfile(registry_upload.__file__, work / "upload.py")
     bench.remote.send_folder(work, IMAGE_FOLDER, bench.report, what="Sending the new layers")
     name = bench.repository.partition("/")[2]
     arguments = " ".join(shlex.quote(each) for each in (IMAGE_FOLDER, name, context.tag, bench.region))

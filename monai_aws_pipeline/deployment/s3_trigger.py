@@ -9,10 +9,10 @@ import time
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
 
-from lambda_fn.package import build_zip
 from monai_aws_pipeline.cloud.alarms import Alarms, wanted
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
+from monai_aws_pipeline.deployment.lambda_package import build_zip
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
 

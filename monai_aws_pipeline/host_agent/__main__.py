@@ -22,24 +22,25 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.host_agent import golden, inventory
+from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
-from monai_aws_pipeline.host_agent.bill import Bill
-from monai_aws_pipeline.host_agent.board import Board, read_board
+from monai_aws_pipeline.host_agent.aws.bucket import Store
+from monai_aws_pipeline.host_agent.aws.instance_metadata import read_host
+from monai_aws_pipeline.host_agent.aws.job_queue import JobsQueue
+from monai_aws_pipeline.host_agent.aws.spot_interruption import Notice
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
-from monai_aws_pipeline.host_agent.engine import Engine
+from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import JobError
-from monai_aws_pipeline.host_agent.hosting import Hosting, OneAtATime, PerStudy
-from monai_aws_pipeline.host_agent.job import Surroundings
-from monai_aws_pipeline.host_agent.jobs_queue import JobsQueue
-from monai_aws_pipeline.host_agent.live_map import LiveMap, describe, is_image
-from monai_aws_pipeline.host_agent.metadata import read_host
-from monai_aws_pipeline.host_agent.notice import Notice
+from monai_aws_pipeline.host_agent.job_status import Board, read_board
+from monai_aws_pipeline.host_agent.job_steps import Surroundings
+from monai_aws_pipeline.host_agent.runtime import image_inventory
+from monai_aws_pipeline.host_agent.runtime.engine import Engine
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OneAtATime, PerStudy
+from monai_aws_pipeline.host_agent.runtime.live_map import LiveMap, describe, is_image
+from monai_aws_pipeline.host_agent.runtime.warm_runner import WARM, Warm
 from monai_aws_pipeline.host_agent.stopping import Stop, stop_on_signals
-from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.host_agent.warm import WARM, Warm
-from monai_aws_pipeline.maps.expectation import ExpectationError, read_json
-from monai_aws_pipeline.maps.hosting import Limits
+from monai_aws_pipeline.maps.spec.expectation import ExpectationError, read_json
+from monai_aws_pipeline.maps.spec.run import Limits
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "golden":
             return _golden(chosen)
         if chosen.command in ("at-work", "inventory"):
-            told = json.dumps(read_board(BOARD_FILE)) if chosen.command == "at-work" else inventory.take(chosen.image).to_json()
+            told = json.dumps(read_board(BOARD_FILE)) if chosen.command == "at-work" else image_inventory.take(chosen.image).to_json()
             sys.stdout.write(told + "\n")
             return 0
         config = load_config(chosen.config)

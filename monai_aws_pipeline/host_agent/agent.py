@@ -18,8 +18,8 @@ from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.host_agent.job import Surroundings
-from monai_aws_pipeline.host_agent.metadata import seconds_since_start
+from monai_aws_pipeline.host_agent.aws.instance_metadata import seconds_since_start
+from monai_aws_pipeline.host_agent.job_steps import Surroundings
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, wipe
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.host_agent.intake import IntakeLimits
-from monai_aws_pipeline.maps.hosting import Limits
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
+from monai_aws_pipeline.maps.spec.run import Limits
 
 DEFAULT_PATH: Final = Path("/etc/monai-aws/agent.json")
 

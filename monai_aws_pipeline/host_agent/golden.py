@@ -23,17 +23,17 @@ import numpy as np
 import pydicom
 
 from monai_aws_pipeline.contract import golden_key
-from monai_aws_pipeline.host_agent import segmentation as seg
-from monai_aws_pipeline.host_agent.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
-from monai_aws_pipeline.host_agent.geometry import Array
-from monai_aws_pipeline.host_agent.hosting import Hosting
-from monai_aws_pipeline.host_agent.intake import unpack
-from monai_aws_pipeline.host_agent.job import HOST_CODES, Inferred, as_job_error, run_study
-from monai_aws_pipeline.host_agent.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.outputs import DICOM, DICOM_SEG, Produced
-from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.maps.expectation import (
+from monai_aws_pipeline.host_agent.intake.dicom import Study, read_studies
+from monai_aws_pipeline.host_agent.intake.geometry import Array
+from monai_aws_pipeline.host_agent.intake.unpack import unpack
+from monai_aws_pipeline.host_agent.job_steps import HOST_CODES, Inferred, as_job_error, run_study
+from monai_aws_pipeline.host_agent.results import segmentation as seg
+from monai_aws_pipeline.host_agent.results.outputs import DICOM, DICOM_SEG, Produced
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.maps.spec.expectation import (
     LABEL_EXPECT,
     LABEL_REFERENCE,
     LABEL_STUDY,
@@ -46,7 +46,7 @@ from monai_aws_pipeline.maps.expectation import (
     judge,
     read_json,
 )
-from monai_aws_pipeline.maps.hosting import Limits
+from monai_aws_pipeline.maps.spec.run import Limits
 
 log = logging.getLogger(__name__)
 

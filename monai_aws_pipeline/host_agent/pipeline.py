@@ -24,10 +24,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.host_agent.board import Phase
-from monai_aws_pipeline.host_agent.commit import read_progress
+from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, Heartbeat
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
-from monai_aws_pipeline.host_agent.job import (
+from monai_aws_pipeline.host_agent.job_status import Phase
+from monai_aws_pipeline.host_agent.job_steps import (
     Attempt,
     Ended,
     OneStudy,
@@ -47,7 +47,7 @@ from monai_aws_pipeline.host_agent.job import (
     room_to_prefetch,
     start_ahead,
 )
-from monai_aws_pipeline.host_agent.jobs_queue import Delivery, Heartbeat
+from monai_aws_pipeline.host_agent.results.commit import read_progress
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
-from monai_aws_pipeline.maps.study_contract import python_files
+from monai_aws_pipeline.maps.spec.study_contract import python_files
 
 ENTRY_POINT: Final = "__main__.py"
 _CATCH_IMPORTS: Final = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.maps import recipe
+from monai_aws_pipeline.maps import dockerfile
 from monai_aws_pipeline.maps.build_context import BuildContext
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -78,7 +78,7 @@ def _write_layer(folder: Path, target: Path) -> Blob:
             found = path.stat()
             member.mtime, member.mode = int(found.st_mtime), found.st_mode & 0o7777
             if path.is_dir():
-                member.type, member.mtime = tarfile.DIRTYPE, recipe.EPOCH
+                member.type, member.mtime = tarfile.DIRTYPE, dockerfile.EPOCH
                 archive.addfile(member)
                 continue
             member.size = found.st_size
@@ -100,9 +100,9 @@ def _config(context: BuildContext, base: Mapping[str, Any], diff_ids: Sequence[s
             "os": base.get("os", "linux"),
             "created": _MADE,
             "config": {
-                "User": f"{recipe.UID}:{recipe.UID}",
-                "WorkingDir": recipe.WORK_DIR,
-                "Entrypoint": [recipe.ENTRY_POINT],
+                "User": f"{dockerfile.UID}:{dockerfile.UID}",
+                "WorkingDir": dockerfile.WORK_DIR,
+                "Entrypoint": [dockerfile.ENTRY_POINT],
                 "Env": [f"{name}={value}" for name, value in {**variables, **dict(context.environment)}.items()],
                 "Labels": {**(given.get("Labels") or {}), **dict(context.labels)},
             },

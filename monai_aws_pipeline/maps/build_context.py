@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Final
 
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.maps import dockerfile, sdk_renderer, wheelhouse
 from monai_aws_pipeline.maps import models as model_files
-from monai_aws_pipeline.maps import recipe, sdk_renderer, series_rules, wheelhouse
 from monai_aws_pipeline.maps.golden import FOLDER as GOLDEN_FOLDER
 from monai_aws_pipeline.maps.golden import NO_LABELS, Golden
 from monai_aws_pipeline.maps.manifest import AppConfig, read_app_config
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.requirements import CONSTRAINTS, requirements_text
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.source import Source, content_hash
-from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_for
+from monai_aws_pipeline.maps.spec import series_rules
+from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
+from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, contract_for
 
 LABEL_MODEL: Final = "monai-aws.model-sha256"
 LABEL_CONTENT: Final = "monai-aws.content"
@@ -92,8 +93,8 @@ class BuildContext:
     sdk_version: str
     layers: tuple[Layer, ...]
     stages: tuple[Stage, ...]
-    environment: recipe.Pairs
-    labels: recipe.Pairs
+    environment: dockerfile.Pairs
+    labels: dockerfile.Pairs
     golden: Golden | None = None
     application: Path = Path()
     models: tuple[Model, ...] = ()
@@ -153,7 +154,7 @@ def write_context(
         timeout_s=timeout_s, sdk_version=pins[0], holoscan_version=pins[1], config=config.for_packager,
     )  # fmt: skip
 
-    script = recipe.install_script(config.system_packages)
+    script = dockerfile.install_script(config.system_packages)
     if "dependencies" not in kept:
         _write_dependencies(target / "dependencies", script, requirements, constraints, house)
     if "model" not in kept:
@@ -162,7 +163,7 @@ def write_context(
     _write_application(target / "app", source, rendered)
 
     packages = [gathered] if gathered else [requirements, constraints]
-    dependency_key = _digest([recipe.dependency_stage(base_image), script, *packages])
+    dependency_key = _digest([dockerfile.dependency_stage(base_image), script, *packages])
     application_key = content_hash(target / "app")
     # Another golden study or expectation makes another image, so that one that is there already was judged by what is asked for now.
     marks = {LABEL_MODEL: model_sha256, LABEL_DEPENDENCIES: dependency_key, **(golden.labels if golden else NO_LABELS)}
@@ -208,7 +209,7 @@ def _stages(dependency_key: str, model_layer: list[str]) -> tuple[Stage, ...]:
     dependencies = Stage("dependencies", dependency_key)
     if not model_layer:
         return (dependencies,)
-    return (dependencies, Stage("model", _digest([dependency_key, recipe.model_stage(has_model=True), *model_layer])))
+    return (dependencies, Stage("model", _digest([dependency_key, dockerfile.model_stage(has_model=True), *model_layer])))
 
 
 def sdk_pins(requirements: str, constraints: str) -> tuple[str, str]:
@@ -270,7 +271,7 @@ def _labels(base_image: str, config: AppConfig, rendered: sdk_renderer.RenderedM
 
 def _dockerfile(base_image: str, rendered: sdk_renderer.RenderedMap, labels: Mapping[str, str]) -> str:
     has_model = bool(labels[LABEL_MODEL])
-    return recipe.dockerfile(base_image, has_model=has_model, environment=rendered.environment, labels=tuple(labels.items()))
+    return dockerfile.dockerfile(base_image, has_model=has_model, environment=rendered.environment, labels=tuple(labels.items()))
 
 
 def _digest(parts: list[str]) -> str:
@@ -285,10 +286,10 @@ def _fix_times(folder: Path) -> None:
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir():
             path.chmod(0o755)
-            os.utime(path, (recipe.EPOCH, recipe.EPOCH))
+            os.utime(path, (dockerfile.EPOCH, dockerfile.EPOCH))
         elif path.suffix != ".whl":  # wheels are in no layer, carry their version in their name, and are shared with the cache
             with path.open("rb") as stream:
-                moment = recipe.EPOCH + int(hashlib.file_digest(stream, "sha256").hexdigest()[:6], 16)
+                moment = dockerfile.EPOCH + int(hashlib.file_digest(stream, "sha256").hexdigest()[:6], 16)
             os.utime(path, (moment, moment))
 
 

@@ -13,11 +13,11 @@ from typing import Final
 
 from pydicom import uid
 
-from monai_aws_pipeline.maps import series_rules, study_contract
 from monai_aws_pipeline.maps.app_code import AppCode, Call, decorators
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.manifest import APP_YAML, AppConfig
-from monai_aws_pipeline.maps.study_contract import VOLUME_OPERATOR, Handles
+from monai_aws_pipeline.maps.spec import series_rules, study_contract
+from monai_aws_pipeline.maps.spec.study_contract import VOLUME_OPERATOR, Handles
 
 SELECTOR: Final = "DICOMSeriesSelectorOperator"
 _CORE: Final = "monai.deploy.core"

@@ -20,12 +20,22 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from monai_aws_pipeline.maps import app_code, code_traps, combinations, imports, recipe, requirements, resolution, sdk_renderer, wheelhouse
+from monai_aws_pipeline.maps import (
+    app_code,
+    code_traps,
+    dockerfile,
+    imports,
+    requirements,
+    resolution,
+    sdk_renderer,
+    settings_compatibility,
+    wheelhouse,
+)
 from monai_aws_pipeline.maps.app_code import ENTRY_POINT, AppCode
+from monai_aws_pipeline.maps.download import ModelError
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.imports import Installed
 from monai_aws_pipeline.maps.manifest import APP_YAML, AppConfig, AppYamlMissingError, ManifestError, line_of, read_app_config
-from monai_aws_pipeline.maps.model import ModelError
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.requirements import (
     CLI,
@@ -192,10 +202,10 @@ def _knows_nothing(read: _Read) -> bool:
 def examine_settings(plan: Plan, *, has_constraints: bool = False, has_system_packages: bool = False) -> list[Finding]:
     """What can be said without the application."""
     try:
-        recipe.dependency_stage(plan.base_image)
-    except recipe.RecipeError as error:
+        dockerfile.dependency_stage(plan.base_image)
+    except dockerfile.RecipeError as error:
         return [Finding("base-image", str(error), "Set MONAI_AWS_BASE_IMAGE to REPOSITORY:TAG or REPOSITORY@DIGEST")]
-    return combinations.examine(
+    return settings_compatibility.examine(
         plan.base_image, plan.packager, plan.python, collect_wheels=plan.collect_wheels, has_constraints=has_constraints,
         has_system_packages=has_system_packages,
     )  # fmt: skip

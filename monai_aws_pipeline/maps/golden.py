@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.maps import model
-from monai_aws_pipeline.maps.expectation import (
+from monai_aws_pipeline.maps import download
+from monai_aws_pipeline.maps.manifest import ManifestError, load_yaml
+from monai_aws_pipeline.maps.spec.expectation import (
     EXPECT_FILE,
     LABEL_EXPECT,
     LABEL_REFERENCE,
@@ -23,7 +24,6 @@ from monai_aws_pipeline.maps.expectation import (
     ExpectationError,
     parse_expectation,
 )
-from monai_aws_pipeline.maps.manifest import ManifestError, load_yaml
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.settings import Settings
@@ -69,7 +69,7 @@ class Golden:
         return found
 
 
-def gather(settings: Settings, application: Path, *, download_s3: model.S3Download | None = None) -> Golden | None:
+def gather(settings: Settings, application: Path, *, download_s3: download.S3Download | None = None) -> Golden | None:
     """The golden study that settings and application name, fetched and checked; None where the settings name none.
 
     Raises GoldenError, ExpectationError, or ModelError for a file that is missing, altered or out of reach.
@@ -82,11 +82,11 @@ def gather(settings: Settings, application: Path, *, download_s3: model.S3Downlo
     if expectation.needs_reference and not settings.golden_reference:
         raise GoldenError(f"{EXPECT_FILE} asks for a Dice, but MONAI_AWS_GOLDEN_REFERENCE names no DICOM SEG to compare with")
     cache = settings.cache_dir
-    study = model.fetch_file(model.GOLDEN_STUDY, settings.golden_study, settings.golden_study_sha256, cache, download_s3=download_s3)
+    study = download.fetch_file(download.GOLDEN_STUDY, settings.golden_study, settings.golden_study_sha256, cache, download_s3=download_s3)
     if not settings.golden_reference:
         return Golden(study, settings.golden_study_sha256, expectation)
-    reference = model.fetch_file(
-        model.GOLDEN_REFERENCE, settings.golden_reference, settings.golden_reference_sha256, cache, download_s3=download_s3
+    reference = download.fetch_file(
+        download.GOLDEN_REFERENCE, settings.golden_reference, settings.golden_reference_sha256, cache, download_s3=download_s3
     )
     return Golden(study, settings.golden_study_sha256, expectation, reference, settings.golden_reference_sha256)
 

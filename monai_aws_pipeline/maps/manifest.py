@@ -18,8 +18,8 @@ from typing import Any, Final
 import yaml
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.maps.hosting import AppManifestError, RunSpec, is_older, parse_app_json, respelled
-from monai_aws_pipeline.maps.study_contract import Declared, parse_section
+from monai_aws_pipeline.maps.spec.run import AppManifestError, RunSpec, is_older, parse_app_json, respelled
+from monai_aws_pipeline.maps.spec.study_contract import Declared, parse_section
 
 APP_YAML: Final = "app.yaml"
 MAX_BYTES: Final = 64 * 1024

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from monai_aws_pipeline.maps import model
-from monai_aws_pipeline.maps.model import MODEL, ModelError, S3Download, local_path
+from monai_aws_pipeline.maps import download
+from monai_aws_pipeline.maps.download import MODEL, ModelError, S3Download, local_path
 
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})=(.+)", re.DOTALL)
 _NEXT: Final = re.compile(r",(?=\s*[A-Za-z0-9][A-Za-z0-9._-]{0,99}=)")
@@ -109,9 +109,9 @@ def fetch(uri: str, sha256: str, cache: Path, *, download_s3: S3Download | None 
     for each in asked(uri, sha256):
         source = local_path(each.uri)
         if source is not None and source.is_dir():
-            path = model.fetch_folder(MODEL, each.uri, each.sha256, cache)
+            path = download.fetch_folder(MODEL, each.uri, each.sha256, cache)
         else:
-            path = model.fetch_file(MODEL, each.uri, each.sha256, cache, download_s3=download_s3)
+            path = download.fetch_file(MODEL, each.uri, each.sha256, cache, download_s3=download_s3)
         found.append(Model(each.name or (path.name if path.is_dir() else path.stem), path, each.sha256))
     return tuple(found)
 

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from monai_aws_pipeline.maps import sdk_renderer
 from monai_aws_pipeline.maps.findings import Finding, Severity
-from monai_aws_pipeline.maps.study_contract import python_files
+from monai_aws_pipeline.maps.spec.study_contract import python_files
 
 REQUIREMENTS: Final = "requirements.txt"
 CONSTRAINTS: Final = "constraints.txt"

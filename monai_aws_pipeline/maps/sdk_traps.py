@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from monai_aws_pipeline.maps.study_contract import Handles
+from monai_aws_pipeline.maps.spec.study_contract import Handles
 
 SDK_VERSION: Final = "4.0.0"
 

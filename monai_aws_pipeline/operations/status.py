@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
-from monai_aws_pipeline.cloud.promotion import AGENT, last_json
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import (
@@ -22,9 +21,10 @@ from monai_aws_pipeline.contract import (
     TAG_ROLE,
     ResultRecord,
 )
-from monai_aws_pipeline.ec2_refusals import ending_of
+from monai_aws_pipeline.contract.ec2_refusals import ending_of
+from monai_aws_pipeline.operations.promotion import AGENT, last_json
+from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 
 if TYPE_CHECKING:
     pass

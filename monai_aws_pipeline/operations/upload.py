@@ -34,9 +34,9 @@ from monai_aws_pipeline.contract import (
     version_of,
 )
 from monai_aws_pipeline.operations.errors import OperationError
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.status import _HOST_STATES
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.results_store import ResultsStore
 
 if TYPE_CHECKING:
     pass

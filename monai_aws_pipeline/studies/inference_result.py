@@ -10,11 +10,11 @@ from dagster import AssetExecutionContext, DagsterExecutionInterruptedError, Dat
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id, s3_path
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
-from monai_aws_pipeline.studies.results_store import ResultsStore
 
 
 @asset(

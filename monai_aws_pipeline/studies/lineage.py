@@ -33,6 +33,7 @@ from dagster import (
 
 from monai_aws_pipeline.contract import ResultRecord, parse_utc
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
+from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -41,7 +42,6 @@ from monai_aws_pipeline.studies.record_metadata import (
     result_id,
 )
 from monai_aws_pipeline.studies.results_index import Arrival
-from monai_aws_pipeline.studies.results_store import ResultsStore, StoredResult, UnreadableResultError
 
 INFERENCE_RESULT: Final = AssetKey("inference_result")
 LIVE_MAP: Final = AssetKey("live_map")

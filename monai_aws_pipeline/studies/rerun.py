@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, ResultRecord, commit_keys
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.results_store import ResultsStore
 
 POLL_SECONDS: Final = 3.0
 PROGRESS_SECONDS: Final = 30.0

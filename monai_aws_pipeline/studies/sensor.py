@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SensorResult, SkipReason, sensor
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import STUDIES, Recording, prepare, unrecorded
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
-from monai_aws_pipeline.studies.results_store import ResultsStore
 
 EVENTS_A_TICK = 200
 """Dagster writes events one by one, 20 to 130 a second on SQLite; a tick must end within its minute."""

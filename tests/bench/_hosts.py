@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 
 from examples.brain_mri.fetch import ExampleFiles
-from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord
 from monai_aws_pipeline.local_cloud.commands import up
 from monai_aws_pipeline.settings import PROJECT_ROOT

@@ -26,8 +26,8 @@ from dagster import DagsterInstance
 from dagster_aws.s3.sensor import get_objects
 
 from monai_aws_pipeline.contract import INDEX_PREFIX, index_key
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.studies.results_index import Cursor, plan_tick
-from monai_aws_pipeline.studies.results_store import ResultsStore
 from monai_aws_pipeline.studies.sensor import tick
 from tests.unit.studies.records import job_of, study_of
 

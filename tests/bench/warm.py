@@ -21,7 +21,7 @@ import pydicom
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import study_datasets, write_study_zip
 from monai_aws_pipeline.contract import OUTPUT_PREFIX, ResultRecord, parse_utc
-from monai_aws_pipeline.host_agent.same_outputs import differences
+from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
 from monai_aws_pipeline.settings import load_settings
 from tests.bench._hosts import answer, brain_example, deployed, hold_host, on_host, plain_loop, put_originals, say, source_state
 from tests.support.platform import Platform

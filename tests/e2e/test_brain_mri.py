@@ -21,7 +21,7 @@ import trimesh
 from examples.brain_mri.evaluate import expected_volume_ml, read_segment
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import study_datasets
-from monai_aws_pipeline import demo
+from monai_aws_pipeline.demo import steps
 from monai_aws_pipeline.settings import load_settings
 from monai_aws_pipeline.terminal import literal_console
 from tests.support.cloud import own_cloud
@@ -32,24 +32,24 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Workplace]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[steps.Workplace]:
     with own_cloud("demo") as config:
-        made = demo.Workplace(tmp_path_factory.mktemp("demo"), config.state_dir, config.port)
+        made = steps.Workplace(tmp_path_factory.mktemp("demo"), config.state_dir, config.port)
         with dagster_ended(made.home):
             yield made
-            demo.down(made)
+            steps.down(made)
 
 
 @pytest.fixture(scope="module")
-def summary(place: demo.Workplace) -> Iterator[dict[str, Any]]:
+def summary(place: steps.Workplace) -> Iterator[dict[str, Any]]:
     with environment({}):
-        done = demo.run(place, literal_console(width=160))
+        done = steps.run(place, literal_console(width=160))
         assert json.loads(place.summary.read_text()) == done
         yield done
 
 
 @pytest.fixture(scope="module")
-def segmentation(place: demo.Workplace, summary: dict[str, Any]) -> Path:
+def segmentation(place: steps.Workplace, summary: dict[str, Any]) -> Path:
     return next(path for path in sorted((place.root / "results").glob("*.dcm")) if pydicom.dcmread(path).Modality == "SEG")
 
 
@@ -97,7 +97,7 @@ def test_the_segmentation_refers_to_the_study_and_lies_on_its_geometry(segmentat
     assert sorted(np.linalg.norm(affine[:3, :3], axis=0)) == pytest.approx(sorted([*spacing, 1.0]), abs=0.01)
 
 
-def test_the_surface_is_closed_and_lies_in_the_patient_in_millimetres(place: demo.Workplace, summary: dict[str, Any], segmentation: Path):
+def test_the_surface_is_closed_and_lies_in_the_patient_in_millimetres(place: steps.Workplace, summary: dict[str, Any], segmentation: Path):
     (path,) = (place.root / "results").glob("*.stl")
     surface = trimesh.load_mesh(path)
     assert surface.is_watertight
@@ -108,9 +108,9 @@ def test_the_surface_is_closed_and_lies_in_the_patient_in_millimetres(place: dem
     assert surface.bounds[1] == pytest.approx(voxels.max(axis=0), abs=4)
 
 
-def test_a_second_demo_uses_what_did_not_change(place: demo.Workplace, summary: dict[str, Any]):
+def test_a_second_demo_uses_what_did_not_change(place: steps.Workplace, summary: dict[str, Any]):
     with environment({}):
-        again = demo.run(place, literal_console(width=160))
+        again = steps.run(place, literal_console(width=160))
     assert again["status"] == "succeeded"
     assert again["study_reused"] is True
     assert again["map_digest"] == summary["map_digest"]

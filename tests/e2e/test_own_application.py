@@ -32,9 +32,9 @@ from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, current_versions, event_of
-from monai_aws_pipeline.studies.results_store import ResultsStore
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import ct_study, ct_study_zip, datasets_zip, tiny_study_zip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_aws_pipeline.cloud.commands import Commands
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import tag_filters, tags_of
 from monai_aws_pipeline.contract import ROLE_INFERENCE, TAG_EXPIRES_AT, Status
 from monai_aws_pipeline.local_cloud.commands import LocalCloud

@@ -14,8 +14,8 @@ import pytest
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, Status, quarantine_key, sha256_text
 from monai_aws_pipeline.definitions import build_defs

@@ -24,8 +24,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_presentation_lut, apply_rescale
 from pydicom.sr.codedict import codes
 
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, matches
-from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, LABEL_VOLUME, Handles, StudyContract, decoded_syntaxes
+from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES, matches
+from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, LABEL_VOLUME, Handles, StudyContract, decoded_syntaxes
 from tests.fuzz.study_draft import IDENTIFIERS, THRESHOLD
 
 Array = NDArray[Any]

@@ -23,10 +23,10 @@ from typing import Final
 
 import pydicom
 
-from monai_aws_pipeline.host_agent.dicom import read_studies
 from monai_aws_pipeline.host_agent.errors import RefusedError
-from monai_aws_pipeline.host_agent.identifiers import IdentifierFilter
-from monai_aws_pipeline.host_agent.intake import IntakeLimits, looks_like_dicom, unpack
+from monai_aws_pipeline.host_agent.intake.dicom import read_studies
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, looks_like_dicom, unpack
+from monai_aws_pipeline.host_agent.log_redaction.identifiers import IdentifierFilter
 from tests.support.raw_dicom import (
     BIG_ENDIAN,
     DEFLATED,

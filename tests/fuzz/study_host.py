@@ -23,15 +23,15 @@ import boto3
 from moto import mock_aws
 
 from monai_aws_pipeline.contract import HostFacts, JobMessage, ResultRecord, Status
+from monai_aws_pipeline.host_agent.aws.bucket import Store
+from monai_aws_pipeline.host_agent.aws.job_queue import Delivery
 from monai_aws_pipeline.host_agent.config import parse_config
-from monai_aws_pipeline.host_agent.engine import ImageFacts, RunEnd
-from monai_aws_pipeline.host_agent.intake import IntakeLimits
-from monai_aws_pipeline.host_agent.job import Surroundings
-from monai_aws_pipeline.host_agent.jobs_queue import Delivery
-from monai_aws_pipeline.host_agent.live_map import ReadyMap, describe
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
+from monai_aws_pipeline.host_agent.job_steps import Surroundings
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.runtime.engine import ImageFacts, RunEnd
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap, describe
 from monai_aws_pipeline.host_agent.stopping import Stop
-from monai_aws_pipeline.host_agent.store import Store
 from tests.fuzz.honest_applications import Application
 
 BUCKET: Final = "studies"

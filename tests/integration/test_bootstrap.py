@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.bootstrap import TEMPLATE
 from monai_aws_pipeline.cloud.stack import StackError, deploy_stack, stack_parameters
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.bootstrap import TEMPLATE
 
 pytestmark = pytest.mark.cloud
 

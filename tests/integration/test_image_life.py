@@ -10,10 +10,10 @@ import pytest
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import TAG_COPIES, TAG_COPY_OF, tag_filters, tags_of
-from monai_aws_pipeline.cloud.teardown import Kind, Teardown
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_EXPIRES_AT
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.teardown import Kind, Teardown
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = pytest.mark.cloud

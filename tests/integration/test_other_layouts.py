@@ -23,20 +23,20 @@ from monai_aws_pipeline.cloud.registry import ImageParts, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.deployment.map_checks import Conformance, examine
 from monai_aws_pipeline.host_agent import golden
-from monai_aws_pipeline.host_agent.dicom import read_studies
-from monai_aws_pipeline.host_agent.engine import Engine, RunEnd, find_docker
-from monai_aws_pipeline.host_agent.hosting import Hosting, PerStudy
-from monai_aws_pipeline.host_agent.job import run_study
-from monai_aws_pipeline.host_agent.live_map import ReadyMap, describe
-from monai_aws_pipeline.host_agent.warm import WARM, Verdicts, Warm
+from monai_aws_pipeline.host_agent.intake.dicom import read_studies
+from monai_aws_pipeline.host_agent.job_steps import run_study
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd, find_docker
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, PerStudy
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap, describe
+from monai_aws_pipeline.host_agent.runtime.warm_runner import WARM, Verdicts, Warm
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.local_cloud.engine import USUAL_SOCKET, private_engine
 from monai_aws_pipeline.maps import wheelhouse
 from monai_aws_pipeline.maps.build_context import LABEL_REVISION
-from monai_aws_pipeline.maps.expectation import LABEL_STUDY, Verdict
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
-from monai_aws_pipeline.maps.hosting import Limits
-from monai_aws_pipeline.maps.official import marking
+from monai_aws_pipeline.maps.monai_deploy import marking
+from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Verdict
+from monai_aws_pipeline.maps.spec.run import Limits
 from monai_aws_pipeline.settings import load_settings
 from tests.support.official_packager import package
 from tests.support.platform import TINY_APP, environment

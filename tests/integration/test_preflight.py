@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.preflight import Line, preflight
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import PlainHttpError, deploy_stack, stack_name
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.preflight import Line, preflight
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from tests.support.platform import Platform, environment, platform
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_aws_pipeline.maps import official
+from monai_aws_pipeline.maps import monai_deploy
 from monai_aws_pipeline.maps.build_context import BuildContext, write_context
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.maps.models import Model
@@ -53,17 +53,17 @@ def package(place: Path, application: str, base: str, model: Path | None = None,
     models = (Model(model.stem, model, "0" * 64),) if model else ()
     plan = write_context(source, place / "plan", base_image=base, models=models, golden=golden)
     folder = place / "folder"
-    official.write_folder(plan, source, folder, base_image=base)
+    monai_deploy.write_folder(plan, source, folder, base_image=base)
     programs = place / "bin"
     programs.mkdir()
     (programs / "docker").write_text(_DOCKER.format(python=sys.executable))
     (programs / "docker").chmod(0o755)
-    _, *arguments = official.package_command(
+    _, *arguments = monai_deploy.package_command(
         str(folder), plan, name="monai-aws/map", base_image=base, timeout_s=600, has_model=model is not None
     )
     here = Path(sys.executable).parent  # this project's environment holds the packager as the machine's does
     variables = {**os.environ, "PATH": f"{programs}:{here}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    done = subprocess.run([here / Path(official.PROGRAM).name, *arguments], env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run([here / Path(monai_deploy.PROGRAM).name, *arguments], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     calls = [json.loads(line) for line in (programs / "calls").read_text().splitlines()]
     return Packaged(folder, plan, calls, done.stdout, programs / "context")

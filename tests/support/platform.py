@@ -17,8 +17,8 @@ from typing import Any
 
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
-from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import (
     INDEX_PREFIX,
@@ -31,8 +31,8 @@ from monai_aws_pipeline.contract import (
     version_of,
 )
 from monai_aws_pipeline.definitions import build_defs
-from monai_aws_pipeline.demo import become_operator
-from monai_aws_pipeline.idle_cost import rests
+from monai_aws_pipeline.demo.idle_cost import rests
+from monai_aws_pipeline.demo.steps import become_operator
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, control
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 

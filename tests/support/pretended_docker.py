@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from monai_aws_pipeline.host_agent.engine import Engine
+    from monai_aws_pipeline.host_agent.runtime.engine import Engine
 
 OLDEST = "1.44"
 """Docker 29.0 takes no older version of its interface."""
@@ -138,8 +138,8 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     command.chmod(0o755)
     (folder / "docker" / "app").mkdir(parents=True)
     monkeypatch.setenv("PRETENDED_DOCKER", str(folder / "docker"))
-    from monai_aws_pipeline.host_agent.engine import Engine  # not for the command, whose start is to be quick
-    from monai_aws_pipeline.host_agent.engine_api import EngineApi
+    from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi
+    from monai_aws_pipeline.host_agent.runtime.engine import Engine  # not for the command, whose start is to be quick
 
     with serving(folder / "docker") as socket:
         made = Engine(folder / "credentials", str(command), EngineApi(socket))

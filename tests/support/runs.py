@@ -22,7 +22,7 @@ from dagster import AssetKey, DagsterInstance, DagsterRunStatus
 from dagster._utils.interrupts import capture_interrupts
 from dagster_graphql import DagsterGraphQLClient
 
-from monai_aws_pipeline.dagster_processes import DagsterProcesses
+from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from tests.support.cloud import clouds_folder
 from tests.support.faults import eventually
 from tests.support.reaper import ended_by
@@ -166,7 +166,5 @@ def installation(home: Path, variables: Mapping[str, str]) -> Iterator[Installat
 
 def dagster_ended(home: Path) -> AbstractContextManager[None]:
     """Webserver and daemon of a folder are ended with the block, or with this process."""
-    stop = (
-        "import pathlib, sys; from monai_aws_pipeline.dagster_processes import DagsterProcesses as D; D(pathlib.Path(sys.argv[1])).stop()"
-    )
+    stop = "import pathlib, sys; from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses as D; D(pathlib.Path(sys.argv[1])).stop()"
     return ended_by([sys.executable, "-c", stop, str(home)], clouds_folder())

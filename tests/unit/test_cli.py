@@ -120,7 +120,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The parameters of each stack that ``bootstrap`` would deploy, instead of deploying it."""
     asked: list[object] = []
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setattr("monai_aws_pipeline.cloud.bootstrap.check_bucket", lambda *_, **__: None)
+    monkeypatch.setattr("monai_aws_pipeline.operations.bootstrap.check_bucket", lambda *_, **__: None)
     monkeypatch.setattr("monai_aws_pipeline.cloud.stack.stack_parameters", lambda *_: {})
     proposal = Proposal("monai-aws-dev", "stack", "changes", creates=True, changes=())
     monkeypatch.setattr("monai_aws_pipeline.cloud.stack.propose", lambda *given: asked.append(given[3]) or proposal)

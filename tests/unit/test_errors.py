@@ -17,20 +17,20 @@ from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
-    "monai_aws_pipeline.host_agent.attached.UnknownArgumentError": "the container then runs another way",
-    "monai_aws_pipeline.host_agent.commit.StudiesDecidedError": "the job then goes back to its queue",
-    "monai_aws_pipeline.host_agent.engine_api.EngineError": "becomes the cause of a JobError, or a line of the log",
+    "monai_aws_pipeline.host_agent.runtime.container.UnknownArgumentError": "the container then runs another way",
+    "monai_aws_pipeline.host_agent.results.commit.StudiesDecidedError": "the job then goes back to its queue",
+    "monai_aws_pipeline.host_agent.runtime.docker_api.EngineError": "becomes the cause of a JobError, or a line of the log",
     "monai_aws_pipeline.host_agent.errors.InterruptedJobError": "the job then goes back to its queue",
-    "monai_aws_pipeline.host_agent.mesh.MeshError": "becomes the cause of a JobError",
-    "monai_aws_pipeline.host_agent.preview.NotDrawableError": "the result then has no picture",
-    "monai_aws_pipeline.host_agent.segmentation.SegmentationError": "becomes a point of the golden study, or the cause of a JobError",
-    "monai_aws_pipeline.host_agent.warm.RefusedError": "the MAP is then hosted per study",
-    "monai_aws_pipeline.host_agent.warm_server.RefusedError": "the same, said inside of the MAP, which has none of our modules",
+    "monai_aws_pipeline.host_agent.results.mesh.MeshError": "becomes the cause of a JobError",
+    "monai_aws_pipeline.host_agent.results.preview.NotDrawableError": "the result then has no picture",
+    "monai_aws_pipeline.host_agent.results.segmentation.SegmentationError": "becomes a point of the golden study, or the cause of a JobError",
+    "monai_aws_pipeline.host_agent.runtime.warm_runner.RefusedError": "the MAP is then hosted per study",
+    "monai_aws_pipeline.host_agent.runtime.warm_server.RefusedError": "the same, said inside of the MAP, which has none of our modules",
     "monai_aws_pipeline.local_cloud.faults.FaultError": "the embedded AWS's answer to an order that makes no sense",
     "monai_aws_pipeline.maps.layers.LayerRefusedError": "becomes a finding of map_conformance",
     "monai_aws_pipeline.maps.layers.UnknownCompressionError": "the same",
     "monai_aws_pipeline.maps.sbom.InventoryError": "becomes a line of map_image's metadata",
-    "monai_aws_pipeline.maps.series_rules.UndecidedError": "the rule is then left to the application",
+    "monai_aws_pipeline.maps.spec.series_rules.UndecidedError": "the rule is then left to the application",
     "monai_aws_pipeline.studies.preview.PreviewError": "becomes a line of the result's metadata",
 }
 """Exceptions that nobody is shown, and what becomes of them instead."""
@@ -59,7 +59,11 @@ def test_every_error_that_a_user_is_shown_has_the_one_base(name: str):
 
 def test_the_search_finds_them_and_the_list_of_the_others_is_not_out_of_date():
     names = set(exception_classes())
-    assert {"monai_aws_pipeline.settings.SettingsError", "examples.brain_mri.fetch.FetchError", "lambda_fn.package.PackageError"} <= names
+    assert {
+        "monai_aws_pipeline.settings.SettingsError",
+        "examples.brain_mri.fetch.FetchError",
+        "monai_aws_pipeline.deployment.lambda_package.PackageError",
+    } <= names
     assert set(INTERNAL) <= names
 
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "monai_aws_pipeline"
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "lambda_fn").rglob("*.py")])
-STARTS_THE_LOCAL_CLOUD = {"cli.py", "demo.py"}
+STARTS_THE_LOCAL_CLOUD = {"cli.py", "demo/steps.py"}
 """The two modules that may know the embedded AWS: they start and stop it."""
 
 WHERE_WE_RUN = (
@@ -136,7 +136,7 @@ def test_the_search_leaves_settings_alone(code: str):
 # ----------------------------------------------------------------------------------------------------------------- who imports whom
 
 
-SHARED = ("contract.py", "ec2_refusals.py", "errors.py", "redaction.py", "__init__.py")
+SHARED = ("contract.py", "contract/ec2_refusals.py", "errors.py", "redaction.py", "__init__.py")
 
 
 @pytest.mark.parametrize("path", [PACKAGE / name for name in SHARED], ids=name_of)

@@ -12,11 +12,11 @@ from botocore.exceptions import ClientError
 from dagster import DagsterInstance, DagsterRun, Failure, job, op
 from rich.console import Console
 
-from monai_aws_pipeline import demo_rollback
 from monai_aws_pipeline.cloud.errors import CapacityError
-from monai_aws_pipeline.dagster_processes import DagsterProcessError, DagsterProcesses
-from monai_aws_pipeline.demo import DemoError, Progress, follow
-from monai_aws_pipeline.demo_rollback import _build, _why_not_built
+from monai_aws_pipeline.demo import rollback
+from monai_aws_pipeline.demo.dagster_processes import DagsterProcessError, DagsterProcesses
+from monai_aws_pipeline.demo.rollback import _build, _why_not_built
+from monai_aws_pipeline.demo.steps import DemoError, Progress, follow
 from monai_aws_pipeline.run_failures import last_lines, why
 
 
@@ -136,8 +136,8 @@ def test_the_demo_goes_on_after_a_run_that_succeeded(instance: DagsterInstance):
 def test_the_rollback_finds_its_own_build_and_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with DagsterInstance.get() as instance:
-        run_of(instance, gpu_ami, tags={demo_rollback._SHOWING: "ours"})
-        run_of(instance, s3_trigger, tags={demo_rollback._SHOWING: "another"})
+        run_of(instance, gpu_ami, tags={rollback._SHOWING: "ours"})
+        run_of(instance, s3_trigger, tags={rollback._SHOWING: "another"})
     assert "No zone had a machine to give." in _why_not_built("ours", tmp_path / "build.log")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from monai_aws_pipeline.host_agent.errors import Code
 from monai_aws_pipeline.maps import sdk_renderer, sdk_traps
-from monai_aws_pipeline.maps.study_contract import Handles, parse_section
+from monai_aws_pipeline.maps.spec.study_contract import Handles, parse_section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "study-contract.md"
 START = "<!-- traps: written by tests/unit/test_study_contract_page.py -->\n"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from monai_aws_pipeline.host_agent.attached import Attached, describe
-from monai_aws_pipeline.host_agent.engine_api import EngineApi
+from monai_aws_pipeline.host_agent.runtime.container import Attached, describe
+from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.local_cloud.engine import Engine
-from monai_aws_pipeline.maps.hosting import Limits, RunSpec, held_arguments, namespace_arguments, run_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_arguments, namespace_arguments, run_arguments
 
 from .conftest import eventually, unique
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.host_agent.aws.bucket import Store
 
 from .conftest import Account, unique
 

@@ -17,9 +17,9 @@ from monai_aws_pipeline.cloud.errors import ImageError, QuotaError, ThrottledErr
 from monai_aws_pipeline.cloud.images import Image, ImageRegions, Images, surplus
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, quota_error, size_of
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_DEPLOYMENT, TAG_EXPIRES_AT
+from monai_aws_pipeline.operations.sweep import short_lived_runs, sweep
 
 
 def image(name: str) -> Image:

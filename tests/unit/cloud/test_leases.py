@@ -13,8 +13,8 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, short_lived
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.tags import Tags, tag_filters
+from monai_aws_pipeline.operations.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.remote import KeyPair
 
 EXPIRES = datetime(2026, 1, 1, 12, tzinfo=UTC)

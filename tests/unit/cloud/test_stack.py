@@ -12,8 +12,8 @@ import yaml
 from botocore.stub import Stubber
 
 from monai_aws_pipeline.cli import bootstrap as command
-from monai_aws_pipeline.cloud.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
 from monai_aws_pipeline.cloud.stack import StackError, parameters_to_send, propose, stack_outputs
+from monai_aws_pipeline.operations.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
 from monai_aws_pipeline.settings import load_settings
 from tests.permissions.policies import TemplateLoader
 

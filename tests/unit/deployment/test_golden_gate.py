@@ -15,8 +15,8 @@ from moto import mock_aws
 from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.deployment import machine_agent
 from monai_aws_pipeline.deployment.golden_gate import _failure, arguments, keep, read_report
-from monai_aws_pipeline.maps.expectation import parse_expectation
 from monai_aws_pipeline.maps.golden import Golden
+from monai_aws_pipeline.maps.spec.expectation import parse_expectation
 from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import load_settings
 

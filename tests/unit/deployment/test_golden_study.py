@@ -11,7 +11,7 @@ import pytest
 
 from monai_aws_pipeline.deployment.golden_study import examine
 from monai_aws_pipeline.maps.findings import Finding, Severity
-from monai_aws_pipeline.maps.series_rules import UndecidedError, matches, series_rules
+from monai_aws_pipeline.maps.spec.series_rules import UndecidedError, matches, series_rules
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from tests.support.studies import corrupt_zip, dicom_bytes, tiny_study, tiny_study_zip, two_studies_zip, zip_of
 from tests.unit.host_agent.dicom_files import write_seg

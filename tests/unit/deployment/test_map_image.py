@@ -17,10 +17,10 @@ from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob, Registry
 from monai_aws_pipeline.deployment import map_image, packaging
 from monai_aws_pipeline.deployment.import_gate import MARK
 from monai_aws_pipeline.maps.build_context import BuildContext, write_context
-from monai_aws_pipeline.maps.expectation import parse_expectation
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import Source
+from monai_aws_pipeline.maps.spec.expectation import parse_expectation
 from monai_aws_pipeline.remote import RemoteCommandError, RemoteError
 from monai_aws_pipeline.settings import Settings, load_settings
 

@@ -9,8 +9,8 @@ import pytest
 
 from monai_aws_pipeline.deployment.packaging import BuildFailedError, Start, Workbench, build_officially, named_failure, starting_point
 from monai_aws_pipeline.maps.build_context import Stage, write_context
-from monai_aws_pipeline.maps.official import marking
-from monai_aws_pipeline.maps.recipe import INSTALL_SH, NO_SYSTEM_PACKAGES
+from monai_aws_pipeline.maps.dockerfile import INSTALL_SH, NO_SYSTEM_PACKAGES
+from monai_aws_pipeline.maps.monai_deploy import marking
 from monai_aws_pipeline.maps.source import checkout
 from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import load_settings

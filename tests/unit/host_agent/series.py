@@ -10,7 +10,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.host_agent.dicom import Instance, Study, read_studies
+from monai_aws_pipeline.host_agent.intake.dicom import Instance, Study, read_studies
 
 from .dicom_files import write_series
 

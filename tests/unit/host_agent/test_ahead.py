@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.contract import MapFacts
-from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import PerStudy
-from monai_aws_pipeline.host_agent.live_map import ReadyMap
-from monai_aws_pipeline.maps.hosting import Limits, RunSpec, held_arguments, run_arguments
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_arguments, run_arguments
 from tests.support import pretended_docker
 
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")

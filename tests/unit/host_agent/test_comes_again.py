@@ -11,7 +11,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import ResultRecord, Status, processed_key, quarantine_key, result_key, study_id
-from monai_aws_pipeline.host_agent.job import Outcome
+from monai_aws_pipeline.host_agent.job_steps import Outcome
 
 from .dicom_files import write_series
 from .test_job import FAILS, SECRET, Bench, answers

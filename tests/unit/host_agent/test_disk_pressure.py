@@ -11,10 +11,10 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from monai_aws_pipeline.host_agent.engine import Engine, ImageFacts
-from monai_aws_pipeline.host_agent.engine_api import EngineApi
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
-from monai_aws_pipeline.host_agent.live_map import LOW_BYTES, PULL_BYTES, LiveMap
+from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.runtime.live_map import LOW_BYTES, PULL_BYTES, LiveMap
 from tests.support.pretended_docker import serving
 
 REPOSITORY = "127.0.0.1:5000/monai-aws/dev"

@@ -19,13 +19,14 @@ from moto import mock_aws
 from pydicom.uid import SegmentationStorage, generate_uid
 
 from monai_aws_pipeline.contract import MapFacts, golden_key
-from monai_aws_pipeline.host_agent import golden, segmentation
+from monai_aws_pipeline.host_agent import golden
+from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
-from monai_aws_pipeline.host_agent.hosting import PerStudy
-from monai_aws_pipeline.host_agent.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.maps.expectation import LABEL_EXPECT, LABEL_REFERENCE, LABEL_STUDY, Verdict, parse_expectation
-from monai_aws_pipeline.maps.hosting import Limits, RunSpec
+from monai_aws_pipeline.host_agent.results import segmentation
+from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.maps.spec.expectation import LABEL_EXPECT, LABEL_REFERENCE, LABEL_STUDY, Verdict, parse_expectation
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
 
 from .dicom_files import box_stl, write_seg, write_series
 from .test_job import WELL, PretendedEngine

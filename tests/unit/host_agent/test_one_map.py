@@ -16,13 +16,13 @@ import pytest
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent import __main__ as agent_main
-from monai_aws_pipeline.host_agent.dicom import read_studies
-from monai_aws_pipeline.host_agent.engine import RunEnd
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import OneAtATime, PerStudy
-from monai_aws_pipeline.host_agent.job import run_study
+from monai_aws_pipeline.host_agent.intake.dicom import read_studies
+from monai_aws_pipeline.host_agent.job_steps import run_study
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
-from monai_aws_pipeline.maps.hosting import Limits
+from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from monai_aws_pipeline.host_agent.runtime.hosting import OneAtATime, PerStudy
+from monai_aws_pipeline.maps.spec.run import Limits
 
 from .dicom_files import write_series
 from .test_golden import READY
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 HOLDS = """
 import sys, threading, time
 from pathlib import Path
-from monai_aws_pipeline.host_agent.hosting import OneAtATime
+from monai_aws_pipeline.host_agent.runtime.hosting import OneAtATime
 with OneAtATime(None, Path(sys.argv[1]))._turn(threading.Event()):
     print("has it", flush=True)
     time.sleep(60)

@@ -17,15 +17,15 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.contract import JobMessage, job_done_key, quarantine_key, result_key, study_id
 from monai_aws_pipeline.host_agent import pipeline as pipeline_module
 from monai_aws_pipeline.host_agent.agent import Agent, BootOnce
-from monai_aws_pipeline.host_agent.bill import Bill
-from monai_aws_pipeline.host_agent.engine import RunEnd
+from monai_aws_pipeline.host_agent.aws.bucket import Store
+from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
+from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import Over, PerStudy, nothing
-from monai_aws_pipeline.host_agent.job import Ended, Outcome, Surroundings
-from monai_aws_pipeline.host_agent.jobs_queue import Delivery, JobsQueue
-from monai_aws_pipeline.host_agent.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.job_steps import Ended, Outcome, Surroundings
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, WorkFolderError
-from monai_aws_pipeline.host_agent.store import Store
+from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from monai_aws_pipeline.host_agent.runtime.hosting import Over, PerStudy, nothing
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 
 from .test_job import SECRET, Bench, answers, zip_of
 

@@ -22,18 +22,18 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent.agent import Agent
-from monai_aws_pipeline.host_agent.engine import Engine, RunEnd
-from monai_aws_pipeline.host_agent.engine_api import EngineApi, EngineError
+from monai_aws_pipeline.host_agent.aws.bucket import Store
+from monai_aws_pipeline.host_agent.aws.spot_interruption import MARGIN_S
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.hosting import PerStudy
-from monai_aws_pipeline.host_agent.job import Outcome
-from monai_aws_pipeline.host_agent.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.notice import MARGIN_S
+from monai_aws_pipeline.host_agent.job_steps import Outcome
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.runtime.warm_runner import Container
 from monai_aws_pipeline.host_agent.stopping import Budget, Stop, stop_on_signals
-from monai_aws_pipeline.host_agent.store import Store
-from monai_aws_pipeline.host_agent.warm import Container
-from monai_aws_pipeline.maps.hosting import Limits, PythonCommand, RunSpec, held_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, PythonCommand, RunSpec, held_arguments
 
 from .test_job import Bench, zip_of
 

@@ -23,8 +23,8 @@ from moto import mock_aws
 
 from lambda_fn import folders, hosts, wake
 from lambda_fn.hosts import Cause, Host, Plan, cause_of, forgotten, plan
-from lambda_fn.package import build_zip, required_distributions
 from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
+from monai_aws_pipeline.deployment.lambda_package import build_zip, required_distributions
 from tests.fidelity.played import play
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda text: f"input/{text}.zip")
@@ -481,7 +481,7 @@ def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_p
         "lambda_fn/hosts.py",
         "lambda_fn/folders.py",
         "monai_aws_pipeline/contract.py",
-        "monai_aws_pipeline/ec2_refusals.py",
+        "monai_aws_pipeline/contract/ec2_refusals.py",
         "jmespath/__init__.py",
     } <= set(names)
     assert "aws_lambda_powertools/__init__.py" in names

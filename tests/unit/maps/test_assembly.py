@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import recipe
+from monai_aws_pipeline.maps import dockerfile
 from monai_aws_pipeline.maps.assembly import TAR, AssemblyError, write_image
 from tests.unit.maps.test_build_context import BASE_CONFIG, BASE_LAYERS, DIGEST, WEIGHTS, context
 
@@ -66,8 +66,8 @@ def test_nothing_in_a_layer_belongs_to_the_user_that_runs_it_or_tells_when_it_wa
         members = archive.getmembers()
     assert {(member.uid, member.gid, member.uname, member.gname) for member in members} == {(0, 0, "", "")}
     assert {oct(member.mode) for member in members} <= {"0o755", "0o644"}
-    assert all(member.mtime == recipe.EPOCH for member in members if member.isdir())
-    assert all(recipe.EPOCH <= member.mtime < recipe.EPOCH + 2**24 for member in members)
+    assert all(member.mtime == dockerfile.EPOCH for member in members if member.isdir())
+    assert all(dockerfile.EPOCH <= member.mtime < dockerfile.EPOCH + 2**24 for member in members)
 
 
 @pytest.mark.parametrize("config", [{}, {"rootfs": None}, {"rootfs": {"diff_ids": []}}])

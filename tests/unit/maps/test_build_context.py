@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import assembly, conformance, recipe, sdk_renderer
+from monai_aws_pipeline.maps import assembly, conformance, dockerfile, sdk_renderer
 from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextError, sdk_pins, write_context
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
-from monai_aws_pipeline.maps.series_rules import LABEL_RULES, rules_in
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
-from monai_aws_pipeline.maps.study_contract import LABEL_STUDY_CONTRACT, contract_of
+from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES, rules_in
+from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, contract_of
 from tests.unit.maps.wheels import local_wheelhouse
 
 EXAMPLE = "examples/brain_mri/app"
@@ -244,8 +244,8 @@ def test_a_title_cannot_leave_its_label(tmp_path):
 
 @pytest.mark.parametrize("base_image", ["a b", "base\nRUN id", "--platform=x", "", "$BASE"])
 def test_a_base_image_that_is_no_reference_is_refused(base_image):
-    with pytest.raises(recipe.RecipeError, match="MONAI_AWS_BASE_IMAGE"):
-        recipe.dependency_stage(base_image)
+    with pytest.raises(dockerfile.RecipeError, match="MONAI_AWS_BASE_IMAGE"):
+        dockerfile.dependency_stage(base_image)
 
 
 def test_an_application_that_is_none_is_refused_by_name(tmp_path):

@@ -18,6 +18,7 @@ from moto import mock_aws
 from monai_aws_pipeline.deployment.doctor import consult, looking_into
 from monai_aws_pipeline.maps import resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine, resolve
+from monai_aws_pipeline.maps.download import ModelMissingError, ModelUnreachableError, S3Look, folder_hash
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.git import (
     CredentialsMissingError,
@@ -29,7 +30,6 @@ from monai_aws_pipeline.maps.git import (
 )
 from monai_aws_pipeline.maps.imports import Installed
 from monai_aws_pipeline.maps.manifest import read_app_config
-from monai_aws_pipeline.maps.model import ModelMissingError, ModelUnreachableError, S3Look, folder_hash
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.requirements import requirements_text
 from monai_aws_pipeline.maps.source import Source

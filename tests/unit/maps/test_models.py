@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import model, models
+from monai_aws_pipeline.maps import download, models
 from monai_aws_pipeline.maps.build_context import write_context
+from monai_aws_pipeline.maps.download import ModelAlteredError, ModelError, ModelMissingError
 from monai_aws_pipeline.maps.manifest import parse_package_manifest
-from monai_aws_pipeline.maps.model import ModelAlteredError, ModelError, ModelMissingError
 from monai_aws_pipeline.maps.models import Model, asked, combined_hash, fetch, layout_key
 from monai_aws_pipeline.maps.source import Source
 
@@ -76,11 +76,11 @@ def test_settings_that_do_not_go_together_are_refused(uri: str, hashes: str, sai
 def test_a_folders_hash_is_what_the_documented_command_prints(weights: Path):
     command = "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
     printed = subprocess.run(["sh", "-c", command], cwd=weights, capture_output=True, text=True, check=True).stdout.split()[0]
-    assert model.folder_hash(weights) == printed
+    assert download.folder_hash(weights) == printed
 
 
 def test_a_folder_comes_into_the_cache_as_a_copy_of_its_own(weights: Path, tmp_path: Path):
-    digest = model.folder_hash(weights)
+    digest = download.folder_hash(weights)
     (found,) = fetch(str(weights), digest, tmp_path / "cache")
     assert (found.name, found.files()) == ("Dataset291.v2", ["fold_0/final checkpoint.pth", "plans.json"])
     found.lay_out(tmp_path / "out", unpack=True)
@@ -92,18 +92,18 @@ def test_a_folder_comes_into_the_cache_as_a_copy_of_its_own(weights: Path, tmp_p
 
 
 def test_a_renamed_file_or_another_byte_makes_another_folder(weights: Path):
-    before = model.folder_hash(weights)
+    before = download.folder_hash(weights)
     (weights / "plans.json").rename(weights / "plan.json")
-    renamed = model.folder_hash(weights)
+    renamed = download.folder_hash(weights)
     (weights / "plan.json").write_text("[]")
-    assert len({before, renamed, model.folder_hash(weights)}) == 3
+    assert len({before, renamed, download.folder_hash(weights)}) == 3
 
 
 def test_a_wrong_or_missing_hash_is_answered_with_the_right_one(weights: Path, tmp_path: Path):
     for given in ("0" * 64, ""):
         with pytest.raises(ModelAlteredError) as caught:
             fetch(str(weights), given, tmp_path / "cache")
-        assert caught.value.found == model.folder_hash(weights)
+        assert caught.value.found == download.folder_hash(weights)
     (tmp_path / "net.ts").write_bytes(b"net")
     with pytest.raises(ModelAlteredError) as file:
         fetch(str(tmp_path / "net.ts"), "", tmp_path / "cache")
@@ -112,12 +112,12 @@ def test_a_wrong_or_missing_hash_is_answered_with_the_right_one(weights: Path, t
 
 
 def test_a_damaged_copy_in_the_cache_is_made_anew(weights: Path, tmp_path: Path):
-    digest = model.folder_hash(weights)
+    digest = download.folder_hash(weights)
     (found,) = fetch(str(weights), digest, tmp_path / "cache")
     (found.path / "plans.json").write_text("damaged")
     (found.path / "more").write_text("x")
     (again,) = fetch(str(weights), digest, tmp_path / "cache")
-    assert model.folder_hash(again.path) == digest
+    assert download.folder_hash(again.path) == digest
 
 
 def test_a_folder_with_a_link_or_without_a_file_is_refused(weights: Path, tmp_path: Path):
@@ -239,7 +239,7 @@ def test_several_models_lie_beside_each_other_and_have_one_name_together(tmp_pat
     (tmp_path / "net.ts").write_bytes(b"net")
     archive, digest = zipped(tmp_path / "liver.zip", {"a": b"1"})
     uri = f"spleen={tmp_path}/net.ts,liver={archive},total={weights}"
-    found = fetch(uri, f"{sha256(b'net')},{digest},{model.folder_hash(weights)}", tmp_path / "cache")
+    found = fetch(uri, f"{sha256(b'net')},{digest},{download.folder_hash(weights)}", tmp_path / "cache")
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__main__.py").write_text("")
     (tmp_path / "app" / "app.yaml").write_text("application: {title: t, version: 1.0.0}\nresources: {cpu: 1}\n")
@@ -269,12 +269,12 @@ def test_the_layer_of_models_changes_with_names_and_with_how_a_zip_is_laid(tmp_p
 def test_an_address_that_leads_nowhere_is_missing_whatever_the_cache_holds(tmp_path: Path):
     (tmp_path / "net.ts").write_bytes(b"net")
     fetch(str(tmp_path / "net.ts"), sha256(b"net"), tmp_path / "cache")
-    assert model.is_cached(model.MODEL, str(tmp_path / "net.ts"), sha256(b"net"), tmp_path / "cache")
-    model.look(model.MODEL, str(tmp_path / "net.ts"))
+    assert download.is_cached(download.MODEL, str(tmp_path / "net.ts"), sha256(b"net"), tmp_path / "cache")
+    download.look(download.MODEL, str(tmp_path / "net.ts"))
     (tmp_path / "net.ts").unlink()
     with pytest.raises(ModelMissingError):
-        model.look(model.MODEL, str(tmp_path / "net.ts"))
-    with pytest.raises(model.ModelUnreachableError):
-        model.look(model.MODEL, "s3://bucket/net.ts")
-    with pytest.raises(model.ModelUnreachableError):
-        model.look(model.MODEL, "https://127.0.0.1:9/net.ts")
+        download.look(download.MODEL, str(tmp_path / "net.ts"))
+    with pytest.raises(download.ModelUnreachableError):
+        download.look(download.MODEL, "s3://bucket/net.ts")
+    with pytest.raises(download.ModelUnreachableError):
+        download.look(download.MODEL, "https://127.0.0.1:9/net.ts")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.maps import recipe, requirements, wheelhouse
+from monai_aws_pipeline.maps import dockerfile, requirements, wheelhouse
 from monai_aws_pipeline.maps.build_context import write_context
 from monai_aws_pipeline.maps.requirements import SDK_PINS, with_sdk_pins
 from monai_aws_pipeline.maps.source import Source
@@ -124,7 +124,7 @@ def run_system_part(tmp_path: Path, installed: list[str], apt: int = 0) -> tuple
     (programs / "rm").write_text("#!/bin/sh\n")
     for program in programs.iterdir():
         program.chmod(0o755)
-    script = recipe.install_script(["libgl1", "libglib2.0-0"])
+    script = dockerfile.install_script(["libgl1", "libglib2.0-0"])
     part = script[: script.index("has_python()")].replace("/tmp/.", f"{tmp_path}/.")  # noqa: S108
     done = subprocess.run(
         ["/bin/sh", "-c", part], env={"PATH": f"{programs}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
@@ -145,7 +145,7 @@ def test_a_base_image_that_holds_them_needs_no_network(tmp_path: Path):
 
 def test_without_a_network_the_script_says_what_to_do(tmp_path: Path):
     code, said, _ = run_system_part(tmp_path, [], apt=100)
-    assert (code, recipe.NO_SYSTEM_PACKAGES in said, "the base image has to hold them" in said) == (65, True, True)
+    assert (code, dockerfile.NO_SYSTEM_PACKAGES in said, "the base image has to hold them" in said) == (65, True, True)
 
 
 def test_packages_of_the_system_are_part_of_the_dependency_stage_and_of_nothing_else(tmp_path: Path):
@@ -157,7 +157,7 @@ def test_packages_of_the_system_are_part_of_the_dependency_stage_and_of_nothing_
     assert asking.dependency_key != plain.dependency_key
     assert (plain.network, asking.network) == ("none", "default"), "apt has to reach its servers"
     assert "libgl1" in (asking.path / "dependencies" / "install.sh").read_text()
-    assert (plain.path / "dependencies" / "install.sh").read_text() == recipe.INSTALL_SH
+    assert (plain.path / "dependencies" / "install.sh").read_text() == dockerfile.INSTALL_SH
     kept = write_context(Source(folder, "0" * 40, False, ""), tmp_path / "c", base_image="b:1", gathered="w1", kept=["dependencies"])
     assert kept.network == "none"
     assert not re.search("libgl1", (asking.path / "Dockerfile").read_text())

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_aws_pipeline.contract import sbom_key
-from monai_aws_pipeline.host_agent import inventory
+from monai_aws_pipeline.host_agent.runtime import image_inventory
 from monai_aws_pipeline.maps.sbom import InventoryError, MapImage, make, parse_inventory
 
 IMAGE = MapImage("1.dkr.ecr.us-east-1.amazonaws.com/monai-aws/map", f"sha256:{'a' * 64}", "1.2.0", datetime(2026, 1, 2, tzinfo=UTC))
@@ -59,17 +59,17 @@ def file_system(files: dict[str, str]) -> io.BytesIO:
 
 
 def taken(files: dict[str, str] = FILES) -> dict:
-    return parse_inventory(inventory.read(file_system(files)).to_json())
+    return parse_inventory(image_inventory.read(file_system(files)).to_json())
 
 
 def test_what_is_installed_is_found_with_its_version_and_licence_and_what_was_removed_is_not():
-    found = inventory.read(file_system(FILES))
+    found = image_inventory.read(file_system(FILES))
     assert found.system == {"ID": "ubuntu", "VERSION_ID": "24.04"}
-    assert found.debian == [inventory.Package("libc6", "2.36-9+deb12u8", "", "amd64")]
+    assert found.debian == [image_inventory.Package("libc6", "2.36-9+deb12u8", "", "amd64")]
     assert [(item.name, item.version, item.license) for item in found.python] == [
         ("bare", "1", ""), ("monai", "1.6.1", "Apache-2.0"), ("odd", "1", "Our own words"), ("six", "1.0", "MIT License"),
     ]  # fmt: skip
-    assert found.models == [inventory.ModelFile("net/net.ts", hashlib.sha256(b"weights").hexdigest(), 7)]
+    assert found.models == [image_inventory.ModelFile("net/net.ts", hashlib.sha256(b"weights").hexdigest(), 7)]
 
 
 def test_the_document_is_valid_cyclonedx_and_lists_the_map_its_packages_and_its_model():
@@ -104,12 +104,12 @@ def test_an_entry_without_a_version_is_refused():
 
 
 def test_a_file_system_of_too_many_packages_or_none_at_all_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inventory, "_MAX_ITEMS", 3)
+    monkeypatch.setattr(image_inventory, "_MAX_ITEMS", 3)
     with pytest.raises(ValueError, match="more than 3"):
         taken()
     for damaged in (b"", b"x" * 4096):
         with pytest.raises((tarfile.TarError, OSError, ValueError)):
-            inventory.read(io.BytesIO(damaged))
+            image_inventory.read(io.BytesIO(damaged))
 
 
 words = st.text(max_size=30)

@@ -32,9 +32,10 @@ from monai_aws_pipeline.contract import (
     job_done_key,
     utc_text,
 )
-from monai_aws_pipeline.host_agent.commit import JobDone
+from monai_aws_pipeline.host_agent.results.commit import JobDone
 from monai_aws_pipeline.operations.errors import QueueMissingError
 from monai_aws_pipeline.operations.replay import Wanted, _replay_queue, jobs_of_job, jobs_of_upload, replay_dead_letters
+from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.operations.status import DeploymentState, Watch, trouble_of
 from monai_aws_pipeline.operations.upload import (
     NotAnsweredError,
@@ -47,7 +48,6 @@ from monai_aws_pipeline.operations.upload import (
     wait_answer,
 )
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.results_store import ResultsStore, UnreadableResultError
 from tests.support.studies import tiny_study_zip
 from tests.unit.studies.records import job_of, refused, succeeded
 

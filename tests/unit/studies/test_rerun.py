@@ -11,17 +11,17 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.cloud.promotion import Change, Kind
 from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import InputFacts, JobMessage, ResultRecord, Status, processed_key
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
+from monai_aws_pipeline.operations.promotion import Change, Kind
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, current_versions, event_of
 from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, NotAnsweredError, Reruns
-from monai_aws_pipeline.studies.results_store import ResultsStore
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
 
 STUDY = study_of(1)

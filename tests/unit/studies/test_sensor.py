@@ -13,9 +13,9 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import IndexEntry, Status, index_key, output_key, quarantine_key
+from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
-from monai_aws_pipeline.studies.results_store import ResultsStore
 from monai_aws_pipeline.studies.sensor import study_results_sensor
 from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
 

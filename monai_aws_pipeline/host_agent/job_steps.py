@@ -1,0 +1,576 @@
+"""The steps of one job, over frozen values.
+
+    prepare (fetch, check, group into studies) → for each study: attempt (the MAP runs), publish (judge, upload, commit) → finish
+
+Here belongs what each step does and what each kind of failure means. Each step knows only what it is handed; on which thread it runs, and
+that the steps of several jobs overlap, is decided in ``pipeline.py``. I/O lives in Store, JobsQueue, Engine and LiveMap.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from monai_aws_pipeline.contract import (
+    ContractError,
+    Cost,
+    HostFacts,
+    InputFacts,
+    JobMessage,
+    MapFacts,
+    Resources,
+    ResultError,
+    ResultRecord,
+    Status,
+    Timings,
+    output_key,
+    parse_utc,
+    quarantine_key,
+    sha256_text,
+    study_id,
+    utc_text,
+)
+from monai_aws_pipeline.host_agent.aws.bucket import Store
+from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
+from monai_aws_pipeline.host_agent.config import AgentConfig
+from monai_aws_pipeline.host_agent.cost_ledger import Bill, Seconds
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.intake import originals, repairs
+from monai_aws_pipeline.host_agent.intake.dicom import Instance, Study, read_studies
+from monai_aws_pipeline.host_agent.intake.map_requirements import Given, MapRequirements
+from monai_aws_pipeline.host_agent.intake.pixel_types import undecodable
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, with_free_space
+from monai_aws_pipeline.host_agent.job_status import Board
+from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
+from monai_aws_pipeline.host_agent.log_redaction.identifiers import IdentifierFilter
+from monai_aws_pipeline.host_agent.results import commit, outputs, preview
+from monai_aws_pipeline.host_agent.results.outputs import Produced
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, Over, nothing
+from monai_aws_pipeline.host_agent.runtime.live_map import LiveMap, ReadyMap
+from monai_aws_pipeline.host_agent.stopping import Stop
+from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, effective_timeout
+
+log = logging.getLogger(__name__)
+
+PREFETCH_MARGIN: Final = 4 << 30
+_SIGNALS: Final = 128
+"""Exit codes above it are those of a process that a signal has ended."""
+_MACHINES_FAULT: Final = re.compile(
+    r"CUDA (?:driver )?error|CUDA out of memory|cudaError|cuda runtime error|CUDNN_STATUS|NVML|No space left on device"
+    r"|Cannot allocate memory|can't start new thread|Resource temporarily unavailable|Bus error|MemoryError",
+    re.IGNORECASE,
+)
+HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_FAILED, Code.STORAGE_FAILED, Code.DISK_FULL})
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand.
+
+    ``stop``: end now. ``leave``: begin nothing new and end what runs, because AWS takes the machine back.
+    """
+
+    config: AgentConfig
+    store: Store
+    queue: JobsQueue
+    engine: Engine
+    hosting: Hosting
+    live_map: LiveMap
+    secret: bytes
+    host: HostFacts
+    work: Path
+    stop: Stop
+    limits: IntakeLimits = field(default_factory=IntakeLimits)
+    bill: Bill = field(default_factory=Bill)
+    leave: threading.Event = field(default_factory=threading.Event)
+    board: Board = field(default_factory=Board)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A job in hand: its message, its receipt, its fresh folder, and when it was taken (clock and monotonic seconds)."""
+
+    message: JobMessage
+    delivery: Delivery
+    folder: Path
+    at: datetime
+    started: float
+
+    @property
+    def queued_seconds(self) -> float:
+        """Seconds from the upload's event to the start of this try; never negative, because two clocks are compared."""
+        return max(0.0, (self.at - parse_utc(self.message.enqueued_at)).total_seconds())
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The studies of an upload on disk. ``bytes`` downloaded, ``seconds`` of download and unpacking; what of it is no DICOM, by kind."""
+
+    studies: tuple[Study, ...]
+    bytes: int
+    seconds: float
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
+
+    ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
+    """
+
+    study: Study
+    folder: Path
+    source: Path
+    target: Path
+    without_identifiers: IdentifierFilter
+    given: Given | None = None
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """What the MAP was given, and before that was chosen every image of the study."""
+        return self.given.instances if self.given else self.study.instances
+
+
+@dataclass(frozen=True)
+class OneStudy:
+    """One study of a job, ready to be inferred since ``at`` (monotonic seconds)."""
+
+    placed: Placed
+    pseudonym: str
+    facts: InputFacts
+    timings: Timings
+    at: float
+
+    @property
+    def folder(self) -> Path:
+        """Its own folder within the job's."""
+        return self.placed.folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What of a job is left to infer, and the commits of studies that an earlier try answered."""
+
+    studies: tuple[OneStudy, ...]
+    known: tuple[ResultRecord, ...]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What the MAP wrote for one study and how its run ended."""
+
+    end: RunEnd
+    produced: tuple[Produced, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds."""
+
+    one: OneStudy
+    timings: Timings
+    ended: float
+    ready: ReadyMap | None = None
+    end: RunEnd | None = None
+    error: JobError | None = None
+
+
+class Outcome(StrEnum):
+    """What became of a message."""
+
+    ANSWERED = "answered"
+    REPEATED = "repeated"
+    GIVEN_BACK = "given back"
+    INTERRUPTED = "interrupted"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of one receipt. ``retry_in``: seconds until the message shows up again, 0 where it does not."""
+
+    outcome: Outcome
+    retry_in: int = 0
+
+
+# ------------------------------------------------------------------------------------------------------------- before the inference
+
+
+def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
+    """Complete what a crash left undone after the job was marked done."""
+    records = commit.repair_index(around.store, done)
+    originals.complete(around.store, message, _kind_or_zip(message), records)
+
+
+def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
+    """Bring the upload here, check it, and place each study that no earlier try answered. Raises RefusedError, FailedError."""
+    source = originals.source_of(taken.message)
+    log.info("job %s: taken (try %d, %s, %d bytes)", taken.message.job, taken.delivery.receives, source.kind, taken.message.size)
+    fetched = fetch(around, taken, source)
+    spent = Timings(queued=taken.queued_seconds, download=fetched.seconds)
+    studies: list[OneStudy] = []
+    known: list[ResultRecord] = []
+    for number, study in enumerate(fetched.studies):
+        pseudonym = study_id(around.secret, study.uid)
+        if earlier := decisions.end_of(pseudonym):
+            known.append(commit.honour(around.store, earlier))
+            continue
+        placed = place(study, taken.folder / f"study-{number}", around.config.limits)
+        studies.append(
+            OneStudy(
+                placed, pseudonym, replace(input_facts(taken.message, study), passed_over=fetched.passed_over), spent, time.monotonic()
+            )
+        )
+    return Prepared(tuple(studies), tuple(known))
+
+
+def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetched:
+    """Download, unpack, group. Raises RefusedError for anything that is no study, FailedError for a bucket or disk that fails."""
+    started = time.monotonic()
+    limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
+    upload = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
+    studies = read_studies([*upload.files])
+    if source.only_study:
+        studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
+        if not studies:
+            raise RefusedError(Code.BAD_REQUEST, "The original does not hold the study that the re-run names.")
+    return Fetched(studies, upload.bytes, time.monotonic() - started, upload.passed_over)
+
+
+def place(study: Study, folder: Path, limits: Limits) -> Placed:
+    """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
+    without_identifiers = IdentifierFilter.of(study)
+    source, target = folder / "input", folder / "output"
+    folder.mkdir(exist_ok=True)
+    source.mkdir(mode=0o755)
+    source.chmod(0o755)
+    target.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(target, limits.uid, limits.gid)
+    images = tuple(_moved(item, source / item.path.name) for item in study.instances)
+    companions = tuple(_moved(item, source / item.path.name) for item in study.companions)
+    return Placed(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
+
+
+def give(placed: Placed, requirements: MapRequirements) -> Placed:
+    """Leave in the MAP's folder what it is given, in the order of its file names; the rest waits beside it. Raises RefusedError."""
+    given = requirements.give(placed.study)
+    names = [f"{number:06d}.dcm" for number in range(1, len(given.instances) + 1)]
+    files = [*placed.source.iterdir()]
+    if len(files) != len(names) or [item.path.name for item in given.instances] != names:  # a good study comes as it is to be given
+        withheld = placed.folder / "withheld"
+        withheld.mkdir(mode=0o700)
+        for path in files:
+            path.rename(withheld / path.name)
+        moved = [
+            _moved(replace(item, path=withheld / item.path.name), placed.source / name)
+            for item, name in zip(given.instances, names, strict=True)
+        ]
+        given = replace(given, instances=tuple(moved))
+    return replace(placed, given=given, repairs=repairs.even_out(given.instances, given.stacks))
+
+
+def _moved(instance: Instance, target: Path) -> Instance:
+    """An instance at another place, where the MAP's user may read it."""
+    instance.path.rename(target).chmod(0o644)
+    return replace(instance, path=target)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- inference
+
+
+def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over = nothing) -> Attempt:
+    """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer.
+
+    ``over`` may be called when nothing of the MAP runs any more, so that the next study need not wait for the rest.
+    """
+    began = time.monotonic()
+    spent, ready = replace(one.timings, waiting=began - one.at), None
+    try:
+        ready = around.live_map.ready(message.request, around.stop)
+        spent = replace(spent, pull=ready.seconds)
+        requirements = ready.requirements.requiring_volume() if around.config.require_volume else ready.requirements
+        one = _with_facts(replace(one, placed=give(one.placed, requirements)))
+        end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed, over)
+        return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
+    except InterruptedJobError:
+        raise
+    except Exception as wrong:
+        return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
+
+
+def _with_facts(one: OneStudy) -> OneStudy:
+    """What was given of a study, and what was not, as its record says it."""
+    placed, given = one.placed, one.placed.given
+    if given is None:
+        return one
+    passed_over = dict(Counter(one.facts.passed_over) + Counter(given.passed_over))
+    facts = replace(one.facts, given=len(given.instances), selection=given.selection, passed_over=passed_over, repairs=placed.repairs)
+    return replace(one, facts=facts)
+
+
+def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Callable[[], None] | None:
+    """Have the MAP's container started for a study whose turn comes next; what undoes that, None where the MAP is not known yet."""
+    ready = around.live_map.last(message.request)
+    if not ready:
+        return None
+    name, limits = _container(placed, around.config.limits)
+    around.hosting.ahead(ready, placed.source, placed.target, limits, name=name)
+    return partial(around.hosting.drop, name)
+
+
+def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed, over: Over = nothing) -> RunEnd:
+    """Run the MAP on a placed study; its log lies in ``folder/map.log`` afterwards. Raises FailedError, InterruptedJobError."""
+    folder = placed.folder
+    name, limits = _container(placed, limits)
+    end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop, over=over)
+    (folder / "map.log").write_text("\n".join(placed.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
+    log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
+    return end
+
+
+def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
+    """Name of a study's container, and its limits with the label by which one that was left is found."""
+    job = placed.folder.parent.name
+    return f"monai-aws-{job[:12]}-{placed.folder.name}", replace(limits, labels=((CONTAINER_LABEL, job),))
+
+
+def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
+    """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
+    try:
+        judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+    except FailedError as error:
+        if error.code is Code.MAP_FAILED and error.final and (bad := undecodable(placed.instances)):
+            cause = f"The pixels of {bad} of {len(placed.instances)} images cannot be decoded, and the application ended with an error."
+            raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
+        raise
+    return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
+
+
+def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
+    """One study from its files to judged outputs, for whoever has a MAP and a study but no queue. Raises JobError."""
+    placed = give(place(study, folder, limits), ready.requirements)
+    return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
+
+
+def judge_end(
+    end: RunEnd, timeout_s: int, memory_mib: int, without_identifiers: Callable[[Iterable[str]], list[str]] = lambda lines: [*lines]
+) -> None:
+    """The application's own exit code decides. Raises FailedError, which is final where the same study would end the same way again."""
+    if not (end.timed_out or end.out_of_memory or end.exit_code):
+        return
+    lines = without_identifiers(end.log_tail)
+    last = last_meaningful_line(lines)
+    if end.timed_out:
+        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.", last_line=last)
+    if end.out_of_memory:
+        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.", last_line=last)
+    raise FailedError(
+        Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.", last_line=last, final=not may_pass(end.exit_code, lines)
+    )
+
+
+def may_pass(exit_code: int, lines: Iterable[str]) -> bool:
+    """Whether an application's failure may pass: it was ended by a signal, or speaks of the machine and not of the study."""
+    return exit_code < 0 or exit_code > _SIGNALS or any(_MACHINES_FAULT.search(line) for line in lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- after the inference
+
+
+def publish(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+    """Commit one study. Raises FailedError when it failed and the queue will deliver its job again."""
+    try:
+        return _commit_answer(around, taken, tried)
+    except Exception as wrong:
+        return _end(around, taken, as_job_error(wrong), tried)
+
+
+def refuse(around: Surroundings, taken: Taken, error: JobError) -> ResultRecord:
+    """Commit a job that ended before any study of it could be inferred. Raises the error when the queue will deliver the job again."""
+    return _end(around, taken, error)
+
+
+def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) -> None:
+    """Every study has committed: the original is kept, the job marked done, ``input/`` cleared."""
+    message = taken.message
+    kind = _kind_or_zip(message)
+    originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
+    commit.write_done(around.store, message.job, records)
+    originals.remove(around.store, message, kind, records)
+
+
+def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+    if tried.error or not tried.ready or not tried.end:
+        raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
+    one, ready, job = tried.one, tried.ready, taken.message.job
+    inferred = judge(around.config.limits, ready, one.placed, tried.end)
+    extra = preview.describe(inferred.produced, one.placed.instances, one.folder, one.placed.without_identifiers.one)
+    kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
+    produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
+
+    def record(charged: Seconds) -> ResultRecord:
+        now = time.monotonic()
+        spent = replace(tried.timings, boot=charged.boot, upload=now - tried.ended)
+        return ResultRecord(
+            job=job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
+            map=ready.facts, host=around.host, timings=completed(spent, now - taken.started),
+            resources=resources_of(inferred.end),
+            cost=cost_of(charged, ready.seconds, around.config, around.host), request=taken.message.request,
+        )  # fmt: skip
+
+    return _charged(around, record, lambda make: commit.commit_end(around.store, produced, partial(output_key, one.pseudonym, job), make))
+
+
+def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | None = None) -> ResultRecord:
+    """Commit a study, or a job whose studies are not known, that was refused or failed for good; otherwise raise its error."""
+    if tried is None and (answered := _answered_meanwhile(around, taken.message)):
+        return answered
+    status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
+    if status is Status.FAILED and not error.final and not taken.delivery.last:
+        raise error
+    message, one = taken.message, tried.one if tried else None
+    study = one.pseudonym if one else _study_of_rerun(message)
+    log.warning("job %s: %s (%s: %s)", message.job, status, error.code, error.cause)
+    logs = [outputs.made_here(path, outputs.LOG)] if one and (path := one.folder / "map.log").is_file() else []
+    spent = tried.timings if tried else Timings(queued=taken.queued_seconds)
+
+    def record(charged: Seconds) -> ResultRecord:
+        return ResultRecord(
+            job=message.job, study=study, status=status, committed_at=utc_text(datetime.now(UTC)),
+            input=one.facts if one else input_facts(message, None), map=tried.ready.facts if tried and tried.ready else MapFacts(),
+            host=around.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - taken.started),
+            resources=resources_of(tried.end) if tried and tried.end else Resources(),
+            cost=cost_of(charged, spent.pull, around.config, around.host),
+            error=ResultError(str(error.code), error.message, error.last_line), request=message.request,
+        )  # fmt: skip
+
+    keep = partial(quarantine_key, message.job, study=study)
+    try:
+        return _charged(around, record, lambda make: commit.commit_end(around.store, logs, keep, make))
+    except commit.StudiesDecidedError:
+        raise error from None  # what is decided of the others is not known here, so the job is not ended, and comes again
+
+
+def _answered_meanwhile(around: Surroundings, message: JobMessage) -> ResultRecord | None:
+    """An answer of the job that another host completed while this one failed on it, because by then the upload had been moved away."""
+    done = commit.read_done(around.store, message.job)
+    return next(iter(commit.repair_index(around.store, done)), None) if done else None
+
+
+def _charged(
+    around: Surroundings, build: Callable[[Seconds], ResultRecord], write: Callable[[Callable[[], ResultRecord]], ResultRecord]
+) -> ResultRecord:
+    """Commit a record with what is unpaid at that moment, which stays unpaid unless this very record is the one that counts."""
+    ours: ResultRecord | None = None
+    winner: ResultRecord | None = None
+    charged = Seconds()
+
+    def make() -> ResultRecord:
+        nonlocal ours, charged
+        charged = around.bill.charge()
+        ours = build(charged)
+        return ours
+
+    try:
+        winner = write(make)
+        return winner
+    finally:
+        if not (ours and winner and (ours.host, ours.committed_at) == (winner.host, winner.committed_at)):
+            around.bill.refund(charged)
+
+
+# ------------------------------------------------------------------------------------------------------------------- pure decisions
+
+
+def read_message(body: str, bucket: str) -> JobMessage:
+    """The job of a message. Raises ContractError; another deployment's bucket is none of this host's business."""
+    message = JobMessage.from_json(body)
+    if message.bucket != bucket:
+        raise ContractError("job message names another bucket than this deployment's")
+    return message
+
+
+def input_facts(message: JobMessage, study: Study | None) -> InputFacts:
+    """What a record says about the upload: the key's hash, never the key."""
+    return InputFacts(
+        key_sha256=sha256_text(message.key),
+        etag=message.etag,
+        bytes=message.size,
+        instances=len(study.instances) if study else 0,
+        modalities=study.modalities if study else (),
+        series=study.series if study else 0,
+    )
+
+
+def resources_of(end: RunEnd) -> Resources:
+    """What a record says about the machine's resources that a run used."""
+    return Resources(end.peak_bytes, end.peak_gpu_bytes, end.cpu_seconds, end.hosting)
+
+
+def completed(spent: Timings, in_hand: float) -> Timings:
+    """Timings with their total, which runs from the upload's event to the commit: queued + seconds in hand. Rounded to milliseconds."""
+    values = {**vars(spent), "total": spent.queued + in_hand}
+    return Timings(**{name: round(value, 3) for name, value in values.items()})
+
+
+def cost_of(charged: Seconds, pull: float, config: AgentConfig, host: HostFacts) -> Cost:
+    """What the seconds charged to a study cost, by share: boot, pull, inference (with all else that the machine did meanwhile), idle."""
+    price = config.usd_per_hour.get(host.type)
+    pull = min(pull, charged.busy)
+    seconds = {"boot": charged.boot, "pull": pull, "inference": charged.busy - pull, "idle": charged.idle}
+    shares = {name: round((price or 0.0) * spent / 3600, 6) for name, spent in seconds.items()}
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    basis = config.price_basis if price is not None else "no list price known"
+    return Cost(round(sum(shares.values()), 6), f"{price or 0.0:.4f} USD/h on {host.type or 'this host'} ({basis}): {spent}", shares)
+
+
+def room_to_prefetch(size: int, free: int) -> bool:
+    """Whether a study of ``size`` bytes may be fetched while others are in hand, with ``free`` bytes left on the disk."""
+    return free > PREFETCH_MARGIN and size <= free // 2
+
+
+def retry_seconds(code: Code, receives: int) -> int:
+    """Seconds until a failed job is tried again: longer where this host or its surroundings failed and need time."""
+    return (30 if code in HOST_CODES else 5) * receives
+
+
+def as_job_error(wrong: BaseException) -> JobError:
+    """Any exception as one with a code. The text of a foreign exception is left out, because it may quote a key or a DICOM value."""
+    if isinstance(wrong, JobError):
+        return wrong
+    if isinstance(wrong, OSError) and wrong.errno == 28:
+        return FailedError(Code.DISK_FULL, "The host's disk is full.")
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(wrong.__traceback__)[-4:]))
+    return FailedError(Code.INTERNAL, f"Unexpected {wrong.__class__.__name__} at {places}.")
+
+
+def _study_of_rerun(message: JobMessage) -> str:
+    """The pseudonym that a re-run's key names, known before anything is read; empty for an upload."""
+    try:
+        return originals.source_of(message).only_study
+    except RefusedError:
+        return ""
+
+
+def _kind_or_zip(message: JobMessage) -> originals.Kind:
+    try:
+        return originals.source_of(message).kind
+    except RefusedError:
+        return originals.Kind.RERUN if message.request else originals.Kind.ZIP  # one object, kept and removed like a zip

@@ -1,0 +1,175 @@
+"""How the MAP is kept for studies: a container of its own for each study, behind one protocol; and that one MAP runs at a time.
+
+Here belongs who starts and ends containers of the MAP. The job knows only ``Hosting``: it hands over a study's folders and gets the end of
+the run, whichever way it was hosted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.runtime.engine import Container, Engine, RunEnd
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.runtime.network_namespace import NoNetwork
+from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_arguments, run_arguments
+
+log = logging.getLogger(__name__)
+
+_TURN_LOOK_S: Final = 0.1
+
+Over = Callable[[], None]
+"""What is called when a run is over."""
+
+
+def nothing() -> None:
+    """For whoever starts nothing when a run is over."""
+
+
+class Hosting(Protocol):
+    """Runs the MAP on one study at a time."""
+
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
+        """Run the MAP on the files in ``source``; what it writes lies in ``target`` (empty before) afterwards.
+
+        ``name`` is unique among the containers of this host. ``over`` may be called once nothing of the MAP runs any more, before the end
+        is known; another ``run`` may begin then. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
+        InterruptedJobError on ``stop``; how the application itself ended is in the RunEnd.
+        """
+
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """Get ready for ``run`` with these arguments, while another study is run; no application begins. Never fails."""
+
+    def drop(self, name: str) -> None:
+        """Undo ``ahead`` where no ``run`` followed. None of that name is fine."""
+
+    def close(self) -> None:
+        """Remove what is kept between studies. May be called more than once."""
+
+
+class PerStudy:
+    """A fresh container for each study, removed after it. Starting one takes longer than many a study: the next is started ahead, held
+    before its application begins, so that still one application runs at a time.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._held: dict[str, tuple[list[str], Container]] = {}
+        self._plain: set[str] = set()
+        self._network = NoNetwork(engine)
+
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """Start the study's container and hold it."""
+        if ready.image not in self._plain and name not in self._held:
+            self._network.open(ready.image, limits)
+            arguments = self._held_arguments(ready, source, target, limits, name)
+            try:
+                self._held[name] = (arguments, self._engine.hold(arguments))
+            except OSError as wrong:
+                log.warning("a container could not be started ahead (%s)", wrong.__class__.__name__)
+
+    def drop(self, name: str) -> None:
+        """End a container that was held for nothing."""
+        held = self._held.pop(name, None)
+        if held:
+            self._engine.drop(name, held[1])
+
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
+        """Let the held container's application begin, or start one; wait, measure, remove."""
+        timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
+        arguments, held = self._held.get(name, ([], None))
+        if held and held.poll() is None and arguments == self._held_arguments(ready, source, target, limits, name):
+            del self._held[name]
+            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, over=over)
+            if end.exit_code not in (126, 127):
+                return end
+            self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
+        if held:  # it ended by itself, or another MAP is live by now
+            self.drop(name)
+            name = f"{name}-again"  # the engine may not be done with the first yet
+        arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
+        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, over=over)
+
+    def close(self) -> None:
+        """End what is held."""
+        for name in list(self._held):
+            self.drop(name)
+        self._network.close()
+        self._engine.settle()
+
+    def _held_arguments(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> list[str]:
+        return held_arguments(ready.image, ready.spec, source, target, self._network.joined(limits), name=name)
+
+
+class OneAtATime:
+    """One MAP at a time on this machine, whichever process runs it: the agent, or ``prove`` beside it. Two would share one GPU's memory.
+
+    Locks of the kernel on two files in ``folder``: they end with the process that held them, however that ended. Whoever waits for the MAP
+    holds the other, so that an agent with a backlog, which is back within milliseconds, does not get ahead again and again.
+    """
+
+    def __init__(self, hosting: Hosting, folder: Path):
+        self._hosting, self._folder = hosting, folder
+
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+    ) -> RunEnd:
+        """Wait for the turn, then run. The turn is over when the MAP is."""
+        with self._turn(stop) as end_turn:
+
+            def ended() -> None:
+                end_turn()
+                over()
+
+            return self._hosting.run(ready, source, target, limits, name=name, stop=stop, over=ended)
+
+    def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
+        """At any time, because no application begins."""
+        self._hosting.ahead(ready, source, target, limits, name=name)
+
+    def drop(self, name: str) -> None:
+        """Undo ``ahead``."""
+        self._hosting.drop(name)
+
+    def close(self) -> None:
+        """Remove what is kept between studies."""
+        self._hosting.close()
+
+    @contextmanager
+    def _turn(self, stop: threading.Event) -> Iterator[Callable[[], None]]:
+        """While it is this one's turn, which ends with the block or when what it yields is called."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with (self._folder / "next-map.lock").open("w") as following, (self._folder / "map.lock").open("w") as running:
+            waited = _lock(following, stop)
+            waited = _lock(running, stop) or waited
+            fcntl.flock(following, fcntl.LOCK_UN)
+            if waited:
+                log.info("waited %.1f s for another process's MAP", time.monotonic() - started)
+            yield partial(fcntl.flock, running, fcntl.LOCK_UN)
+
+
+def _lock(file: IO[str], stop: threading.Event) -> bool:
+    """Lock it, whether after a wait. Raises InterruptedJobError on ``stop``."""
+    waited = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stop.wait(_TURN_LOOK_S):
+                raise InterruptedJobError("the host is stopping") from None
+            waited = True
+        else:
+            return waited

@@ -1,0 +1,452 @@
+"""Which MAP answers studies, which ones did before, and how another one takes over.
+
+Here belong the parameter ``live-map`` with its history, which AWS keeps (the last 100 versions), and the two ways to change it: a promotion
+after a host has answered the golden study with the candidate, and a rollback to a MAP that was live before, which nothing delays. What is
+decided from history and registry is in pure functions. Hosts read the parameter before each job, so that none changes its MAP within one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.registry import PushedImage, Registry
+from monai_aws_pipeline.cloud.run_command import Commands, ParameterVersion
+from monai_aws_pipeline.cloud.trigger import Trigger
+from monai_aws_pipeline.contract import ROLE_INFERENCE
+from monai_aws_pipeline.maps.build_context import is_stage_tag
+from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
+
+if TYPE_CHECKING:
+    from monai_aws_pipeline.cloud.session import Clients
+    from monai_aws_pipeline.settings import Settings
+
+
+TAG_PREPARED: Final = "monai-aws:prepared-map"
+"""Tag of a host: the digest that was pulled onto it last."""
+
+AGENT: Final = "/opt/monai-aws/bin/monai-aws-agent"
+PULL_SECONDS: Final = 1800
+MAX_POINTS: Final = 100
+MAX_WHY: Final = 300
+SHORTEST_PREFIX: Final = 7
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_MISSED_EXIT: Final = 4
+_NOT_READY_EXIT: Final = 3
+_CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
+
+
+class PromotionError(CloudError):
+    """The live MAP was not changed. The message says why and what to do."""
+
+
+class UnknownMapError(PromotionError):
+    """No image, or more than one, has that name."""
+
+
+class NotProvenError(PromotionError):
+    """The candidate missed points of the golden study on a host, or no host could try it."""
+
+
+class NeverLiveError(PromotionError):
+    """There is no MAP to go back to, or the named one never answered studies."""
+
+
+class Kind(StrEnum):
+    """How a MAP became the live one. The first word of the parameter's description."""
+
+    DEPLOY = "deploy"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One version of the parameter: the digest that became live, how, when (ISO 8601), and the words it was written with."""
+
+    digest: str
+    kind: Kind
+    at: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the history says now. ``before``: MAPs to go back to, the nearest first. ``withdrawn``: those that a rollback took back."""
+
+    live: str
+    before: tuple[str, ...]
+    withdrawn: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a host found about a candidate. ``golden``: passed, failed or none (the MAP brings no golden study)."""
+
+    host: str
+    golden: str
+    points: tuple[Point, ...]
+    seconds: float
+
+    @property
+    def missed(self) -> tuple[Point, ...]:
+        """The points that were not met."""
+        return tuple(point for point in self.points if not point.ok)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A MAP that became live, or was so already (``changed`` is False). ``previous`` is empty for the first one."""
+
+    kind: Kind
+    image: PushedImage
+    previous: str
+    who: str
+    why: str
+    changed: bool
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True)
+class ListedMap:
+    """One image of the repository and what it is to the deployment: live, previous, withdrawn, was live, or nothing yet."""
+
+    image: PushedImage
+    standing: str
+
+
+# ------------------------------------------------------------------------------------------------------------------- decisions
+
+
+def standing(history: Sequence[Switch]) -> Standing:
+    """Read a history, oldest first. A rollback takes back what came after its target, so that two in a row go two steps back."""
+    stack: list[str] = []
+    withdrawn: set[str] = set()
+    for switch in history:
+        if stack and stack[-1] == switch.digest:
+            continue
+        if switch.kind is Kind.ROLLBACK and switch.digest in stack:
+            kept = len(stack) - stack[::-1].index(switch.digest)
+            withdrawn |= set(stack[kept:])
+            del stack[kept:]
+        else:
+            stack.append(switch.digest)
+        withdrawn.discard(switch.digest)
+    live = stack[-1] if stack else ""
+    before = dict.fromkeys(digest for digest in reversed(stack[:-1]) if digest != live and digest not in withdrawn)
+    return Standing(live, tuple(before), frozenset(withdrawn))
+
+
+def choose_map(images: Sequence[PushedImage], wanted: str) -> PushedImage:
+    """The image that a user means by a tag, a digest, its first 7 or more digits, or a whole reference; the newest for an empty text.
+
+    ``images``: newest first. Raises UnknownMapError.
+    """
+    if not images:
+        raise UnknownMapError("There is no MAP in the registry.", "Materialise map_image first.")
+    if not wanted:
+        return images[0]
+    tagged = [image for image in images if {wanted, wanted.rpartition(":")[2]} & set(image.tags)]
+    digits = wanted.rpartition("@")[2].removeprefix("sha256:")
+    named = [image for image in images if image.digest.removeprefix("sha256:").startswith(digits)]
+    found = tagged or (named if len(digits) >= SHORTEST_PREFIX and re.fullmatch(r"[0-9a-f]+", digits) else [])
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} MAPs begin with" if found else "The registry has no MAP with the tag or digest"
+    raise UnknownMapError(f"{what} {wanted[:120]!r}.", "List them with: monai-aws maps")
+
+
+def choose_return(images: Sequence[PushedImage], past: Sequence[Switch], wanted: str) -> PushedImage:
+    """The image to roll back to: the named one if it was live before, or the nearest that was and is still in the registry.
+
+    Raises UnknownMapError, NeverLiveError.
+    """
+    now = standing(past)
+    if wanted:
+        image = choose_map(images, wanted)
+        if image.digest not in {switch.digest for switch in past}:
+            raise NeverLiveError(
+                f"{label(image)} has never answered studies here, as far back as the parameter's history goes.",
+                f"Promote it, which asks the golden study first: monai-aws promote {label(image)}",
+            )
+        return image
+    there = {image.digest: image for image in images}
+    for digest in now.before:
+        if digest in there:
+            return there[digest]
+    raise NeverLiveError("No MAP that was live before is left to go back to.", "Name one that was: monai-aws maps, monai-aws rollback MAP")
+
+
+def live_after_deploy(now: Standing, candidate: str, present: Collection[str], promote_on_deploy: bool) -> tuple[str, str]:
+    """Which digest is to be live after hosts were deployed, and why it is not the candidate (empty where it is).
+
+    ``present``: digests in the registry. The first MAP becomes live in any case; one that a rollback took back never does.
+    """
+    if now.live in (candidate, "") or now.live not in present:
+        return candidate, ""
+    if candidate in now.withdrawn:
+        return now.live, "it was taken back by a rollback; promote_map makes it live again"
+    if not promote_on_deploy:
+        return now.live, "MONAI_AWS_PROMOTE_ON_DEPLOY is false; promote_map makes it live"
+    return candidate, ""
+
+
+def asks_golden(config: Mapping[str, Any], digest: str, past: Sequence[Switch]) -> bool:
+    """Whether an image (its configuration, its digest) has to answer its golden study on a host before a deployment makes it live.
+
+    Not the first MAP, which takes nobody's place; nor one that was live before, as with a rollback; nor one that brings no golden study.
+    """
+    labels = (config.get("config") or {}).get("Labels") or {}
+    return bool(past) and digest not in {switch.digest for switch in past} and bool(labels.get(LABEL_STUDY))
+
+
+def check_proof(image: PushedImage, proof: Proof, live: str, *, require_golden: bool = False) -> None:
+    """Raise NotProvenError where a host did not answer the golden study as expected, or had none and one is required."""
+    if proof.golden == "failed":
+        missed = "; ".join(map(str, proof.missed)) or "no point was named"
+        raise NotProvenError(
+            f"{label(image)} missed its golden study on host {proof.host}, and {live or 'no MAP'} stays live. Missed: {missed}.",
+            f"Go back to an earlier MAP: monai-aws rollback. {_CORRECT}" if live == image.digest else _CORRECT,
+        )
+    if proof.golden == "none" and require_golden:
+        raise NotProvenError(
+            f"{label(image)} brings no golden study, and {live or 'no MAP'} stays live.",
+            "Set MONAI_AWS_GOLDEN_STUDY, build again, and promote that (docs/golden.md); or promote it without --require-golden.",
+        )
+
+
+def choose_host(hosts: Sequence[Machine]) -> Machine:
+    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one. Raises NotProvenError."""
+    order = ("stopped", "stopping", "running", "pending")
+    known = sorted((host for host in hosts if host.state in order), key=lambda host: order.index(host.state))
+    if not known:
+        raise NotProvenError("There is no inference host to answer the golden study.", "Materialise inference_host first.")
+    return known[0]
+
+
+def parse_proof(host: str, exit_code: int, stdout: str, stderr: str) -> Proof:
+    """What ``monai-aws-agent prove`` said. Raises NotProvenError where it could not say anything."""
+    if "invalid choice: 'prove'" in stderr:
+        raise NotProvenError(
+            f"The agent of host {host} is older than this project: it knows no golden study.", "Materialise gpu_ami and inference_host."
+        )
+    if exit_code == _NOT_READY_EXIT:
+        raise NotProvenError(
+            f"Host {host} could not make the MAP ready: {stderr[-800:].strip()}",
+            "Check that its role may read the repository, that its disk has room, and that map_conformance passed.",
+        )
+    answer = last_json(stdout)
+    golden = answer.get("golden")
+    fitting = {0: ("passed", "none"), _MISSED_EXIT: ("failed",)}.get(exit_code, ())
+    if golden not in fitting:
+        raise NotProvenError(
+            f"Host {host} did not say how the golden study ended (exit code {exit_code}): {stderr[-800:].strip()}",
+            "Look at the command in SSM Run Command.",
+        )
+    given = answer.get("points")
+    points = tuple(_point(item) for item in given[:MAX_POINTS] if isinstance(item, dict)) if isinstance(given, list) else ()
+    seconds = answer.get("seconds")
+    return Proof(host, str(golden), points, float(seconds) if isinstance(seconds, int | float) else 0.0)
+
+
+def _point(item: dict[str, Any]) -> Point:
+    def text(name: str) -> str:
+        value = item.get(name, "")
+        return (value if isinstance(value, str) else json.dumps(value))[:200]
+
+    return Point(text("name"), text("expected"), text("found"), item.get("ok") is True)
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """The JSON object on the last line, empty where there is none: what a host prints is parsed with care."""
+    try:
+        found = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def label(image: PushedImage) -> str:
+    """How a user speaks of an image: its tag, or its digest where it has none."""
+    return image.tags[0] if image.tags else image.digest
+
+
+def note(kind: Kind, image: PushedImage, previous: str, who: str, why: str) -> str:
+    """The parameter's description, which AWS keeps with each version (at most 1,024 characters)."""
+    reason = " ".join(why.split())[:MAX_WHY]
+    parts = [
+        f"{kind} {label(image)}",
+        f"before: {previous or 'none'}",
+        f"by {' '.join(who.split())[:200]}",
+        *([f"why: {reason}"] if reason else []),
+    ]
+    return "; ".join(parts)[:1024]
+
+
+def parse_switch(version: ParameterVersion) -> Switch | None:
+    """One version of the parameter as a switch; None where its value names no digest."""
+    digest = _DIGEST.search(version.value)
+    word = version.description.partition(" ")[0]
+    kind = Kind(word) if word in set(Kind) else Kind.DEPLOY
+    return Switch(digest[0], kind, version.at, version.description) if digest else None
+
+
+# ----------------------------------------------------------------------------------------------------------------------- hosts
+
+
+@contextmanager
+def awake(
+    machines: Machines, commands: Commands, host: Machine, at_work: Callable[[], bool], report: Report, *, new: bool = False
+) -> Iterator[None]:
+    """A host that takes commands for the time of a block, and is left as it was found.
+
+    A new host and one that was stopped are stopped afterwards, unless studies came meanwhile; one that was running stops by itself when
+    idle.
+    """
+    now = machines.look(host.id) or host
+    serving = now.state == "running" and not new
+    if now.state == "stopping":
+        machines.wait(host.id, "stopped", 300, report)
+    if now.state in ("stopping", "stopped"):
+        machines.start(host.id)
+    try:
+        machines.wait(host.id, "running", 300, report)
+        commands.wait_online(host.id, report=report)
+        yield
+    except BaseException:  # also a cancelled run: no host is left running by mistake, and the first error is the one to be seen
+        with suppress(CloudError, ClientError):
+            if not serving and not at_work():
+                machines.stop(host.id)
+        raise
+    if serving or at_work():
+        report(f"{host.id} is at work and stops by itself when idle")
+        return
+    machines.stop(host.id)
+    machines.wait(host.id, "stopped", 300, report)
+    report(f"{host.id} is stopped: it costs nothing until a study comes")
+
+
+class LiveMaps:
+    """The live MAP of one deployment and the images of its repository."""
+
+    def __init__(self, clients: Clients, settings: Settings, report: Report) -> None:
+        self._settings, self._report = settings, report
+        self._parameter = settings.names.live_map_parameter
+        self._registry = Registry(clients.ecr, settings.ecr_repository)
+        self._machines = Machines(clients.ec2, settings.deployment)
+        self._commands = Commands(clients.ssm)
+        self._trigger = Trigger(clients, {})
+
+    def live(self) -> str:
+        """Digest of the live MAP, empty where there is none."""
+        found = _DIGEST.search(self._commands.parameter(self._parameter))
+        return found[0] if found else ""
+
+    def history(self) -> tuple[Switch, ...]:
+        """Every switch that AWS still remembers, oldest first."""
+        found = (parse_switch(version) for version in self._commands.parameter_history(self._parameter))
+        return tuple(switch for switch in found if switch)
+
+    def find(self, digest: str) -> PushedImage | None:
+        """The image with a digest, or None."""
+        return self._registry.find(digest=digest)
+
+    def maps(self) -> tuple[ListedMap, ...]:
+        """All images, newest first, each with its standing."""
+        past = self.history()
+        now = standing(past)
+        once = {switch.digest for switch in past}
+
+        def of(digest: str) -> str:
+            if digest == now.live:
+                return "live"
+            if digest in now.withdrawn:
+                return "withdrawn"
+            if now.before and digest == now.before[0]:
+                return "previous"
+            return "was live" if digest in once else ""
+
+        return tuple(ListedMap(image, of(image.digest)) for image in self._images())
+
+    def promote(self, wanted: str, who: str, why: str = "", *, require_golden: bool = False) -> Change:
+        """Make a MAP live after a host has answered its golden study with it. Raises PromotionError; nothing was changed then.
+
+        ``require_golden``: also raise where the MAP brings no golden study, and ask a host also about the MAP that is live already.
+        """
+        image = choose_map(self._images(), wanted)
+        previous = self.live()
+        changed = previous != image.digest
+        if not changed and not require_golden:
+            self._report(f"nothing changed: {label(image)} is live already")
+            return Change(Kind.PROMOTE, image, previous, who, why, changed=False)
+        proof = self._prove(image)
+        check_proof(image, proof, previous, require_golden=require_golden)
+        if proof.golden == "none":
+            self._report(f"{label(image)} brings no golden study: the host can run it, and nothing more is known (docs/your-own-model.md)")
+        if not changed:
+            self._report(f"nothing changed: {label(image)} is live already")
+            return Change(Kind.PROMOTE, image, previous, who, why, changed=False, proof=proof)
+        return self.switch(Kind.PROMOTE, image, who, why, proof)
+
+    def deploy(self, image: PushedImage, who: str, why: str) -> Change:
+        """Make a MAP live that the hosts hold; where ``asks_golden`` says so, after a host has answered its golden study.
+
+        Raises PromotionError; nothing was changed then.
+        """
+        previous = self.live()
+        proof = None
+        if asks_golden(self._registry.parts(image.digest).config, image.digest, self.history()):
+            proof = self._prove(image)
+            check_proof(image, proof, previous)
+        else:
+            self._report(f"{label(image)} becomes live without a golden study on a host: it is the first, was live before, or brings none")
+        return self.switch(Kind.DEPLOY, image, who, why, proof)
+
+    def rollback(self, wanted: str, who: str, why: str = "") -> Change:
+        """Make a MAP live that was so before; without a name the one before the present one. Raises PromotionError."""
+        past = self.history()
+        image = choose_return(self._images(), past, wanted)
+        previous = self.live()
+        if previous == image.digest:
+            self._report(f"nothing changed: {label(image)} is live already")
+            return Change(Kind.ROLLBACK, image, previous, who, why, changed=False)
+        return self.switch(Kind.ROLLBACK, image, who, why)
+
+    def switch(self, kind: Kind, image: PushedImage, who: str, why: str, proof: Proof | None = None) -> Change:
+        """Write the parameter: from its next job on, every host answers with that MAP."""
+        previous = self.live()
+        self._commands.set_parameter(self._parameter, image.reference, note(kind, image, previous, who, why))
+        self._report(f"live MAP is now {label(image)}, {image.digest}; hosts take it before their next job")
+        return Change(kind, image, previous, who, why, changed=True, proof=proof)
+
+    def jobs_at_work(self) -> bool:
+        """Whether studies wait or are answered now; about, as SQS counts."""
+        queue = self._trigger.find_queue(self._settings.names.jobs_queue)
+        return queue is not None and any(self._trigger.depth(queue))
+
+    def _images(self) -> list[PushedImage]:
+        """The MAPs of the repository, newest first: without the lower stages of builds, which it keeps too."""
+        return [image for image in self._registry.images() if not all(is_stage_tag(tag) for tag in image.tags)]
+
+    def _prove(self, image: PushedImage) -> Proof:
+        host = choose_host(self._machines.find(ROLE_INFERENCE))
+        self._report(f"host {host.id} ({host.state}) is asked to answer the golden study with {label(image)}")
+        script = f"systemctl start docker\n{AGENT} prove --image {image.reference}"
+        with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
+            seconds = PULL_SECONDS + self._settings.map_timeout_s
+            ended = self._commands.run(host.id, script, seconds, comment="golden study", report=self._report)
+            proof = parse_proof(host.id, ended.exit_code, ended.stdout, ended.stderr)
+            self._machines.tag(host.id, {TAG_PREPARED: image.digest})
+        self._report(f"golden study on {host.id}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")
+        return proof

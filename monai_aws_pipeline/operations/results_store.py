@@ -1,0 +1,143 @@
+"""Results as they lie in the bucket: listing the index, reading entries, records, measurements and previews.
+
+Here belongs S3, by reads alone. What is new is decided in ``results_index``; what is said about it in ``record_metadata``. No Dagster.
+A damaged or missing object is a ``UnreadableResultError``; trouble of the service (throttling, network, denied) is raised as it is, so that
+the caller tries again instead of stepping over a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.contract import INDEX_PREFIX, ContractError, IndexEntry, ResultRecord, index_hour_prefix, job_done_key
+from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.host_agent.results.commit import JobDone
+from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
+from monai_aws_pipeline.studies.record_metadata import Segment, belongs_together, parse_measurements
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
+MAX_ENTRY_BYTES: Final = 16 * 1024
+
+
+class UnreadableResultError(NamedError):
+    """An entry or its record is damaged, gone, or larger than any of ours. The message names the key, which holds no identifier."""
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A commit record with what lies beside it. ``preview_png`` is None where there is none."""
+
+    record: ResultRecord
+    measurements: tuple[Segment, ...]
+    preview_png: bytes | None
+
+
+class ResultsStore:
+    """Reads results of one bucket through one S3 client. Safe to use from several threads, as boto3 clients are."""
+
+    def __init__(self, s3: S3Client, bucket: str):
+        self._s3 = s3
+        self.bucket = bucket
+
+    def index_keys(self, start_after: str) -> Iterator[str]:
+        """Keys of the index after ``start_after``, lazily, a page of 1,000 a request."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=INDEX_PREFIX, StartAfter=start_after)
+        for page in pages:
+            for item in page.get("Contents", []):
+                yield item["Key"]
+
+    def newest_keys(self, since: datetime, limit: int) -> list[str]:
+        """Keys of the index entries written last, newest first, of the hours from ``since`` on. Reads no entry."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=INDEX_PREFIX, StartAfter=index_hour_prefix(since)
+        )
+        found = [(item["LastModified"], item["Key"]) for page in pages for item in page.get("Contents", [])]
+        return [key for _, key in sorted(found, reverse=True)[:limit]]
+
+    def answers(self, job: str) -> tuple[ResultRecord, ...]:
+        """The commit records of a job once every study of it has one; none before. Raises UnreadableResultError."""
+        key = job_done_key(job)
+        body = self._read(key, MAX_RECORD_BYTES)
+        if body is None:
+            return ()
+        try:
+            done = JobDone.from_json(body.decode())
+        except (ContractError, UnicodeDecodeError) as wrong:
+            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+        return tuple(self._parse(commit, self._text(commit, MAX_RECORD_BYTES).encode()) for commit in done.commits)
+
+    def entry(self, key: str) -> IndexEntry:
+        """Read one index entry. Raises UnreadableResultError."""
+        try:
+            return IndexEntry.from_json(self._text(key, MAX_ENTRY_BYTES))
+        except ContractError as wrong:
+            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+
+    def record(self, key: str) -> ResultRecord | None:
+        """Read one commit record; None when there is none yet. Raises UnreadableResultError."""
+        body = self._read(key, MAX_RECORD_BYTES)
+        return None if body is None else self._parse(key, body)
+
+    def result(self, entry: IndexEntry) -> StoredResult:
+        """Read the record an entry points to, with measurements and preview. Raises UnreadableResultError."""
+        return self.with_outputs(self.result_record(entry))
+
+    def result_record(self, entry: IndexEntry) -> ResultRecord:
+        """Read the record an entry points to and nothing else. Raises UnreadableResultError."""
+        record = self._parse(entry.key, self._text(entry.key, MAX_RECORD_BYTES).encode())
+        if not belongs_together(entry, record):
+            raise UnreadableResultError(f"{entry.key}: the record is not the one its index entry speaks of")
+        return record
+
+    def with_outputs(self, record: ResultRecord) -> StoredResult:
+        """Add measurements and preview. A damaged or missing one is left out: it must not keep the result out of the lineage."""
+        measurements: tuple[Segment, ...] = ()
+        preview: bytes | None = None
+        for output in record.outputs:
+            if output.kind == "measurements" and not measurements:
+                try:
+                    measurements = parse_measurements(self._text(output.key, MAX_RECORD_BYTES))
+                except (UnreadableResultError, ContractError):
+                    measurements = ()
+            elif output.kind == "preview" and preview is None:
+                try:
+                    preview = self._read(output.key, MAX_SOURCE_BYTES)
+                except UnreadableResultError:
+                    preview = None
+        return StoredResult(record, measurements, preview)
+
+    def _parse(self, key: str, body: bytes) -> ResultRecord:
+        try:
+            return ResultRecord.from_json(body.decode())
+        except (ContractError, UnicodeDecodeError) as wrong:
+            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+
+    def _text(self, key: str, limit: int) -> str:
+        body = self._read(key, limit)
+        if body is None:
+            raise UnreadableResultError(f"{key}: there is no such object")
+        try:
+            return body.decode()
+        except UnicodeDecodeError as wrong:
+            raise UnreadableResultError(f"{key}: not UTF-8") from wrong
+
+    def _read(self, key: str, limit: int) -> bytes | None:
+        try:
+            answer = self._s3.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as wrong:
+            if wrong.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                return None
+            raise
+        with answer["Body"] as body:
+            content: bytes = body.read(limit + 1)
+        if len(content) > limit:
+            raise UnreadableResultError(f"{key}: larger than {limit} bytes")
+        return content

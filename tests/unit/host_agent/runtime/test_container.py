@@ -1,0 +1,72 @@
+"""Arguments of ``docker run`` as the engine's interface describes a container, and what has no description there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from monai_aws_pipeline.host_agent.runtime.container import UnknownArgumentError, describe
+from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, run_arguments
+from tests.support import pretended_docker
+
+SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
+
+
+def arguments(limits: Limits) -> list[str]:
+    return run_arguments("map", SPEC, Path("/in"), Path("/out"), limits, name="one")
+
+
+def test_every_limit_is_in_the_description() -> None:
+    name, made = describe(arguments(Limits(memory_mib=100, pids=7, gpus="all", uid=11, gid=12, labels=(("job", "a=b"),))))
+    host = made["HostConfig"]
+    assert (name, made["Image"], made["Entrypoint"], made["Cmd"]) == ("one", "map", ["python3"], ["/opt/holoscan/app"])
+    assert (made["User"], made["Labels"], made["OpenStdin"]) == ("11:12", {"job": "a=b"}, False)
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (100 << 20, 100 << 20, 7)
+    assert (host["NetworkMode"], host["ReadonlyRootfs"], host["CapDrop"]) == ("none", True, ["ALL"])
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["Binds"] == ["/in:/var/holoscan/input:ro", "/out:/var/holoscan/output"]
+    assert host["ShmSize"] == 1 << 30
+    assert host["DeviceRequests"][0]["Count"] == -1
+
+
+@pytest.mark.parametrize(("gpus", "count", "ids"), [("all", -1, None), ("2", 2, None), ("device=0,GPU-1", 0, ["0", "GPU-1"])])
+def test_gpus(gpus: str, count: int, ids: list[str] | None) -> None:
+    (request,) = describe(arguments(Limits(gpus=gpus)))[1]["HostConfig"]["DeviceRequests"]
+    assert (request["Count"], request["DeviceIDs"], request["Capabilities"]) == (count, ids, [["gpu"]])
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ["create", "map"],
+        ["run", "map"],
+        ["run", "--privileged", "map"],
+        arguments(Limits(gpus="capabilities=utility")),
+        [word.replace("never", "always") for word in arguments(Limits())],
+        [word.replace("12288m", "much") for word in arguments(Limits())],
+        arguments(Limits())[:-2],
+    ],
+)
+def test_what_is_not_known_is_not_guessed(wanted: list[str]) -> None:
+    with pytest.raises(UnknownArgumentError):
+        describe(wanted)
+
+
+def test_what_is_not_known_is_started_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_docker.engine(tmp_path, monkeypatch) as engine:
+        for name in ("input", "output"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "docker" / "app" / "__main__.py").write_text("raise SystemExit(3)")
+        limits = Limits(gpus="capabilities=utility")
+        wanted = run_arguments("map", SPEC, tmp_path / "input", tmp_path / "output", limits, name="one")
+        assert engine.run(wanted, name="one", timeout_s=60, stop=threading.Event()).exit_code == 3
+    assert "capabilities=utility" in (tmp_path / "docker" / "calls").read_text()
+
+
+def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
+    api = EngineApi(tmp_path / "docker.sock")
+    with pytest.raises(EngineError, match="did not answer"):
+        api.attach("one")

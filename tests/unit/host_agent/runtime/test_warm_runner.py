@@ -1,0 +1,254 @@
+"""Warm hosting from the host's side: proved before it is used, given up where it does not hold, nothing kept from study to study.
+
+The server is the real one in a process namespace; in the container's place stands ``tests/support/pretended_docker.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from monai_aws_pipeline.contract import MapFacts
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.runtime import warm_runner
+from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
+from tests.support import pretended_docker
+
+from .dicom_files import write_series
+
+DIGEST = "sha256:" + "a" * 64
+SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
+READY = ReadyMap(f"host/map@{DIGEST}", SPEC, MapFacts(digest=DIGEST), 1, 0.0)
+
+APP = """
+import json, os, sys, time
+from pathlib import Path
+source, output, state = (Path(os.environ[name]) for name in ("HOLOSCAN_INPUT_PATH", "HOLOSCAN_OUTPUT_PATH", "PRETENDED_DOCKER"))
+is_warm = os.getppid() == 1 and os.getpid() != 1 and "warm_server" in Path("/proc/1/cmdline").read_text()
+print("a line", len(list(source.iterdir())), flush=True)
+(output / "answer.json").write_text(json.dumps(len(list(source.iterdir()))))
+"""
+
+
+@dataclass
+class Host:
+    """A host with a MAP whose application a test may rewrite."""
+
+    folder: Path
+    hosting: Warm
+    stop: threading.Event
+    studies: int = 0
+
+    def app(self, more: str = "") -> None:
+        (self.folder / "docker" / "app" / "__main__.py").write_text(APP + more)
+
+    def study(self, ready: ReadyMap = READY, limits: Limits | None = None) -> RunEnd:
+        self.studies += 1
+        folder = self.folder / "work" / f"study-{self.studies}"
+        (folder / "output").mkdir(parents=True)
+        (folder / "input").mkdir()
+        for path in write_series(self.folder / "made" / str(self.studies), generate_uid(), slices=2):
+            path.rename(folder / "input" / path.name)
+        limits = limits or Limits(uid=os.geteuid(), gid=os.getegid(), timeout_s=20)
+        return self.hosting.run(ready, folder / "input", folder / "output", limits, name=f"alone-{self.studies}", stop=self.stop)
+
+    def outputs(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "work" / f"study-{self.studies}" / "output").rglob("*"))
+
+    def verdict(self) -> Verdict | None:
+        return warm_runner.Verdicts(self.folder / "state" / "hosting").read(DIGEST)
+
+    def servers(self) -> int:
+        calls = (self.folder / "docker" / "calls").read_text().splitlines()
+        return sum(1 for call in calls if "--interactive" in json.loads(call))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    if os.geteuid() != 0:
+        pytest.skip("a process namespace of one's own needs root")
+    with pretended_docker.engine(tmp_path, monkeypatch) as engine:
+        hosting = Warm(engine, tmp_path / "state" / "hosting", tmp_path / "state" / "warm")
+        made = Host(tmp_path, hosting, threading.Event())
+        made.app()
+        yield made
+        hosting.close()
+        engine.settle()
+        assert not list((tmp_path / "docker").glob("*.json")), "every container was removed"
+        assert not (tmp_path / "state" / "warm" / "study").exists()
+
+
+def test_the_first_study_is_run_both_ways_and_later_ones_warm(host: Host) -> None:
+    first = host.study()
+    assert (first.hosting, first.exit_code, host.outputs()) == ("per_study", 0, ["answer.json"])
+    verdict = host.verdict()
+    assert verdict
+    assert (verdict.hosting, verdict.per_study_seconds > 0, verdict.warm_seconds > 0) == ("warm", True, True)
+    for _ in range(2):
+        later = host.study()
+        assert (later.hosting, later.exit_code, host.outputs(), later.log_tail) == ("warm", 0, ["answer.json"], ("a line 2",))
+        assert later.seconds > 0
+    assert host.servers() == 1
+
+
+def test_the_verdict_outlives_the_agent_and_ends_with_another_server(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.study()
+    host.hosting.close()
+    again = Warm(host.hosting._engine, host.folder / "state" / "hosting", host.folder / "state" / "warm")
+    host.hosting = again
+    assert host.study().hosting == "warm"
+    again.close()
+    changed = host.folder / "other_server.py"
+    changed.write_text(warm_runner._SERVER.read_text() + "\n# another\n")
+    monkeypatch.setattr(warm_runner, "_SERVER", changed)
+    assert host.verdict() is None
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("if is_warm: (output / 'answer.json').write_text('other')", "differ between the two ways (.json: content)"),
+        ("if is_warm: (output / 'second.stl').write_text('more')", "differ between the two ways (0 and 1 STL files)"),
+        ("if is_warm: sys.exit(5)", "ends with exit code 5 warm"),
+        ("if is_warm: os.abort()", "ends with exit code 134 warm"),
+    ],
+)
+def test_a_map_that_answers_differently_is_hosted_a_container_a_study(host: Host, more: str, reason: str) -> None:
+    host.app(more)
+    for _ in range(2):
+        end = host.study()
+        assert (end.hosting, end.exit_code, host.outputs()) == ("per_study", 0, ["answer.json"])
+    verdict = host.verdict()
+    assert verdict
+    assert verdict.hosting == "per_study"
+    assert reason in verdict.reason
+    assert host.servers() == 1
+
+
+def test_a_map_that_is_no_python_program_is_hosted_a_container_a_study(host: Host) -> None:
+    ready = replace(READY, spec=replace(SPEC, command=("/opt/run.sh", "/opt/holoscan/app")))
+    assert host.study(ready).hosting == "per_study"
+    verdict = host.verdict()
+    assert verdict
+    assert verdict.reason == "its command is not Python with a script or a module"
+    assert host.servers() == 0
+
+
+def test_a_first_study_that_fails_proves_nothing(host: Host) -> None:
+    host.app("sys.exit(3)")
+    assert host.study().exit_code == 3
+    assert host.verdict() is None
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "timed_out"),
+    [("sys.exit(4)", 4, False), ("os.abort()", 134, False), ("time.sleep(99)", 137, True)],
+)
+def test_the_end_of_a_warm_study_is_the_applications_own(host: Host, more: str, code: int, timed_out: bool) -> None:
+    host.study()
+    host.app(more)
+    end = host.study(limits=Limits(uid=0, gid=0, timeout_s=20 if not timed_out else 1))
+    assert (end.hosting, end.exit_code, end.timed_out, end.log_tail[0]) == ("warm", code, timed_out, "a line 2")
+    host.app()
+    assert host.study().exit_code == 0
+
+
+def test_nothing_of_a_study_is_in_the_next_ones_folders(host: Host) -> None:
+    host.study()
+    host.app("(output / 'deep').mkdir(); (output / 'deep' / 'x').write_text('x'); os.setxattr(output, 'user.note', b'x'); output.chmod(0)")
+    host.study()
+    assert host.outputs() == ["answer.json", "deep", "x"]
+    folder = host.folder / "state" / "warm" / "study"
+    assert [list((folder / name).iterdir()) for name in ("input", "output")] == [[], []]
+    assert os.listxattr(folder / "output") == []
+    assert (folder / "output").stat().st_mode & 0o777 == 0o700
+    host.app("print(os.listxattr(output), sorted(p.name for p in output.iterdir()))")
+    assert host.study().log_tail[1:] == ("[] ['answer.json']",)
+
+
+def test_a_container_is_replaced_when_it_is_worn(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_runner, "_STUDIES", 2)
+    for _ in range(5):
+        host.study()
+    assert host.servers() == 3
+    monkeypatch.setattr(warm_runner, "_STUDIES", 200)
+    monkeypatch.setattr(warm_runner, "_GROWTH_KIB", -1)
+    host.study()
+    monkeypatch.setattr(warm_runner, "_GROWTH_KIB", 1 << 20)
+    host.study()
+    assert host.servers() == 4
+
+
+def test_another_digest_gets_another_container(host: Host) -> None:
+    host.study()
+    other = replace(READY, image=READY.image.replace("a" * 64, "b" * 64), facts=MapFacts(digest="sha256:" + "b" * 64))
+    assert host.study(other).hosting == "per_study"
+    assert [host.study(other).hosting, host.study().hosting] == ["warm", "warm"]
+
+
+def test_a_server_that_ends_fails_the_study_and_is_not_trusted_again(host: Host) -> None:
+    host.study()
+    container = host.hosting._container
+    assert container
+    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
+    host.app("time.sleep(30)")
+    killer.start()
+    with pytest.raises(FailedError) as failed:
+        host.study()
+    assert failed.value.code is Code.ENGINE_FAILED
+    host.app()
+    assert host.study().hosting == "per_study"
+
+
+def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_server_along(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.study()
+    container = host.hosting._container
+    assert container
+    monkeypatch.setattr(host.hosting._engine, "state", lambda name: {"OOMKilled": True, "ExitCode": 137})
+    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
+    host.app("time.sleep(30)")
+    killer.start()
+    end = host.study()
+    monkeypatch.undo()
+    assert (end.out_of_memory, end.exit_code) == (True, 137)
+
+
+def test_a_stopping_host_interrupts_the_study(host: Host) -> None:
+    host.study()
+    host.app("time.sleep(30)")
+    threading.Timer(0.3, host.stop.set).start()
+    with pytest.raises(InterruptedJobError):
+        host.study()
+
+
+def test_a_container_that_does_not_start_is_the_hosts_fault_and_says_nothing_about_the_map(host: Host) -> None:
+    real = host.hosting._alone.run
+
+    def first_alone(*arguments: object, **options: object) -> RunEnd:
+        end = real(*arguments, **options)  # type: ignore[arg-type]
+        (host.folder / "docker" / "refuses to start").touch()
+        return end
+
+    host.hosting._alone.run = first_alone  # type: ignore[method-assign, assignment]
+    assert host.study().exit_code == 0
+    assert host.verdict() is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"digest": 1}', "\x00"])
+def test_a_damaged_verdict_is_none(host: Host, content: str) -> None:
+    host.study()
+    (path,) = (host.folder / "state" / "hosting").iterdir()
+    path.write_text(content)
+    assert host.verdict() is None
