@@ -80,10 +80,10 @@ class Folders:
                     break
                 try:
                     put += self._complete(folder)
-                except (ClientError, BotoCoreError) as wrong:  # one that cannot be completed keeps none of the others waiting
-                    self._log.warning("a folder cannot be completed now; left to the schedule", extra={"code": code_of(wrong)})
-        except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("folders cannot be listed now; left to the schedule", extra={"code": code_of(wrong)})
+                except (ClientError, BotoCoreError) as error:  # one that cannot be completed keeps none of the others waiting
+                    self._log.warning("a folder cannot be completed now; left to the schedule", extra={"code": code_of(error)})
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("folders cannot be listed now; left to the schedule", extra={"code": code_of(error)})
         if put:
             self._log.info("quiet folders completed", extra={"folders": put})
         return put
@@ -101,8 +101,8 @@ class Folders:
         body = stamp(f"after {self._quiet.total_seconds() / 60:g} quiet minutes, {len(objects)} objects")
         try:
             s3().put_object(Bucket=self._bucket, Key=folder + READY_MARKER, Body=body, IfNoneMatch="*")
-        except ClientError as wrong:
-            if code_of(wrong) in _TAKEN:
+        except ClientError as error:
+            if code_of(error) in _TAKEN:
                 return False  # somebody else completed it in this very moment
             raise
         return True
@@ -134,9 +134,9 @@ def job_of_marker(named: JobMessage) -> JobMessage | None:
         if found["Body"].read(len(STAMP)) == STAMP:
             return JobMessage.for_object(bucket=named.bucket, key=named.key, version="", etag=found["ETag"], size=found["ContentLength"])
         s3().put_object(Bucket=named.bucket, Key=named.key, Body=stamp("as its uploader said"), IfMatch=found["ETag"])
-    except (ClientError, BotoCoreError) as wrong:
-        if code_of(wrong) not in _TAKEN:  # another delivery of this event was faster
-            raise MarkerError(f"a folder's marker cannot be read or replaced ({code_of(wrong)})") from None
+    except (ClientError, BotoCoreError) as error:
+        if code_of(error) not in _TAKEN:  # another delivery of this event was faster
+            raise MarkerError(f"a folder's marker cannot be read or replaced ({code_of(error)})") from None
     return None
 
 

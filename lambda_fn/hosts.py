@@ -129,8 +129,8 @@ class Hosts:
         """Start and kick what the plan says. Raises nothing that a retry of the event could mend: the schedule comes again anyway."""
         try:
             hosts = self._find()
-        except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(wrong))
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(error))
             return Plan(later=True)
         decided = plan(hosts, waiting)
         if not hosts:
@@ -193,9 +193,9 @@ class Hosts:
                 self._log.warning("host could not start the last time; trying again", extra={"host": host.id, **cause})
             try:
                 ec2().start_instances(InstanceIds=[host.id])  # its agent starts with the machine
-            except (ClientError, BotoCoreError) as wrong:
-                self._log.warning("host cannot be started now; left to the schedule", extra={"host": host.id, **_about(wrong)})
-                if cause_of(wrong) in _EVERYBODY:
+            except (ClientError, BotoCoreError) as error:
+                self._log.warning("host cannot be started now; left to the schedule", extra={"host": host.id, **_about(error)})
+                if cause_of(error) in _EVERYBODY:
                     return
             else:
                 self._log.info("host started", extra={"host": host.id})
@@ -208,8 +208,8 @@ class Hosts:
         try:
             pages = ssm().get_paginator("describe_instance_information").paginate(Filters=[{"Key": "InstanceIds", "Values": list(hosts)}])
             seen = {str(node.get("InstanceId")): str(node.get("PingStatus")) for page in pages for node in page["InstanceInformationList"]}
-        except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("it cannot be asked which hosts take commands; left to the schedule", extra=_about(wrong))
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("it cannot be asked which hosts take commands; left to the schedule", extra=_about(error))
             return []
         for host in hosts:
             if seen.get(host) != "Online":
@@ -222,8 +222,8 @@ class Hosts:
         try:
             ssm().send_command(InstanceIds=[host], DocumentName="AWS-RunShellScript", Parameters={"commands": [command]})
             self._log.info("host kicked", extra={"host": host})
-        except (ClientError, BotoCoreError) as wrong:
-            self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, **_about(wrong)})
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, **_about(error)})
 
 
 def _about(wrong: ClientError | BotoCoreError) -> dict[str, str]:

@@ -71,10 +71,10 @@ def jobs_of(body: str) -> Iterator[JobMessage]:
                 job = _job(record["s3"])
                 if is_upload(job.key, job.size):
                     yield job
-    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-        if isinstance(wrong, ContractError):
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ContractError):
             raise
-        raise ContractError(f"an upload event cannot be read ({wrong.__class__.__name__})") from None  # the cause's text may quote the key
+        raise ContractError(f"an upload event cannot be read ({error.__class__.__name__})") from None  # the cause's text may quote the key
 
 
 def jobs_queued() -> tuple[int, int]:

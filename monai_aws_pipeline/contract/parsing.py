@@ -35,8 +35,8 @@ def parse_utc(text: str) -> datetime:
     """Read ISO 8601 with an offset. Raises ContractError."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as wrong:
-        raise ContractError("a time is not ISO 8601") from wrong
+    except ValueError as error:
+        raise ContractError("a time is not ISO 8601") from error
     if moment.tzinfo is None:
         raise ContractError("a time has no offset; write it in UTC with a Z")
     return moment.astimezone(UTC)
@@ -46,8 +46,8 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     """Read a JSON object. Raises ContractError naming ``what``."""
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        raise ContractError(f"{what} is not JSON") from wrong
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"{what} is not JSON") from error
     if not isinstance(data, dict):
         raise ContractError(f"{what} is not a JSON object")
     return data
@@ -110,8 +110,8 @@ def part_of(kind: type[_T], data: Mapping[str, Any], name: str, sequences: tuple
             values[spec.name] = value
     try:
         return kind(**values)
-    except TypeError as wrong:
-        raise ContractError(f"{name} lacks a field") from wrong
+    except TypeError as error:
+        raise ContractError(f"{name} lacks a field") from error
 
 
 def without_none(value: Any) -> Any:

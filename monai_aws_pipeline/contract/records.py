@@ -214,8 +214,8 @@ class ResultRecord:
             raise ContractError(f"result record has another schema than {RESULT_SCHEMA}")
         try:
             status = Status(text_field(data, "status"))
-        except ValueError as wrong:
-            raise ContractError("result record: status is not one of succeeded, failed, quarantined") from wrong
+        except ValueError as error:
+            raise ContractError("result record: status is not one of succeeded, failed, quarantined") from error
         study = text_field(data, "study", empty=True)
         return cls(
             job=hex_digits(text_field(data, "job"), 32, "job"),
@@ -279,8 +279,8 @@ class IndexEntry:
         study = text_field(data, "study", empty=True)
         try:
             status = Status(text_field(data, "status"))
-        except ValueError as wrong:
-            raise ContractError("index entry: status is not one of succeeded, failed, quarantined") from wrong
+        except ValueError as error:
+            raise ContractError("index entry: status is not one of succeeded, failed, quarantined") from error
         entry = cls(
             job=hex_digits(text_field(data, "job"), 32, "job"),
             study=hex_digits(study, 16, "study") if study else "",

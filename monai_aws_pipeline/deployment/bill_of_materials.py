@@ -43,8 +43,8 @@ def inventory(remote: Remote, image: str, report: Report) -> dict[str, Any]:
     answer = ask(remote, asked, report, what="Listing what is in the image", seconds=_SECONDS, accepted=(0, NO_SUCH_COMMAND))
     try:
         return sbom.parse_inventory(answer.text)
-    except sbom.InventoryError as wrong:
-        raise RegistryError(f"The image's content could not be listed: {wrong}.", "Materialise gpu_ami, then map_image.") from wrong
+    except sbom.InventoryError as error:
+        raise RegistryError(f"The image's content could not be listed: {error}.", "Materialise gpu_ami, then map_image.") from error
 
 
 def of_dependencies(s3: S3Client, bucket: str, digest: str, take: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def read_report(text: str) -> GateReport:
         data = json.loads(text)
         points = tuple(Point(str(item["name"]), str(item["expected"]), str(item["found"]), item["ok"] is True) for item in data["points"])
         return GateReport(points, float(data["seconds"]))
-    except (ValueError, KeyError, TypeError) as wrong:
-        raise Failure("The agent did not say how the golden study was answered; the MAP was not pushed. Look at the run's log.") from wrong
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure("The agent did not say how the golden study was answered; the MAP was not pushed. Look at the run's log.") from error
 
 
 def table(points: tuple[Point, ...]) -> MetadataValue[Any]:

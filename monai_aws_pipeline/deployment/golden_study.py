@@ -42,12 +42,12 @@ def examine(settings: Settings, application: Path, *, download_s3: download.S3Do
         return [Finding(POINT, "there is no bucket to keep the golden study in", remedy)]
     try:
         golden = gather(settings, application, download_s3=download_s3)
-    except ExpectationError as wrong:
-        return [Finding(POINT, f"{EXPECT_FILE}: {each}", f"Correct {EXPECT_FILE}; {_GUIDE}") for each in wrong.findings]
-    except GoldenError as wrong:
-        return [Finding(POINT, str(wrong), _GUIDE[:1].upper() + _GUIDE[1:])]
-    except download.ModelError as wrong:
-        return [Finding(POINT, str(wrong), "Correct the settings MONAI_AWS_GOLDEN_…")]
+    except ExpectationError as error:
+        return [Finding(POINT, f"{EXPECT_FILE}: {each}", f"Correct {EXPECT_FILE}; {_GUIDE}") for each in error.findings]
+    except GoldenError as error:
+        return [Finding(POINT, str(error), _GUIDE[:1].upper() + _GUIDE[1:])]
+    except download.ModelError as error:
+        return [Finding(POINT, str(error), "Correct the settings MONAI_AWS_GOLDEN_…")]
     return _judgeable(golden, application) if golden else []
 
 
@@ -66,8 +66,8 @@ def _judgeable(golden: Golden, application: Path) -> list[Finding]:
         try:
             unpack(golden.study, folder)
             studies = read_studies(sorted(folder.glob("*.dcm")))
-        except JobError as wrong:
-            return [Finding(POINT, f"the golden study would be refused ({wrong.code}: {wrong.cause})", wrong.remedy.rstrip("."))]
+        except JobError as error:
+            return [Finding(POINT, f"the golden study would be refused ({error.code}: {error.cause})", error.remedy.rstrip("."))]
         if len(studies) != 1:
             remedy = "Zip the DICOM files of one study and set the new SHA-256"
             return [Finding(POINT, f"the golden study holds {len(studies)} studies", remedy)]
@@ -103,8 +103,8 @@ def _reference(golden: Golden, study: Study) -> list[Finding]:
     try:
         data = pydicom.dcmread(golden.reference, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
         labels = set(segmentation.read_segmentation(golden.reference, segmentation.read_source(study.instances)).labels.values())
-    except Exception as wrong:  # whatever a file may hold that is no SEG
-        why = str(wrong) if isinstance(wrong, segmentation.SegmentationError) else type(wrong).__name__
+    except Exception as error:  # whatever a file may hold that is no SEG
+        why = str(error) if isinstance(error, segmentation.SegmentationError) else type(error).__name__
         return [Finding(POINT, f"the golden reference cannot be read as a DICOM SEG ({why})", remedy)]
     wanted = {rule.label for rule in golden.expectation.segments if rule.dice is not None}
     findings = [
@@ -128,8 +128,8 @@ def _rules(study: Study, application: Path) -> list[Finding]:
     for where, rules in series_rules(application):
         try:
             chosen = [name for name, conditions in rules if any(matches(conditions, data) for data in series.values())]
-        except UndecidedError as wrong:
-            message = f"the series rules in {where} hold a condition that cannot be decided here ({wrong})"
+        except UndecidedError as error:
+            message = f"the series rules in {where} hold a condition that cannot be decided here ({error})"
             findings.append(Finding(POINT, message, "Compare them with the golden study by hand", Severity.WARNING))
             continue
         if not chosen:

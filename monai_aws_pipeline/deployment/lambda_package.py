@@ -76,5 +76,5 @@ def _files_of(name: str) -> dict[str, Path]:
 def _distribution(name: str) -> metadata.Distribution:
     try:
         return metadata.distribution(name)
-    except metadata.PackageNotFoundError as wrong:
-        raise PackageError(f"{name} is not installed here; install this project's own dependencies first (pip install -e .)") from wrong
+    except metadata.PackageNotFoundError as error:
+        raise PackageError(f"{name} is not installed here; install this project's own dependencies first (pip install -e .)") from error

@@ -43,10 +43,10 @@ def ask(remote: Remote, arguments: Sequence[str], report: Report, *, what: str, 
 
     try:
         remote.run(command(arguments), on_line, what=what, seconds=seconds)
-    except RemoteCommandError as wrong:
-        if wrong.exit_code not in accepted:
+    except RemoteCommandError as error:
+        if error.exit_code not in accepted:
             raise
-        return Answer("".join(pieces), wrong.exit_code, wrong.tail)
+        return Answer("".join(pieces), error.exit_code, error.tail)
     return Answer("".join(pieces), 0)
 
 

@@ -62,9 +62,9 @@ def examine(image: ImageParts, fetch: Fetch) -> Conformance:
                 read.append(read_layer(fetch(layer), (*MANIFESTS, USERS)))
             except UnknownCompressionError:
                 unread.append(layer)
-            except LayerRefusedError as wrong:
+            except LayerRefusedError as error:
                 unread.append(layer)
-                refused.append(f"layer {layer.digest[:19]} {wrong}")
+                refused.append(f"layer {layer.digest[:19]} {error}")
     whole = flatten(read)
     app, package = (next((whole.texts[path] for path in MANIFESTS if path.endswith(name) and path in whole.texts), None) for name in NAMES)
     found = check(image.config, app, package, whole.paths, whole.texts.get(USERS))

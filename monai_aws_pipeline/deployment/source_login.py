@@ -21,10 +21,10 @@ def asked_login(settings: Settings) -> Login | None:
     """As ``source_login``, for whoever wants every trouble with it as a SourceError."""
     try:
         return source_login(settings)
-    except CloudError as wrong:
-        raise LoginUnreadableError(str(wrong).rstrip(".")) from wrong
-    except (BotoCoreError, ClientError) as wrong:
-        raise LoginUnreadableError(f"the secret of {SETTING} could not be read ({type(wrong).__name__})") from wrong
+    except CloudError as error:
+        raise LoginUnreadableError(str(error).rstrip(".")) from error
+    except (BotoCoreError, ClientError) as error:
+        raise LoginUnreadableError(f"the secret of {SETTING} could not be read ({type(error).__name__})") from error
 
 
 def source_login(settings: Settings) -> Login | None:

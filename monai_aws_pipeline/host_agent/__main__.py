@@ -91,11 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "prove":
             return _prove(config, chosen.image)
         return _prepare(config, chosen.image) if chosen.command == "prepare" else _run(config, powering_off=chosen.when_idle == "poweroff")
-    except (ConfigError, ExpectationError) as wrong:
-        log.critical("%s", wrong)
+    except (ConfigError, ExpectationError) as error:
+        log.critical("%s", error)
         return 2
-    except JobError as wrong:
-        log.critical("%s %s", wrong, wrong.remedy)
+    except JobError as error:
+        log.critical("%s %s", error, error.remedy)
         return 3
 
 
@@ -191,9 +191,9 @@ def _study_key(session: Session, config: AgentConfig, stop: Stop) -> bytes:
         try:
             secret = client.get_secret_value(SecretId=config.study_key_secret)
             break
-        except (ClientError, BotoCoreError) as wrong:
+        except (ClientError, BotoCoreError) as error:
             # Right after a machine's birth its role may not be known everywhere yet: IAM is eventually consistent.
-            log.warning("the study key cannot be read (%s); %d more tries", wrong.__class__.__name__, left)
+            log.warning("the study key cannot be read (%s); %d more tries", error.__class__.__name__, left)
             if not left:
                 raise
             stop.wait(_START_PAUSE_S)

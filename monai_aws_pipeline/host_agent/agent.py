@@ -85,9 +85,9 @@ class Agent:
                 if delivery:
                     pipeline.accept(delivery)
                     continue
-            except (ClientError, BotoCoreError) as wrong:
+            except (ClientError, BotoCoreError) as error:
                 # The clock of idleness goes on: a host that cannot reach its queue must not run, and cost, for ever.
-                log.warning("the queue did not answer (%s); again in %.0f s", wrong.__class__.__name__, _QUEUE_PAUSE_S)
+                log.warning("the queue did not answer (%s); again in %.0f s", error.__class__.__name__, _QUEUE_PAUSE_S)
                 around.stop.wait(_QUEUE_PAUSE_S)
             due = pipeline.idle_seconds() >= around.config.idle_stop_minutes * 60
             if due and not around.stop.is_set() and self._still_empty() and not self._in_use():

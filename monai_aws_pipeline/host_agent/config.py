@@ -104,8 +104,8 @@ def load_config(path: Path = DEFAULT_PATH) -> AgentConfig:
     """Read and check the file. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ConfigError(f"{path} cannot be read ({wrong.__class__.__name__}); user data writes it when the host is created") from wrong
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error.__class__.__name__}); user data writes it when the host is created") from error
     return parse_config(text)
 
 
@@ -113,8 +113,8 @@ def parse_config(text: str) -> AgentConfig:
     """Check the text of agent.json. Raises ConfigError listing everything that is wrong; unknown fields are ignored."""
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        raise ConfigError("agent.json is not JSON") from wrong
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("agent.json is not JSON") from error
     if not isinstance(data, dict):
         raise ConfigError("agent.json is not a JSON object")
     problems = [problem for spec in fields(AgentConfig) if (problem := _problem(spec.name, data))]

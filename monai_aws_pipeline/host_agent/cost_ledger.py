@@ -72,8 +72,8 @@ class Bill:
             try:
                 if self._file:
                     self._file.write_text(json.dumps({"idle": round(left.boot + left.idle + left.busy, 3)}))
-            except OSError as wrong:
-                log.warning("%.0f idle seconds could not be kept (%s); they are charged to nobody", left.idle, wrong.__class__.__name__)
+            except OSError as error:
+                log.warning("%.0f idle seconds could not be kept (%s); they are charged to nobody", left.idle, error.__class__.__name__)
 
     def _count(self, change: int) -> None:
         with self._lock:

@@ -201,15 +201,15 @@ def from_labels(labels: Mapping[str, str], store: Store, folder: Path) -> Given 
     reference = _fetch(store, labels[LABEL_REFERENCE], folder / "reference.dcm") if labels.get(LABEL_REFERENCE) else None
     try:
         return Given(study, read_json(expected.read_bytes()), reference)
-    except ExpectationError as wrong:
-        raise FailedError(Code.GOLDEN_MISSING, f"The image's expectation cannot be read ({wrong}).") from wrong
+    except ExpectationError as error:
+        raise FailedError(Code.GOLDEN_MISSING, f"The image's expectation cannot be read ({error}).") from error
 
 
 def _fetch(store: Store, sha256: str, target: Path) -> Path:
     try:
         store.download(golden_key(sha256), "", "", target)
-    except (RefusedError, ValueError) as wrong:
-        raise FailedError(Code.GOLDEN_MISSING, f"The bucket has no object golden/{sha256[:12]}…, which the image's labels name.") from wrong
+    except (RefusedError, ValueError) as error:
+        raise FailedError(Code.GOLDEN_MISSING, f"The bucket has no object golden/{sha256[:12]}…, which the image's labels name.") from error
     with target.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
             raise FailedError(Code.GOLDEN_MISSING, f"The object golden/{sha256[:12]}… was altered; its content is not what its name says.")

@@ -55,8 +55,8 @@ class Board:
             new.parent.mkdir(parents=True, exist_ok=True)
             new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs}))
             new.replace(self._file)
-        except OSError as wrong:  # a study is worth more than who watches it
-            log.warning("what is at work cannot be shown (%s)", wrong.__class__.__name__)
+        except OSError as error:  # a study is worth more than who watches it
+            log.warning("what is at work cannot be shown (%s)", error.__class__.__name__)
 
 
 def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:

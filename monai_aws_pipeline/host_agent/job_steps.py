@@ -311,8 +311,8 @@ def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over
         return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
-    except Exception as wrong:
-        return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(wrong))
+    except Exception as error:
+        return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(error))
 
 
 def _with_facts(one: OneStudy) -> OneStudy:
@@ -398,8 +398,8 @@ def publish(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
     """Commit one study. Raises FailedError when it failed and the queue will deliver its job again."""
     try:
         return _commit_answer(around, taken, tried)
-    except Exception as wrong:
-        return _end(around, taken, as_job_error(wrong), tried)
+    except Exception as error:
+        return _end(around, taken, as_job_error(error), tried)
 
 
 def refuse(around: Surroundings, taken: Taken, error: JobError) -> ResultRecord:

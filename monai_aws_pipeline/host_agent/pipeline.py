@@ -104,8 +104,8 @@ class Pipeline:
         """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""
         try:
             message = read_message(delivery.body, self._around.config.bucket)
-        except ContractError as wrong:
-            log.warning("a message cannot be read (%s); it goes to the dead-letter queue", wrong)
+        except ContractError as error:
+            log.warning("a message cannot be read (%s); it goes to the dead-letter queue", error)
             self._around.queue.give_back(delivery, 0)
             unreadable: Future[Ended] = Future()
             unreadable.set_result(Ended(Outcome.UNREADABLE))  # not noted as work: a poisoned message must not keep a machine running
@@ -160,8 +160,8 @@ class Pipeline:
             prepared = prepare(self._around, job.taken, progress.decisions)
         except (InterruptedJobError, WorkFolderError):
             raise
-        except Exception as wrong:
-            self._pass(job, self._publishing, partial(self._refuse, error=as_job_error(wrong)))
+        except Exception as error:
+            self._pass(job, self._publishing, partial(self._refuse, error=as_job_error(error)))
         else:
             if prepared.studies:
                 if undo := start_ahead(self._around, job.message, prepared.studies[0].placed):
@@ -178,8 +178,8 @@ class Pipeline:
             for one in prepared.studies[:-1]:
                 early.append(self._publishing.submit(publish, self._around, job.taken, self._attempt(job, one)))
             last = [self._attempt(job, prepared.studies[-1])]
-        except InterruptedJobError as wrong:
-            interrupted, last = wrong, []  # studies that are inferred are published all the same
+        except InterruptedJobError as error:
+            interrupted, last = error, []  # studies that are inferred are published all the same
         self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
 
     def _attempt(self, job: _Job, one: OneStudy) -> Attempt:
@@ -208,13 +208,13 @@ class Pipeline:
         for tried in last:
             try:
                 records.append(publish(self._around, job.taken, tried))
-            except FailedError as wrong:
-                errors.append(wrong)
+            except FailedError as error:
+                errors.append(error)
         for future in early:  # handed to the same threads before this step was, so a thread is at it already: this wait ends
             try:
                 records.append(future.result())
-            except FailedError as wrong:
-                errors.append(wrong)
+            except FailedError as error:
+                errors.append(error)
         if interrupted or errors:
             raise interrupted or errors[0]
         finish(self._around, job.taken, records)
@@ -237,8 +237,8 @@ class Pipeline:
     def _step(self, job: _Job, step: Step) -> None:
         try:
             step(job)
-        except BaseException as wrong:
-            self._settle(job, self._end_of(job, wrong))
+        except BaseException as error:
+            self._settle(job, self._end_of(job, error))
 
     # -- decisions and ends ------------------------------------------------------------------------------------------------
 
@@ -292,11 +292,11 @@ class Pipeline:
                 queue.hand_over(delivery)
             else:
                 queue.give_back(delivery, ended.retry_in)
-        except WorkFolderError as wrong:
-            self._break(wrong)
-        except (ClientError, BotoCoreError) as wrong:
+        except WorkFolderError as error:
+            self._break(error)
+        except (ClientError, BotoCoreError) as error:
             log.warning(
-                "job %s: the queue did not answer (%s); the message comes back by itself", job.message.job, wrong.__class__.__name__
+                "job %s: the queue did not answer (%s); the message comes back by itself", job.message.job, error.__class__.__name__
             )
         finally:
             ended = ended or Ended(Outcome.INTERRUPTED)

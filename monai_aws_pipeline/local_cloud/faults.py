@@ -227,5 +227,5 @@ class FaultBoard:
 def _made(kind: type[_Order], data: Mapping[str, Any]) -> _Order:
     try:
         return kind(**data)
-    except TypeError as wrong:
-        raise FaultError(str(wrong)) from None
+    except TypeError as error:
+        raise FaultError(str(error)) from None

@@ -351,8 +351,8 @@ class Cloud:
                 await _json(send, 200, {})
             else:
                 await _json(send, 404, {"message": "no such control request"})
-        except (FaultError, KeyError, ValueError) as wrong:
-            await _json(send, 400, {"message": str(wrong)})
+        except (FaultError, KeyError, ValueError) as error:
+            await _json(send, 400, {"message": str(error)})
 
     async def _order(self, data: dict[str, Any]) -> dict[str, Any]:
         """Carry out one order. Raises FaultError, KeyError or ValueError for one that makes no sense."""

@@ -205,17 +205,17 @@ def _parse(path: Path, name: str, python: str) -> tuple[ast.Module | None, Unrea
     content = path.read_bytes()
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError) as wrong:
+    except (SyntaxError, ValueError) as error:
         # Newer syntax than this process's Python knows is not wrong by itself: the MAP's may be newer.
-        line = wrong.lineno or 0 if isinstance(wrong, SyntaxError) else 0
-        return None, Unreadable(name, line, _why(wrong), certain=wanted <= here)
-    except (RecursionError, MemoryError) as wrong:
-        return None, Unreadable(name, 0, type(wrong).__name__, certain=False)
+        line = error.lineno or 0 if isinstance(error, SyntaxError) else 0
+        return None, Unreadable(name, line, _why(error), certain=wanted <= here)
+    except (RecursionError, MemoryError) as error:
+        return None, Unreadable(name, 0, type(error).__name__, certain=False)
     if wanted < here:
         try:
             ast.parse(content, feature_version=wanted)
-        except SyntaxError as wrong:
-            return tree, Unreadable(name, wrong.lineno or 0, _why(wrong), certain=True)
+        except SyntaxError as error:
+            return tree, Unreadable(name, error.lineno or 0, _why(error), certain=True)
     return tree, None
 
 

@@ -94,8 +94,8 @@ def _app(text: str | None, findings: list[Finding]) -> AppManifest | None:
         return None
     try:
         return parse_app_manifest(text)
-    except ManifestError as wrong:
-        findings += [Finding("app.json", each) for each in wrong.findings]
+    except ManifestError as error:
+        findings += [Finding("app.json", each) for each in error.findings]
         return None
 
 
@@ -105,8 +105,8 @@ def _package(text: str | None, findings: list[Finding]) -> PackageManifest | Non
         return None
     try:
         return parse_package_manifest(text)
-    except ManifestError as wrong:
-        findings += [Finding("pkg.json", each) for each in wrong.findings]
+    except ManifestError as error:
+        findings += [Finding("pkg.json", each) for each in error.findings]
         return None
 
 

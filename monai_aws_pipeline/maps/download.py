@@ -221,11 +221,11 @@ def _copy(named: Named, uri: str, target: Path, download_s3: S3Download | None) 
             download_s3(parts.netloc, parts.path.lstrip("/"), target)
         except ModelError:
             raise
-        except Exception as wrong:
-            why = type(wrong).__name__
+        except Exception as error:
+            why = type(error).__name__
             raise ModelUnreachableError(
                 f"the {named.what} could not be read from S3 ({why}); check the address and s3:GetObject"
-            ) from wrong
+            ) from error
     elif parts.scheme == "https":
         _download(named, uri, target)
     elif (source := local_path(uri)) is not None:
@@ -242,11 +242,11 @@ def _download(named: Named, uri: str, target: Path) -> None:
             if not response.geturl().startswith("https:"):
                 raise ModelUnreachableError(f"the {named.what}'s address redirects to one without encryption")
             shutil.copyfileobj(response, out)
-    except urllib.error.HTTPError as wrong:
-        kind = ModelMissingError if wrong.code in (404, 410) else ModelUnreachableError
-        raise kind(f"the server answered {wrong.code} for the {named.what}; check {named.uri} and whether it needs a login") from wrong
-    except OSError as wrong:
-        raise ModelUnreachableError(f"the {named.what} could not be downloaded: {wrong}; check {named.uri} and the network") from wrong
+    except urllib.error.HTTPError as error:
+        kind = ModelMissingError if error.code in (404, 410) else ModelUnreachableError
+        raise kind(f"the server answered {error.code} for the {named.what}; check {named.uri} and whether it needs a login") from error
+    except OSError as error:
+        raise ModelUnreachableError(f"the {named.what} could not be downloaded: {error}; check {named.uri} and the network") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -196,8 +196,8 @@ def run(arguments: list[str], *, trusted: bool = False, address: str = "", login
                 ["git", *options, *more, *arguments], check=False, capture_output=True, text=True, errors="surrogateescape",
                 env=environment, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        except subprocess.TimeoutExpired as wrong:
-            raise GitError(f"git did not answer within {_TIMEOUT_S} s; check the network and MONAI_AWS_APP_SOURCE") from wrong
+        except subprocess.TimeoutExpired as error:
+            raise GitError(f"git did not answer within {_TIMEOUT_S} s; check the network and MONAI_AWS_APP_SOURCE") from error
 
 
 @contextmanager

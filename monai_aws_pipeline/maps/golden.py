@@ -100,7 +100,7 @@ def read_expectation(application: Path) -> Expectation | None:
         raise ExpectationError([f"larger than {MAX_BYTES // 1024} KiB"])
     try:
         return parse_expectation(load_yaml(path.read_text("utf-8"), EXPECT_FILE))
-    except UnicodeDecodeError as wrong:
-        raise ExpectationError(["not UTF-8 text"]) from wrong
-    except ManifestError as wrong:
-        raise ExpectationError(list(wrong.findings)) from wrong
+    except UnicodeDecodeError as error:
+        raise ExpectationError(["not UTF-8 text"]) from error
+    except ManifestError as error:
+        raise ExpectationError(list(error.findings)) from error

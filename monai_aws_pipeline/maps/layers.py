@@ -71,8 +71,8 @@ def read_layer(blob: bytes, wanted: Collection[str], *, max_unpacked: int = MAX_
         stream = io.BytesIO(blob)
     try:
         return _read(_Bounded(stream, max_unpacked), frozenset(wanted), max_members)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as wrong:
-        raise LayerRefusedError(f"is damaged ({wrong})") from wrong
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise LayerRefusedError(f"is damaged ({error})") from error
 
 
 def flatten(layers: Iterable[Layer]) -> Layer:

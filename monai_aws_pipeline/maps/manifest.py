@@ -109,8 +109,8 @@ def read_app_config(folder: Path) -> AppConfig:
         raise ManifestError(APP_YAML, [f"larger than {MAX_BYTES // 1024} KiB"])
     try:
         return parse_app_config(path.read_text("utf-8"))
-    except UnicodeDecodeError as wrong:
-        raise ManifestError(APP_YAML, ["not UTF-8 text"]) from wrong
+    except UnicodeDecodeError as error:
+        raise ManifestError(APP_YAML, ["not UTF-8 text"]) from error
 
 
 def parse_app_config(text: str) -> AppConfig:
@@ -214,8 +214,8 @@ def parse_app_manifest(text: str) -> AppManifest:
     """Read ``app.json`` of an image. Raises ManifestError with every finding."""
     try:
         run = parse_app_json(_bounded(text, "app.json"))
-    except AppManifestError as wrong:
-        raise ManifestError("app.json", [str(wrong).removeprefix("app.json: ")]) from wrong
+    except AppManifestError as error:
+        raise ManifestError("app.json", [str(error).removeprefix("app.json: ")]) from error
     read = json.loads(text)
     data = {"sdk": _OLDER_SDK, **respelled(read)} if is_older(read) else read
     findings: list[str] = []
@@ -237,10 +237,10 @@ def parse_package_manifest(text: str) -> PackageManifest:
     """Read ``pkg.json`` of an image. Raises ManifestError with every finding."""
     try:
         data = json.loads(_bounded(text, "pkg.json"))
-    except (ValueError, RecursionError) as wrong:
-        if isinstance(wrong, ManifestError):
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ManifestError):
             raise
-        raise ManifestError("pkg.json", ["not JSON"]) from wrong
+        raise ManifestError("pkg.json", ["not JSON"]) from error
     if not isinstance(data, dict):
         raise ManifestError("pkg.json", ["not a JSON object"])
     if is_older(data):
@@ -281,11 +281,11 @@ def load_yaml(text: str, what: str) -> dict[str, Any]:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ManifestError(what, ["YAML aliases (*name) are not supported; write the value out"])
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as wrong:
-        if isinstance(wrong, ManifestError):
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ManifestError):
             raise
-        line = getattr(getattr(wrong, "problem_mark", None), "line", None)
-        raise ManifestError(what, [f"not valid YAML{f' near line {line + 1}' if line is not None else ''}"]) from wrong
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise ManifestError(what, [f"not valid YAML{f' near line {line + 1}' if line is not None else ''}"]) from error
     if not isinstance(data, dict):
         raise ManifestError(what, ["empty, or not a mapping at its top level"])
     return data

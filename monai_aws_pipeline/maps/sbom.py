@@ -41,8 +41,8 @@ def parse_inventory(text: str) -> dict[str, Any]:
     """Check the agent's line. Raises InventoryError."""
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        raise InventoryError("the inventory is not JSON") from wrong
+    except (ValueError, RecursionError) as error:
+        raise InventoryError("the inventory is not JSON") from error
     if not isinstance(data, dict) or not isinstance(data.get("system"), dict):
         raise InventoryError("the inventory is no object, or says no system")
     for kind in _KINDS:
@@ -88,8 +88,8 @@ def make(image: MapImage, inventory: dict[str, Any]) -> Sbom:
         digest = [HashType(alg=HashAlgorithm.SHA_256, content=image.digest.removeprefix("sha256:"))]
         title, kind = image.repository.partition("/")[2], ComponentType.CONTAINER
         bom.metadata.component = Component(name=title, version=image.version, type=kind, purl=purl, bom_ref="map", hashes=digest)
-    except (KeyError, TypeError, ValueError) as wrong:
-        raise InventoryError(f"an entry of the inventory cannot be used ({type(wrong).__name__})") from wrong
+    except (KeyError, TypeError, ValueError) as error:
+        raise InventoryError(f"an entry of the inventory cannot be used ({type(error).__name__})") from error
     bom.metadata.timestamp = image.pushed_at
     bom.serial_number = uuid.uuid5(uuid.NAMESPACE_URL, f"{image.repository}@{image.digest}")
     bom.register_dependency(bom.metadata.component, bom.components)

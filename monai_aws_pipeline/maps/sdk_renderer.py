@@ -95,10 +95,10 @@ def render(
         try:
             packaging = PackagingArguments(arguments, str(folder))
             dockerfile = _dockerfile(packaging)
-        except Exception as wrong:  # the packager raises bare Exceptions of many kinds
+        except Exception as error:  # the packager raises bare Exceptions of many kinds
             raise RendererError(
-                f"the SDK's packager refused the application: {wrong}. Correct app.yaml (docs/your-own-model.md shows a whole one)"
-            ) from wrong
+                f"the SDK's packager refused the application: {error}. Correct app.yaml (docs/your-own-model.md shows a whole one)"
+            ) from error
         return RenderedMap(
             app_json=json.dumps(packaging.application_manifest.data, indent=2, sort_keys=True) + "\n",
             pkg_json=json.dumps(packaging.package_manifest.data, indent=2, sort_keys=True) + "\n",

@@ -286,6 +286,6 @@ def _export(repository: Path, inside: PurePosixPath, commit: str, target: Path) 
         try:
             with tarfile.open(folder / "app.tar") as archive:
                 archive.extractall(unpacked, filter="data")
-        except tarfile.TarError as wrong:
-            raise SourceRefusedError(f"the application holds a file that is not allowed: {wrong}") from wrong
+        except tarfile.TarError as error:
+            raise SourceRefusedError(f"the application holds a file that is not allowed: {error}") from error
         _copy_files(unpacked, _relative_files(unpacked, None), target)

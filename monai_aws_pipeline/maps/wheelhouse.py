@@ -173,8 +173,8 @@ def read(folder: Path) -> Wheelhouse:
         for wheel in wheels:
             if Path(wheel.file).name != wheel.file or (folder / wheel.file).stat().st_size != wheel.bytes:
                 raise BrokenWheelhouseError(f"{folder.name} lacks {wheel.file}; remove the folder, it is gathered again")
-    except (OSError, ValueError, KeyError, TypeError) as wrong:
-        raise BrokenWheelhouseError(f"{folder.name} is not a complete wheelhouse; remove it, it is gathered again") from wrong
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenWheelhouseError(f"{folder.name} is not a complete wheelhouse; remove it, it is gathered again") from error
     return Wheelhouse(folder, version, wheels)
 
 

@@ -70,16 +70,16 @@ class ResultsStore:
             return ()
         try:
             done = JobDone.from_json(body.decode())
-        except (ContractError, UnicodeDecodeError) as wrong:
-            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+        except (ContractError, UnicodeDecodeError) as error:
+            raise UnreadableResultError(f"{key}: {error}") from error
         return tuple(self._parse(commit, self._text(commit, MAX_RECORD_BYTES).encode()) for commit in done.commits)
 
     def entry(self, key: str) -> IndexEntry:
         """Read one index entry. Raises UnreadableResultError."""
         try:
             return IndexEntry.from_json(self._text(key, MAX_ENTRY_BYTES))
-        except ContractError as wrong:
-            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+        except ContractError as error:
+            raise UnreadableResultError(f"{key}: {error}") from error
 
     def record(self, key: str) -> ResultRecord | None:
         """Read one commit record; None when there is none yet. Raises UnreadableResultError."""
@@ -117,8 +117,8 @@ class ResultsStore:
     def _parse(self, key: str, body: bytes) -> ResultRecord:
         try:
             return ResultRecord.from_json(body.decode())
-        except (ContractError, UnicodeDecodeError) as wrong:
-            raise UnreadableResultError(f"{key}: {wrong}") from wrong
+        except (ContractError, UnicodeDecodeError) as error:
+            raise UnreadableResultError(f"{key}: {error}") from error
 
     def _text(self, key: str, limit: int) -> str:
         body = self._read(key, limit)
@@ -126,14 +126,14 @@ class ResultsStore:
             raise UnreadableResultError(f"{key}: there is no such object")
         try:
             return body.decode()
-        except UnicodeDecodeError as wrong:
-            raise UnreadableResultError(f"{key}: not UTF-8") from wrong
+        except UnicodeDecodeError as error:
+            raise UnreadableResultError(f"{key}: not UTF-8") from error
 
     def _read(self, key: str, limit: int) -> bytes | None:
         try:
             answer = self._s3.get_object(Bucket=self.bucket, Key=key)
-        except ClientError as wrong:
-            if wrong.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
                 return None
             raise
         with answer["Body"] as body:

@@ -38,8 +38,8 @@ def inference_result(
     except DagsterExecutionInterruptedError:
         context.log.warning("Cancelled: only the waiting ends. A queued job is still answered, and the sensor study_results records it.")
         raise
-    except RerunError as wrong:
-        raise Failure(str(wrong), allow_retries=False) from wrong
+    except RerunError as error:
+        raise Failure(str(error), allow_retries=False) from error
     if failed(record):
         raise _failure(record, store.bucket)
     result = store.with_outputs(record)

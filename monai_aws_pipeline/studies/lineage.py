@@ -146,5 +146,5 @@ def _read(store: ResultsStore, entry: Arrival) -> StoredResult | UnreadableResul
         if (index.job, index.study) != (entry.job, entry.study):
             return UnreadableResultError(f"{entry.key}: the entry speaks of another job or study than its key")
         return store.result(index)
-    except UnreadableResultError as wrong:
-        return wrong
+    except UnreadableResultError as error:
+        return error

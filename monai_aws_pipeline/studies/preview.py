@@ -36,8 +36,8 @@ def thumbnail_uri(png: bytes) -> str:
                 picture = source.convert("RGB") if source.width * source.height <= MAX_SOURCE_PIXELS else None
         uri = _smaller_until_it_fits(picture) if picture else None
     # Pillow's decoders raise almost anything on damaged input: ValueError, SyntaxError, OSError, struct.error, EOFError …
-    except Exception as wrong:
-        raise PreviewError(f"the preview is no readable PNG ({type(wrong).__name__})") from wrong
+    except Exception as error:
+        raise PreviewError(f"the preview is no readable PNG ({type(error).__name__})") from error
     if uri is None:
         raise PreviewError(f"the preview has more than {MAX_SOURCE_PIXELS} pixels, or does not fit into {MAX_URI_BYTES} bytes")
     return uri

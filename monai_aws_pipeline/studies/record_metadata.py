@@ -44,8 +44,8 @@ def parse_measurements(text: str) -> tuple[Segment, ...]:
     try:
         segments = json.loads(text)["segments"]
         parsed = tuple(Segment(_label(item["label"]), float(item["volume_ml"])) for item in segments[:MAX_SEGMENTS])
-    except (ValueError, KeyError, TypeError, RecursionError) as wrong:
-        raise ContractError("measurements: expected {'segments': [{'label', 'volume_ml'}]}") from wrong
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ContractError("measurements: expected {'segments': [{'label', 'volume_ml'}]}") from error
     if not all(0 <= segment.volume_ml < float("inf") for segment in parsed):
         raise ContractError("measurements: volume_ml must be a number of at least 0")
     return parsed
@@ -155,8 +155,8 @@ def _texts(values: Mapping[str, str]) -> dict[str, MetadataValue]:
 def _preview(png: bytes) -> MetadataValue:
     try:
         return MetadataValue.md(f"![preview]({thumbnail_uri(png)})")
-    except PreviewError as wrong:
-        return MetadataValue.text(f"not shown: {wrong}")
+    except PreviewError as error:
+        return MetadataValue.text(f"not shown: {error}")
 
 
 def _output_table(outputs: tuple[OutputFile, ...]) -> MetadataValue:

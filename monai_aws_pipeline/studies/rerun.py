@@ -68,8 +68,8 @@ class Reruns:
         name = self._settings.names.live_map_parameter
         try:
             value = self._clients.ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
-        except ClientError as wrong:
-            if wrong.response.get("Error", {}).get("Code") != "ParameterNotFound":
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "ParameterNotFound":
                 raise
             value = ""
         digest = re.search(r"sha256:[0-9a-f]{64}", value)
@@ -133,9 +133,9 @@ class Reruns:
         name = self._settings.names.wake_function
         try:
             self._clients.functions.invoke(FunctionName=name, InvocationType="Event", Payload=WAKE_EVENT)
-        except ClientError as wrong:
+        except ClientError as error:
             # Nothing is lost: the schedule wakes the same function and finds the queued job.
-            code = wrong.response.get("Error", {}).get("Code", "unknown")
+            code = error.response.get("Error", {}).get("Code", "unknown")
             self._log(f"Could not wake a host at once ({code}); the schedule does within {self._settings.wake_every_minutes} minutes.")
 
     def _queue_state(self) -> str:
@@ -144,6 +144,6 @@ class Reruns:
             state = self._clients.sqs.get_queue_attributes(
                 QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
             )["Attributes"]
-        except ClientError as wrong:
-            return f"the queue cannot be read ({wrong.response.get('Error', {}).get('Code', 'unknown')})"
+        except ClientError as error:
+            return f"the queue cannot be read ({error.response.get('Error', {}).get('Code', 'unknown')})"
         return f"{state['ApproximateNumberOfMessages']} jobs queued, {state['ApproximateNumberOfMessagesNotVisible']} at work"

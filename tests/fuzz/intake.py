@@ -173,9 +173,9 @@ def run(seed: int, folder: Path, more: Callable[[Outcome], bool], first: int = 0
         started = time.monotonic()
         try:
             outcome.ends[_end(upload, folder)] += 1
-        except Exception as wrong:
-            last = "".join(traceback.format_exception(wrong)[-3:])
-            outcome.findings.append(f"seed {seed}, round {number}: {wrong.__class__.__name__}: {wrong}\n{last}")
+        except Exception as error:
+            last = "".join(traceback.format_exception(error)[-3:])
+            outcome.findings.append(f"seed {seed}, round {number}: {error.__class__.__name__}: {error}\n{last}")
         if (seconds := time.monotonic() - started) > SLOW_SECONDS:
             outcome.findings.append(f"seed {seed}, round {number}: took {seconds:.1f} s")
         outcome.rounds += 1

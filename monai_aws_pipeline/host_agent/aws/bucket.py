@@ -75,10 +75,10 @@ class Store:
 
         try:
             return self._try(fetch)
-        except _Missing as wrong:
-            raise RefusedError(Code.UPLOAD_MISSING, "The upload is no longer in the bucket.") from wrong
-        except _Changed as wrong:
-            raise RefusedError(Code.UPLOAD_REPLACED, "The upload was replaced by another one of the same name.") from wrong
+        except _Missing as error:
+            raise RefusedError(Code.UPLOAD_MISSING, "The upload is no longer in the bucket.") from error
+        except _Changed as error:
+            raise RefusedError(Code.UPLOAD_REPLACED, "The upload was replaced by another one of the same name.") from error
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects under a prefix."""
@@ -220,20 +220,20 @@ class Store:
     def _try(self, call: Callable[[], _T]) -> _T:
         try:
             return call()
-        except ClientError as wrong:
-            code = str(wrong.response.get("Error", {}).get("Code", ""))
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
             for codes, kind in ((_MISSING, _Missing), (_CHANGED, _Changed), (_CONFLICT, _Conflict)):
                 if code in codes:
-                    raise kind from wrong
-            raise FailedError(Code.STORAGE_FAILED, f"The bucket answered {code or 'an error without a code'}.") from wrong
+                    raise kind from error
+            raise FailedError(Code.STORAGE_FAILED, f"The bucket answered {code or 'an error without a code'}.") from error
         except S3CopyFailedError as error:  # a part of a copy met another ETag; the text names the key
             raise _Changed from error
-        except (BotoCoreError, Boto3Error) as wrong:
-            raise FailedError(Code.STORAGE_FAILED, f"The bucket could not be reached ({wrong.__class__.__name__}).") from wrong
-        except OSError as wrong:
-            if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FailedError(Code.DISK_FULL, "The host's disk is full.") from wrong
-            raise FailedError(Code.STORAGE_FAILED, "A file could not be written or read.") from wrong
+        except (BotoCoreError, Boto3Error) as error:
+            raise FailedError(Code.STORAGE_FAILED, f"The bucket could not be reached ({error.__class__.__name__}).") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise FailedError(Code.DISK_FULL, "The host's disk is full.") from error
+            raise FailedError(Code.STORAGE_FAILED, "A file could not be written or read.") from error
 
 
 def _exactly(version: str, etag: str) -> dict[str, Any]:

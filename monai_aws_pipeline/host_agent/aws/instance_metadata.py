@@ -26,8 +26,8 @@ def read_host(endpoint: str | None = None) -> HostFacts:
     """Facts of this machine. Empty, with a warning, where no metadata service answers: a study is worth more than its host's name."""
     try:
         return HostFacts(*_read(("instance-id", "instance-type", "ami-id"), endpoint))
-    except (OSError, ValueError) as wrong:
-        log.warning("the instance metadata service does not answer (%s); records will not name this host", wrong.__class__.__name__)
+    except (OSError, ValueError) as error:
+        log.warning("the instance metadata service does not answer (%s); records will not name this host", error.__class__.__name__)
         return HostFacts()
 
 

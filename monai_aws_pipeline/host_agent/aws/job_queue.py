@@ -92,8 +92,8 @@ class JobsQueue:
         """Let another try begin after so many seconds. A message that is gone already is fine."""
         try:
             self.extend(delivery, seconds)
-        except ClientError as wrong:
-            log.warning("a message could not be given back (%s); it comes back by itself", _code(wrong))
+        except ClientError as error:
+            log.warning("a message could not be given back (%s); it comes back by itself", _code(error))
 
     def hand_over(self, delivery: Delivery) -> None:
         """Give back a job that was interrupted through no fault of its own, without counting the try.
@@ -124,11 +124,11 @@ class Heartbeat:
         while not self._end.wait(self._every_s):
             try:
                 self._queue.extend(self._delivery, VISIBILITY_S)
-            except ClientError as wrong:
+            except ClientError as error:
                 # The message may be somebody else's by now. The job goes on: whoever commits first has answered it.
-                log.warning("the job's message could not be kept (%s)", _code(wrong))
-            except BotoCoreError as wrong:
-                log.warning("the queue could not be reached (%s); trying again", wrong.__class__.__name__)
+                log.warning("the job's message could not be kept (%s)", _code(error))
+            except BotoCoreError as error:
+                log.warning("the queue could not be reached (%s); trying again", error.__class__.__name__)
 
 
 def _code(wrong: ClientError) -> str:

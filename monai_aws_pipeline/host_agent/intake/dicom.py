@@ -146,8 +146,8 @@ def read_instance(path: Path, pool: Pool | None = None, *, whole: bool = True) -
         found = read_structure(path, _WANTED, gather=GATHER)
     except RefusedError:
         raise
-    except (struct.error, ValueError, LookupError) as wrong:  # the walk checks its bounds; this is for the case nobody thought of
-        raise RefusedError(Code.DICOM_DAMAGED, "A DICOM file cannot be read to the end of its header.") from wrong
+    except (struct.error, ValueError, LookupError) as error:  # the walk checks its bounds; this is for the case nobody thought of
+        raise RefusedError(Code.DICOM_DAMAGED, "A DICOM file cannot be read to the end of its header.") from error
     if found.media_class == MediaStorageDirectoryStorage:
         return None
     patient = text_of(found, _PATIENT_ID).encode()

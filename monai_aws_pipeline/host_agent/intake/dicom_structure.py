@@ -367,8 +367,8 @@ def _inflated(data: Buffer, start: int, limit: int) -> bytes:
             found += part
             if len(found) > limit:
                 raise RefusedError(Code.DICOM_TOO_LARGE, f"A deflated DICOM file inflates to more than {limit >> 20} MiB.")
-    except zlib.error as wrong:
-        raise _damaged("A deflated DICOM file cannot be inflated.") from wrong
+    except zlib.error as error:
+        raise _damaged("A deflated DICOM file cannot be inflated.") from error
     return bytes(found)
 
 

@@ -63,8 +63,8 @@ class JobDone:
         try:
             data = json.loads(text)
             return cls(str(data["job"]), tuple(str(key) for key in data["commits"]), str(data["completed_at"]))
-        except (ValueError, KeyError, TypeError) as wrong:
-            raise ContractError("job marker has another shape than expected") from wrong
+        except (ValueError, KeyError, TypeError) as error:
+            raise ContractError("job marker has another shape than expected") from error
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Decisions:
         try:
             data = json.loads(text)
             return cls(str(data["job"]), tuple(ResultRecord.from_data(dict(record)) for record in data["ends"]))
-        except (ValueError, KeyError, TypeError) as wrong:
-            raise wrong if isinstance(wrong, ContractError) else ContractError("decisions have another shape than expected") from wrong
+        except (ValueError, KeyError, TypeError) as error:
+            raise error if isinstance(error, ContractError) else ContractError("decisions have another shape than expected") from error
 
 
 class StudiesDecidedError(Exception):

@@ -139,8 +139,8 @@ def _kind(path: Path, study_uid: str, patient: str) -> str:
         return MESH if path.suffix.lower() in _MESHES else OTHER
     try:
         written = read_instance(path)
-    except RefusedError as wrong:
-        raise FailedError(Code.OUTPUT_NOT_DICOM, f"The application wrote a file that is no whole DICOM object: {wrong.cause}") from wrong
+    except RefusedError as error:
+        raise FailedError(Code.OUTPUT_NOT_DICOM, f"The application wrote a file that is no whole DICOM object: {error.cause}") from error
     if written is None or not written.sop_class:
         raise FailedError(Code.OUTPUT_NOT_DICOM, "The application wrote a DICOM file that is no object of a study.")
     if written.study_uid != study_uid:

@@ -134,9 +134,9 @@ class Attached:
             else:
                 self._api.start(self._name)
                 code = self._api.wait(self._name)
-        except EngineError as wrong:
-            self._trouble = f"docker: {wrong}\n".encode()
-            code = next((known for pattern, known in _CODES if re.search(pattern, str(wrong))), code)
+        except EngineError as error:
+            self._trouble = f"docker: {error}\n".encode()
+            code = next((known for pattern, known in _CODES if re.search(pattern, str(error))), code)
             if self._connection:
                 _shut(self._connection)
         finally:

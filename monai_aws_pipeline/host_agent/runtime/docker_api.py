@@ -73,9 +73,9 @@ class EngineApi:
             while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD_BYTES and (byte := connection.recv(1)):
                 head += byte  # one by one, because what follows is the container's
             connection.settimeout(None)
-        except OSError as wrong:
+        except OSError as error:
             connection.close()
-            raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
+            raise EngineError(f"the container engine did not answer ({error.__class__.__name__})") from error
         if not head.startswith(b"HTTP/1.1 101"):
             connection.close()
             raise EngineError(f"the engine did not attach: {head.decode('ascii', 'replace').splitlines()[:1]}")
@@ -141,8 +141,8 @@ class EngineApi:
             if answer.status >= 400:
                 raise EngineError(f"the engine answered {answer.status}: {said.decode('utf-8', 'replace').strip()[-400:]}")
             return json.loads(said) if said else None
-        except (OSError, http.client.HTTPException, ValueError) as wrong:
-            raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise EngineError(f"the container engine did not answer ({error.__class__.__name__})") from error
         finally:
             connection.close()
 
@@ -165,8 +165,8 @@ class EngineApi:
         try:
             connection = _Connection(self._path, self.stop.left(time.monotonic(), _CALL_S))
             connection.connect()
-        except OSError as wrong:
-            raise EngineError(f"the container engine did not answer ({wrong.__class__.__name__})") from wrong
+        except OSError as error:
+            raise EngineError(f"the container engine did not answer ({error.__class__.__name__})") from error
         return connection.sock
 
 

@@ -105,8 +105,8 @@ class Engine:
         """Whether the image (by digest) is in the local store."""
         try:
             return self._api.has_image(image)
-        except EngineError as wrong:
-            raise FailedError(Code.ENGINE_FAILED, f"The engine's images cannot be read: {_one_line(str(wrong))}.") from wrong
+        except EngineError as error:
+            raise FailedError(Code.ENGINE_FAILED, f"The engine's images cannot be read: {_one_line(str(error))}.") from error
 
     def pull(self, image: str, username: str, password: str, stop: threading.Event) -> None:
         """Pull ``registry/repository@sha256:…`` with credentials that exist on tmpfs only while the pull lasts. Raises FailedError."""
@@ -115,10 +115,10 @@ class Engine:
         try:
             self._run(["login", "--username", username, "--password-stdin", registry], text=password)
             self._pull(image, stop)
-        except EngineError as wrong:
-            full = "no space left" in str(wrong).lower()
+        except EngineError as error:
+            full = "no space left" in str(error).lower()
             code = Code.DISK_FULL if full else Code.PULL_FAILED
-            raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(wrong))}.") from wrong
+            raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(error))}.") from error
         finally:
             shutil.rmtree(self._config, ignore_errors=True)
 
@@ -160,8 +160,8 @@ class Engine:
             config = found.get("Config") or {}
             environment = dict(str(item).partition("=")[::2] for item in config.get("Env") or [])
             return ImageFacts(image, int(found.get("Size", 0)), config.get("Labels") or {}, self._read_manifest(image), environment)
-        except (EngineError, ValueError, LookupError) as wrong:
-            raise FailedError(Code.ENGINE_FAILED, f"The MAP image cannot be inspected: {_one_line(str(wrong))}.") from wrong
+        except (EngineError, ValueError, LookupError) as error:
+            raise FailedError(Code.ENGINE_FAILED, f"The MAP image cannot be inspected: {_one_line(str(error))}.") from error
 
     def _read_manifest(self, image: str) -> str:
         # Created and never started: works for an image without a shell, and runs nothing of it. "none": an image may name no command.
@@ -175,8 +175,8 @@ class Engine:
                         member = next(item for item in archive if item.isfile() and item.size < 1 << 20)
                         content = archive.extractfile(member)
                         return content.read().decode("utf-8", "replace") if content else ""
-        except (tarfile.TarError, StopIteration) as wrong:
-            raise EngineError("app.json is not a file") from wrong
+        except (tarfile.TarError, StopIteration) as error:
+            raise EngineError("app.json is not a file") from error
         finally:
             self.remove(container)
         raise FailedError(Code.MAP_MANIFEST, f"The image has no {APP_MANIFEST_PATHS[0]}, so it is not a MAP.")
@@ -195,8 +195,8 @@ class Engine:
         """Start a container, ``docker run`` with these arguments. The caller ends it with ``run`` or ``drop``. Raises OSError."""
         try:
             return Attached(self._api, *describe(arguments))
-        except UnknownArgumentError as wrong:
-            log.warning("a container is started by the docker command, because of %s", wrong)
+        except UnknownArgumentError as error:
+            log.warning("a container is started by the docker command, because of %s", error)
         pipe = subprocess.PIPE
         return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=self._environment)
 
@@ -318,8 +318,8 @@ class Engine:
     def _quietly(self, do: Callable[[str], None], name: str) -> None:
         try:
             do(name)
-        except EngineError as wrong:
-            log.warning("a container was not ended (%s); what is left of it is removed when the agent starts", _one_line(str(wrong)))
+        except EngineError as error:
+            log.warning("a container was not ended (%s); what is left of it is removed when the agent starts", _one_line(str(error)))
 
     def _run(self, arguments: Iterable[str], *, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[bytes]:
         command, pipe = [self._docker, *arguments], subprocess.PIPE
@@ -327,8 +327,8 @@ class Engine:
         try:
             with subprocess.Popen(command, stdin=source, stdout=pipe, stderr=pipe, env=self._environment) as process:
                 said, complained = self._communicate(process, None if text is None else text.encode())
-        except (OSError, subprocess.TimeoutExpired) as wrong:
-            raise EngineError(f"docker did not answer ({wrong.__class__.__name__})") from wrong
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EngineError(f"docker did not answer ({error.__class__.__name__})") from error
         if check and process.returncode:
             raise EngineError(complained.decode("utf-8", "replace").strip()[-400:])
         return subprocess.CompletedProcess(command, process.returncode, said, complained)

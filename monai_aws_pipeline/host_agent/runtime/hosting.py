@@ -75,8 +75,8 @@ class PerStudy:
             arguments = self._held_arguments(ready, source, target, limits, name)
             try:
                 self._held[name] = (arguments, self._engine.hold(arguments))
-            except OSError as wrong:
-                log.warning("a container could not be started ahead (%s)", wrong.__class__.__name__)
+            except OSError as error:
+                log.warning("a container could not be started ahead (%s)", error.__class__.__name__)
 
     def drop(self, name: str) -> None:
         """End a container that was held for nothing."""

@@ -72,8 +72,8 @@ def take(image: str) -> Inventory:
     with _exported(image) as stream:
         try:
             return read(stream)
-        except (tarfile.TarError, OSError, ValueError) as wrong:
-            raise FailedError(Code.ENGINE_FAILED, f"The image's file system cannot be read ({wrong.__class__.__name__}).") from wrong
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise FailedError(Code.ENGINE_FAILED, f"The image's file system cannot be read ({error.__class__.__name__}).") from error
 
 
 def read(stream: IO[bytes]) -> Inventory:

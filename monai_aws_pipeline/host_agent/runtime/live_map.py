@@ -109,8 +109,8 @@ class LiveMap:
         username, password = self._credentials()
         try:
             self._engine.pull(image, username, password, stop)
-        except FailedError as wrong:
-            if wrong.code is not Code.DISK_FULL or not self._evict_for(image):
+        except FailedError as error:
+            if error.code is not Code.DISK_FULL or not self._evict_for(image):
                 raise
             self._engine.pull(image, username, password, stop)
 
@@ -123,8 +123,8 @@ class LiveMap:
     def _evict(self, keep: set[str]) -> int:
         try:
             evicted = self._engine.evict(keep)
-        except EngineError as wrong:
-            log.warning("images could not be removed (%s)", wrong)
+        except EngineError as error:
+            log.warning("images could not be removed (%s)", error)
             return 0
         if evicted:
             log.info("the disk is short; removed %d image(s) that are not live", evicted)
@@ -133,18 +133,18 @@ class LiveMap:
     def _read_parameter(self) -> str:
         try:
             return self._ssm.get_parameter(Name=self._parameter)["Parameter"]["Value"].strip()
-        except ClientError as wrong:
-            code = str(wrong.response.get("Error", {}).get("Code", ""))
-            raise FailedError(Code.NO_LIVE_MAP, f"The parameter that names the live MAP cannot be read ({code}).") from wrong
-        except BotoCoreError as wrong:
-            raise FailedError(Code.NO_LIVE_MAP, f"SSM could not be reached ({wrong.__class__.__name__}).") from wrong
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            raise FailedError(Code.NO_LIVE_MAP, f"The parameter that names the live MAP cannot be read ({code}).") from error
+        except BotoCoreError as error:
+            raise FailedError(Code.NO_LIVE_MAP, f"SSM could not be reached ({error.__class__.__name__}).") from error
 
     def _credentials(self) -> tuple[str, str]:
         try:
             data = self._ecr.get_authorization_token()["authorizationData"][0]
             username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
-        except (ClientError, BotoCoreError, LookupError, ValueError) as wrong:
-            raise FailedError(Code.PULL_FAILED, f"The registry gave no authorization ({wrong.__class__.__name__}).") from wrong
+        except (ClientError, BotoCoreError, LookupError, ValueError) as error:
+            raise FailedError(Code.PULL_FAILED, f"The registry gave no authorization ({error.__class__.__name__}).") from error
         return username, password
 
 
@@ -173,8 +173,8 @@ def describe(found: ImageFacts, seconds: float) -> ReadyMap:
     """Manifest and labels of an image as a record has them. Raises FailedError(MAP_MANIFEST)."""
     try:
         spec = with_user_packages(parse_app_json(found.app_json), found.environment)
-    except AppManifestError as wrong:
-        raise FailedError(Code.MAP_MANIFEST, f"The MAP's manifest cannot be used: {wrong}.") from wrong
+    except AppManifestError as error:
+        raise FailedError(Code.MAP_MANIFEST, f"The MAP's manifest cannot be used: {error}.") from error
     facts = MapFacts(
         image=found.digest_reference,
         digest=found.digest_reference.partition("@")[2],

@@ -40,8 +40,8 @@ class NoNetwork:
         try:
             ours = replace(limits, labels=((CONTAINER_LABEL, "network"),))
             self._process = self._engine.hold(namespace_arguments(image, ours, name=self._name))
-        except OSError as wrong:
-            log.warning("a network namespace could not be kept (%s)", wrong.__class__.__name__)
+        except OSError as error:
+            log.warning("a network namespace could not be kept (%s)", error.__class__.__name__)
             return
         if not self._starts():
             log.info("the image starts no shell, so each of its containers gets a network namespace of its own")

@@ -147,9 +147,9 @@ class Warm:
         except RefusedError as why:
             self.close()
             return self._verdicts.write(digest, PER_STUDY, str(why))
-        except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as wrong:
+        except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as error:
             self.close()  # says nothing about the MAP: the next study of this digest is tried again
-            log.warning("whether this MAP can be hosted warm is not known yet (%s)", wrong.__class__.__name__)
+            log.warning("whether this MAP can be hosted warm is not known yet (%s)", error.__class__.__name__)
             return None
         finally:
             shutil.rmtree(other, ignore_errors=True)

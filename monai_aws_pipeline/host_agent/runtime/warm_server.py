@@ -233,8 +233,8 @@ def flush_files() -> None:
                 item.flush()
             except ValueError:
                 continue  # it is closed
-            except Exception as wrong:
-                os.write(2, f"Exception ignored at the exit, a file could not be written: {wrong!r}\n".encode())
+            except Exception as error:
+                os.write(2, f"Exception ignored at the exit, a file could not be written: {error!r}\n".encode())
     libc.fflush(None)
 
 
@@ -266,8 +266,8 @@ class Scratch:
                 restore(folder, self._kept[folder])
                 if snapshot(folder) != self._kept[folder]:
                     trouble.append(f"{folder} is not as it was")
-            except (OSError, RecursionError, RefusedError) as wrong:
-                trouble.append(f"{folder} could not be cleaned ({wrong.__class__.__name__})")
+            except (OSError, RecursionError, RefusedError) as error:
+                trouble.append(f"{folder} could not be cleaned ({error.__class__.__name__})")
         return trouble
 
 
@@ -375,8 +375,8 @@ def preload(target: Target) -> list[str]:
             for name in names:
                 if name != "*" and not hasattr(found, name):
                     importlib.import_module(f"{module}.{name}")
-        except BaseException as wrong:  # whatever it raises, the child will meet it again where the application expects it
-            failed.append(f"{module}: {wrong.__class__.__name__}")
+        except BaseException as error:  # whatever it raises, the child will meet it again where the application expects it
+            failed.append(f"{module}: {error.__class__.__name__}")
     return failed
 
 

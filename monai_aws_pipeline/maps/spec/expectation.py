@@ -241,10 +241,10 @@ def read_json(text: bytes) -> Expectation:
         raise ExpectationError([f"larger than {MAX_BYTES // 1024} KiB"])
     try:
         return parse_expectation(json.loads(text))
-    except (ValueError, RecursionError) as wrong:
-        if isinstance(wrong, ExpectationError):
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ExpectationError):
             raise
-        raise ExpectationError(["not JSON"]) from wrong
+        raise ExpectationError(["not JSON"]) from error
 
 
 def parse_expectation(data: Any) -> Expectation:

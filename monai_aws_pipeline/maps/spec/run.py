@@ -98,8 +98,8 @@ def parse_app_json(text: str) -> RunSpec:
     """
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        raise AppManifestError("app.json is not JSON") from wrong
+    except (ValueError, RecursionError) as error:
+        raise AppManifestError("app.json is not JSON") from error
     if not isinstance(data, dict):
         raise AppManifestError("app.json is not a JSON object")
     wrong_fields: list[str] = []

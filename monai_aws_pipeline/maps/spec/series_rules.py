@@ -103,8 +103,8 @@ def _meets(key: str, wanted: Any, series: Dataset) -> bool:
         raise UndecidedError(f"{key} is longer than any such text")
     try:
         return element.value.casefold() == wanted.casefold() or bool(re.search(wanted, str(element.value), re.IGNORECASE))
-    except re.error as wrong:
-        raise UndecidedError(f"{key} has a pattern that is none") from wrong
+    except re.error as error:
+        raise UndecidedError(f"{key} has a pattern that is none") from error
 
 
 def _number(wanted: Any, value: float, text: str) -> bool:

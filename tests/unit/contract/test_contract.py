@@ -199,8 +199,8 @@ def test_a_message_with_one_field_replaced_is_refused_or_still_names_its_own_job
     changed = json.loads(message.to_json()) | {field: value}
     try:
         parsed = JobMessage.from_json(json.dumps(changed))
-    except ContractError as wrong:
-        assert "input/a.zip" not in str(wrong)
+    except ContractError as error:
+        assert "input/a.zip" not in str(error)
         return
     assert parsed.job == job_id(parsed.bucket, parsed.key, parsed.version or parsed.etag, parsed.request)
 

@@ -136,8 +136,8 @@ def test_an_expectation_survives_its_journey_and_equal_ones_have_equal_bytes(exp
 def test_no_data_breaks_the_reader(data: object):
     try:
         parse_expectation(data)
-    except ExpectationError as wrong:
-        assert wrong.findings
+    except ExpectationError as error:
+        assert error.findings
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b'{"files": NaN}', b"\xff"])
