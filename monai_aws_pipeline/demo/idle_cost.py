@@ -28,21 +28,21 @@ class IdleCostError(NamedError):
 
 
 @dataclass(frozen=True)
-class Rest:
+class IdlePeriod:
     """One host that stopped itself: for how many seconds it was on after its own last answer, or after its start when it gave none."""
 
     host: str
     seconds: float
 
 
-def rest_of(host: str, powered_on_at: float, off_at: float, records: Iterable[ResultRecord]) -> Rest:
+def idle_period_of(host: str, powered_on_at: float, off_at: float, records: Iterable[ResultRecord]) -> IdlePeriod:
     """From the records of all hosts, of which only this one's own count. Times in seconds since 1970."""
     commits = (parse_utc(record.committed_at).timestamp() for record in records if record.host.instance_id == host)
     last = max((moment for moment in commits if moment <= off_at), default=0.0)
-    return Rest(host, off_at - max(last, powered_on_at))
+    return IdlePeriod(host, off_at - max(last, powered_on_at))
 
 
-def rests(clients: Clients, settings: Settings, machines: Sequence[Mapping[str, Any]]) -> list[Rest]:
+def idle_periods(clients: Clients, settings: Settings, machines: Sequence[Mapping[str, Any]]) -> list[IdlePeriod]:
     """Of each inference host that stopped itself, how long it idled. Raises IdleCostError for more than ``idle_stop_minutes`` and one.
 
     ``machines``: what the embedded AWS says under ``/_local/health``.
@@ -60,7 +60,7 @@ def rests(clients: Clients, settings: Settings, machines: Sequence[Mapping[str, 
     for record in (store.result_record(store.entry(key)) for key in keys):
         records[record.host.instance_id].append(record)
     found = [
-        rest_of(host, seen[host]["powered_on_at"], seen[host]["changed_at"], records[host])
+        idle_period_of(host, seen[host]["powered_on_at"], seen[host]["changed_at"], records[host])
         for host in hosts
         if reasons.get(host) == SELF_STOPPED
     ]

@@ -36,7 +36,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, version_of
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
-from monai_aws_pipeline.demo.idle_cost import rests
+from monai_aws_pipeline.demo.idle_cost import idle_periods
 from monai_aws_pipeline.deployment.map_source import observation
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.errors import NamedError
@@ -369,7 +369,7 @@ def wait_stopped(clients: Clients, settings: Settings, place: Workplace, report:
             raise DemoError("The idle inference host did not stop; see its agent's log with monai-aws status.")
         time.sleep(0.5)
     seen = local_cloud.control(configure(place.state, place.port), "GET", "/_local/health")["machines"]
-    for rest in rests(clients, settings, seen):
+    for rest in idle_periods(clients, settings, seen):
         report(f"{rest.host} was off {rest.seconds:.0f} s after its last answer or its start")
     report("the inference host is stopped and costs nothing")
 

@@ -123,13 +123,13 @@ def asked_of(code: AppCode) -> tuple[AskedImport, ...]:
     return tuple(found.values())[:_MOST]
 
 
-def hold(bench: Bench, image: str, context: BuildContext) -> int:
+def hold(build_host: Bench, image: str, context: BuildContext) -> int:
     """Let a MAP that lies on the machine make its imports; how many passed. Raises Failure that names each that did not."""
     code = app_code.read(context.application)
-    return _ask(bench, image, context, code, asked_of(code), APPLICATION)
+    return _ask(build_host, image, context, code, asked_of(code), APPLICATION)
 
 
-def hold_below(bench: Bench, s3: S3Client, digest: str, image: Callable[[], str], context: BuildContext) -> str:
+def hold_below(build_host: Bench, s3: S3Client, digest: str, image: Callable[[], str], context: BuildContext) -> str:
     """Let the dependency image of a MAP make its imports, where it has not made them before. Returns in words what was done.
 
     Args:
@@ -143,35 +143,35 @@ def hold_below(bench: Bench, s3: S3Client, digest: str, image: Callable[[], str]
     """
     code = app_code.read(context.application)
     asked = asked_of(code)
-    bucket = bench.settings.bucket
+    bucket = build_host.settings.bucket
     wanted = frozenset(key for each in asked if not each.optional for key in each.keys)
     passed = _passed(s3, bucket, digest, code) if bucket else frozenset()
     if wanted <= passed and not code.unreadable:
-        bench.report(f"the dependency image has made all {len(wanted)} imports of the application before")
+        build_host.report(f"the dependency image has made all {len(wanted)} imports of the application before")
         return f"passed before ({len(wanted)})"
-    count = _ask(bench, image(), context, code, asked, f"{_input(context)}/app")
+    count = _ask(build_host, image(), context, code, asked, f"{_input(context)}/app")
     if bucket:
         _keep(s3, bucket, digest, code, passed | wanted)
     return f"passed ({count})"
 
 
-def _ask(bench: Bench, image: str, context: BuildContext, code: AppCode, asked: Sequence[AskedImport], application: str) -> int:
-    _lay_out(bench.work, code, asked, with_application=application != APPLICATION)
-    bench.remote.send_folder(bench.work, FOLDER, bench.report, what="Sending what the image has to import")
+def _ask(build_host: Bench, image: str, context: BuildContext, code: AppCode, asked: Sequence[AskedImport], application: str) -> int:
+    _lay_out(build_host.work, code, asked, with_application=application != APPLICATION)
+    build_host.remote.send_folder(build_host.work, FOLDER, build_host.report, what="Sending what the image has to import")
     told: list[dict[str, object]] = []
 
     def on_line(line: str) -> None:
         if line.startswith(MARK):
             told.append(_parsed(line.removeprefix(MARK)))
         else:
-            bench.report(f"{BUILD_LINE}{line}")
+            build_host.report(f"{BUILD_LINE}{line}")
 
-    environment = _environment(bench, image) if bench.settings.packager != "layered" else {}
-    command = _command(image, context, application, bench.settings, environment)
+    environment = _environment(build_host, image) if build_host.settings.packager != "layered" else {}
+    command = _command(image, context, application, build_host.settings, environment)
     try:
-        with repeating(bench.report) as say:
+        with repeating(build_host.report) as say:
             say("the image imports what the application imports")
-            bench.remote.run(command, on_line, what="Importing what the application imports", seconds=_SECONDS + 60)
+            build_host.remote.run(command, on_line, what="Importing what the application imports", seconds=_SECONDS + 60)
     except RemoteCommandError as error:
         if error.exit_code in _NOT_STARTED and not told:
             raise
@@ -180,10 +180,10 @@ def _ask(bench: Bench, image: str, context: BuildContext, code: AppCode, asked: 
     if not any("done" in each for each in told):
         failed = [*failed, _ended(told, asked, 0)]
     for each in tolerated:
-        bench.report(f"an import that the application does without failed in the image: {each}")
+        build_host.report(f"an import that the application does without failed in the image: {each}")
     if failed:
         raise _failure(failed)
-    bench.report(f"the image made all imports of the application: {len(asked) - len(tolerated)} in {len(code.files)} files")
+    build_host.report(f"the image made all imports of the application: {len(asked) - len(tolerated)} in {len(code.files)} files")
     return len(asked) - len(tolerated)
 
 
@@ -208,11 +208,11 @@ def _input(context: BuildContext) -> str:
     return parse_app_json(context.app_json).input_path
 
 
-def _environment(bench: Bench, image: str) -> dict[str, str]:
+def _environment(build_host: Bench, image: str) -> dict[str, str]:
     """Variables of an image of the machine, one a line."""
     every = "{{range .Config.Env}}{{println .}}{{end}}"
     command = f"sudo docker image inspect --format {shlex.quote(every)} {shlex.quote(image)}"
-    lines = bench.remote.run(command, lambda _: None, what="Reading the image's variables", seconds=60)
+    lines = build_host.remote.run(command, lambda _: None, what="Reading the image's variables", seconds=60)
     return dict(line.partition("=")[::2] for line in lines)
 
 

@@ -33,10 +33,10 @@ from monai_aws_pipeline.operations.promotion import (
     TAG_PREPARED,
     LiveMaps,
     awake,
+    history_of,
     label,
     last_json,
     live_after_deploy,
-    standing,
 )
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
@@ -108,7 +108,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     registry, maps = Registry(clients.ecr, chosen.ecr_repository), LiveMaps(clients, chosen, report)
     candidate = registry.require(digest=materialized_version(context.instance, "map_image"))
     present = {image.digest for image in registry.images()}
-    now = standing(maps.history())
+    now = history_of(maps.history())
     wanted, kept_back = live_after_deploy(now, candidate.digest, present, chosen.promote_on_deploy)
     pushed = registry.require(digest=wanted)
     if kept_back:

@@ -35,7 +35,7 @@ from dagster import (
 from pydantic import Field
 
 from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
-from monai_aws_pipeline.operations.promotion import Change, LiveMaps, Proof, label
+from monai_aws_pipeline.operations.promotion import Change, GoldenCheck, LiveMaps, label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 LIVE_MAP = AssetKey("live_map")
@@ -69,7 +69,7 @@ def change_metadata(change: Change) -> Metadata:
     return found | (_proof_metadata(change.proof) if change.proof else {})
 
 
-def _proof_metadata(proof: Proof) -> dict[str, str | int | float | bool | MetadataValue]:
+def _proof_metadata(proof: GoldenCheck) -> dict[str, str | int | float | bool | MetadataValue]:
     rows = [TableRecord({"point": p.name, "expected": p.expected, "found": p.found, "met": p.ok}) for p in proof.points]
     return {
         "golden_study": proof.golden,

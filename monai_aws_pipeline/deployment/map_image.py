@@ -222,11 +222,11 @@ def build_and_push(context: OpExecutionContext, settings: SettingsResource, clou
             if chosen.ami_mode == "stock":
                 provision(built.remote, make_bundle(chosen, folder / "bundle", report, builds=True).path, min_driver(chosen), report)
             clock.lap("machine")
-            bench = packaging.Workbench(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
+            build_host = packaging.BuildHost(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
             if chosen.packager == "layered" and prepared.golden is None:
-                made = _assemble(bench, clients, chosen, prepared, plan.start, folder, clock)
+                made = _assemble(build_host, clients, chosen, prepared, plan.start, folder, clock)
             else:
-                made = _build_and_judge(bench, clients, chosen, prepared, plan.start, folder, clock)
+                made = _build_and_judge(build_host, clients, chosen, prepared, plan.start, folder, clock)
         clock.lap("terminate")
     if made.content:
         described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
@@ -245,7 +245,7 @@ class _Pushed:
 
 
 def _assemble(
-    bench: packaging.Workbench,
+    build_host: packaging.BuildHost,
     clients: Clients,
     settings: Settings,
     prepared: build_context.BuildContext,
@@ -254,36 +254,38 @@ def _assemble(
     clock: _Clock,
 ) -> _Pushed:
     """The MAP on top of a dependency image in the registry, which is made first where it is not there. It never lies on the machine."""
-    bench.report("no golden study is configured: the image is pushed without having answered one")
+    build_host.report("no golden study is configured: the image is pushed without having answered one")
     dependencies, built = start.image.rpartition("@")[2], ""
     if not dependencies:
-        packaging.send(bench, prepared)
+        packaging.send(build_host, prepared)
         clock.lap("send")
-        packaging.log_in(bench)
-        built = packaging.build(bench, prepared, start, "dependencies")
+        packaging.log_in(build_host)
+        built = packaging.build(build_host, prepared, start, "dependencies")
         clock.lap("build")
-        dependencies = packaging.push(bench, built)  # kept also where the application's imports fail: what is corrected may be its code
+        dependencies = packaging.push(
+            build_host, built
+        )  # kept also where the application's imports fail: what is corrected may be its code
         clock.lap("keep")
-    gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
-    imports = import_gate.hold_below(gate, clients.s3, dependencies, lambda: built or packaging.pull(bench, dependencies), prepared)
+    gate = import_gate.Bench(build_host.remote, settings, build_host.report, work / "imports")
+    imports = import_gate.hold_below(gate, clients.s3, dependencies, lambda: built or packaging.pull(build_host, dependencies), prepared)
     clock.lap("imports")
     content = None
     if settings.bucket:
 
         def look_into() -> dict[str, Any]:
-            return bill_of_materials.inventory(bench.remote, packaging.pull(bench, dependencies), bench.report)
+            return bill_of_materials.inventory(build_host.remote, packaging.pull(build_host, dependencies), build_host.report)
 
         packages = bill_of_materials.of_dependencies(clients.s3, settings.bucket, dependencies, look_into)
         content = bill_of_materials.with_models(packages, prepared.path / "model")
         clock.lap("inventory")
     base = Registry(clients.ecr, settings.ecr_repository).parts(dependencies)
-    digest = packaging.push_assembled(bench, prepared, base, work / "image")
+    digest = packaging.push_assembled(build_host, prepared, base, work / "image")
     clock.lap("push")
     return _Pushed(digest, content, imports)
 
 
 def _build_and_judge(
-    bench: packaging.Workbench,
+    build_host: packaging.BuildHost,
     clients: Clients,
     settings: Settings,
     prepared: build_context.BuildContext,
@@ -292,31 +294,31 @@ def _build_and_judge(
     clock: _Clock,
 ) -> _Pushed:
     """The MAP as an image on the machine, pushed when it has answered the golden study."""
-    packaging.send(bench, prepared)
+    packaging.send(build_host, prepared)
     clock.lap("send")
-    packaging.log_in(bench)
+    packaging.log_in(build_host)
     layered = settings.packager == "layered"
-    candidate = packaging.build(bench, prepared, start) if layered else packaging.build_officially(bench, settings, prepared)
+    candidate = packaging.build(build_host, prepared, start) if layered else packaging.build_officially(build_host, settings, prepared)
     clock.lap("build")
     # The image is on the machine and nowhere else: what cannot make its imports, or does not answer the golden study, is not pushed.
     try:
-        gate = import_gate.Bench(bench.remote, settings, bench.report, work / "imports")
+        gate = import_gate.Bench(build_host.remote, settings, build_host.report, work / "imports")
         imports = import_gate.hold(gate, candidate, prepared)
         clock.lap("imports")
-        judged = golden_gate.hold(bench.remote, candidate, prepared.golden, settings, work / "golden", bench.report)
+        judged = golden_gate.hold(build_host.remote, candidate, prepared.golden, settings, work / "golden", build_host.report)
     except Failure:
         if layered:
             # So that the next run builds nothing again where the expectation, the model or the application's own code is corrected.
-            packaging.keep(bench, prepared, start)
+            packaging.keep(build_host, prepared, start)
         raise
     golden_gate.keep(clients.s3, settings.bucket, prepared.golden)
     clock.lap("golden")
-    content = bill_of_materials.inventory(bench.remote, candidate, bench.report) if settings.bucket else None
+    content = bill_of_materials.inventory(build_host.remote, candidate, build_host.report) if settings.bucket else None
     clock.lap("inventory")
-    digest = packaging.push(bench, candidate)
+    digest = packaging.push(build_host, candidate)
     clock.lap("push")
     if layered:
-        packaging.keep(bench, prepared, start)
+        packaging.keep(build_host, prepared, start)
         clock.lap("keep")
     return _Pushed(digest, content, f"passed ({imports})", judged.points if judged else ())
 

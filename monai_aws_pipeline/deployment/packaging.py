@@ -50,7 +50,7 @@ BUILD_LINE = "│ "  # marks what another program printed, so that a reader of t
 
 
 @dataclass(frozen=True)
-class Workbench:
+class BuildHost:
     """A build machine with the context on it. ``repository``: URI in ECR; ``seconds``: longest build."""
 
     remote: Remote
@@ -59,7 +59,7 @@ class Workbench:
     seconds: float
     report: Report
 
-    def foreign(self, line: str) -> None:
+    def log_build_output(self, line: str) -> None:
         """Report a line that another program printed."""
         self.report(f"{BUILD_LINE}{line}")
 
@@ -129,54 +129,58 @@ def starting_point(stages: Sequence[Stage], find: Callable[[str], str]) -> Start
     return Start()
 
 
-def log_in(bench: Workbench) -> None:
+def log_in(build_host: BuildHost) -> None:
     """Log the machine's engine in with the machine's own role. The token goes through a pipe, never through argv or a disk."""
-    registry = bench.repository.partition("/")[0]
-    bench.remote.run(
+    registry = build_host.repository.partition("/")[0]
+    build_host.remote.run(
         f"set -o pipefail; sudo mkdir -p -m 700 {DOCKER_CONFIG} && "
-        f"sudo /opt/monai-aws/venv/bin/python -c {shlex.quote(PRINT_LOGIN)} {shlex.quote(bench.region)} | "
+        f"sudo /opt/monai-aws/venv/bin/python -c {shlex.quote(PRINT_LOGIN)} {shlex.quote(build_host.region)} | "
         f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker login --username AWS --password-stdin {shlex.quote(registry)}",
-        bench.report,
+        build_host.report,
         what="Logging in to ECR",
         seconds=60,
     )
 
 
-def send(bench: Workbench, context: BuildContext) -> None:
+def send(build_host: BuildHost, context: BuildContext) -> None:
     """Lay the build context onto the machine."""
-    sent = bench.remote.send_folder(context.path, CONTEXT_FOLDER, bench.report, what="Sending what is built")
-    bench.report(f"sent {sent / 1e6:.0f} MB")
+    sent = build_host.remote.send_folder(context.path, CONTEXT_FOLDER, build_host.report, what="Sending what is built")
+    build_host.report(f"sent {sent / 1e6:.0f} MB")
 
 
-def build(bench: Workbench, context: BuildContext, start: Start, target: str = "application") -> str:
+def build(build_host: BuildHost, context: BuildContext, start: Start, target: str = "application") -> str:
     """Build the context that lies on the machine, up to a stage. Returns the image's reference there; nothing is pushed."""
     tags = {stage.name: stage.tag for stage in context.stages} | {"application": context.tag}
-    reference = f"{bench.repository}:{tags[target]}"
+    reference = f"{build_host.repository}:{tags[target]}"
     what = "Building the MAP" if target == "application" else f"Building the {target}"
     with named_failure():
-        bench.remote.run(_build_command(context, start, reference, target), bench.foreign, what=what, seconds=bench.seconds)
+        build_host.remote.run(
+            _build_command(context, start, reference, target), build_host.log_build_output, what=what, seconds=build_host.seconds
+        )
     return reference
 
 
-def build_officially(bench: Workbench, settings: Settings, context: BuildContext) -> str:
+def build_officially(build_host: BuildHost, settings: Settings, context: BuildContext) -> str:
     """Run the official packager on the folder that lies on the machine (``official.write_folder``). Returns the image's reference there.
 
     The packager names its image as it likes; that name is read from its answer. The image then gets ours, and the labels it lacks.
     """
     found = f"test -x {monai_deploy.PROGRAM} || {{ echo {shlex.quote(_NO_PACKAGER)}; exit 1; }}"
-    bench.remote.run(found, bench.report, what="Looking for the official packager", seconds=60)
+    build_host.remote.run(found, build_host.report, what="Looking for the official packager", seconds=60)
     command = monai_deploy.package_command(
         CONTEXT_FOLDER, context, name=settings.ecr_repository, base_image=settings.base_image,
         timeout_s=settings.map_timeout_s, has_model=bool(context.model_sha256),
     )  # fmt: skip
     run = f"cd {CONTEXT_FOLDER} && sudo env {BUILD_ENVIRONMENT} DOCKER_CONFIG={DOCKER_CONFIG} NO_COLOR=1 {shlex.join(command)}"
     with named_failure():
-        lines = bench.remote.run(run, bench.foreign, what="monai-deploy package", seconds=bench.seconds)
-    reference = f"{bench.repository}:{context.tag}"
+        lines = build_host.remote.run(run, build_host.log_build_output, what="monai-deploy package", seconds=build_host.seconds)
+    reference = f"{build_host.repository}:{context.tag}"
     naming_dockerfile = monai_deploy.marking(monai_deploy.tag_in(lines), context)
     # Not the packager's own builder, which may be the chosen one now and sees no image of this engine.
     naming = f"sudo env {BUILD_ENVIRONMENT} BUILDX_BUILDER=default docker build --tag {shlex.quote(reference)} -"
-    bench.remote.run(f"printf %s {shlex.quote(naming_dockerfile)} | {naming}", bench.foreign, what="Naming the MAP", seconds=60)
+    build_host.remote.run(
+        f"printf %s {shlex.quote(naming_dockerfile)} | {naming}", build_host.log_build_output, what="Naming the MAP", seconds=60
+    )
     return reference
 
 
@@ -187,21 +191,21 @@ def _build_command(context: BuildContext, start: Start, reference: str, target: 
     )
 
 
-def pull(bench: Workbench, digest: str) -> str:
+def pull(build_host: BuildHost, digest: str) -> str:
     """Have an image of the repository on the machine. Returns its reference; what is there already is not pulled again."""
-    log_in(bench)
-    reference = f"{bench.repository}@{digest}"
+    log_in(build_host)
+    reference = f"{build_host.repository}@{digest}"
     command = f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} docker pull {shlex.quote(reference)}"
-    bench.remote.run(command, bench.foreign, what="Pulling the dependencies", seconds=3600)
+    build_host.remote.run(command, build_host.log_build_output, what="Pulling the dependencies", seconds=3600)
     return reference
 
 
-def push(bench: Workbench, reference: str) -> str:
+def push(build_host: BuildHost, reference: str) -> str:
     """Push and return the digest that the registry answered with."""
-    return _digest_in(bench.remote.run(_push_command(reference), bench.foreign, what="Pushing the MAP", seconds=3600))
+    return _digest_in(build_host.remote.run(_push_command(reference), build_host.log_build_output, what="Pushing the MAP", seconds=3600))
 
 
-def push_assembled(bench: Workbench, context: BuildContext, base: ImageParts, work: Path) -> str:
+def push_assembled(build_host: BuildHost, context: BuildContext, base: ImageParts, work: Path) -> str:
     """Put the MAP together on a dependency image that the registry holds, and push what the registry has not. Returns the digest.
 
     No engine takes part and nothing is pulled; the machine lends its role, which alone may push. ``work``: an empty folder here.
@@ -209,11 +213,11 @@ def push_assembled(bench: Workbench, context: BuildContext, base: ImageParts, wo
     layers = [assembly.Blob(layer.digest, layer.bytes, layer.media_type) for layer in base.layers]
     expected = assembly.write_image(context, base.config, layers, work)
     shutil.copyfile(registry_upload.__file__, work / "upload.py")
-    bench.remote.send_folder(work, IMAGE_FOLDER, bench.report, what="Sending the new layers")
-    name = bench.repository.partition("/")[2]
-    arguments = " ".join(shlex.quote(each) for each in (IMAGE_FOLDER, name, context.tag, bench.region))
+    build_host.remote.send_folder(work, IMAGE_FOLDER, build_host.report, what="Sending the new layers")
+    name = build_host.repository.partition("/")[2]
+    arguments = " ".join(shlex.quote(each) for each in (IMAGE_FOLDER, name, context.tag, build_host.region))
     command = f"sudo /opt/monai-aws/venv/bin/python {IMAGE_FOLDER}/upload.py {arguments}"
-    digest = _digest_in(bench.remote.run(command, bench.foreign, what="Pushing the MAP", seconds=3600))
+    digest = _digest_in(build_host.remote.run(command, build_host.log_build_output, what="Pushing the MAP", seconds=3600))
     if digest != expected:
         raise RegistryError(f"{digest} was pushed, but {expected} was put together.", "Build again.")
     return digest
@@ -226,21 +230,21 @@ def _digest_in(lines: Sequence[str]) -> str:
     return found[-1]
 
 
-def keep(bench: Workbench, context: BuildContext, start: Start) -> None:
+def keep(build_host: BuildHost, context: BuildContext, start: Start) -> None:
     """Push the stages that this build made, for the builds to come, and no other tag. Behind a MAP's push their layers are there already.
 
     A stage that cannot be kept costs the next build time and nothing else, so that is reported and not raised.
     """
     for stage in context.stages[len(start.kept) :]:
-        reference = f"{bench.repository}:{stage.tag}"
+        reference = f"{build_host.repository}:{stage.tag}"
         # Nothing is built here: the engine has the stage from the build before.
         command = f"{_build_command(context, start, reference, stage.name)} && {_push_command(reference)}"
         try:
-            bench.remote.run(command, bench.foreign, what=f"Keeping the stage {stage.name}", seconds=3600)
+            build_host.remote.run(command, build_host.log_build_output, what=f"Keeping the stage {stage.name}", seconds=3600)
         except RemoteError as error:
-            bench.report(f"The stage {stage.name} is not kept, so the next build makes it again. {error}")
+            build_host.report(f"The stage {stage.name} is not kept, so the next build makes it again. {error}")
         else:
-            bench.report(f"kept the stage {stage.name} as {stage.tag}")
+            build_host.report(f"kept the stage {stage.name} as {stage.tag}")
 
 
 def _push_command(reference: str) -> str:

@@ -32,7 +32,7 @@ from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, Conf
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import JobError
 from monai_aws_pipeline.host_agent.job_status import Board, read_board
-from monai_aws_pipeline.host_agent.job_steps import Surroundings
+from monai_aws_pipeline.host_agent.job_steps import HostContext
 from monai_aws_pipeline.host_agent.runtime import image_inventory
 from monai_aws_pipeline.host_agent.runtime.engine import Engine
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OneAtATime, PerStudy
@@ -105,7 +105,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker", stop=stop)
     hosting = _hosting(config, engine, STATE_FOLDER / "warm")
-    around = Surroundings(
+    context = HostContext(
         config=config,
         store=Store(session.client("s3", config=_CALLS), config.bucket, stop),
         queue=JobsQueue(session.client("sqs", config=_CALLS), config.jobs_queue),
@@ -121,9 +121,9 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         board=Board(BOARD_FILE),
     )
     try:
-        with Notice(around.leave, stop):
+        with Notice(context.leave, stop):
             off = power_off if powering_off else lambda: None
-            Agent(around, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
+            Agent(context, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
     return 0

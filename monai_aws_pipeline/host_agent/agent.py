@@ -19,7 +19,7 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent.aws.instance_metadata import seconds_since_start
-from monai_aws_pipeline.host_agent.job_steps import Surroundings
+from monai_aws_pipeline.host_agent.job_steps import HostContext
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, wipe
 
 log = logging.getLogger(__name__)
@@ -38,66 +38,66 @@ class Agent:
 
     def __init__(
         self,
-        around: Surroundings,
+        context: HostContext,
         power_off: Callable[[], None],
         boot: BootOnce,
         in_use: Callable[[], bool],
         sign_of_life: Callable[[], None] = lambda: None,
     ):
-        self._around, self._power_off, self._boot, self._in_use, self._sign_of_life = around, power_off, boot, in_use, sign_of_life
+        self._context, self._power_off, self._boot, self._in_use, self._sign_of_life = context, power_off, boot, in_use, sign_of_life
 
     def run(self) -> None:
         """The whole life. Returns when told to stop, or after asking the machine to power off."""
-        around = self._around
-        wipe(around.work)
-        around.work.mkdir(parents=True, mode=0o700)
+        context = self._context
+        wipe(context.work)
+        context.work.mkdir(parents=True, mode=0o700)
         # A MAP that is being proved beside an agent that starts is no leftover.
-        if not self._in_use() and (left := around.engine.remove_leftovers()):
+        if not self._in_use() and (left := context.engine.remove_leftovers()):
             log.warning("removed %d container(s) that an earlier agent left", left)
         log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
-        pipeline = Pipeline(around)
+        pipeline = Pipeline(context)
         try:
             idle = self._take_jobs(pipeline)
         except BaseException:
-            around.stop.set()
+            context.stop.set()
             raise
         finally:
             pipeline.close()
-            around.bill.keep()
+            context.bill.keep()
         if pipeline.broken:
             raise pipeline.broken
-        if around.leave.is_set():
+        if context.leave.is_set():
             log.info("every job has ended or was given back; stopping this machine, which AWS takes back")
             self._power_off()
         elif idle:
-            log.info("nothing to do for %.1f min; stopping this machine", around.config.idle_stop_minutes)
+            log.info("nothing to do for %.1f min; stopping this machine", context.config.idle_stop_minutes)
             self._power_off()
 
     def _take_jobs(self, pipeline: Pipeline) -> bool:
         """Take jobs until told to stop or to leave (False) or idle for long enough with nothing in hand and nothing queued (True)."""
-        around = self._around
-        while not (around.stop.is_set() or around.leave.is_set()):
+        context = self._context
+        while not (context.stop.is_set() or context.leave.is_set()):
             self._sign_of_life()
             if not pipeline.wait_for_place():
                 continue
             try:
-                delivery = around.queue.take()
+                delivery = context.queue.take()
                 if delivery:
                     pipeline.accept(delivery)
                     continue
             except (ClientError, BotoCoreError) as error:
                 # The clock of idleness goes on: a host that cannot reach its queue must not run, and cost, for ever.
                 log.warning("the queue did not answer (%s); again in %.0f s", error.__class__.__name__, _QUEUE_PAUSE_S)
-                around.stop.wait(_QUEUE_PAUSE_S)
-            due = pipeline.idle_seconds() >= around.config.idle_stop_minutes * 60
-            if due and not around.stop.is_set() and self._still_empty() and not self._in_use():
+                context.stop.wait(_QUEUE_PAUSE_S)
+            due = pipeline.idle_seconds() >= context.config.idle_stop_minutes * 60
+            if due and not context.stop.is_set() and self._still_empty() and not self._in_use():
                 return True
         return False
 
     def _still_empty(self) -> bool:
         """The last look, so that what arrived meanwhile is not left to the next schedule. An unreachable queue counts as empty."""
         try:
-            return self._around.queue.waiting() == 0
+            return self._context.queue.waiting() == 0
         except (ClientError, BotoCoreError):
             return True
 
@@ -119,10 +119,10 @@ class BootOnce:
 
     def take(self) -> float:
         """The seconds for the job just taken: once the boot's, then 0."""
-        taken, self.seconds = self.seconds, 0.0
-        if taken:
+        received, self.seconds = self.seconds, 0.0
+        if received:
             self._write(0.0)
-        return taken
+        return received
 
     def _write(self, seconds: float) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ from monai_aws_pipeline.host_agent.log_redaction.identifiers import IdentifierFi
 from monai_aws_pipeline.host_agent.results import commit, outputs, preview
 from monai_aws_pipeline.host_agent.results.outputs import Produced
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
-from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, Over, nothing
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OnExit, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import LiveMap, ReadyMap
 from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, effective_timeout
@@ -78,7 +78,7 @@ HOST_CODES: Final = frozenset({Code.NO_LIVE_MAP, Code.PULL_FAILED, Code.ENGINE_F
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class HostContext:
     """Everything a job needs beside its message. ``secret`` makes study pseudonyms; ``work`` holds one folder for the job in hand.
 
     ``stop``: end now. ``leave``: begin nothing new and end what runs, because AWS takes the machine back.
@@ -101,7 +101,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ReceivedJob:
     """A job in hand: its message, its receipt, its fresh folder, and when it was taken (clock and monotonic seconds)."""
 
     message: JobMessage
@@ -127,7 +127,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Placed:
+class StagedStudy:
     """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
 
     ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
@@ -151,7 +151,7 @@ class Placed:
 class OneStudy:
     """One study of a job, ready to be inferred since ``at`` (monotonic seconds)."""
 
-    placed: Placed
+    staged: StagedStudy
     pseudonym: str
     facts: InputFacts
     timings: Timings
@@ -160,7 +160,7 @@ class OneStudy:
     @property
     def folder(self) -> Path:
         """Its own folder within the job's."""
-        return self.placed.folder
+        return self.staged.folder
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Inferred:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class InferenceRun:
     """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds."""
 
     one: OneStudy
@@ -212,48 +212,48 @@ class Ended:
 # ------------------------------------------------------------------------------------------------------------- before the inference
 
 
-def complete(around: Surroundings, message: JobMessage, done: commit.JobDone) -> None:
+def complete(context: HostContext, message: JobMessage, done: commit.JobDone) -> None:
     """Complete what a crash left undone after the job was marked done."""
-    records = commit.repair_index(around.store, done)
-    originals.complete(around.store, message, _kind_or_zip(message), records)
+    records = commit.repair_index(context.store, done)
+    originals.complete(context.store, message, _kind_or_zip(message), records)
 
 
-def prepare(around: Surroundings, taken: Taken, decisions: commit.Decisions) -> Prepared:
+def prepare(context: HostContext, received: ReceivedJob, decisions: commit.Decisions) -> Prepared:
     """Bring the upload here, check it, and place each study that no earlier try answered. Raises RefusedError, FailedError."""
-    source = originals.source_of(taken.message)
-    log.info("job %s: taken (try %d, %s, %d bytes)", taken.message.job, taken.delivery.receives, source.kind, taken.message.size)
-    fetched = fetch(around, taken, source)
-    spent = Timings(queued=taken.queued_seconds, download=fetched.seconds)
+    source = originals.source_of(received.message)
+    log.info("job %s: taken (try %d, %s, %d bytes)", received.message.job, received.delivery.receives, source.kind, received.message.size)
+    fetched = fetch(context, received, source)
+    spent = Timings(queued=received.queued_seconds, download=fetched.seconds)
     studies: list[OneStudy] = []
     known: list[ResultRecord] = []
     for number, study in enumerate(fetched.studies):
-        pseudonym = study_id(around.secret, study.uid)
+        pseudonym = study_id(context.secret, study.uid)
         if earlier := decisions.end_of(pseudonym):
-            known.append(commit.honour(around.store, earlier))
+            known.append(commit.complete_commit(context.store, earlier))
             continue
-        placed = place(study, taken.folder / f"study-{number}", around.config.limits)
+        staged = place(study, received.folder / f"study-{number}", context.config.limits)
         studies.append(
             OneStudy(
-                placed, pseudonym, replace(input_facts(taken.message, study), passed_over=fetched.passed_over), spent, time.monotonic()
+                staged, pseudonym, replace(input_facts(received.message, study), passed_over=fetched.passed_over), spent, time.monotonic()
             )
         )
     return Prepared(tuple(studies), tuple(known))
 
 
-def fetch(around: Surroundings, taken: Taken, source: originals.Source) -> Fetched:
+def fetch(context: HostContext, received: ReceivedJob, source: originals.Source) -> Fetched:
     """Download, unpack, group. Raises RefusedError for anything that is no study, FailedError for a bucket or disk that fails."""
     started = time.monotonic()
-    limits = with_free_space(around.limits, shutil.disk_usage(taken.folder).free)
-    upload = originals.fetch(around.store, taken.message, source.kind, taken.folder, limits)
+    limits = with_free_space(context.limits, shutil.disk_usage(received.folder).free)
+    upload = originals.fetch(context.store, received.message, source.kind, received.folder, limits)
     studies = read_studies([*upload.files])
     if source.only_study:
-        studies = tuple(study for study in studies if study_id(around.secret, study.uid) == source.only_study)
+        studies = tuple(study for study in studies if study_id(context.secret, study.uid) == source.only_study)
         if not studies:
             raise RefusedError(Code.BAD_REQUEST, "The original does not hold the study that the re-run names.")
     return Fetched(studies, upload.bytes, time.monotonic() - started, upload.passed_over)
 
 
-def place(study: Study, folder: Path, limits: Limits) -> Placed:
+def place(study: Study, folder: Path, limits: Limits) -> StagedStudy:
     """Move the study's files into a folder that the MAP's user may read, beside an empty one it may write."""
     without_identifiers = IdentifierFilter.of(study)
     source, target = folder / "input", folder / "output"
@@ -265,25 +265,25 @@ def place(study: Study, folder: Path, limits: Limits) -> Placed:
         os.chown(target, limits.uid, limits.gid)
     images = tuple(_moved(item, source / item.path.name) for item in study.instances)
     companions = tuple(_moved(item, source / item.path.name) for item in study.companions)
-    return Placed(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
+    return StagedStudy(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
 
 
-def give(placed: Placed, requirements: MapRequirements) -> Placed:
+def give(staged: StagedStudy, requirements: MapRequirements) -> StagedStudy:
     """Leave in the MAP's folder what it is given, in the order of its file names; the rest waits beside it. Raises RefusedError."""
-    given = requirements.give(placed.study)
+    given = requirements.give(staged.study)
     names = [f"{number:06d}.dcm" for number in range(1, len(given.instances) + 1)]
-    files = [*placed.source.iterdir()]
+    files = [*staged.source.iterdir()]
     if len(files) != len(names) or [item.path.name for item in given.instances] != names:  # a good study comes as it is to be given
-        withheld = placed.folder / "withheld"
+        withheld = staged.folder / "withheld"
         withheld.mkdir(mode=0o700)
         for path in files:
             path.rename(withheld / path.name)
         moved = [
-            _moved(replace(item, path=withheld / item.path.name), placed.source / name)
+            _moved(replace(item, path=withheld / item.path.name), staged.source / name)
             for item, name in zip(given.instances, names, strict=True)
         ]
         given = replace(given, instances=tuple(moved))
-    return replace(placed, given=given, repairs=repairs.even_out(given.instances, given.stacks))
+    return replace(staged, given=given, repairs=repairs.even_out(given.instances, given.stacks))
 
 
 def _moved(instance: Instance, target: Path) -> Instance:
@@ -295,78 +295,80 @@ def _moved(instance: Instance, target: Path) -> Instance:
 # ----------------------------------------------------------------------------------------------------------------------- inference
 
 
-def attempt(around: Surroundings, message: JobMessage, one: OneStudy, over: Over = nothing) -> Attempt:
+def run_inference(context: HostContext, message: JobMessage, one: OneStudy, on_exit: OnExit = nothing) -> InferenceRun:
     """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer.
 
-    ``over`` may be called when nothing of the MAP runs any more, so that the next study need not wait for the rest.
+    ``on_exit`` may be called when nothing of the MAP runs any more, so that the next study need not wait for the rest.
     """
     began = time.monotonic()
     spent, ready = replace(one.timings, waiting=began - one.at), None
     try:
-        ready = around.live_map.ready(message.request, around.stop)
+        ready = context.live_map.ready(message.request, context.stop)
         spent = replace(spent, pull=ready.seconds)
-        requirements = ready.requirements.requiring_volume() if around.config.require_volume else ready.requirements
-        one = _with_facts(replace(one, placed=give(one.placed, requirements)))
-        end = run_placed(around.hosting, around.config.limits, around.stop, ready, one.placed, over)
-        return Attempt(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
+        requirements = ready.requirements.requiring_volume() if context.config.require_volume else ready.requirements
+        one = _with_facts(replace(one, staged=give(one.staged, requirements)))
+        end = run_staged(context.hosting, context.config.limits, context.stop, ready, one.staged, on_exit)
+        return InferenceRun(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
     except Exception as error:
-        return Attempt(one, spent, time.monotonic(), ready, error=as_job_error(error))
+        return InferenceRun(one, spent, time.monotonic(), ready, error=as_job_error(error))
 
 
 def _with_facts(one: OneStudy) -> OneStudy:
     """What was given of a study, and what was not, as its record says it."""
-    placed, given = one.placed, one.placed.given
+    staged, given = one.staged, one.staged.given
     if given is None:
         return one
     passed_over = dict(Counter(one.facts.passed_over) + Counter(given.passed_over))
-    facts = replace(one.facts, given=len(given.instances), selection=given.selection, passed_over=passed_over, repairs=placed.repairs)
+    facts = replace(one.facts, given=len(given.instances), selection=given.selection, passed_over=passed_over, repairs=staged.repairs)
     return replace(one, facts=facts)
 
 
-def start_ahead(around: Surroundings, message: JobMessage, placed: Placed) -> Callable[[], None] | None:
+def start_ahead(context: HostContext, message: JobMessage, staged: StagedStudy) -> Callable[[], None] | None:
     """Have the MAP's container started for a study whose turn comes next; what undoes that, None where the MAP is not known yet."""
-    ready = around.live_map.last(message.request)
+    ready = context.live_map.last(message.request)
     if not ready:
         return None
-    name, limits = _container(placed, around.config.limits)
-    around.hosting.ahead(ready, placed.source, placed.target, limits, name=name)
-    return partial(around.hosting.drop, name)
+    name, limits = _container(staged, context.config.limits)
+    context.hosting.ahead(ready, staged.source, staged.target, limits, name=name)
+    return partial(context.hosting.drop, name)
 
 
-def run_placed(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, placed: Placed, over: Over = nothing) -> RunEnd:
+def run_staged(
+    hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, staged: StagedStudy, on_exit: OnExit = nothing
+) -> RunEnd:
     """Run the MAP on a placed study; its log lies in ``folder/map.log`` afterwards. Raises FailedError, InterruptedJobError."""
-    folder = placed.folder
-    name, limits = _container(placed, limits)
-    end = hosting.run(ready, placed.source, placed.target, limits, name=name, stop=stop, over=over)
-    (folder / "map.log").write_text("\n".join(placed.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
+    folder = staged.folder
+    name, limits = _container(staged, limits)
+    end = hosting.run(ready, staged.source, staged.target, limits, name=name, stop=stop, on_exit=on_exit)
+    (folder / "map.log").write_text("\n".join(staged.without_identifiers(end.log_tail)) + "\n", encoding="utf-8")
     log.info("job %s: the MAP ended with %d after %.1f s", folder.parent.name, end.exit_code, end.seconds)
     return end
 
 
-def _container(placed: Placed, limits: Limits) -> tuple[str, Limits]:
+def _container(staged: StagedStudy, limits: Limits) -> tuple[str, Limits]:
     """Name of a study's container, and its limits with the label by which one that was left is found."""
-    job = placed.folder.parent.name
-    return f"monai-aws-{job[:12]}-{placed.folder.name}", replace(limits, labels=((CONTAINER_LABEL, job),))
+    job = staged.folder.parent.name
+    return f"monai-aws-{job[:12]}-{staged.folder.name}", replace(limits, labels=((CONTAINER_LABEL, job),))
 
 
-def judge(limits: Limits, ready: ReadyMap, placed: Placed, end: RunEnd) -> Inferred:
+def judge(limits: Limits, ready: ReadyMap, staged: StagedStudy, end: RunEnd) -> Inferred:
     """Whether a run answered its study, by how it ended and by what it wrote. Raises FailedError."""
     try:
-        judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, placed.without_identifiers)
+        judge_end(end, effective_timeout(ready.spec, limits), limits.memory_mib, staged.without_identifiers)
     except FailedError as error:
-        if error.code is Code.MAP_FAILED and error.final and (bad := undecodable(placed.instances)):
-            cause = f"The pixels of {bad} of {len(placed.instances)} images cannot be decoded, and the application ended with an error."
+        if error.code is Code.MAP_FAILED and error.final and (bad := undecodable(staged.instances)):
+            cause = f"The pixels of {bad} of {len(staged.instances)} images cannot be decoded, and the application ended with an error."
             raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
         raise
-    return Inferred(end, outputs.collect(placed.target, placed.study.uid, placed.instances))
+    return Inferred(end, outputs.collect(staged.target, staged.study.uid, staged.instances))
 
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
     """One study from its files to judged outputs, for whoever has a MAP and a study but no queue. Raises JobError."""
-    placed = give(place(study, folder, limits), ready.requirements)
-    return judge(limits, ready, placed, run_placed(hosting, limits, stop, ready, placed))
+    staged = give(place(study, folder, limits), ready.requirements)
+    return judge(limits, ready, staged, run_staged(hosting, limits, stop, ready, staged))
 
 
 def judge_end(
@@ -394,34 +396,34 @@ def may_pass(exit_code: int, lines: Iterable[str]) -> bool:
 # -------------------------------------------------------------------------------------------------------------- after the inference
 
 
-def publish(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+def publish(context: HostContext, received: ReceivedJob, tried: InferenceRun) -> ResultRecord:
     """Commit one study. Raises FailedError when it failed and the queue will deliver its job again."""
     try:
-        return _commit_answer(around, taken, tried)
+        return _commit_answer(context, received, tried)
     except Exception as error:
-        return _end(around, taken, as_job_error(error), tried)
+        return _end(context, received, as_job_error(error), tried)
 
 
-def refuse(around: Surroundings, taken: Taken, error: JobError) -> ResultRecord:
+def refuse(context: HostContext, received: ReceivedJob, error: JobError) -> ResultRecord:
     """Commit a job that ended before any study of it could be inferred. Raises the error when the queue will deliver the job again."""
-    return _end(around, taken, error)
+    return _end(context, received, error)
 
 
-def finish(around: Surroundings, taken: Taken, records: Sequence[ResultRecord]) -> None:
+def finish(context: HostContext, received: ReceivedJob, records: Sequence[ResultRecord]) -> None:
     """Every study has committed: the original is kept, the job marked done, ``input/`` cleared."""
-    message = taken.message
+    message = received.message
     kind = _kind_or_zip(message)
-    originals.keep(around.store, message, kind, records, taken.folder / "upload.zip")
-    commit.write_done(around.store, message.job, records)
-    originals.remove(around.store, message, kind, records)
+    originals.keep(context.store, message, kind, records, received.folder / "upload.zip")
+    commit.write_done(context.store, message.job, records)
+    originals.remove(context.store, message, kind, records)
 
 
-def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> ResultRecord:
+def _commit_answer(context: HostContext, received: ReceivedJob, tried: InferenceRun) -> ResultRecord:
     if tried.error or not tried.ready or not tried.end:
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
-    one, ready, job = tried.one, tried.ready, taken.message.job
-    inferred = judge(around.config.limits, ready, one.placed, tried.end)
-    extra = preview.describe(inferred.produced, one.placed.instances, one.folder, one.placed.without_identifiers.one)
+    one, ready, job = tried.one, tried.ready, received.message.job
+    inferred = judge(context.config.limits, ready, one.staged, tried.end)
+    extra = preview.describe(inferred.produced, one.staged.instances, one.folder, one.staged.without_identifiers.one)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 
@@ -430,52 +432,52 @@ def _commit_answer(around: Surroundings, taken: Taken, tried: Attempt) -> Result
         spent = replace(tried.timings, boot=charged.boot, upload=now - tried.ended)
         return ResultRecord(
             job=job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
-            map=ready.facts, host=around.host, timings=completed(spent, now - taken.started),
+            map=ready.facts, host=context.host, timings=completed(spent, now - received.started),
             resources=resources_of(inferred.end),
-            cost=cost_of(charged, ready.seconds, around.config, around.host), request=taken.message.request,
+            cost=cost_of(charged, ready.seconds, context.config, context.host), request=received.message.request,
         )  # fmt: skip
 
-    return _charged(around, record, lambda make: commit.commit_end(around.store, produced, partial(output_key, one.pseudonym, job), make))
+    return _charged(context, record, lambda make: commit.commit_end(context.store, produced, partial(output_key, one.pseudonym, job), make))
 
 
-def _end(around: Surroundings, taken: Taken, error: JobError, tried: Attempt | None = None) -> ResultRecord:
+def _end(context: HostContext, received: ReceivedJob, error: JobError, tried: InferenceRun | None = None) -> ResultRecord:
     """Commit a study, or a job whose studies are not known, that was refused or failed for good; otherwise raise its error."""
-    if tried is None and (answered := _answered_meanwhile(around, taken.message)):
+    if tried is None and (answered := _answered_meanwhile(context, received.message)):
         return answered
     status = Status.QUARANTINED if isinstance(error, RefusedError) else Status.FAILED
-    if status is Status.FAILED and not error.final and not taken.delivery.last:
+    if status is Status.FAILED and not error.final and not received.delivery.last:
         raise error
-    message, one = taken.message, tried.one if tried else None
+    message, one = received.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
     log.warning("job %s: %s (%s: %s)", message.job, status, error.code, error.cause)
     logs = [outputs.made_here(path, outputs.LOG)] if one and (path := one.folder / "map.log").is_file() else []
-    spent = tried.timings if tried else Timings(queued=taken.queued_seconds)
+    spent = tried.timings if tried else Timings(queued=received.queued_seconds)
 
     def record(charged: Seconds) -> ResultRecord:
         return ResultRecord(
             job=message.job, study=study, status=status, committed_at=utc_text(datetime.now(UTC)),
             input=one.facts if one else input_facts(message, None), map=tried.ready.facts if tried and tried.ready else MapFacts(),
-            host=around.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - taken.started),
+            host=context.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - received.started),
             resources=resources_of(tried.end) if tried and tried.end else Resources(),
-            cost=cost_of(charged, spent.pull, around.config, around.host),
+            cost=cost_of(charged, spent.pull, context.config, context.host),
             error=ResultError(str(error.code), error.message, error.last_line), request=message.request,
         )  # fmt: skip
 
     keep = partial(quarantine_key, message.job, study=study)
     try:
-        return _charged(around, record, lambda make: commit.commit_end(around.store, logs, keep, make))
+        return _charged(context, record, lambda make: commit.commit_end(context.store, logs, keep, make))
     except commit.StudiesDecidedError:
         raise error from None  # what is decided of the others is not known here, so the job is not ended, and comes again
 
 
-def _answered_meanwhile(around: Surroundings, message: JobMessage) -> ResultRecord | None:
+def _answered_meanwhile(context: HostContext, message: JobMessage) -> ResultRecord | None:
     """An answer of the job that another host completed while this one failed on it, because by then the upload had been moved away."""
-    done = commit.read_done(around.store, message.job)
-    return next(iter(commit.repair_index(around.store, done)), None) if done else None
+    done = commit.read_done(context.store, message.job)
+    return next(iter(commit.repair_index(context.store, done)), None) if done else None
 
 
 def _charged(
-    around: Surroundings, build: Callable[[Seconds], ResultRecord], write: Callable[[Callable[[], ResultRecord]], ResultRecord]
+    context: HostContext, build: Callable[[Seconds], ResultRecord], write: Callable[[Callable[[], ResultRecord]], ResultRecord]
 ) -> ResultRecord:
     """Commit a record with what is unpaid at that moment, which stays unpaid unless this very record is the one that counts."""
     ours: ResultRecord | None = None
@@ -484,7 +486,7 @@ def _charged(
 
     def make() -> ResultRecord:
         nonlocal ours, charged
-        charged = around.bill.charge()
+        charged = context.bill.charge()
         ours = build(charged)
         return ours
 
@@ -493,7 +495,7 @@ def _charged(
         return winner
     finally:
         if not (ours and winner and (ours.host, ours.committed_at) == (winner.host, winner.committed_at)):
-            around.bill.refund(charged)
+            context.bill.refund(charged)
 
 
 # ------------------------------------------------------------------------------------------------------------------- pure decisions

@@ -28,15 +28,14 @@ from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, Heartbeat
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job_status import Phase
 from monai_aws_pipeline.host_agent.job_steps import (
-    Attempt,
     Ended,
+    HostContext,
+    InferenceRun,
     OneStudy,
     Outcome,
     Prepared,
-    Surroundings,
-    Taken,
+    ReceivedJob,
     as_job_error,
-    attempt,
     complete,
     finish,
     prepare,
@@ -45,6 +44,7 @@ from monai_aws_pipeline.host_agent.job_steps import (
     refuse,
     retry_seconds,
     room_to_prefetch,
+    run_inference,
     start_ahead,
 )
 from monai_aws_pipeline.host_agent.results.commit import read_progress
@@ -70,7 +70,7 @@ class _Job:
 
     def __init__(self, message: JobMessage, delivery: Delivery, folder: Path):
         self.message, self.delivery = message, delivery
-        self.taken = Taken(message, delivery, folder, datetime.now(UTC), time.monotonic())
+        self.received = ReceivedJob(message, delivery, folder, datetime.now(UTC), time.monotonic())
         self.waits = True
         self.life = ExitStack()
         self.ended: Future[Ended] = Future()
@@ -79,8 +79,8 @@ class _Job:
 class Pipeline:
     """The jobs in hand on this host. ``broken`` holds the error that must end the agent."""
 
-    def __init__(self, around: Surroundings):
-        self._around = around
+    def __init__(self, context: HostContext):
+        self._context = context
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
         self._inference = ThreadPoolExecutor(2, "inference")
@@ -88,7 +88,7 @@ class Pipeline:
         self._publishing = ThreadPoolExecutor(_PUBLISHERS, "publishing")
         self._idle_since = time.monotonic()
         self.broken: WorkFolderError | None = None
-        around.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        context.work.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def idle_seconds(self) -> float:
         """For how long nothing has been in hand. Until a job that was given back returns, the machine does not count as idle."""
@@ -103,20 +103,20 @@ class Pipeline:
     def accept(self, delivery: Delivery) -> Future[Ended]:
         """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""
         try:
-            message = read_message(delivery.body, self._around.config.bucket)
+            message = read_message(delivery.body, self._context.config.bucket)
         except ContractError as error:
             log.warning("a message cannot be read (%s); it goes to the dead-letter queue", error)
-            self._around.queue.give_back(delivery, 0)
+            self._context.queue.give_back(delivery, 0)
             unreadable: Future[Ended] = Future()
             unreadable.set_result(Ended(Outcome.UNREADABLE))  # not noted as work: a poisoned message must not keep a machine running
             return unreadable
         if self._stopping():
             # It may be a job of ours that was just handed over: as the second message of a job in hand it would be dropped, and lost.
-            self._around.queue.hand_over(delivery)
+            self._context.queue.hand_over(delivery)
             interrupted: Future[Ended] = Future()
             interrupted.set_result(Ended(Outcome.INTERRUPTED))
             return interrupted
-        job = _Job(message, delivery, self._around.work / message.job)
+        job = _Job(message, delivery, self._context.work / message.job)
         with self._changed:
             doubled = any(other.message.job == message.job and other.delivery.message != delivery.message for other in self._jobs)
             if not doubled:
@@ -132,7 +132,7 @@ class Pipeline:
 
         What takes longer than a stop allows is left: its message comes back by itself.
         """
-        stop = self._around.stop
+        stop = self._context.stop
         with self._changed:
             while self._jobs and not stop.over(stop.budget.jobs):
                 self._changed.wait(_LOOK_S)
@@ -145,28 +145,28 @@ class Pipeline:
     # -- the steps ---------------------------------------------------------------------------------------------------------
 
     def _prepare(self, job: _Job) -> None:
-        job.life.enter_context(self._around.bill.job())
-        job.life.enter_context(Heartbeat(self._around.queue, job.delivery))
+        job.life.enter_context(self._context.bill.job())
+        job.life.enter_context(Heartbeat(self._context.queue, job.delivery))
         self._wait_for_turn(job)
-        self._around.board.show(job.message.job, Phase.FETCHING)
-        job.life.callback(self._around.board.remove, job.message.job)
-        progress = read_progress(self._around.store, job.message.job)
+        self._context.board.show(job.message.job, Phase.FETCHING)
+        job.life.callback(self._context.board.remove, job.message.job)
+        progress = read_progress(self._context.store, job.message.job)
         if progress.done:
-            complete(self._around, job.message, progress.done)
+            complete(self._context, job.message, progress.done)
             self._settle(job, Ended(Outcome.REPEATED))
             return
-        job.life.enter_context(fresh_folder(job.taken.folder))
+        job.life.enter_context(fresh_folder(job.received.folder))
         try:
-            prepared = prepare(self._around, job.taken, progress.decisions)
+            prepared = prepare(self._context, job.received, progress.decisions)
         except (InterruptedJobError, WorkFolderError):
             raise
         except Exception as error:
             self._pass(job, self._publishing, partial(self._refuse, error=as_job_error(error)))
         else:
             if prepared.studies:
-                if undo := start_ahead(self._around, job.message, prepared.studies[0].placed):
+                if undo := start_ahead(self._context, job.message, prepared.studies[0].staged):
                     job.life.callback(undo)
-                self._around.board.show(job.message.job, Phase.WAITING)
+                self._context.board.show(job.message.job, Phase.WAITING)
                 self._inference.submit(self._step, job, partial(self._infer, prepared=prepared))
             else:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
@@ -176,38 +176,38 @@ class Pipeline:
         interrupted: InterruptedJobError | None = None
         try:
             for one in prepared.studies[:-1]:
-                early.append(self._publishing.submit(publish, self._around, job.taken, self._attempt(job, one)))
-            last = [self._attempt(job, prepared.studies[-1])]
+                early.append(self._publishing.submit(publish, self._context, job.received, self._run_inference(job, one)))
+            last = [self._run_inference(job, prepared.studies[-1])]
         except InterruptedJobError as error:
             interrupted, last = error, []  # studies that are inferred are published all the same
         self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
 
-    def _attempt(self, job: _Job, one: OneStudy) -> Attempt:
+    def _run_inference(self, job: _Job, one: OneStudy) -> InferenceRun:
         """Have one study inferred in its turn. The next one's begins when nothing of the MAP runs any more: how the run ended, the engine
         says a while later, on the other of the two threads.
         """
         if self._turn.locked():
-            self._around.live_map.look()
+            self._context.live_map.look()
         with ExitStack() as turn:
             turn.enter_context(self._turn)
             self._check_stop()
             self._not_waiting(job)
-            self._around.board.show(job.message.job, Phase.INFERRING)
-            return attempt(self._around, job.message, one, over=turn.close)
+            self._context.board.show(job.message.job, Phase.INFERRING)
+            return run_inference(self._context, job.message, one, on_exit=turn.close)
 
     def _finish(
         self,
         job: _Job,
         prepared: Prepared,
         early: Sequence[Future[ResultRecord]] = (),
-        last: Sequence[Attempt] = (),
+        last: Sequence[InferenceRun] = (),
         interrupted: InterruptedJobError | None = None,
     ) -> None:
         """Publish the last study on this thread, wait for those before it, and end the job."""
         records, errors = [*prepared.known], []
         for tried in last:
             try:
-                records.append(publish(self._around, job.taken, tried))
+                records.append(publish(self._context, job.received, tried))
             except FailedError as error:
                 errors.append(error)
         for future in early:  # handed to the same threads before this step was, so a thread is at it already: this wait ends
@@ -217,15 +217,15 @@ class Pipeline:
                 errors.append(error)
         if interrupted or errors:
             raise interrupted or errors[0]
-        finish(self._around, job.taken, records)
+        finish(self._context, job.received, records)
         self._settle(job, Ended(Outcome.ANSWERED))
 
     def _refuse(self, job: _Job, error: JobError) -> None:
-        finish(self._around, job.taken, [refuse(self._around, job.taken, error)])
+        finish(self._context, job.received, [refuse(self._context, job.received, error)])
         self._settle(job, Ended(Outcome.ANSWERED))
 
     def _pass(self, job: _Job, threads: ThreadPoolExecutor, step: Step) -> None:
-        self._around.board.show(job.message.job, Phase.PUBLISHING)
+        self._context.board.show(job.message.job, Phase.PUBLISHING)
         self._not_waiting(job)
         threads.submit(self._step, job, step)
 
@@ -245,7 +245,7 @@ class Pipeline:
     def _drop(self, job: _Job) -> None:
         """An upload's second message is not needed while its first is in hand: that stays in the queue until the job has ended."""
         try:
-            self._around.queue.done(job.delivery)
+            self._context.queue.done(job.delivery)
         except (ClientError, BotoCoreError):
             log.warning("job %s: its second message could not be removed; it comes back, and finds the job answered", job.message.job)
         job.ended.set_result(Ended(Outcome.REPEATED))
@@ -257,12 +257,12 @@ class Pipeline:
                 self._check_stop()
                 others = [other for other in self._jobs if other is not job]
                 twin = any(other.message.job == job.message.job for other in others)
-                if not twin and (not others or room_to_prefetch(job.message.size, shutil.disk_usage(self._around.work).free)):
+                if not twin and (not others or room_to_prefetch(job.message.size, shutil.disk_usage(self._context.work).free)):
                     return
                 self._changed.wait(_LOOK_S)
 
     def _stopping(self) -> bool:
-        return self._around.stop.is_set() or self._around.leave.is_set()
+        return self._context.stop.is_set() or self._context.leave.is_set()
 
     def _check_stop(self) -> None:
         if self._stopping():
@@ -281,7 +281,7 @@ class Pipeline:
 
     def _settle(self, job: _Job, ended: Ended | None) -> None:
         """The end of a receipt: its folder is gone, its heartbeat has ended, and its message is removed, handed over or given back."""
-        queue, delivery = self._around.queue, job.delivery
+        queue, delivery = self._context.queue, job.delivery
         try:
             job.life.close()
             if ended is None:
@@ -309,7 +309,7 @@ class Pipeline:
 
     def _break(self, wrong: WorkFolderError) -> None:
         self.broken = self.broken or wrong
-        self._around.stop.set()
+        self._context.stop.set()
 
 
 # --------------------------------------------------------------------------------------------------------------------------- folders

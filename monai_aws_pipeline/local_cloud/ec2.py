@@ -84,7 +84,7 @@ class Machine:
         self.instance.state_reason = moto_instances.StateReason(message, code)
 
 
-class MachineRoom:
+class Instances:
     """All instances of one cloud. ``install`` puts it between moto and the hypervisor."""
 
     def __init__(self, config: CloudConfig, hypervisor: Hypervisor, faults: FaultBoard, ssh_port: int, root_key: str) -> None:

@@ -22,7 +22,7 @@ _LOSSY: Final = frozenset(("logs", "cloudwatch", "monitoring"))
 """Services whose loss costs a few log lines; saving them after each line would cost more."""
 
 
-class Keeper:
+class StateStore:
     """Knows what changed and writes it down. Runs in the server's event loop."""
 
     def __init__(self, state_dir: Path, ours: Callable[[], dict[str, Any]]) -> None:

@@ -109,8 +109,8 @@ class Cloud:
         self._identity = identity
         self.faults = faults.FaultBoard(config.agent_delay_s)
         self.hypervisor = Hypervisor(config, engine)
-        self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
-        self.keeper = persistence.Keeper(config.state_dir, self._state)
+        self.room = ec2.Instances(config, self.hypervisor, self.faults, ssh_port, root.key)
+        self.keeper = persistence.StateStore(config.state_dir, self._state)
         self.images = ecr.ImageRegistry(config, on_push=lambda: self.keeper.note("ecr", "PutImage"))
         self.registry_door = registry.RegistryDoor(
             registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored

@@ -13,7 +13,7 @@ from ministack.core import responses
 from ministack.services import ssm as ministack_ssm
 
 from .config import DEEP_LEARNING_AMI_PARAMETERS
-from .ec2 import MachineRoom
+from .ec2 import Instances
 
 _DEFAULT_EXECUTION_S: Final = 3600
 _STDOUT_LIMIT: Final = 24_000
@@ -24,7 +24,7 @@ _AGENT: Final = "3.3.0.0"
 class RunCommand:
     """Run Command and instance information over the machines of one cloud."""
 
-    def __init__(self, room: MachineRoom) -> None:
+    def __init__(self, room: Instances) -> None:
         self._room = room
 
     def install(self, base_image_id: str) -> None:

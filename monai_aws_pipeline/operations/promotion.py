@@ -72,7 +72,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Switch:
+class Deployment:
     """One version of the parameter: the digest that became live, how, when (ISO 8601), and the words it was written with."""
 
     digest: str
@@ -82,7 +82,7 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Standing:
+class History:
     """What the history says now. ``before``: MAPs to go back to, the nearest first. ``withdrawn``: those that a rollback took back."""
 
     live: str
@@ -91,7 +91,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Proof:
+class GoldenCheck:
     """What a host found about a candidate. ``golden``: passed, failed or none (the MAP brings no golden study)."""
 
     host: str
@@ -115,7 +115,7 @@ class Change:
     who: str
     why: str
     changed: bool
-    proof: Proof | None = None
+    proof: GoldenCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class ListedMap:
     """One image of the repository and what it is to the deployment: live, previous, withdrawn, was live, or nothing yet."""
 
     image: PushedImage
-    standing: str
+    history_of: str
 
 
 # ------------------------------------------------------------------------------------------------------------------- decisions
 
 
-def standing(history: Sequence[Switch]) -> Standing:
+def history_of(history: Sequence[Deployment]) -> History:
     """Read a history, oldest first. A rollback takes back what came after its target, so that two in a row go two steps back."""
     stack: list[str] = []
     withdrawn: set[str] = set()
@@ -145,7 +145,7 @@ def standing(history: Sequence[Switch]) -> Standing:
         withdrawn.discard(switch.digest)
     live = stack[-1] if stack else ""
     before = dict.fromkeys(digest for digest in reversed(stack[:-1]) if digest != live and digest not in withdrawn)
-    return Standing(live, tuple(before), frozenset(withdrawn))
+    return History(live, tuple(before), frozenset(withdrawn))
 
 
 def choose_map(images: Sequence[PushedImage], wanted: str) -> PushedImage:
@@ -167,12 +167,12 @@ def choose_map(images: Sequence[PushedImage], wanted: str) -> PushedImage:
     raise UnknownMapError(f"{what} {wanted[:120]!r}.", "List them with: monai-aws maps")
 
 
-def choose_return(images: Sequence[PushedImage], past: Sequence[Switch], wanted: str) -> PushedImage:
+def choose_return(images: Sequence[PushedImage], past: Sequence[Deployment], wanted: str) -> PushedImage:
     """The image to roll back to: the named one if it was live before, or the nearest that was and is still in the registry.
 
     Raises UnknownMapError, NeverLiveError.
     """
-    now = standing(past)
+    now = history_of(past)
     if wanted:
         image = choose_map(images, wanted)
         if image.digest not in {switch.digest for switch in past}:
@@ -188,7 +188,7 @@ def choose_return(images: Sequence[PushedImage], past: Sequence[Switch], wanted:
     raise NeverLiveError("No MAP that was live before is left to go back to.", "Name one that was: monai-aws maps, monai-aws rollback MAP")
 
 
-def live_after_deploy(now: Standing, candidate: str, present: Collection[str], promote_on_deploy: bool) -> tuple[str, str]:
+def live_after_deploy(now: History, candidate: str, present: Collection[str], promote_on_deploy: bool) -> tuple[str, str]:
     """Which digest is to be live after hosts were deployed, and why it is not the candidate (empty where it is).
 
     ``present``: digests in the registry. The first MAP becomes live in any case; one that a rollback took back never does.
@@ -202,7 +202,7 @@ def live_after_deploy(now: Standing, candidate: str, present: Collection[str], p
     return candidate, ""
 
 
-def asks_golden(config: Mapping[str, Any], digest: str, past: Sequence[Switch]) -> bool:
+def asks_golden(config: Mapping[str, Any], digest: str, past: Sequence[Deployment]) -> bool:
     """Whether an image (its configuration, its digest) has to answer its golden study on a host before a deployment makes it live.
 
     Not the first MAP, which takes nobody's place; nor one that was live before, as with a rollback; nor one that brings no golden study.
@@ -211,7 +211,7 @@ def asks_golden(config: Mapping[str, Any], digest: str, past: Sequence[Switch]) 
     return bool(past) and digest not in {switch.digest for switch in past} and bool(labels.get(LABEL_STUDY))
 
 
-def check_proof(image: PushedImage, proof: Proof, live: str, *, require_golden: bool = False) -> None:
+def require_golden_check(image: PushedImage, proof: GoldenCheck, live: str, *, require_golden: bool = False) -> None:
     """Raise NotProvenError where a host did not answer the golden study as expected, or had none and one is required."""
     if proof.golden == "failed":
         missed = "; ".join(map(str, proof.missed)) or "no point was named"
@@ -235,7 +235,7 @@ def choose_host(hosts: Sequence[Machine]) -> Machine:
     return known[0]
 
 
-def parse_proof(host: str, exit_code: int, stdout: str, stderr: str) -> Proof:
+def parse_golden_check(host: str, exit_code: int, stdout: str, stderr: str) -> GoldenCheck:
     """What ``monai-aws-agent prove`` said. Raises NotProvenError where it could not say anything."""
     if "invalid choice: 'prove'" in stderr:
         raise NotProvenError(
@@ -257,7 +257,7 @@ def parse_proof(host: str, exit_code: int, stdout: str, stderr: str) -> Proof:
     given = answer.get("points")
     points = tuple(_point(item) for item in given[:MAX_POINTS] if isinstance(item, dict)) if isinstance(given, list) else ()
     seconds = answer.get("seconds")
-    return Proof(host, str(golden), points, float(seconds) if isinstance(seconds, int | float) else 0.0)
+    return GoldenCheck(host, str(golden), points, float(seconds) if isinstance(seconds, int | float) else 0.0)
 
 
 def _point(item: dict[str, Any]) -> Point:
@@ -294,12 +294,12 @@ def note(kind: Kind, image: PushedImage, previous: str, who: str, why: str) -> s
     return "; ".join(parts)[:1024]
 
 
-def parse_switch(version: ParameterVersion) -> Switch | None:
+def parse_deployment(version: ParameterVersion) -> Deployment | None:
     """One version of the parameter as a switch; None where its value names no digest."""
     digest = _DIGEST.search(version.value)
     word = version.description.partition(" ")[0]
     kind = Kind(word) if word in set(Kind) else Kind.DEPLOY
-    return Switch(digest[0], kind, version.at, version.description) if digest else None
+    return Deployment(digest[0], kind, version.at, version.description) if digest else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------- hosts
@@ -353,9 +353,9 @@ class LiveMaps:
         found = _DIGEST.search(self._commands.parameter(self._parameter))
         return found[0] if found else ""
 
-    def history(self) -> tuple[Switch, ...]:
+    def history(self) -> tuple[Deployment, ...]:
         """Every switch that AWS still remembers, oldest first."""
-        found = (parse_switch(version) for version in self._commands.parameter_history(self._parameter))
+        found = (parse_deployment(version) for version in self._commands.parameter_history(self._parameter))
         return tuple(switch for switch in found if switch)
 
     def find(self, digest: str) -> PushedImage | None:
@@ -365,7 +365,7 @@ class LiveMaps:
     def maps(self) -> tuple[ListedMap, ...]:
         """All images, newest first, each with its standing."""
         past = self.history()
-        now = standing(past)
+        now = history_of(past)
         once = {switch.digest for switch in past}
 
         def of(digest: str) -> str:
@@ -391,7 +391,7 @@ class LiveMaps:
             self._report(f"nothing changed: {label(image)} is live already")
             return Change(Kind.PROMOTE, image, previous, who, why, changed=False)
         proof = self._prove(image)
-        check_proof(image, proof, previous, require_golden=require_golden)
+        require_golden_check(image, proof, previous, require_golden=require_golden)
         if proof.golden == "none":
             self._report(f"{label(image)} brings no golden study: the host can run it, and nothing more is known (docs/your-own-model.md)")
         if not changed:
@@ -408,7 +408,7 @@ class LiveMaps:
         proof = None
         if asks_golden(self._registry.parts(image.digest).config, image.digest, self.history()):
             proof = self._prove(image)
-            check_proof(image, proof, previous)
+            require_golden_check(image, proof, previous)
         else:
             self._report(f"{label(image)} becomes live without a golden study on a host: it is the first, was live before, or brings none")
         return self.switch(Kind.DEPLOY, image, who, why, proof)
@@ -423,7 +423,7 @@ class LiveMaps:
             return Change(Kind.ROLLBACK, image, previous, who, why, changed=False)
         return self.switch(Kind.ROLLBACK, image, who, why)
 
-    def switch(self, kind: Kind, image: PushedImage, who: str, why: str, proof: Proof | None = None) -> Change:
+    def switch(self, kind: Kind, image: PushedImage, who: str, why: str, proof: GoldenCheck | None = None) -> Change:
         """Write the parameter: from its next job on, every host answers with that MAP."""
         previous = self.live()
         self._commands.set_parameter(self._parameter, image.reference, note(kind, image, previous, who, why))
@@ -439,14 +439,14 @@ class LiveMaps:
         """The MAPs of the repository, newest first: without the lower stages of builds, which it keeps too."""
         return [image for image in self._registry.images() if not all(is_stage_tag(tag) for tag in image.tags)]
 
-    def _prove(self, image: PushedImage) -> Proof:
+    def _prove(self, image: PushedImage) -> GoldenCheck:
         host = choose_host(self._machines.find(ROLE_INFERENCE))
         self._report(f"host {host.id} ({host.state}) is asked to answer the golden study with {label(image)}")
         script = f"systemctl start docker\n{AGENT} prove --image {image.reference}"
         with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
             seconds = PULL_SECONDS + self._settings.map_timeout_s
             ended = self._commands.run(host.id, script, seconds, comment="golden study", report=self._report)
-            proof = parse_proof(host.id, ended.exit_code, ended.stdout, ended.stderr)
+            proof = parse_golden_check(host.id, ended.exit_code, ended.stdout, ended.stderr)
             self._machines.tag(host.id, {TAG_PREPARED: image.digest})
         self._report(f"golden study on {host.id}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")
         return proof

@@ -139,12 +139,12 @@ def _plain(place: Platform, app: Path, model: Path, wheels: Path, changed_bytes:
         image = materialized_version(place.instance, "gpu_ami")
         with build_machine(place.clients, settings, role=ROLE_MAP_BUILD, image=image, run_id="bench", report=report) as built:
             built.remote.send_folder(folder, packaging.CONTEXT_FOLDER, report, what="Sending")
-            bench = packaging.Workbench(built.remote, repository, settings.region, 3600, report)
-            packaging.log_in(bench)
+            build_host = packaging.BuildHost(built.remote, repository, settings.region, 3600, report)
+            packaging.log_in(build_host)
             reference = f"{repository}:plain-{time.time_ns():x}"
             command = f"sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={packaging.DOCKER_CONFIG} docker build --network none --tag {reference} ."
             built.remote.run(f"cd {packaging.CONTEXT_FOLDER} && {command}", report, what="Building")
-            packaging.push(bench, reference)
+            packaging.push(build_host, reference)
     seconds = time.monotonic() - began
     return _Build(seconds, place.cloud.received_bytes(settings.ecr_repository) - before, changed_bytes)
 

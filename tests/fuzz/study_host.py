@@ -27,7 +27,7 @@ from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery
 from monai_aws_pipeline.host_agent.config import parse_config
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
-from monai_aws_pipeline.host_agent.job_steps import Surroundings
+from monai_aws_pipeline.host_agent.job_steps import HostContext
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.runtime.engine import ImageFacts, RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap, describe
@@ -160,7 +160,7 @@ class StudyHost:
         shutil.rmtree(self._folder, ignore_errors=True)
         image = ImageFacts(f"registry.local/map@{_DIGEST}", 1, application.labels, _APP_JSON)
         config = parse_config(json.dumps(_CONFIG))
-        host = Surroundings(
+        host = HostContext(
             config=config,
             store=Store(self._s3, BUCKET),
             queue=_Queue(),  # type: ignore[arg-type]

@@ -132,9 +132,9 @@ def test_the_build_fails(place: Platform, monkeypatch: pytest.MonkeyPatch):
 def test_the_push_is_refused(place: Platform, monkeypatch: pytest.MonkeyPatch):
     genuine = packaging.push
 
-    def without_login(bench: packaging.Workbench, reference: str) -> str:
-        bench.remote.run("sudo rm -rf /run/monai-aws-docker", lambda _: None, what="Forgetting the login")
-        return genuine(bench, reference)
+    def without_login(build_host: packaging.BuildHost, reference: str) -> str:
+        build_host.remote.run("sudo rm -rf /run/monai-aws-docker", lambda _: None, what="Forgetting the login")
+        return genuine(build_host, reference)
 
     monkeypatch.setattr(packaging, "push", without_login)
     with pytest.raises(RemoteCommandError, match="Pushing the MAP"):
@@ -142,5 +142,5 @@ def test_the_push_is_refused(place: Platform, monkeypatch: pytest.MonkeyPatch):
     assert_nothing_left(place)
 
 
-def _fail_on_purpose(bench: packaging.Workbench, *_: object, **__: object) -> None:
-    bench.remote.run("echo on purpose; exit 3", lambda _: None, what="Building the MAP")
+def _fail_on_purpose(build_host: packaging.BuildHost, *_: object, **__: object) -> None:
+    build_host.remote.run("echo on purpose; exit 3", lambda _: None, what="Building the MAP")

@@ -71,7 +71,7 @@ class Stage:
     def __init__(self, bucket: Bucket, acts: Sequence[Act], dies_before: dict[int, int] | None = None):
         self.bucket = bucket
         self.results: list[object] = [None] * len(acts)
-        self.taken: list[tuple[int, int]] = []
+        self.received: list[tuple[int, int]] = []
         """For each call: which of the hosts that could go on did, and how many could and were not tried from this point before."""
         self.seen: list[list[object]] = [[] for _ in acts]
         """What each host has been told by the bucket."""
@@ -92,12 +92,12 @@ class Stage:
             thread.start()
             assert self._came_back.acquire(timeout=30)
         while self._going:
-            chosen = order[len(self.taken)] if len(self.taken) < len(order) else 0
-            if len(self.taken) >= len(order):
+            chosen = order[len(self.received)] if len(self.received) < len(order) else 0
+            if len(self.received) >= len(order):
                 point = hash((frozenset(self.bucket.objects.items()), str(self.seen)))
                 fresh = fresh and point not in points
                 points.add(point)
-            self.taken.append((chosen, len(self._going) if fresh else 1))
+            self.received.append((chosen, len(self._going) if fresh else 1))
             self._turns[self._going[chosen]].release()
             assert self._came_back.acquire(timeout=30), "a host hangs"
         return self
@@ -151,12 +151,12 @@ def every_order(acts: Callable[[], Sequence[Act]]) -> Iterator[Stage]:
     while True:
         stage = Stage(Bucket(), acts()).play(order, known)
         yield stage
-        taken = stage.taken
-        while taken and taken[-1][0] + 1 >= taken[-1][1]:
-            taken.pop()
-        if not taken:
+        received = stage.received
+        while received and received[-1][0] + 1 >= received[-1][1]:
+            received.pop()
+        if not received:
             return
-        order = [chosen for chosen, _ in taken[:-1]] + [taken[-1][0] + 1]
+        order = [chosen for chosen, _ in received[:-1]] + [received[-1][0] + 1]
 
 
 def every_death(acts: Sequence[Act]) -> Iterator[Stage]:

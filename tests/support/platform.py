@@ -31,7 +31,7 @@ from monai_aws_pipeline.contract import (
     version_of,
 )
 from monai_aws_pipeline.definitions import build_defs
-from monai_aws_pipeline.demo.idle_cost import rests
+from monai_aws_pipeline.demo.idle_cost import idle_periods
 from monai_aws_pipeline.demo.steps import become_operator
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, control
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
@@ -140,7 +140,7 @@ class Platform:
 
     def check_idle_cost(self) -> None:
         """Each host that stopped itself was off within ``idle_stop_minutes`` and a minute after its own last answer, or its start."""
-        rests(self.clients, self.settings, control(self.cloud.config, "GET", "/_local/health")["machines"])
+        idle_periods(self.clients, self.settings, control(self.cloud.config, "GET", "/_local/health")["machines"])
 
     def on_host(self, machine_id: str, script: str, seconds: int = 60) -> str:
         """Run a script as root on a running machine; its standard output."""

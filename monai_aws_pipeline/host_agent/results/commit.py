@@ -135,7 +135,7 @@ def decide(store: Store, record: ResultRecord) -> ResultRecord:
     raise FailedError(Code.STORAGE_FAILED, f"The job's decisions were changed by others {_DECISION_TRIES} times in a row.")
 
 
-def honour(store: Store, decided: ResultRecord) -> ResultRecord:
+def complete_commit(store: Store, decided: ResultRecord) -> ResultRecord:
     """The commit record of a decided end, written here where the host that decided has not done so.
 
     Then it names the outputs that are there: of what that host's death kept from the bucket nobody has a copy.
@@ -176,7 +176,7 @@ def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], 
             write_index(store, winner)  # an earlier try would have begun with its own such file, so none has left anything
     else:
         log.info("job %s: was ended by another host first; this copy is discarded", ours.job)
-        winner = honour(store, decided)
+        winner = complete_commit(store, decided)
     _discard(store, (item.key for item in kept.values()), winner)
     return winner
 

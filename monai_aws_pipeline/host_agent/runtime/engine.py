@@ -213,12 +213,12 @@ class Engine:
         stop: threading.Event,
         gpu: bool = False,
         held: Container | None = None,
-        over: Callable[[], None] = lambda: None,
+        on_exit: Callable[[], None] = lambda: None,
     ) -> RunEnd:
         """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
         InterruptedJobError on ``stop``.
 
-        ``over`` is called when all its processes have ended, a while before the engine has taken the container down and says how they did.
+        ``on_exit`` is called when all its processes have ended, a while before the engine has taken the container down and says how they did.
         """
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
@@ -236,7 +236,7 @@ class Engine:
                     meter.sample()
                 if not told and not timed_out and meter.over():
                     told, ends_by = True, now + _CALL_S
-                    over()
+                    on_exit()
                 if now > ends_by:
                     if told or timed_out:
                         raise FailedError(Code.ENGINE_FAILED, f"The engine did not say within {_CALL_S} s how a container ended.")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _TURN_LOOK_S: Final = 0.1
 
-Over = Callable[[], None]
+OnExit = Callable[[], None]
 """What is called when a run is over."""
 
 
@@ -38,11 +38,11 @@ class Hosting(Protocol):
     """Runs the MAP on one study at a time."""
 
     def run(
-        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
         """Run the MAP on the files in ``source``; what it writes lies in ``target`` (empty before) afterwards.
 
-        ``name`` is unique among the containers of this host. ``over`` may be called once nothing of the MAP runs any more, before the end
+        ``name`` is unique among the containers of this host. ``on_exit`` may be called once nothing of the MAP runs any more, before the end
         is known; another ``run`` may begin then. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
         InterruptedJobError on ``stop``; how the application itself ended is in the RunEnd.
         """
@@ -85,14 +85,14 @@ class PerStudy:
             self._engine.drop(name, held[1])
 
     def run(
-        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
         """Let the held container's application begin, or start one; wait, measure, remove."""
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
         arguments, held = self._held.get(name, ([], None))
         if held and held.poll() is None and arguments == self._held_arguments(ready, source, target, limits, name):
             del self._held[name]
-            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, over=over)
+            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, on_exit=on_exit)
             if end.exit_code not in (126, 127):
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
@@ -100,7 +100,7 @@ class PerStudy:
             self.drop(name)
             name = f"{name}-again"  # the engine may not be done with the first yet
         arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
-        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, over=over)
+        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, on_exit=on_exit)
 
     def close(self) -> None:
         """End what is held."""
@@ -124,16 +124,16 @@ class OneAtATime:
         self._hosting, self._folder = hosting, folder
 
     def run(
-        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
         """Wait for the turn, then run. The turn is over when the MAP is."""
         with self._turn(stop) as end_turn:
 
             def ended() -> None:
                 end_turn()
-                over()
+                on_exit()
 
-            return self._hosting.run(ready, source, target, limits, name=name, stop=stop, over=ended)
+            return self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=ended)
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """At any time, because no application begins."""

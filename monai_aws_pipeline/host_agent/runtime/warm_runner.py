@@ -113,7 +113,7 @@ class Warm:
         self._given_up: set[str] = set()
 
     def run(
-        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, over: Over = nothing
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: Over = nothing
     ) -> RunEnd:
         """Run the MAP on one study. The first study of a digest is run both ways; its answer is that of the container of its own."""
         digest = ready.facts.digest
@@ -127,7 +127,7 @@ class Warm:
                 verdict = self._verdicts.write(digest, PER_STUDY, str(why))
         self.close()
         unproved = verdict is None and digest not in self._given_up
-        end = self._alone.run(ready, source, target, limits, name=name, stop=stop, over=nothing if unproved else over)
+        end = self._alone.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if unproved else on_exit)
         if unproved and _well(end):
             self.prove(ready, source, target, limits, end.seconds, stop)
         return end

@@ -45,7 +45,7 @@ Target = tuple[str, str, list[str]]
 """``script`` or ``module``, its path or name, its arguments."""
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """This MAP cannot be hosted warm. Says why."""
 
 
@@ -64,7 +64,7 @@ def serve(control: Control) -> Target | None:
         seconds = time.monotonic() - began
         scratch = Scratch(order.get("scratch") or writable_folders(Path("/proc/self/mountinfo").read_text(), str(order["output"])))
         check_forkable()
-    except RefusedError as why:
+    except RequestRefusedError as why:
         control.say(refused=str(why))
         return None
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # from now on no child may read or change this process through /proc or ptrace
@@ -255,7 +255,7 @@ class Scratch:
         self._folders = [Path(folder) for folder in folders]
         self._kept = {folder: snapshot(folder) for folder in self._folders}
         if sum(len(content) for kept in self._kept.values() for _, content in kept.values()) > KEPT_BYTES:
-            raise RefusedError(f"the imports leave more than {KEPT_BYTES >> 20} MiB of temporary files")
+            raise RequestRefusedError(f"the imports leave more than {KEPT_BYTES >> 20} MiB of temporary files")
 
     def reset(self) -> list[str]:
         """Wipe, verify, put back; returns what went wrong."""
@@ -266,7 +266,7 @@ class Scratch:
                 restore(folder, self._kept[folder])
                 if snapshot(folder) != self._kept[folder]:
                     trouble.append(f"{folder} is not as it was")
-            except (OSError, RecursionError, RefusedError) as error:
+            except (OSError, RecursionError, RequestRefusedError) as error:
                 trouble.append(f"{folder} could not be cleaned ({error.__class__.__name__})")
         return trouble
 
@@ -288,7 +288,7 @@ def snapshot(folder: Path) -> Snapshot:
             elif stat.S_ISDIR(mode):
                 content = b""
             else:
-                raise RefusedError("the imports leave a socket, a pipe or a device among the temporary files")
+                raise RequestRefusedError("the imports leave a socket, a pipe or a device among the temporary files")
             found[str(path.relative_to(folder))] = (mode, content)
     return found
 
@@ -330,7 +330,7 @@ def writable_folders(mountinfo: str, output: str) -> list[str]:
         if point == output or kind in KERNEL_FILESYSTEMS or not os.path.isdir(point) or not os.access(point, os.W_OK):
             continue
         if kind not in MEMORY_FILESYSTEMS:
-            raise RefusedError(f"the image can write at {point}, which is kept from one study to the next")
+            raise RequestRefusedError(f"the image can write at {point}, which is kept from one study to the next")
         scratch.append(point)
     return scratch
 
@@ -392,7 +392,7 @@ def imports_of(target: Target) -> list[tuple[str, list[str]]]:
             del sys.path[0]
         places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
         if not places:
-            raise RefusedError(f"there is no module {top}")
+            raise RequestRefusedError(f"there is no module {top}")
         base, own = Path(places[0]).parent, {top}
         start = base.joinpath(*name.split("."))
     else:
@@ -400,7 +400,7 @@ def imports_of(target: Target) -> list[tuple[str, list[str]]]:
         base, own = (start if start.is_dir() else start.parent), set()
     files = [path for path in (start / "__main__.py", start.with_suffix(".py"), start) if path.is_file()][:1]
     if not files:
-        raise RefusedError("the application is not a Python file or folder")
+        raise RequestRefusedError("the application is not a Python file or folder")
     found: list[tuple[str, list[str]]] = []
     seen: set[Path] = set()
     while files:
@@ -467,12 +467,12 @@ def own_files(base: Path, module: str, names: list[str]) -> list[Path]:
 def check_forkable() -> None:
     """Raise RefusedError unless a fork of this process is a whole one: one thread, no GPU touched, process 1 of its container."""
     if os.getpid() != 1:
-        raise RefusedError("the server is not the first process of its container")
+        raise RequestRefusedError("the server is not the first process of its container")
     torch = sys.modules.get("torch")
     opened = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
     devices = [os.readlink(path) for path in opened if os.path.islink(path)]
     if (torch is not None and torch.cuda.is_initialized()) or any(device.startswith("/dev/nvidia") for device in devices):
-        raise RefusedError("its imports open the GPU, which a forked process cannot use")
+        raise RequestRefusedError("its imports open the GPU, which a forked process cannot use")
     gc.collect()
     gc.freeze()  # what was imported is never looked at again, so that children share its memory
     # The first fork lets mathematics libraries end the threads they start when loaded (OpenBLAS does so); others stay.
@@ -480,10 +480,10 @@ def check_forkable() -> None:
     if probe == 0:
         os._exit(0)
     if os.waitpid(probe, 0)[1] != 0:
-        raise RefusedError("a forked process does not run")
+        raise RequestRefusedError("a forked process does not run")
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
-        raise RefusedError(f"its imports start {threads - 1} thread(s), which a forked process would lack")
+        raise RequestRefusedError(f"its imports start {threads - 1} thread(s), which a forked process would lack")
 
 
 def anonymous_kib() -> int:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from monai_aws_pipeline.contract import Cost, HostFacts, InputFacts, MapFacts, Resources, ResultRecord, Status, Timings, utc_text
-from monai_aws_pipeline.demo.idle_cost import Rest, rest_of
+from monai_aws_pipeline.demo.idle_cost import IdlePeriod, idle_period_of
 
 ON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 
@@ -40,4 +40,4 @@ def answer(host: str, seconds: float) -> ResultRecord:
 )
 def test_a_hosts_own_last_answer_before_its_end_counts(answers: list[tuple[str, float]], idle: float) -> None:
     records = [answer(host, seconds) for host, seconds in answers]
-    assert rest_of("i-1", ON, ON + 100, records) == Rest("i-1", pytest.approx(idle))
+    assert idle_period_of("i-1", ON, ON + 100, records) == IdlePeriod("i-1", pytest.approx(idle))

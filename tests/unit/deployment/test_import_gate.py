@@ -101,7 +101,7 @@ class Place:
         self._monkeypatch.setattr(import_gate, "FOLDER", str(self.folder / f"there{self._number}"))
         return context
 
-    def bench(self, **settings: str) -> Bench:
+    def build_host(self, **settings: str) -> Bench:
         return Bench(self.remote, load_settings(gpus="", **settings), self.said.append, self.folder / f"work{self._number}")  # type: ignore[arg-type]
 
     def calls(self) -> list[list[str]]:
@@ -115,7 +115,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def refused(place: Place, **files: str) -> str:
     with pytest.raises(Failure) as caught:
-        hold(place.bench(), "map:1", place.application(**files))
+        hold(place.build_host(), "map:1", place.application(**files))
     assert caught.value.allow_retries is False
     return str(caught.value.description)
 
@@ -123,12 +123,12 @@ def refused(place: Place, **files: str) -> str:
 def test_an_image_that_holds_everything_passes(place: Place):
     (place.modules / "tool.py").write_text("print('noise of its own')\nname = 1\n")
     context = place.application(__main__="import json\nfrom tool import name\nimport own\n", own="raise SystemExit('never run')\n")
-    assert hold(place.bench(), "map:1", context) == 2
+    assert hold(place.build_host(), "map:1", context) == 2
     assert any("noise of its own" in line for line in place.said)
 
 
 def test_it_is_run_as_isolated_as_a_study(place: Place):
-    hold(place.bench(map_memory_mib="777"), "map:1", place.application(__main__="import json\n"))
+    hold(place.build_host(map_memory_mib="777"), "map:1", place.application(__main__="import json\n"))
     run, removed = place.calls()
     words = " ".join(run)
     for option in (
@@ -177,17 +177,17 @@ def test_a_file_that_the_images_python_does_not_compile_is_a_failure(place: Plac
     context = place.application(__main__="import other\n", other="x = 1\n")
     (context.application / "other.py").write_text("def f(:\n")
     with pytest.raises(Failure, match=r"other\.py:1"):
-        hold(place.bench(), "map:1", context)
+        hold(place.build_host(), "map:1", context)
 
 
 def test_what_the_code_does_without_is_told_and_tolerated(place: Place):
     context = place.application(__main__="try:\n    import cv2\nexcept ImportError:\n    pass\n", train="import never_there\n")
-    assert hold(place.bench(), "map:1", context) == 0
+    assert hold(place.build_host(), "map:1", context) == 0
     assert sum("does without" in line for line in place.said) == 2
 
 
 def test_packages_of_the_official_packager_lie_with_the_user(place: Place):
-    hold(place.bench(packager="monai-deploy"), "map:1", place.application(__main__="import json\n"))
+    hold(place.build_host(packager="monai-deploy"), "map:1", place.application(__main__="import json\n"))
     assert "PYTHONUSERBASE=/home/holoscan/.local" in " ".join(place.calls()[1])
 
 
@@ -195,7 +195,7 @@ def test_a_container_that_cannot_start_is_the_machines_failure(place: Place):
     context = place.application(__main__="import json\n")
     (place.folder / "bin" / "docker").write_text("#!/bin/sh\n[ $1 = run ] && exit 125 || exit 0\n")
     with pytest.raises(RemoteCommandError):
-        hold(place.bench(), "map:1", context)
+        hold(place.build_host(), "map:1", context)
 
 
 # ---------------------------------------------------------------------------------------------------------- the dependency image
@@ -217,7 +217,7 @@ def test_a_dependency_image_is_asked_once_for_each_import_and_never_pulled_for_a
 
         def ask(**files: str) -> str:
             context = place.application(**files)
-            return hold_below(place.bench(bucket="studies"), s3, DIGEST, pulls(place, pulled), context)
+            return hold_below(place.build_host(bucket="studies"), s3, DIGEST, pulls(place, pulled), context)
 
         assert ask(__main__="import json\nfrom os import path\nimport own\n", own="x = 1\n") == "passed (2)"
         assert ask(__main__="import json\nimport own\n# changed\n", own="x = 2\n") == "passed before (1)"
@@ -237,14 +237,14 @@ def test_a_dependency_image_is_asked_once_for_each_import_and_never_pulled_for_a
 def test_without_a_bucket_the_image_is_asked_each_time(place: Place):
     pulled: list[str] = []
     for _ in range(2):
-        hold_below(place.bench(), None, DIGEST, pulls(place, pulled), place.application(__main__="import json\n"))  # type: ignore[arg-type]
+        hold_below(place.build_host(), None, DIGEST, pulls(place, pulled), place.application(__main__="import json\n"))  # type: ignore[arg-type]
     assert pulled == ["pulled"] * 2
 
 
 def test_the_application_is_sent_along_where_the_image_has_not_got_it(place: Place):
     context = place.application(__main__="import own\nimport json\n", own="def f(:\n")
     with pytest.raises(Failure, match=r"own\.py:1"):
-        hold_below(place.bench(), None, DIGEST, lambda: "dependencies", context)  # type: ignore[arg-type]
+        hold_below(place.build_host(), None, DIGEST, lambda: "dependencies", context)  # type: ignore[arg-type]
     assert "/var/holoscan/input/app" in place.calls()[0]
 
 

@@ -77,7 +77,7 @@ class Workshop:
         (app / "__main__.py").write_text("import json\n")
         (folder / "net.ts").write_bytes(b"net")
         (folder / "study.zip").write_bytes(b"study")
-        self.bench = packaging.Workbench(self.machine, REPOSITORY, "eu-central-1", 60, self.said.append)  # type: ignore[arg-type]
+        self.build_host = packaging.BuildHost(self.machine, REPOSITORY, "eu-central-1", 60, self.said.append)  # type: ignore[arg-type]
         self._number = 0
 
     def context(self, golden: Golden | None, **options: Any) -> BuildContext:
@@ -96,7 +96,7 @@ class Workshop:
         s3 = boto3.client("s3", region_name="us-east-1")
         clients = type("Clients", (), {"s3": s3, "ecr": boto3.client("ecr", region_name="us-east-1")})()
         way = map_image._build_and_judge if prepared.golden or chosen.packager != "layered" else map_image._assemble
-        return way(self.bench, clients, chosen, prepared, start, work, map_image._Clock())
+        return way(self.build_host, clients, chosen, prepared, start, work, map_image._Clock())
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         packaging,
         "push_assembled",
-        lambda bench, context, *_: bench.remote.run("docker push x:MAP", print, what="Pushing", seconds=1) and DIGEST,
+        lambda build_host, context, *_: build_host.remote.run("docker push x:MAP", print, what="Pushing", seconds=1) and DIGEST,
     )
     contents: dict[str, list[str]] = {"debian": [], "python": [], "models": []}
     monkeypatch.setattr(map_image.bill_of_materials, "inventory", lambda *_: contents)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_aws_pipeline.deployment.packaging import BuildFailedError, Start, Workbench, build_officially, named_failure, starting_point
+from monai_aws_pipeline.deployment.packaging import BuildFailedError, BuildHost, Start, build_officially, named_failure, starting_point
 from monai_aws_pipeline.maps.build_context import Stage, write_context
 from monai_aws_pipeline.maps.dockerfile import INSTALL_SH, NO_SYSTEM_PACKAGES
 from monai_aws_pipeline.maps.monai_deploy import marking
@@ -90,8 +90,8 @@ def test_the_official_image_gets_our_name_and_labels_from_one_command(tmp_path: 
     (programs / "docker").write_text(f'#!/bin/sh\necho "$BUILDX_BUILDER $*" > {tmp_path}/called; cat > {tmp_path}/said\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    bench = Workbench(ThisMachine(programs), "registry.example.org/map", "eu-central-1", 60, lambda _: None)  # type: ignore[arg-type]
-    reference = build_officially(bench, load_settings(), context)
+    build_host = BuildHost(ThisMachine(programs), "registry.example.org/map", "eu-central-1", 60, lambda _: None)  # type: ignore[arg-type]
+    reference = build_officially(build_host, load_settings(), context)
     assert reference == f"registry.example.org/map:{context.tag}"
     assert (tmp_path / "called").read_text() == f"default build --tag {reference} -\n"
     assert (tmp_path / "said").read_text() == marking("map-x64-workstation-dgpu-linux-amd64:1", context)

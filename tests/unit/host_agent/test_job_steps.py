@@ -39,7 +39,7 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJ
 from monai_aws_pipeline.host_agent.intake import originals
 from monai_aws_pipeline.host_agent.intake.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
-from monai_aws_pipeline.host_agent.job_steps import Ended, Outcome, Surroundings
+from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
@@ -59,7 +59,7 @@ WELL = RunEnd(
 Map = Callable[[Path, Path], RunEnd]
 
 
-def handle(host: Surroundings, delivery: Delivery) -> Ended:
+def handle(host: HostContext, delivery: Delivery) -> Ended:
     """One receipt, alone, to its end."""
     pipeline = Pipeline(host)
     ended = pipeline.accept(delivery)
@@ -120,9 +120,9 @@ class Bench:
     live_map: PretendedLiveMap = field(default_factory=PretendedLiveMap)
     limits: IntakeLimits = field(default_factory=IntakeLimits)
 
-    def host(self) -> Surroundings:
+    def host(self) -> HostContext:
         config = parse_config(json.dumps(GOOD))
-        return Surroundings(
+        return HostContext(
             config=config,
             store=Store(self.s3, "studies"),
             queue=JobsQueue(self.sqs, config.jobs_queue),

@@ -21,10 +21,10 @@ from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.job_steps import Ended, Outcome, Surroundings
+from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, WorkFolderError
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
-from monai_aws_pipeline.host_agent.runtime.hosting import Over, PerStudy, nothing
+from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 
 from .test_job import SECRET, Bench, answers, zip_of
@@ -75,8 +75,8 @@ def uploads(bench: Bench, folder: Path, count: int) -> tuple[list[str], list[Job
     uids = [str(generate_uid()) for _ in range(count)]
     messages = [bench.upload(f"input/{number}.zip", zip_of(folder, uid)) for number, uid in enumerate(uids)]
     queue = bench.host().queue
-    taken = {delivery.body: delivery for _ in uids if (delivery := queue.take(0))}
-    return uids, messages, [taken[message.to_json()] for message in messages]
+    received = {delivery.body: delivery for _ in uids if (delivery := queue.take(0))}
+    return uids, messages, [received[message.to_json()] for message in messages]
 
 
 def test_the_next_studies_are_fetched_and_the_last_one_published_while_one_is_inferred(bench: Bench, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_next_study_begins_when_the_map_is_over_and_not_before(bench: Bench,
     goes_on, known = [threading.Event() for _ in uids], [threading.Event() for _ in uids]
 
     class SlowEnd(PerStudy):
-        def run(self, ready: ReadyMap, source: Path, target: Path, *_: Any, over: Over = nothing, **__: Any) -> RunEnd:
+        def run(self, ready: ReadyMap, source: Path, target: Path, *_: Any, over: OnExit = nothing, **__: Any) -> RunEnd:
             number = next(n for n, uid in enumerate(uids) if uid.encode() in next(source.iterdir()).read_bytes())
             began.append(messages[number].job)
             assert goes_on[number].wait(30)
@@ -325,13 +325,13 @@ class PromptQueue(JobsQueue):
         return super().take(0)
 
 
-def agent(bench: Bench, host: Surroundings, off: list[int], in_use: Callable[[], bool] = lambda: False) -> Agent:
+def agent(bench: Bench, host: HostContext, off: list[int], in_use: Callable[[], bool] = lambda: False) -> Agent:
     return Agent(
         host, lambda: off.append(sum(key.count("/") == 1 for key in bench.stored("jobs/"))), BootOnce(bench.folder, lambda: 5.0), in_use
     )
 
 
-def prompt_host(bench: Bench) -> Surroundings:
+def prompt_host(bench: Bench) -> HostContext:
     host = bench.host()
     return replace(
         host, config=replace(host.config, idle_stop_minutes=0.01), queue=PromptQueue(bench.sqs, host.config.jobs_queue),

@@ -22,23 +22,23 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY
 from monai_aws_pipeline.operations.promotion import (
+    Deployment,
+    History,
     Kind,
     LiveMaps,
     NeverLiveError,
     NotProvenError,
     PushedImage,
-    Standing,
-    Switch,
     UnknownMapError,
     asks_golden,
     choose_host,
     choose_map,
     choose_return,
+    history_of,
     live_after_deploy,
     note,
-    parse_proof,
-    parse_switch,
-    standing,
+    parse_deployment,
+    parse_golden_check,
 )
 from monai_aws_pipeline.settings import Settings
 
@@ -48,8 +48,8 @@ SETTINGS = Settings(_env_file=None, deployment="unit", bucket="studies", ecr_rep
 DEPLOY, PROMOTE, ROLLBACK = Kind.DEPLOY, Kind.PROMOTE, Kind.ROLLBACK
 
 
-def past(*switches: tuple[Kind, str]) -> list[Switch]:
-    return [Switch(digest, kind, "", "") for kind, digest in switches]
+def past(*switches: tuple[Kind, str]) -> list[Deployment]:
+    return [Deployment(digest, kind, "", "") for kind, digest in switches]
 
 
 def image(digest: str, tag: str = "") -> PushedImage:
@@ -63,31 +63,31 @@ IMAGES = [image(THREE, "3.0.0"), image(TWO, "2.0.0"), image(ONE, "1.0.0")]
 
 
 def test_nothing_is_live_before_the_first_deployment():
-    assert standing([]) == Standing("", (), frozenset())
+    assert history_of([]) == History("", (), frozenset())
 
 
 def test_the_map_before_the_present_one_is_the_one_to_go_back_to():
-    assert standing(past((DEPLOY, ONE), (PROMOTE, TWO))) == Standing(TWO, (ONE,), frozenset())
+    assert history_of(past((DEPLOY, ONE), (PROMOTE, TWO))) == History(TWO, (ONE,), frozenset())
 
 
 def test_two_rollbacks_go_two_steps_back_and_never_to_a_withdrawn_one():
     once = [*past((DEPLOY, ONE), (PROMOTE, TWO), (PROMOTE, THREE)), *past((ROLLBACK, TWO))]
-    assert standing(once) == Standing(TWO, (ONE,), frozenset({THREE}))
-    assert standing([*once, *past((ROLLBACK, ONE))]) == Standing(ONE, (), frozenset({THREE, TWO}))
+    assert history_of(once) == History(TWO, (ONE,), frozenset({THREE}))
+    assert history_of([*once, *past((ROLLBACK, ONE))]) == History(ONE, (), frozenset({THREE, TWO}))
 
 
 def test_what_is_promoted_after_it_was_withdrawn_is_in_good_standing_again():
-    found = standing(past((DEPLOY, ONE), (PROMOTE, TWO), (ROLLBACK, ONE), (PROMOTE, TWO)))
-    assert found == Standing(TWO, (ONE,), frozenset())
+    found = history_of(past((DEPLOY, ONE), (PROMOTE, TWO), (ROLLBACK, ONE), (PROMOTE, TWO)))
+    assert found == History(TWO, (ONE,), frozenset())
 
 
 def test_an_older_map_that_was_promoted_again_can_be_rolled_back_too():
-    assert standing(past((DEPLOY, ONE), (PROMOTE, TWO), (PROMOTE, ONE))).before == (TWO,)
+    assert history_of(past((DEPLOY, ONE), (PROMOTE, TWO), (PROMOTE, ONE))).before == (TWO,)
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.sampled_from(DIGESTS)), max_size=30))
 def test_whatever_the_history_the_last_switch_is_live_and_never_withdrawn_nor_behind_itself(switches: list[tuple[Kind, str]]):
-    now = standing(past(*switches))
+    now = history_of(past(*switches))
     assert now.live == (switches[-1][1] if switches else "")
     assert now.live not in now.withdrawn
     assert now.live not in now.before
@@ -144,7 +144,7 @@ def test_a_rollback_goes_only_where_studies_were_answered_before():
     ],
 )
 def test_what_a_deployment_makes_live(live: str, withdrawn: frozenset[str], promote: bool, expected: str):
-    digest, why_not = live_after_deploy(Standing(live, (), withdrawn), TWO, {ONE, TWO}, promote)
+    digest, why_not = live_after_deploy(History(live, (), withdrawn), TWO, {ONE, TWO}, promote)
     assert digest == expected
     assert bool(why_not) == (digest != TWO)
 
@@ -168,9 +168,9 @@ def said(golden: str, *points: dict[str, object]) -> str:
 
 
 def test_a_passed_and_a_missed_golden_study_are_told_point_by_point():
-    proof = parse_proof("i-1", 0, said("passed", {"name": "volume", "expected": "1-2 l", "found": "1.4 l", "ok": True}), "")
+    proof = parse_golden_check("i-1", 0, said("passed", {"name": "volume", "expected": "1-2 l", "found": "1.4 l", "ok": True}), "")
     assert (proof.golden, proof.missed, proof.seconds) == ("passed", (), 7.5)
-    proof = parse_proof("i-1", 4, said("failed", {"name": "volume", "expected": "1-2 l", "found": 3, "ok": False}), "")
+    proof = parse_golden_check("i-1", 4, said("failed", {"name": "volume", "expected": "1-2 l", "found": 3, "ok": False}), "")
     assert [str(point) for point in proof.missed] == ["volume: expected 1-2 l, found 3"]
 
 
@@ -189,13 +189,13 @@ def test_a_passed_and_a_missed_golden_study_are_told_point_by_point():
 )
 def test_what_is_no_clear_yes_promotes_nothing(code: int, stdout: str, stderr: str, words: str):
     with pytest.raises(NotProvenError, match=words):
-        parse_proof("i-1", code, stdout, stderr)
+        parse_golden_check("i-1", code, stdout, stderr)
 
 
 @given(st.text(max_size=200))
 def test_no_output_of_a_host_is_believed_by_accident(text: str):
     with pytest.raises(NotProvenError):
-        parse_proof("i-1", 0, text, text)
+        parse_golden_check("i-1", 0, text, text)
 
 
 # ------------------------------------------------------------------------------------------------------ the parameter's words
@@ -205,14 +205,14 @@ def test_the_description_says_how_what_before_who_and_why_and_is_read_back():
     text = note(PROMOTE, image(TWO, "2.0.0"), ONE, "team, run 12ab34cd", "better\nrecall" + "x" * 2000)
     assert text.startswith(f"promote 2.0.0; before: {ONE}; by team, run 12ab34cd; why: better recall")
     assert len(text) <= 1024
-    found = parse_switch(ParameterVersion(f"r/m@{TWO}", text, "2026-01-01"))
+    found = parse_deployment(ParameterVersion(f"r/m@{TWO}", text, "2026-01-01"))
     assert found is not None
     assert (found.digest, found.kind) == (TWO, PROMOTE)
 
 
 def test_a_version_that_names_no_digest_is_left_out_and_foreign_words_count_as_a_deployment():
-    assert parse_switch(ParameterVersion("latest", "promote", "")) is None
-    found = parse_switch(ParameterVersion(f"r/m@{TWO}", "set by hand", ""))
+    assert parse_deployment(ParameterVersion("latest", "promote", "")) is None
+    found = parse_deployment(ParameterVersion(f"r/m@{TWO}", "set by hand", ""))
     assert found is not None
     assert found.kind is DEPLOY
 
@@ -252,13 +252,13 @@ def test_maps_says_what_each_image_is_and_a_rollback_goes_back_and_says_so(clien
     live = LiveMaps(clients, SETTINGS, lambda _: None)
     for digest in (first, second):
         live.switch(DEPLOY, next(each.image for each in live.maps() if each.image.digest == digest), "test", "")
-    assert {each.image.tags[0]: each.standing for each in live.maps()} == {"1.0.0": "previous", "2.0.0": "live", "3.0.0": ""}
+    assert {each.image.tags[0]: each.history_of for each in live.maps()} == {"1.0.0": "previous", "2.0.0": "live", "3.0.0": ""}
 
     done = CliRunner().invoke(cli, ["rollback", "--why", "measures too much"])
     assert done.exit_code == 0, done.output
     assert "live MAP is now 1.0.0" in done.output
     assert live.live() == first
-    assert {each.image.tags[0]: each.standing for each in live.maps()} == {"1.0.0": "live", "2.0.0": "withdrawn", "3.0.0": ""}
+    assert {each.image.tags[0]: each.history_of for each in live.maps()} == {"1.0.0": "live", "2.0.0": "withdrawn", "3.0.0": ""}
     assert live.history()[-1].note == f"rollback 1.0.0; before: {second}; by unknown, monai-aws rollback; why: measures too much"
     listed = json.loads(CliRunner().invoke(cli, ["maps", "--json"]).output)
     assert {each["digest"]: each["standing"] for each in listed}[second] == "withdrawn"
@@ -296,20 +296,20 @@ def test_a_missed_golden_study_changes_nothing_and_names_the_points(clients: Cli
         {"name": "files", "expected": "1", "found": "1", "ok": True},
     )
     monkeypatch.setattr(
-        LiveMaps, "_prove", lambda *_: parse_proof("i-1", 4, said("failed", *points), "")
+        LiveMaps, "_prove", lambda *_: parse_golden_check("i-1", 4, said("failed", *points), "")
     )  # no machine answers commands here
     with pytest.raises(NotProvenError, match=r"2\.0\.0 missed its golden study on host i-1.*Missed: volume: expected 1-2 l, found 3 l\."):
         live.promote(second, "test")
     assert live.live() == first
     assert len(live.history()) == 1
-    monkeypatch.setattr(LiveMaps, "_prove", lambda *_: parse_proof("i-1", 0, said("passed", points[1]), ""))
+    monkeypatch.setattr(LiveMaps, "_prove", lambda *_: parse_golden_check("i-1", 0, said("passed", points[1]), ""))
     change = live.promote(second, "test", "better")
     assert (live.live(), change.previous, change.proof and change.proof.golden) == (second, first, "passed")
 
 
 def answering(golden: str, exit_code: int = 0):
     """What a host says in the place of a machine."""
-    return lambda *_: parse_proof("i-1", exit_code, said(golden), "")
+    return lambda *_: parse_golden_check("i-1", exit_code, said(golden), "")
 
 
 def test_a_promotion_that_requires_the_golden_study_fails_without_one_and_asks_again_about_the_live_map(
@@ -365,7 +365,7 @@ LABELLED = {"config": {"Labels": {LABEL_STUDY: "5" * 64}}}
         ({}, TWO, past((DEPLOY, ONE)), False),
     ],
 )
-def test_which_deployments_ask_the_golden_study(config: dict[str, object], digest: str, history: list[Switch], asks: bool):
+def test_which_deployments_ask_the_golden_study(config: dict[str, object], digest: str, history: list[Deployment], asks: bool):
     assert asks_golden(config, digest, history) == asks
 
 

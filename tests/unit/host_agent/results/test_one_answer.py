@@ -31,8 +31,8 @@ from monai_aws_pipeline.host_agent.results.commit import (
     Decisions,
     StudiesDecidedError,
     commit_end,
+    complete_commit,
     decide,
-    honour,
     read_progress,
 )
 from monai_aws_pipeline.host_agent.results.outputs import LOG, MESH, PREVIEW, Produced, made_here
@@ -75,7 +75,7 @@ def act(*steps: Ends) -> Act:
 def looks(client: Any) -> list[ResultRecord]:
     """A host that is given the job again and finds it decided."""
     store = Store(client, "studies")
-    return [honour(store, end) for end in read_progress(store, JOB).decisions.ends]
+    return [complete_commit(store, end) for end in read_progress(store, JOB).decisions.ends]
 
 
 def answers(bucket: Bucket) -> dict[str, ResultRecord]:

@@ -310,7 +310,7 @@ def test_a_module_is_found_without_running_it(tmp_path: Path, monkeypatch: pytes
 
 def test_an_application_that_is_no_python_is_refused(tmp_path: Path) -> None:
     for name in (str(tmp_path), "/nowhere"):
-        with pytest.raises(warm_server.RefusedError):
+        with pytest.raises(warm_server.RequestRefusedError):
             warm_server.imports_of(("script", name, []))
 
 
@@ -329,5 +329,5 @@ def test_where_a_study_may_write_is_read_from_the_mounts(tmp_path: Path) -> None
     mounts = MOUNTS.format(folder=line).strip().replace("/ / ro", "/ /nowhere ro")
     assert warm_server.writable_folders(mounts, "/out") == [str(folder)]
     assert warm_server.writable_folders(mounts, str(folder)) == []
-    with pytest.raises(warm_server.RefusedError, match="is kept from one study to the next"):
+    with pytest.raises(warm_server.RequestRefusedError, match="is kept from one study to the next"):
         warm_server.writable_folders(mounts.replace("tmpfs", "ext4"), "/out")
