@@ -34,6 +34,7 @@ from monai_aws_pipeline.contract.keys import (
     study_id,
     version_of,
 )
+from monai_aws_pipeline.contract.measurements import SegmentVolume, parse_measurements
 from monai_aws_pipeline.contract.names import (
     AGENT_UNIT,
     HOST_HOURS_METRIC,
@@ -51,6 +52,7 @@ from monai_aws_pipeline.contract.names import (
 )
 from monai_aws_pipeline.contract.parsing import ContractError, parse_utc, utc_text
 from monai_aws_pipeline.contract.records import (
+    DONE_SCHEMA,
     INDEX_SCHEMA,
     RESULT_SCHEMA,
     Archive,
@@ -58,6 +60,7 @@ from monai_aws_pipeline.contract.records import (
     HostFacts,
     IndexEntry,
     InputFacts,
+    JobDone,
     MapFacts,
     OutputFile,
     Resources,
@@ -65,12 +68,14 @@ from monai_aws_pipeline.contract.records import (
     ResultRecord,
     Status,
     Timings,
+    belongs_together,
     commit_key,
     commit_keys,
 )
 
 __all__ = [
     "AGENT_UNIT",
+    "DONE_SCHEMA",
     "GOLDEN_PREFIX",
     "HOST_HOURS_METRIC",
     "HOST_MISSING_METRIC",
@@ -101,14 +106,17 @@ __all__ = [
     "HostFacts",
     "IndexEntry",
     "InputFacts",
+    "JobDone",
     "JobMessage",
     "MapFacts",
     "OutputFile",
     "Resources",
     "ResultError",
     "ResultRecord",
+    "SegmentVolume",
     "Status",
     "Timings",
+    "belongs_together",
     "commit_key",
     "commit_keys",
     "decisions_key",
@@ -122,6 +130,7 @@ __all__ = [
     "job_done_key",
     "job_id",
     "output_key",
+    "parse_measurements",
     "parse_utc",
     "processed_key",
     "quarantine_key",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from monai_aws_pipeline.contract.parsing import (
 
 RESULT_SCHEMA: Final = "monai-aws/result/1"
 INDEX_SCHEMA: Final = "monai-aws/index/1"
+DONE_SCHEMA: Final = "monai-aws/job-done/1"
 
 
 class Status(StrEnum):
@@ -293,3 +294,31 @@ class IndexEntry:
         if entry.key not in (commit_key(entry.status, entry.study, entry.job), *older):
             raise ContractError("index entry: key is not the commit key of its job")
         return entry
+
+
+def belongs_together(entry: IndexEntry, record: ResultRecord) -> bool:
+    """Whether an index entry and the record it points to speak of the same result."""
+    return replace(IndexEntry.of(record), key=entry.key) == entry  # its key was checked when it was parsed
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """``jobs/JOB.json``: every study of the job has committed, under these keys."""
+
+    job: str
+    commits: tuple[str, ...]
+    completed_at: str
+
+    def to_json(self) -> str:
+        """JSON with sorted keys."""
+        data = {"schema": DONE_SCHEMA, "job": self.job, "commits": list(self.commits), "completed_at": self.completed_at}
+        return json.dumps(data, ensure_ascii=True, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> JobDone:
+        """Parse a marker. Raises ContractError."""
+        try:
+            data = json.loads(text)
+            return cls(str(data["job"]), tuple(str(key) for key in data["commits"]), str(data["completed_at"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ContractError("job marker has another shape than expected") from error

@@ -1,1 +1,3 @@
-"""What ``make demo`` starts: its steps, the rollback, whether idle hosts cost nothing. Beside the command line alone in knowing ``local_cloud``."""
+"""What ``make demo`` starts: its steps, the rollback, whether idle hosts cost nothing. Beside the command line alone in knowing
+``local_cloud``.
+"""

@@ -18,15 +18,12 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _HOST_FOLDER: Final = _PACKAGE.parent / "infra" / "host"
 _SOURCES: Final = (
     "__init__.py",
-    "contract.py",
     "errors.py",
     "redaction.py",
+    "contract/**/*.py",
     "maps/__init__.py",
-    "maps/spec/run.py",
-    "maps/spec/expectation.py",
-    "maps/spec/series_rules.py",
-    "maps/spec/study_contract.py",
-    "host_agent/*.py",
+    "maps/spec/**/*.py",
+    "host_agent/**/*.py",
 )
 _HOST_FILES: Final = (
     "provision.sh", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer",

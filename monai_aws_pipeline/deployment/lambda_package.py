@@ -14,16 +14,12 @@ from typing import Final
 
 from monai_aws_pipeline.errors import NamedError
 
-_ROOT: Final = Path(__file__).resolve().parents[1]
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _SOURCES: Final = (
-    "lambda_fn/__init__.py",
-    "lambda_fn/folders.py",
-    "lambda_fn/hosts.py",
-    "lambda_fn/wake.py",
+    "lambda_fn/**/*.py",
     "monai_aws_pipeline/__init__.py",
-    "monai_aws_pipeline/contract.py",
-    "monai_aws_pipeline/contract/ec2_refusals.py",
     "monai_aws_pipeline/errors.py",
+    "monai_aws_pipeline/contract/**/*.py",
 )
 _DISTRIBUTION: Final = "aws-lambda-powertools"
 _TIME: Final = (1980, 1, 1, 0, 0, 0)
@@ -35,7 +31,7 @@ class PackageError(NamedError):
 
 def build_zip(target: Path) -> str:
     """Write the function's zip; returns its SHA-256 in hex. Raises PackageError where a dependency is not installed."""
-    files = {name: _ROOT / name for name in _SOURCES}
+    files = {path.relative_to(_ROOT).as_posix(): path for pattern in _SOURCES for path in _ROOT.glob(pattern)}
     for distribution in required_distributions(_DISTRIBUTION):
         files |= _files_of(distribution)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -29,6 +29,7 @@ from monai_aws_pipeline.contract import (
     Cost,
     HostFacts,
     InputFacts,
+    JobDone,
     JobMessage,
     MapFacts,
     Resources,
@@ -212,7 +213,7 @@ class Ended:
 # ------------------------------------------------------------------------------------------------------------- before the inference
 
 
-def complete(context: HostContext, message: JobMessage, done: commit.JobDone) -> None:
+def complete(context: HostContext, message: JobMessage, done: JobDone) -> None:
     """Complete what a crash left undone after the job was marked done."""
     records = commit.repair_index(context.store, done)
     originals.complete(context.store, message, _kind_or_zip(message), records)

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.contract import INDEX_PREFIX, ContractError, IndexEntry, ResultRecord, index_hour_prefix, job_done_key
+from monai_aws_pipeline.contract import (
+    INDEX_PREFIX,
+    ContractError,
+    IndexEntry,
+    JobDone,
+    ResultRecord,
+    SegmentVolume,
+    belongs_together,
+    index_hour_prefix,
+    job_done_key,
+    parse_measurements,
+)
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.host_agent.results.commit import JobDone
 from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
-from monai_aws_pipeline.studies.record_metadata import Segment, belongs_together, parse_measurements
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,7 +45,7 @@ class StoredResult:
     """A commit record with what lies beside it. ``preview_png`` is None where there is none."""
 
     record: ResultRecord
-    measurements: tuple[Segment, ...]
+    measurements: tuple[SegmentVolume, ...]
     preview_png: bytes | None
 
 
@@ -99,7 +108,7 @@ class ResultsStore:
 
     def with_outputs(self, record: ResultRecord) -> StoredResult:
         """Add measurements and preview. A damaged or missing one is left out: it must not keep the result out of the lineage."""
-        measurements: tuple[Segment, ...] = ()
+        measurements: tuple[SegmentVolume, ...] = ()
         preview: bytes | None = None
         for output in record.outputs:
             if output.kind == "measurements" and not measurements:

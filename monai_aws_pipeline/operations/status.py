@@ -1,4 +1,4 @@
-"""What a deployment is doing: its machines, what hosts have in hand, queues, last results. Behind ``monai-aws status``; it changes nothing."""
+"""What a deployment is doing: its machines, what hosts have in hand, queues, last results. Nothing is changed."""
 
 from __future__ import annotations
 

@@ -6,15 +6,14 @@ sensor and the asset share it, so an upload and a re-run look the same in the li
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Final
 
 from dagster import AssetKey, MetadataValue, TableColumn, TableRecord, TableSchema
 
-from monai_aws_pipeline.contract import ContractError, IndexEntry, OutputFile, ResultRecord, Status, Timings, parse_utc
+from monai_aws_pipeline.contract import OutputFile, ResultRecord, SegmentVolume, Status, Timings, parse_utc
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG, version_tags
 from monai_aws_pipeline.studies.preview import PreviewError, thumbnail_uri
 
@@ -23,7 +22,6 @@ STATUS_TAG: Final = "monai-aws/status"
 
 COST_SHARES: Final = ("boot", "pull", "inference", "idle")
 
-MAX_SEGMENTS: Final = 64
 MAX_OUTPUT_ROWS: Final = 100
 
 _OUTPUT_SCHEMA: Final = TableSchema(
@@ -31,28 +29,8 @@ _OUTPUT_SCHEMA: Final = TableSchema(
 )
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Volume of one segment in millilitres, as the agent measured it on the DICOM SEG."""
-
-    label: str
-    volume_ml: float
-
-
-def parse_measurements(text: str) -> tuple[Segment, ...]:
-    """Read ``measurements.json`` (``{"segments": [{"label", "volume_ml"}]}``). Raises ContractError."""
-    try:
-        segments = json.loads(text)["segments"]
-        parsed = tuple(Segment(_label(item["label"]), float(item["volume_ml"])) for item in segments[:MAX_SEGMENTS])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ContractError("measurements: expected {'segments': [{'label', 'volume_ml'}]}") from error
-    if not all(0 <= segment.volume_ml < float("inf") for segment in parsed):
-        raise ContractError("measurements: volume_ml must be a number of at least 0")
-    return parsed
-
-
 def record_metadata(
-    record: ResultRecord, measurements: tuple[Segment, ...], preview_png: bytes | None, *, bucket: str
+    record: ResultRecord, measurements: tuple[SegmentVolume, ...], preview_png: bytes | None, *, bucket: str
 ) -> dict[str, MetadataValue]:
     """All that the lineage shows for a result, each name with its unit. Values that the record does not have are left out."""
     metadata: dict[str, MetadataValue] = {"status": MetadataValue.text(record.status.value)}
@@ -133,11 +111,6 @@ def result_id(job: str, study: str) -> str:
     return f"{job}-{study}" if study else job
 
 
-def belongs_together(entry: IndexEntry, record: ResultRecord) -> bool:
-    """Whether an index entry and the record it points to speak of the same result."""
-    return replace(IndexEntry.of(record), key=entry.key) == entry  # its key was checked when it was parsed
-
-
 def failed(record: ResultRecord) -> bool:
     """Whether the job ended without a result."""
     return record.status is not Status.SUCCEEDED
@@ -170,12 +143,6 @@ def _links(outputs: tuple[OutputFile, ...], bucket: str) -> dict[str, MetadataVa
     for output in outputs:
         first.setdefault(f"s3_{_slug(output.kind)}", MetadataValue.path(s3_path(bucket, output.key)))
     return first
-
-
-def _label(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("label")
-    return value
 
 
 def _slug(text: str) -> str:

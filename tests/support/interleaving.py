@@ -27,7 +27,7 @@ class Died(BaseException):
 
 
 class Bucket:
-    """The part of boto3's S3 client that the agent uses, on a dictionary. ``tests/unit/host_agent/results/test_one_answer.py`` holds it to moto."""
+    """The part of boto3's S3 client that the agent uses, on a dictionary. ``test_one_answer.py`` holds it to moto."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}

@@ -166,5 +166,7 @@ def installation(home: Path, variables: Mapping[str, str]) -> Iterator[Installat
 
 def dagster_ended(home: Path) -> AbstractContextManager[None]:
     """Webserver and daemon of a folder are ended with the block, or with this process."""
-    stop = "import pathlib, sys; from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses as D; D(pathlib.Path(sys.argv[1])).stop()"
+    stop = (
+        "import pathlib, sys; from monai_aws_pipeline.demo.dagster_processes import *; DagsterProcesses(pathlib.Path(sys.argv[1])).stop()"
+    )
     return ended_by([sys.executable, "-c", stop, str(home)], clouds_folder())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "monai_aws_pipeline"
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "lambda_fn").rglob("*.py")])
-STARTS_THE_LOCAL_CLOUD = {"cli.py", "demo/steps.py"}
+STARTS_THE_LOCAL_CLOUD = {"monai_aws_pipeline/cli.py", "monai_aws_pipeline/demo/steps.py"}
 """The two modules that may know the embedded AWS: they start and stop it."""
 
 WHERE_WE_RUN = (
@@ -39,7 +40,7 @@ def name_of(path: Path) -> str:
 
 def is_pipeline(path: Path) -> bool:
     """Everything but the embedded AWS itself and what starts it."""
-    return "local_cloud" not in path.parts and not (path.parent == PACKAGE and path.name in STARTS_THE_LOCAL_CLOUD)
+    return "local_cloud" not in path.parts and path.relative_to(ROOT).as_posix() not in STARTS_THE_LOCAL_CLOUD
 
 
 PIPELINE = [path for path in MODULES if is_pipeline(path)]
@@ -136,58 +137,92 @@ def test_the_search_leaves_settings_alone(code: str):
 # ----------------------------------------------------------------------------------------------------------------- who imports whom
 
 
-SHARED = ("contract.py", "contract/ec2_refusals.py", "errors.py", "redaction.py", "__init__.py")
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+OURS = ("monai_aws_pipeline", "lambda_fn")
+_ALL = {"dagster", "dagster_aws", "boto3", "botocore", "numpy", "pydicom", "pydantic", "rich"}
+ROOMS = {
+    # room: what nothing in it may load, by its own imports or by those of what it imports
+    "contract": _ALL,
+    "errors": _ALL,
+    "redaction": _ALL,
+    "maps": {"dagster", "dagster_aws", "boto3", "botocore"},
+    "cloud": {"dagster", "dagster_aws"},
+    "host_agent": {"dagster", "dagster_aws", "pydantic", "rich", "paramiko", "yaml"},
+    "local_cloud": {"dagster", "dagster_aws"},
+    "operations": {"dagster", "dagster_aws"},
+    "remote": {"dagster", "dagster_aws", "boto3", "botocore"},
+}
 
 
-@pytest.mark.parametrize("path", [PACKAGE / name for name in SHARED], ids=name_of)
-def test_what_lambda_and_host_share_needs_the_standard_library_only(path: Path):
-    shared = sys.stdlib_module_names | {"monai_aws_pipeline.errors", "monai_aws_pipeline.errors.NamedError"}
-    foreign = {name for name in imports(path) if name not in shared and name.split(".")[0] not in shared}
-    assert not foreign
+@cache
+def loaded_by(name: str) -> dict[str, str]:
+    """All that importing a module loads, followed through modules of ours, each with the module that imports it; others by first name."""
+    found: dict[str, str] = {}
+    waiting = [(name, "")]
+    while waiting:
+        module, by = waiting.pop()
+        if module not in found:
+            found[module] = by
+            waiting += [(each, module) for each in (said_by(module) if module in NAMES else ())]
+    return found
+
+
+def said_by(name: str) -> set[str]:
+    """What a module of ours names in its imports: modules of ours with the packages above them, others by their first name."""
+    said = imports(NAMES[name], at_import_only=True)
+    ours = {each for each in said if each.split(".")[0] in OURS}
+    above = {".".join(each.split(".")[:count]) for each in ours for count in range(1, each.count(".") + 2)}
+    return {each.split(".")[0] for each in said - ours} | {each for each in above if each in NAMES}
+
+
+def room_of(name: str) -> str:
+    return [*name.split("."), ""][1]
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(NAMES) if room_of(name) in ROOMS])
+def test_a_room_loads_nothing_that_it_must_not(name: str):
+    loaded = loaded_by(name)
+    assert not {foreign: loaded[foreign] for foreign in ROOMS[room_of(name)] & loaded.keys()}, "imported by the module named beside it"
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(NAMES) if room_of(name) in ("contract", "errors", "redaction")])
+def test_what_lambda_and_host_share_needs_the_standard_library_only(name: str):
+    ours = ("monai_aws_pipeline.contract", "monai_aws_pipeline.errors", "monai_aws_pipeline.redaction")
+    assert not {each for each in loaded_by(name) if not each.startswith(ours) and each not in {*sys.stdlib_module_names, OURS[0]}}
 
 
 def test_the_wake_function_needs_only_what_its_zip_holds():
-    handler = ROOT / "lambda_fn" / "wake.py"
-    shipped = sys.stdlib_module_names | {"boto3", "botocore", "aws_lambda_powertools", "lambda_fn"}
-    foreign = {name for name in imports(handler, at_import_only=True) if name.split(".")[0] not in shipped}
-    known = tuple(f"monai_aws_pipeline.{name}" for name in ("contract", "ec2_refusals", "errors"))
-    assert {name for name in foreign if not name.startswith(known)} == set()
+    shipped = {*sys.stdlib_module_names, "boto3", "botocore", "aws_lambda_powertools", *OURS}
+    ours = ("lambda_fn.", "monai_aws_pipeline.contract", "monai_aws_pipeline.errors")
+    assert not {each for each in loaded_by("lambda_fn.wake") if each not in shipped and not each.startswith(ours)}
 
 
-PACKAGE_MODULES = [path for path in MODULES if path.is_relative_to(PACKAGE)]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        p
-        for p in PACKAGE_MODULES
-        if p.relative_to(PACKAGE).parts[0] in ("maps", "cloud", "host_agent", "local_cloud", "remote.py", "redaction.py", "operations.py")
-    ],
-    ids=name_of,
-)
-def test_what_is_not_lineage_knows_no_dagster(path: Path):
-    assert not {name for name in imports(path) if name.split(".")[0] in ("dagster", "dagster_aws")}
-
-
-@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "maps"], ids=name_of)
-def test_maps_know_no_cloud_and_not_who_runs_them(path: Path):
+@pytest.mark.parametrize("name", [name for name in sorted(NAMES) if room_of(name) == "maps"])
+def test_maps_know_no_cloud_and_not_who_runs_them(name: str):
     above = ("monai_aws_pipeline.cloud", "monai_aws_pipeline.host_agent", "monai_aws_pipeline.deployment")
-    assert not {name for name in imports(path) if name.split(".")[0] in ("boto3", "botocore") or name.startswith(above)}
+    assert not {each for each in imports(NAMES[name]) | set(loaded_by(name)) if each.startswith(above)}
 
 
-@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if p.relative_to(PACKAGE).parts[0] == "host_agent"], ids=name_of)
-def test_the_host_needs_nothing_of_the_control_plane(path: Path):
-    allowed = tuple(f"monai_aws_pipeline.{name}" for name in ("contract", "errors", "redaction", "host_agent", "maps"))
-    ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
-    assert not {name for name in ours if not name.startswith(allowed)}
+SHIPPED_TO_HOSTS = tuple(f"monai_aws_pipeline.{folder}" for folder in ("contract", "errors", "redaction", "host_agent", "maps.spec"))
 
 
-@pytest.mark.parametrize("path", [p for p in PACKAGE_MODULES if "local_cloud" in p.parts], ids=name_of)
+@pytest.mark.parametrize("name", [name for name in sorted(NAMES) if name.startswith(SHIPPED_TO_HOSTS)])
+def test_the_host_needs_nothing_that_is_not_in_its_folders(name: str):
+    ours = {each for each in imports(NAMES[name]) | set(loaded_by(name)) if each in NAMES}
+    assert not {each for each in ours if not each.startswith(SHIPPED_TO_HOSTS)} - {OURS[0], "monai_aws_pipeline.maps"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if "local_cloud" in p.parts], ids=name_of)
 def test_the_embedded_aws_knows_nothing_of_the_pipeline_but_its_settings(path: Path):
     allowed = ("monai_aws_pipeline.local_cloud", "monai_aws_pipeline.settings", "monai_aws_pipeline.errors")
     ours = {name for name in imports(path) if name.startswith("monai_aws_pipeline.")}
     assert not {name for name in ours if not name.startswith(allowed)}
+
+
+def test_what_is_loaded_is_followed_through_modules_of_ours():
+    assert "dagster" in loaded_by("monai_aws_pipeline.definitions")
+    assert "numpy" in loaded_by("monai_aws_pipeline.host_agent.__main__"), "which does not import it itself"
+    assert "numpy" not in said_by("monai_aws_pipeline.host_agent.__main__")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

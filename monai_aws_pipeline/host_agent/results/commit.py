@@ -22,6 +22,7 @@ from typing import Final
 from monai_aws_pipeline.contract import (
     ContractError,
     IndexEntry,
+    JobDone,
     OutputFile,
     ResultError,
     ResultRecord,
@@ -37,34 +38,10 @@ from monai_aws_pipeline.host_agent.results.outputs import Produced
 
 log = logging.getLogger(__name__)
 
-DONE_SCHEMA: Final = "monai-aws/job-done/1"
 DECISIONS_SCHEMA: Final = "monai-aws/decisions/1"
 ERROR_SCHEMA: Final = "monai-aws/error/1"
 _DECISION_TRIES: Final = 100
 """Each lost try is a decision that somebody else made, about another study of the job."""
-
-
-@dataclass(frozen=True)
-class JobDone:
-    """``jobs/JOB.json``: every study of the job has committed, under these keys."""
-
-    job: str
-    commits: tuple[str, ...]
-    completed_at: str
-
-    def to_json(self) -> str:
-        """JSON with sorted keys."""
-        data = {"schema": DONE_SCHEMA, "job": self.job, "commits": list(self.commits), "completed_at": self.completed_at}
-        return json.dumps(data, ensure_ascii=True, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> JobDone:
-        """Parse a marker. Raises ContractError."""
-        try:
-            data = json.loads(text)
-            return cls(str(data["job"]), tuple(str(key) for key in data["commits"]), str(data["completed_at"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ContractError("job marker has another shape than expected") from error
 
 
 @dataclass(frozen=True)

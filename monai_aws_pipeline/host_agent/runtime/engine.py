@@ -218,7 +218,7 @@ class Engine:
         """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
         InterruptedJobError on ``stop``.
 
-        ``on_exit`` is called when all its processes have ended, a while before the engine has taken the container down and says how they did.
+        ``on_exit`` is called when all its processes have ended, a while before the engine has taken the container down and says how.
         """
         started = time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)

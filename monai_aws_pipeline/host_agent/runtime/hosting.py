@@ -42,8 +42,8 @@ class Hosting(Protocol):
     ) -> RunEnd:
         """Run the MAP on the files in ``source``; what it writes lies in ``target`` (empty before) afterwards.
 
-        ``name`` is unique among the containers of this host. ``on_exit`` may be called once nothing of the MAP runs any more, before the end
-        is known; another ``run`` may begin then. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
+        ``name`` is unique among the containers of this host. ``on_exit`` may be called once nothing of the MAP runs any more, before
+        the end is known; another ``run`` may begin then. Raises FailedError(ENGINE_FAILED) when the MAP could not be started and
         InterruptedJobError on ``stop``; how the application itself ended is in the RunEnd.
         """
 

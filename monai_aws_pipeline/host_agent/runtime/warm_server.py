@@ -1,7 +1,7 @@
 """What runs inside a warm container: an interpreter that has imported what the application imports, and forks a child for each study.
 
 It is the MAP's own Python that runs this file, bound read-only into the unmodified image: standard library only, nothing newer than
-Python 3.9, no import of this project. The agent speaks with it in JSON lines on standard input and output (``host_agent/runtime/warm_runner.py``); what
+Python 3.9, no import of this project. The agent speaks with it in JSON lines on standard input and output (``warm_runner.py``); what
 the application prints goes to standard error, past this process, so that nothing of a study is ever in the memory that the next child
 inherits. Why one study sees nothing of another is told in docs/hosting.md; each rule is a function below.
 """

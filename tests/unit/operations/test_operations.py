@@ -27,12 +27,12 @@ from monai_aws_pipeline.contract import (
     TAG_ROLE,
     ContractError,
     IndexEntry,
+    JobDone,
     JobMessage,
     ResultRecord,
     job_done_key,
     utc_text,
 )
-from monai_aws_pipeline.host_agent.results.commit import JobDone
 from monai_aws_pipeline.operations.errors import QueueMissingError
 from monai_aws_pipeline.operations.replay import Wanted, _replay_queue, jobs_of_job, jobs_of_upload, replay_dead_letters
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
@@ -215,7 +215,7 @@ def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatc
     def refuse(*_: object) -> None:
         raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeInstances")
 
-    monkeypatch.setattr(operations.Machines, "find", refuse)
+    monkeypatch.setattr("monai_aws_pipeline.cloud.instances.Machines.find", refuse)
     assert underway(clients, SETTINGS) == ""
 
 
@@ -396,7 +396,7 @@ def test_an_upload_that_was_refused_ends_with_its_reason_and_a_failing_exit_code
         report(f"waiting: {where()}")  # type: ignore[operator]
         return (refused(1, NOW),)
 
-    monkeypatch.setattr(operations, "wait_answer", answer)
+    monkeypatch.setattr("monai_aws_pipeline.operations.upload.wait_answer", answer)
     result = CliRunner().invoke(cli, ["upload", str(good), "--wait"])
     assert result.exit_code == 1
     assert "waiting: 0 waiting and 0 at work in the queues; hosts: none" in result.output

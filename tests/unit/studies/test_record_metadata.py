@@ -20,15 +20,15 @@ from dagster import (
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from monai_aws_pipeline.contract import ContractError
+from monai_aws_pipeline.contract import ContractError, SegmentVolume, parse_measurements
 from monai_aws_pipeline.studies.preview import MAX_URI_BYTES, PreviewError, thumbnail_uri
-from monai_aws_pipeline.studies.record_metadata import Segment, parse_measurements, record_metadata
+from monai_aws_pipeline.studies.record_metadata import record_metadata
 from tests.unit.studies.records import DIGEST, picture, refused, succeeded
 
 
 def test_a_result_is_shown_with_units_and_types():
     record = succeeded(1)
-    metadata = record_metadata(record, (Segment("Brain", 1437.2512), Segment("Left Kidney!", 0.5)), picture(), bucket="studies")
+    metadata = record_metadata(record, (SegmentVolume("Brain", 1437.2512), SegmentVolume("Left Kidney!", 0.5)), picture(), bucket="studies")
     assert metadata["inference_s"] == FloatMetadataValue(9.25)
     assert metadata["total_s"] == FloatMetadataValue(44.4)
     assert metadata["cost_usd"] == FloatMetadataValue(0.0065)

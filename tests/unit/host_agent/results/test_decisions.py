@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.contract import HostFacts, JobMessage, ResultError, Timings
+from monai_aws_pipeline.contract import HostFacts, JobDone, JobMessage, ResultError, Timings
 from monai_aws_pipeline.host_agent.agent import BootOnce, Preparing
 from monai_aws_pipeline.host_agent.aws.instance_metadata import seconds_since_start
 from monai_aws_pipeline.host_agent.config import AgentConfig, ConfigError, parse_config
@@ -31,7 +31,7 @@ from monai_aws_pipeline.host_agent.job_steps import (
     room_to_prefetch,
 )
 from monai_aws_pipeline.host_agent.pipeline import fresh_folder
-from monai_aws_pipeline.host_agent.results.commit import JobDone, error_json
+from monai_aws_pipeline.host_agent.results.commit import error_json
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import image_for
 
