@@ -31,7 +31,7 @@ from monai_aws_pipeline.maps.app_code import AppCode
 from monai_aws_pipeline.maps.build_context import BuildContext
 from monai_aws_pipeline.maps.import_probe import MARK
 from monai_aws_pipeline.maps.requirements import CUDART_PIN, REQUIREMENTS
-from monai_aws_pipeline.maps.spec.run import Limits, parse_app_json, python_command, run_arguments, with_user_packages
+from monai_aws_pipeline.maps.spec.run import Limits, parse_app_json, python_command, study_container, with_user_packages
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 from monai_aws_pipeline.settings import Settings
 
@@ -198,8 +198,8 @@ def _command(image: str, context: BuildContext, application: str, settings: Sett
         f"{app.input_path}/imports.json",
     )
     limits = Limits(memory_mib=settings.map_memory_mib, gpus=settings.gpus, network=settings.map_network, timeout_s=_SECONDS)
-    arguments = run_arguments(image, replace(app, command=probe), Path(FOLDER, "input"), Path(FOLDER, "output"), limits, name=_NAME)
-    run = f"sudo timeout --kill-after=10 {_SECONDS} docker {shlex.join(arguments)}"
+    container = study_container(image, replace(app, command=probe), Path(FOLDER, "input"), Path(FOLDER, "output"), limits, name=_NAME)
+    run = f"sudo timeout --kill-after=10 {_SECONDS} docker {shlex.join(container.docker_arguments())}"
     readable = f"chmod -R a+rX {FOLDER}"  # the container's user is another one than ours
     return f"{readable} && {run}; code=$?; sudo docker rm --force {_NAME} >/dev/null 2>&1; exit $code"
 

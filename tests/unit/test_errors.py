@@ -17,14 +17,13 @@ from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
-    "monai_aws_pipeline.host_agent.runtime.container.UnknownArgumentError": "the container then runs another way",
     "monai_aws_pipeline.host_agent.results.commit.StudiesDecidedError": "the job then goes back to its queue",
     "monai_aws_pipeline.host_agent.runtime.docker_api.EngineError": "becomes the cause of a JobError, or a line of the log",
     "monai_aws_pipeline.host_agent.errors.InterruptedJobError": "the job then goes back to its queue",
     "monai_aws_pipeline.host_agent.results.mesh.MeshError": "becomes the cause of a JobError",
     "monai_aws_pipeline.host_agent.results.preview.NotDrawableError": "the result then has no picture",
     "monai_aws_pipeline.host_agent.results.segmentation.SegmentationError": "a point of the golden study, or the cause of a JobError",
-    "monai_aws_pipeline.host_agent.runtime.warm_runner.RefusedError": "the MAP is then hosted per study",
+    "monai_aws_pipeline.host_agent.runtime.warm_runner.WarmRefusedError": "the MAP is then hosted per study",
     "monai_aws_pipeline.host_agent.runtime.warm_server.RequestRefusedError": "the same, inside of the MAP, which has none of our modules",
     "monai_aws_pipeline.local_cloud.faults.FaultError": "the embedded AWS's answer to an order that makes no sense",
     "monai_aws_pipeline.maps.layers.LayerRefusedError": "becomes a finding of map_conformance",

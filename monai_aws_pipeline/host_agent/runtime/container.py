@@ -1,8 +1,7 @@
 """A container that is started through the engine's interface, and its standard streams.
 
-``docker run`` does the same in a process of its own, whose start alone takes a tenth of a small study. What is started is described once,
-as the arguments of that command (``maps/spec/run.py``), and translated here; where an argument is not known here, the command is used.
-Sources: Docker Engine API v1.41 (create, attach, start, wait, "Stream format"); docker/cli, cli/command/container/opts.go.
+``docker run`` does the same in a process of its own, whose start alone takes a tenth of a small study. What is started is described in
+``maps/spec/container.py``. Source: Docker Engine API v1.41 (create, attach, start, wait, "Stream format").
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
 from typing import Any, Final
 
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
@@ -21,59 +19,11 @@ _NOT_STARTED: Final = 125
 """What ``docker run`` ends with when the engine made or started no container."""
 _CODES: Final = ((r"executable file not found|no such file or directory", 127), (r"permission denied|is a directory", 126))
 """And when that is the image's fault: it has no such program, or one that cannot be started."""
-_NEEDED: Final = ("--name", "--network", "--pull", "--log-driver", "--user", "--memory", "--memory-swap", "--pids-limit", "--entrypoint")
-_WITH_VALUE: Final = frozenset(
-    (*_NEEDED, "--label", "--cap-drop", "--security-opt", "--tmpfs", "--volume", "--ulimit", "--gpus", "--shm-size", "--workdir", "--env")
-)
-_UNITS: Final = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _HEADER: Final = 8
 _LOOK_S: Final = 0.1
 
 
-class UnknownArgumentError(Exception):
-    """An argument of ``docker run`` that has no translation here."""
-
-
-def describe(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Name and description of the container that ``docker run`` with these arguments makes. Raises UnknownArgumentError."""
-    options, (image, *command) = _options(arguments)
-    one = {option: values[-1] for option, values in options.items()}
-    pairs = dict(_pair(label) for label in options.pop("--label", []))
-    host: dict[str, Any] = {
-        "NetworkMode": one["--network"],
-        "LogConfig": {"Type": one["--log-driver"]},
-        "ReadonlyRootfs": "--read-only" in one,
-        "CapDrop": options.pop("--cap-drop", []),
-        "SecurityOpt": options.pop("--security-opt", []),
-        "Memory": _bytes(one["--memory"]),
-        "MemorySwap": _bytes(one["--memory-swap"]),
-        "PidsLimit": int(one["--pids-limit"]),
-        "Tmpfs": dict(_pair(place, ":") for place in options.pop("--tmpfs", [])),
-        "Binds": options.pop("--volume", []),
-        "Ulimits": [_ulimit(limit) for limit in options.pop("--ulimit", [])],
-        "DeviceRequests": [_gpus(wanted) for wanted in options.pop("--gpus", [])],
-    }
-    if size := options.pop("--shm-size", []):
-        host["ShmSize"] = _bytes(size[-1])
-    description = {
-        "Image": image,
-        "Entrypoint": [one["--entrypoint"]],
-        "Cmd": command,
-        "User": one["--user"],
-        "WorkingDir": one.get("--workdir", ""),
-        "Env": options.pop("--env", []),
-        "Labels": pairs,
-        "AttachStdin": "--interactive" in one,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "OpenStdin": "--interactive" in one,
-        "StdinOnce": "--interactive" in one,
-        "HostConfig": host,
-    }
-    return one["--name"], description
-
-
-class Attached:
+class AttachedContainer:
     """One container from its creation to its end, with as much of ``subprocess.Popen`` as the engine uses. Returns at once.
 
     ``returncode`` as ``docker run`` has it. What the engine says when it starts nothing stands in ``stdout``, as with that command.
@@ -148,7 +98,7 @@ class Attached:
 class _Input(io.RawIOBase):
     """Standard input. Closing it is what the application sees as its end."""
 
-    def __init__(self, container: Attached):
+    def __init__(self, container: AttachedContainer):
         self._container = container
 
     def write(self, data: Any) -> int:
@@ -167,7 +117,7 @@ class _Input(io.RawIOBase):
 class _Output(io.RawIOBase):
     """Standard output and standard error in one, taken out of the frames that the engine sends them in."""
 
-    def __init__(self, container: Attached):
+    def __init__(self, container: AttachedContainer):
         self._container = container
         self._left = 0
         self._told = 0
@@ -202,57 +152,6 @@ class _Output(io.RawIOBase):
         read = connection.recv_into(memoryview(buffer)[: self._left])
         self._left -= read
         return read
-
-
-def _options(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The options with their values, and what comes after them."""
-    words = list(arguments)
-    if not words or words.pop(0) != "run":
-        raise UnknownArgumentError("not docker run")
-    found: dict[str, list[str]] = {}
-    while words and words[0].startswith("--"):
-        option = words.pop(0)
-        if option in ("--read-only", "--interactive"):
-            found.setdefault(option, []).append("")
-        elif option in _WITH_VALUE and words:
-            found.setdefault(option, []).append(words.pop(0))
-        else:
-            raise UnknownArgumentError(option)
-    if missing := [option for option in _NEEDED if option not in found]:
-        raise UnknownArgumentError(f"no {', '.join(missing)}")
-    if found["--pull"] != ["never"] or not words:  # the interface never pulls
-        raise UnknownArgumentError("--pull")
-    return found, words
-
-
-def _pair(text: str, between: str = "=") -> tuple[str, str]:
-    name, _, value = text.partition(between)
-    return name, value
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([bkmg]?)", text)
-    if not match:
-        raise UnknownArgumentError(text)
-    return int(match[1]) * _UNITS[match[2] or "b"]
-
-
-def _ulimit(text: str) -> dict[str, Any]:
-    name, value = _pair(text)
-    if not re.fullmatch(r"-?\d+", value):
-        raise UnknownArgumentError(text)
-    return {"Name": name, "Soft": int(value), "Hard": int(value)}
-
-
-def _gpus(text: str) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
-    if text == "all":
-        return {**wanted, "Count": -1}
-    if text.isdigit():
-        return {**wanted, "Count": int(text)}
-    if match := re.fullmatch(r'"?device=([A-Za-z0-9-]+(?:,[A-Za-z0-9-]+)*)"?', text):
-        return {**wanted, "DeviceIDs": match[1].split(",")}
-    raise UnknownArgumentError(text)
 
 
 def _shut(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:

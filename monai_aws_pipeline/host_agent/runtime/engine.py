@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
-from monai_aws_pipeline.host_agent.runtime.container import Attached, UnknownArgumentError, describe
+from monai_aws_pipeline.host_agent.runtime.container import AttachedContainer
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
 from monai_aws_pipeline.host_agent.stopping import Stop
+from monai_aws_pipeline.maps.spec.container import ContainerSpec
 from monai_aws_pipeline.maps.spec.run import APP_MANIFEST_PATHS, CONTAINER_LABEL
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _END_S: Final = 10
 _NEVER: Final = "0001-01-01"
 
 
-Container = subprocess.Popen[bytes] | Attached
+RunningContainer = subprocess.Popen[bytes] | AttachedContainer
 """A container that was started, be it by the engine's interface or by the docker command."""
 
 
@@ -191,28 +192,25 @@ class Engine:
             self.remove(name)
         return len(names)
 
-    def hold(self, arguments: list[str]) -> Container:
-        """Start a container, ``docker run`` with these arguments. The caller ends it with ``run`` or ``drop``. Raises OSError."""
-        try:
-            return Attached(self._api, *describe(arguments))
-        except UnknownArgumentError as error:
-            log.warning("a container is started by the docker command, because of %s", error)
-        pipe = subprocess.PIPE
-        return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=self._environment)
+    def hold(self, wanted: ContainerSpec) -> RunningContainer:
+        """Start a container. The caller ends it with ``run`` or ``drop``. Raises OSError."""
+        if description := wanted.description():
+            return AttachedContainer(self._api, wanted.name, description)
+        log.warning("a container is started by the docker command, because its GPUs are %r", wanted.gpus)
+        return self._command(wanted, stderr=subprocess.STDOUT)
 
-    def drop(self, name: str, held: Container) -> None:
+    def drop(self, name: str, held: RunningContainer) -> None:
         """End a held container whose application never began. One that is only being made is not waited for."""
         self._abandon(name, held)
 
     def run(
         self,
-        arguments: list[str],
+        wanted: ContainerSpec,
         *,
-        name: str,
         timeout_s: float,
         stop: threading.Event,
         gpu: bool = False,
-        held: Container | None = None,
+        held: RunningContainer | None = None,
         on_exit: Callable[[], None] = lambda: None,
     ) -> RunEnd:
         """Run one container to its end, or let the held one begin. Raises FailedError(ENGINE_FAILED) when it never started,
@@ -220,10 +218,10 @@ class Engine:
 
         ``on_exit`` is called when all its processes have ended, a while before the engine has taken the container down and says how.
         """
-        started = time.monotonic()
+        name, started = wanted.name, time.monotonic()
         tail: deque[str] = deque(maxlen=LOG_LINES)
         meter = self.meter(name, gpu)
-        process = held or self.hold(arguments)
+        process = held or self.hold(wanted)
         _close_input(process, b"\n" if held else b"")
         reader = _read_into(process.stdout, tail)
         timed_out, told, ends_by = False, False, started + timeout_s
@@ -252,13 +250,13 @@ class Engine:
                 self._end(process)
                 self._removals.submit(self.remove, name)  # all its processes have ended; the next study need not wait for the rest
 
-    def _abandon(self, name: str, process: Container) -> None:
+    def _abandon(self, name: str, process: RunningContainer) -> None:
         process.terminate()  # one that is only being made is not started
         self.remove(name)
         self._end(process)
         self.remove(name)  # it may have been made until then
 
-    def _end(self, process: Container) -> None:
+    def _end(self, process: RunningContainer) -> None:
         if process.poll() is None:
             process.terminate()
             try:
@@ -294,10 +292,13 @@ class Engine:
             cpu_seconds=meter.cpu_seconds,
         )
 
-    def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, wanted: ContainerSpec) -> subprocess.Popen[bytes]:
         """Start a container that stays, with pipes to its standard streams. The caller ends it with ``remove``."""
+        return self._command(wanted, stderr=subprocess.PIPE)
+
+    def _command(self, wanted: ContainerSpec, stderr: int) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        return subprocess.Popen([self._docker, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment)
+        return subprocess.Popen([self._docker, *wanted.docker_arguments()], stdin=pipe, stdout=pipe, stderr=stderr, env=self._environment)
 
     def meter(self, name: str, gpu: bool, *, warm: bool = False) -> Meter:
         """A meter of a container by name."""
@@ -357,7 +358,7 @@ def _read_into(stream: IO[bytes] | None, tail: deque[str]) -> threading.Thread:
     return thread
 
 
-def _close_input(process: Container, last: bytes) -> None:
+def _close_input(process: RunningContainer, last: bytes) -> None:
     with contextlib.suppress(OSError):  # it ended already, which its exit code tells
         if process.stdin:
             process.stdin.write(last)

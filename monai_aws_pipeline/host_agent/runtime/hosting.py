@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.runtime.engine import Container, Engine, RunEnd
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd, RunningContainer
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.network_namespace import NoNetwork
-from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_arguments, run_arguments
+from monai_aws_pipeline.maps.spec.container import ContainerSpec
+from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_container, study_container
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class PerStudy:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._held: dict[str, tuple[list[str], Container]] = {}
+        self._held: dict[str, tuple[ContainerSpec, RunningContainer]] = {}
         self._plain: set[str] = set()
         self._network = NoNetwork(engine)
 
@@ -72,9 +73,9 @@ class PerStudy:
         """Start the study's container and hold it."""
         if ready.image not in self._plain and name not in self._held:
             self._network.open(ready.image, limits)
-            arguments = self._held_arguments(ready, source, target, limits, name)
+            wanted = self._held_container(ready, source, target, limits, name)
             try:
-                self._held[name] = (arguments, self._engine.hold(arguments))
+                self._held[name] = (wanted, self._engine.hold(wanted))
             except OSError as error:
                 log.warning("a container could not be started ahead (%s)", error.__class__.__name__)
 
@@ -89,18 +90,18 @@ class PerStudy:
     ) -> RunEnd:
         """Let the held container's application begin, or start one; wait, measure, remove."""
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
-        arguments, held = self._held.get(name, ([], None))
-        if held and held.poll() is None and arguments == self._held_arguments(ready, source, target, limits, name):
+        wanted, held = self._held.get(name, (None, None))
+        if held and wanted and held.poll() is None and wanted == self._held_container(ready, source, target, limits, name):
             del self._held[name]
-            end = self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, held=held, on_exit=on_exit)
+            end = self._engine.run(wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held, on_exit=on_exit)
             if end.exit_code not in (126, 127):
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
         if held:  # it ended by itself, or another MAP is live by now
             self.drop(name)
             name = f"{name}-again"  # the engine may not be done with the first yet
-        arguments = run_arguments(ready.image, ready.spec, source, target, limits, name=name)
-        return self._engine.run(arguments, name=name, timeout_s=timeout, stop=stop, gpu=gpu, on_exit=on_exit)
+        wanted = study_container(ready.image, ready.spec, source, target, limits, name=name)
+        return self._engine.run(wanted, timeout_s=timeout, stop=stop, gpu=gpu, on_exit=on_exit)
 
     def close(self) -> None:
         """End what is held."""
@@ -109,8 +110,8 @@ class PerStudy:
         self._network.close()
         self._engine.settle()
 
-    def _held_arguments(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> list[str]:
-        return held_arguments(ready.image, ready.spec, source, target, self._network.joined(limits), name=name)
+    def _held_container(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> ContainerSpec:
+        return held_container(ready.image, ready.spec, source, target, self._network.joined(limits), name=name)
 
 
 class OneAtATime:

@@ -13,8 +13,9 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from monai_aws_pipeline.host_agent.runtime.engine import Container, Engine
-from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, NO_NETWORK, Limits, namespace_arguments
+from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunningContainer
+from monai_aws_pipeline.maps.spec.container import NO_NETWORK
+from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, namespace_container
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class NoNetwork:
         self._engine = engine
         self._image = ""
         self._name = ""
-        self._process: Container | None = None
+        self._process: RunningContainer | None = None
 
     def open(self, image: str, limits: Limits) -> None:
         """Have it there for the containers of an image. Never fails: without it each gets a namespace of its own."""
@@ -39,7 +40,7 @@ class NoNetwork:
         self._image, self._name = image, f"monai-aws-no-network-{os.getpid()}-{time.monotonic_ns() // 1_000_000}"
         try:
             ours = replace(limits, labels=((CONTAINER_LABEL, "network"),))
-            self._process = self._engine.hold(namespace_arguments(image, ours, name=self._name))
+            self._process = self._engine.hold(namespace_container(image, ours, name=self._name))
         except OSError as error:
             log.warning("a network namespace could not be kept (%s)", error.__class__.__name__)
             return

@@ -32,7 +32,7 @@ from monai_aws_pipeline.host_agent.runtime.hosting import Over, PerStudy, nothin
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
-from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, PythonCommand, effective_timeout, python_command, warm_arguments
+from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, PythonCommand, effective_timeout, python_command, warm_container
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _CREATED_S: Final = 10.0
 _TICK_S: Final = 0.05
 
 
-class RefusedError(Exception):
+class WarmRefusedError(Exception):
     """This MAP cannot be hosted warm. Says why."""
 
 
@@ -109,7 +109,7 @@ class Warm:
         self._verdicts = Verdicts(verdicts)
         self._folder = folder
         shutil.rmtree(self._folder, ignore_errors=True)  # what an agent left that was killed in the middle of a study
-        self._container: Container | None = None
+        self._container: WarmContainer | None = None
         self._given_up: set[str] = set()
 
     def run(
@@ -123,7 +123,7 @@ class Warm:
                 end = self._run_warm(ready, source, target, limits, stop)
                 self._started(ready, limits)  # one that was just ended has its imports made anew while the answer is uploaded
                 return end  # noqa: TRY300
-            except RefusedError as why:
+            except WarmRefusedError as why:
                 verdict = self._verdicts.write(digest, PER_STUDY, str(why))
         self.close()
         unproved = verdict is None and digest not in self._given_up
@@ -144,7 +144,7 @@ class Warm:
         try:
             end = self._run_warm(ready, source, other, limits, stop)
             _check_same(end, differences(target, other, _uids(source)) if _well(end) else ())
-        except RefusedError as why:
+        except WarmRefusedError as why:
             self.close()
             return self._verdicts.write(digest, PER_STUDY, str(why))
         except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as error:
@@ -190,19 +190,19 @@ class Warm:
             self.close()
         return end
 
-    def _started(self, ready: ReadyMap, limits: Limits) -> Container:
+    def _started(self, ready: ReadyMap, limits: Limits) -> WarmContainer:
         limits = replace(limits, labels=((CONTAINER_LABEL, WARM),))
         if self._container and self._container.serves(ready.image, limits):
             return self._container
         self.close()
         python = python_command(ready.spec.command)
         if python is None:
-            raise RefusedError("its command is not Python with a script or a module")
-        self._container = Container(self._engine, ready, python, limits, self._folder / "study")
+            raise WarmRefusedError("its command is not Python with a script or a module")
+        self._container = WarmContainer(self._engine, ready, python, limits, self._folder / "study")
         return self._container
 
 
-class Container:
+class WarmContainer:
     """One running server: its container, its pipes, and the two folders that each study's files appear in."""
 
     def __init__(self, engine: Engine, ready: ReadyMap, python: PythonCommand, limits: Limits, folder: Path):
@@ -213,8 +213,8 @@ class Container:
         self._trouble = ""
         self._ready = False
         self._make_folders()
-        arguments = warm_arguments(ready.image, ready.spec, python, _SERVER, self._input, self._output, limits, name=self._name)
-        self._process = engine.start(arguments)
+        wanted = warm_container(ready.image, ready.spec, python, _SERVER, self._input, self._output, limits, name=self._name)
+        self._process = engine.start(wanted)
         self._log = Lines(self._process.stderr)
         self._answers = Answers(self._process.stdout)
         self._say(kind=python.kind, name=python.name, arguments=list(python.arguments), output=ready.spec.output_path)
@@ -224,13 +224,13 @@ class Container:
         return (image, limits) == (self._image, self._limits) and self._process.poll() is None and not self._trouble
 
     def wait_ready(self, stop: threading.Event) -> None:
-        """Until the imports are made. Raises RefusedError, FailedError(ENGINE_FAILED), InterruptedJobError."""
+        """Until the imports are made. Raises WarmRefusedError, FailedError(ENGINE_FAILED), InterruptedJobError."""
         if self._ready:
             return
         answer = self._answer(time.monotonic() + _READY_S, stop, None)
         if answer is None or not isinstance(answer.get("ready"), dict):
             reason = (answer or {}).get("refused")
-            raise RefusedError(str(reason)[:300]) if reason else self._never_answered()
+            raise WarmRefusedError(str(reason)[:300]) if reason else self._never_answered()
         self._ready = True
         self._baseline_kib = int(answer["ready"].get("anonymous_kib", 0))
         log.info("the warm container is ready after %.1f s of imports", float(answer["ready"].get("seconds", 0)))
@@ -442,11 +442,11 @@ def _well(end: RunEnd) -> bool:
 
 
 def _check_same(end: RunEnd, unlike: tuple[str, ...]) -> None:
-    """Raise RefusedError unless the warm run answered, and as the other did."""
+    """Raise WarmRefusedError unless the warm run answered, and as the other did."""
     if not _well(end):
-        raise RefusedError(f"a study that it answers alone ends with exit code {end.exit_code} warm")
+        raise WarmRefusedError(f"a study that it answers alone ends with exit code {end.exit_code} warm")
     if unlike:
-        raise RefusedError(f"a study's outputs differ between the two ways ({'; '.join(unlike)})")
+        raise WarmRefusedError(f"a study's outputs differ between the two ways ({'; '.join(unlike)})")
 
 
 def _bounded(stream: IO[bytes] | None, limit: int) -> Iterator[bytes]:

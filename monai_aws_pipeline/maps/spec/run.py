@@ -1,6 +1,6 @@
-"""How a MAP is run: the docker arguments that follow from an image, its ``app.json`` and the limits of the host.
+"""How a MAP is run: the containers that follow from an image, its ``app.json`` and the limits of the host.
 
-Here belongs the argument list and its reasons, as pure functions. Here belongs no process, no AWS and no file access: the host agent
+Here belongs what a study is given and why, as pure functions. Here belongs no process, no AWS and no file access: the host agent
 starts what is described here, and the conformance check compares with it. Standard library only, because the file is shipped to hosts.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.maps.spec.container import NO_NETWORK, Bind, ContainerSpec
 
 APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
 """Where a MAP keeps its application manifest; the second place is the one of MAPs built before the Holoscan packager."""
@@ -23,19 +24,8 @@ APP_MANIFEST_PATHS: Final = ("/etc/holoscan/app.json", "/etc/monai/app.json")
 CONTAINER_LABEL: Final = "monai-aws.job"
 """Label of every container the agent starts, so that one left by a crash is found and removed."""
 
-NO_NETWORK: Final = "none"
-"""The network of a study's container: a loopback interface and nothing else."""
-
 WARM_SERVER_PATH: Final = "/opt/monai-aws/warm_server.py"
 """Where the server of a warm container is bound into it."""
-
-_CONFINED: Final = (
-    "--pull", "never",      # only what was pulled by digest and verified before runs here
-    "--log-driver", "none",  # the agent reads the output itself; a chatty MAP cannot fill the disk
-    "--read-only",
-    "--cap-drop", "ALL",
-    "--security-opt", "no-new-privileges",
-)  # fmt: skip
 
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 _FLAG: Final = re.compile(r"-[bBEIOPqsSu]+")
@@ -163,82 +153,66 @@ def effective_timeout(spec: RunSpec, limits: Limits) -> int:
     return min(spec.timeout_s, limits.timeout_s) if spec.timeout_s else limits.timeout_s
 
 
-def run_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> list[str]:
-    """Arguments after ``docker`` that run one study in isolation.
+def study_container(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> ContainerSpec:
+    """The container that runs one study in isolation.
 
-    Without ``--rm``, so that the end (exit code, killed for memory) can be read before the agent removes the container.
+    The MAP's own entry point (`tools`) ends with 0 even when the application failed, so the application is started directly.
     """
-    # The MAP's own entry point (`tools`) ends with 0 even when the application failed, so the application is started directly.
-    return [*_isolated(app, input_folder, output_folder, limits, name), "--entrypoint", app.command[0], image, *app.command[1:]]
+    return ContainerSpec(
+        name=name,
+        image=image,
+        entrypoint=app.command[0],
+        command=app.command[1:],
+        uid=limits.uid,
+        gid=limits.gid,
+        memory_mib=limits.memory_mib,
+        pids=limits.pids,
+        network=limits.network,
+        gpus=limits.gpus,
+        labels=limits.labels,
+        binds=(Bind(input_folder, app.input_path), Bind(output_folder, app.output_path, writable=True)),
+        environment=container_environment(app),
+        working_directory=app.working_directory,
+        scratch=True,
+    )
 
 
-def held_arguments(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> list[str]:
-    """As ``run_arguments``, but the application begins when a line arrives on standard input, and never when that ends without one.
+def held_container(image: str, app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, *, name: str) -> ContainerSpec:
+    """As ``study_container``, but the application begins when a line arrives on standard input, and never when that ends without one.
 
     So a container can be started while the study before it is still inferred. The shell is replaced by the application (``exec``).
     """
-    start = [*_isolated(app, input_folder, output_folder, limits, name), "--interactive", "--entrypoint", "/bin/sh"]
-    return [*start, image, "-c", 'IFS= read -r _ && exec "$@" </dev/null', "map", *app.command]
+    wait = ("-c", 'IFS= read -r _ && exec "$@" </dev/null', "map", *app.command)
+    study = study_container(image, app, input_folder, output_folder, limits, name=name)
+    return replace(study, entrypoint="/bin/sh", command=wait, stdin=True)
 
 
-def warm_arguments(
+def warm_container(
     image: str, app: RunSpec, python: PythonCommand, server: Path, input_folder: Path, output_folder: Path, limits: Limits, *, name: str
-) -> list[str]:
-    """Arguments after ``docker`` that start ``server`` in the MAP's own Python, in the same isolation as a study of its own.
+) -> ContainerSpec:
+    """The container that runs ``server`` in the MAP's own Python, in the same isolation as a study of its own.
 
-    ``--interactive``: the agent speaks with the server through standard input, because the container has no network.
+    The agent speaks with the server through standard input, because the container has no network.
     """
-    return [
-        *_isolated(app, input_folder, output_folder, limits, name),
-        "--interactive",
-        "--volume", f"{server}:{WARM_SERVER_PATH}:ro",
-        "--entrypoint", python.interpreter, image, *python.flags, WARM_SERVER_PATH,
-    ]  # fmt: skip
+    study = study_container(image, app, input_folder, output_folder, limits, name=name)
+    binds = (*study.binds, Bind(server, WARM_SERVER_PATH))
+    return replace(study, entrypoint=python.interpreter, command=(*python.flags, WARM_SERVER_PATH), binds=binds, stdin=True)
 
 
-def namespace_arguments(image: str, limits: Limits, *, name: str) -> list[str]:
-    """Arguments after ``docker`` that start a container which only keeps its network namespace, until standard input ends."""
-    return [
-        "run",
-        "--name", name,
-        "--network", NO_NETWORK,
-        *_CONFINED,
-        *_bounded(limits),
-        "--interactive",
-        "--entrypoint", "/bin/sh", image, "-c", "IFS= read -r _",
-    ]  # fmt: skip
-
-
-def _isolated(app: RunSpec, input_folder: Path, output_folder: Path, limits: Limits, name: str) -> list[str]:
-    arguments = [
-        "run",
-        "--name", name,
-        "--network", limits.network,
-        *_CONFINED,
-        *_bounded(limits),
-        "--tmpfs", "/tmp",  # noqa: S108  the one place a MAP may write beside its output
-        "--workdir", app.working_directory,
-        "--volume", f"{input_folder}:{app.input_path}:ro",
-        "--volume", f"{output_folder}:{app.output_path}",
-    ]  # fmt: skip
-    if limits.gpus:
-        # A private /dev/shm of 1 GiB instead of --ipc=host: data loaders get their shared memory and the host's stays its own.
-        arguments += ["--gpus", limits.gpus, "--shm-size", "1g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
-    for key, value in container_environment(app):
-        arguments += ["--env", f"{key}={value}"]
-    return arguments
-
-
-def _bounded(limits: Limits) -> list[str]:
-    memory = f"{limits.memory_mib}m"
-    labels = [word for key, value in limits.labels for word in ("--label", f"{key}={value}")]
-    return [
-        "--user", f"{limits.uid}:{limits.gid}",
-        "--memory", memory,
-        "--memory-swap", memory,   # of both together: docker would allow as much swap again, which holds a whole host up
-        "--pids-limit", str(limits.pids),
-        *labels,
-    ]  # fmt: skip
+def namespace_container(image: str, limits: Limits, *, name: str) -> ContainerSpec:
+    """A container that only keeps its network namespace, until standard input ends."""
+    return ContainerSpec(
+        name=name,
+        image=image,
+        entrypoint="/bin/sh",
+        command=("-c", "IFS= read -r _"),
+        uid=limits.uid,
+        gid=limits.gid,
+        memory_mib=limits.memory_mib,
+        pids=limits.pids,
+        labels=limits.labels,
+        stdin=True,
+    )
 
 
 def python_command(command: tuple[str, ...]) -> PythonCommand | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from monai_aws_pipeline.host_agent.runtime.container import Attached, describe
+from monai_aws_pipeline.host_agent.runtime.container import AttachedContainer
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.local_cloud.engine import Engine
-from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_arguments, namespace_arguments, run_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_container, namespace_container, study_container
 
 from .conftest import eventually, unique
 
@@ -48,40 +48,41 @@ def made(engine: Engine, name: str) -> dict[str, Any]:
 def test_both_ways_make_the_same_container(engine: Engine, image: str, gpus: str, tmp_path: Path) -> None:
     limits = Limits(gpus=gpus, labels=(("monai-aws.job", "x"),))
     folders = tmp_path, tmp_path
-    for arguments in (
-        run_arguments(image, SPEC, *folders, limits, name=unique("both")),
-        held_arguments(image, SPEC, *folders, limits, name=unique("both")),
-        namespace_arguments(image, limits, name=unique("both")),
+    for wanted in (
+        study_container(image, SPEC, *folders, limits, name=unique("both")),
+        held_container(image, SPEC, *folders, limits, name=unique("both")),
+        namespace_container(image, limits, name=unique("both")),
     ):
-        name, description = describe(arguments)
-        engine.run("create", *arguments[1:])
-        commanded = made(engine, name)
-        EngineApi(Path(engine.host.removeprefix("unix://"))).create(name, description)
-        assert made(engine, name) == commanded
+        description = wanted.description()
+        assert description
+        engine.run("create", *wanted.docker_arguments()[1:])
+        commanded = made(engine, wanted.name)
+        EngineApi(Path(engine.host.removeprefix("unix://"))).create(wanted.name, description)
+        assert made(engine, wanted.name) == commanded
         assert commanded["ReadonlyRootfs"] is True
         assert commanded["CapDrop"] == ["ALL"]
 
 
 def test_what_a_container_says_and_how_it_ends_arrives(engine: Engine, image: str, tmp_path: Path) -> None:
     api = EngineApi(Path(engine.host.removeprefix("unix://")))
-    name, description = describe(held_arguments(image, SPEC, tmp_path, tmp_path, Limits(), name=unique("said")))
-    container = Attached(api, name, description)
+    wanted = held_container(image, SPEC, tmp_path, tmp_path, Limits(), name=unique("said"))
+    container = AttachedContainer(api, wanted.name, wanted.description() or {})
     try:
         container.stdin.write(b"\n")
         container.stdin.close()
         assert sorted(container.stdout.read().decode().split()) == ["said", "told"]
         assert container.wait(60) == 7
     finally:
-        engine.run("rm", "--force", name, check=False)
+        engine.run("rm", "--force", wanted.name, check=False)
 
 
 def test_a_container_without_its_program_ends_as_the_command_says(engine: Engine, image: str, tmp_path: Path) -> None:
     api = EngineApi(Path(engine.host.removeprefix("unix://")))
     nothing = RunSpec(("/no/such/program",), "/var/in", "/var/out", "/")
-    name, description = describe(run_arguments(image, nothing, tmp_path, tmp_path, Limits(), name=unique("nothing")))
-    container = Attached(api, name, description)
+    wanted = study_container(image, nothing, tmp_path, tmp_path, Limits(), name=unique("nothing"))
+    container = AttachedContainer(api, wanted.name, wanted.description() or {})
     try:
         assert container.wait(60) == 127
         assert b"no such file" in container.stdout.read()
     finally:
-        engine.run("rm", "--force", name, check=False)
+        engine.run("rm", "--force", wanted.name, check=False)

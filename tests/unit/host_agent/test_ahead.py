@@ -16,7 +16,7 @@ from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_arguments, run_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_container, study_container
 from tests.support import pretended_docker
 
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
@@ -82,11 +82,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def test_a_held_container_has_the_same_isolation_and_the_applications_own_command() -> None:
-    plain = run_arguments("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
-    held = held_arguments("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
-    where = plain.index("--entrypoint")
-    assert held[:where] == plain[:where]
-    assert tuple(held[-2:]) == SPEC.command
+    plain = study_container("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
+    held = held_container("map", SPEC, Path("/in"), Path("/out"), Limits(gpus="all"), name="one")
+    assert held == replace(plain, entrypoint="/bin/sh", command=held.command, stdin=True)
+    assert held.command[-2:] == SPEC.command
 
 
 def test_the_application_begins_when_its_turn_comes_and_not_before(host: Host) -> None:

@@ -31,9 +31,9 @@ from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineEr
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.runtime.warm_runner import Container
+from monai_aws_pipeline.host_agent.runtime.warm_runner import WarmContainer
 from monai_aws_pipeline.host_agent.stopping import Budget, Stop, stop_on_signals
-from monai_aws_pipeline.maps.spec.run import Limits, PythonCommand, RunSpec, held_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, PythonCommand, RunSpec, held_container
 
 from .test_job import Bench, zip_of
 
@@ -127,7 +127,7 @@ def test_a_held_container_that_is_only_being_made_is_left(silent: Silent, tmp_pa
 
 
 def test_a_drop_that_is_under_way_when_the_stop_comes_ends_with_the_budget(silent: Silent, tmp_path: Path) -> None:
-    held = silent.engine.hold(held_arguments("map@sha256:1", SPEC, tmp_path, tmp_path, LIMITS, name="one"))
+    held = silent.engine.hold(held_container("map@sha256:1", SPEC, tmp_path, tmp_path, LIMITS, name="one"))
     ends = begin(lambda: silent.engine.drop("one", held))
     while "DELETE" not in silent.asked():
         pass
@@ -152,7 +152,7 @@ def test_a_docker_command_that_is_under_way_when_the_stop_comes_ends_with_the_bu
 
 
 def test_a_warm_container_is_left(silent: Silent, tmp_path: Path) -> None:
-    container = Container(silent.engine, READY, PythonCommand("python3", (), "script", "/app", ()), LIMITS, tmp_path / "warm")
+    container = WarmContainer(silent.engine, READY, PythonCommand("python3", (), "script", "/app", ()), LIMITS, tmp_path / "warm")
     silent.stop.set()
     begin(container.close)()
     assert not (tmp_path / "warm").exists()

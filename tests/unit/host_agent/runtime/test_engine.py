@@ -16,7 +16,7 @@ from monai_aws_pipeline.host_agent.runtime import engine as engine_module
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError, spoken_version
 from monai_aws_pipeline.host_agent.runtime.engine import LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.usage import Meter, control_group
-from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, run_arguments
+from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, study_container
 from tests.support import pretended_docker
 
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
@@ -31,9 +31,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 def run(engine: Engine, folder: Path, program: str, timeout_s: float = 20, stop: threading.Event | None = None) -> RunEnd:
     (folder / "docker" / "app" / "__main__.py").write_text(program)
-    arguments = run_arguments(IMAGE, SPEC, folder, folder, Limits(), name="one")
+    wanted = study_container(IMAGE, SPEC, folder, folder, Limits(), name="one")
     try:
-        return engine.run(arguments, name="one", timeout_s=timeout_s, stop=stop or threading.Event())
+        return engine.run(wanted, timeout_s=timeout_s, stop=stop or threading.Event())
     finally:
         engine.settle()
         assert not (folder / "docker" / "one.json").exists(), "the container is removed whatever happens"
@@ -69,16 +69,16 @@ def test_a_run_is_over_with_its_last_process_and_before_the_engine_is_done_with_
     (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(0.5); print('done')")
     waits = tmp_path / "docker" / "slow to end"  # the engine is done when this is gone
     waits.touch()
-    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
-    end = engine.run(arguments, name="one", timeout_s=30, stop=threading.Event(), over=waits.unlink)
+    wanted = study_container(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    end = engine.run(wanted, timeout_s=30, stop=threading.Event(), on_exit=waits.unlink)
     assert (end.exit_code, end.timed_out, end.log_tail) == (0, False, ("done",)), "and its end is known as ever"
 
 
 def test_a_run_is_not_over_while_it_runs(engine: Engine, tmp_path: Path) -> None:
     over: list[bool] = []
     (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(100)")
-    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
-    end = engine.run(arguments, name="one", timeout_s=1, stop=threading.Event(), over=lambda: over.append(True))
+    wanted = study_container(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    end = engine.run(wanted, timeout_s=1, stop=threading.Event(), on_exit=lambda: over.append(True))
     assert end.timed_out
     assert not over
 
@@ -91,9 +91,9 @@ def test_an_engine_that_never_says_how_a_run_ended_is_its_own_fault(
     waits.touch()
     over: list[bool] = []
     (tmp_path / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(0.5)")
-    arguments = run_arguments(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    wanted = study_container(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
     with pytest.raises(FailedError, match="did not say") as failed:
-        engine.run(arguments, name="one", timeout_s=30, stop=threading.Event(), over=lambda: over.append(True))
+        engine.run(wanted, timeout_s=30, stop=threading.Event(), on_exit=lambda: over.append(True))
     assert (failed.value.code, over) == (Code.ENGINE_FAILED, [True])
     waits.unlink()
 

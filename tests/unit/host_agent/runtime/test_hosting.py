@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monai_aws_pipeline.maps.spec.container import Bind
 from monai_aws_pipeline.maps.spec.run import (
     WARM_SERVER_PATH,
     AppManifestError,
@@ -19,8 +20,8 @@ from monai_aws_pipeline.maps.spec.run import (
     effective_timeout,
     parse_app_json,
     python_command,
-    run_arguments,
-    warm_arguments,
+    study_container,
+    warm_container,
     with_user_packages,
 )
 
@@ -38,7 +39,7 @@ MANIFEST = {
 
 
 def arguments(spec: RunSpec, limits: Limits | None = None) -> list[str]:
-    return run_arguments("host/map@sha256:x", spec, Path("/w/in"), Path("/w/out"), limits or Limits(), name="n")
+    return study_container("host/map@sha256:x", spec, Path("/w/in"), Path("/w/out"), limits or Limits(), name="n").docker_arguments()
 
 
 def spec(**changes: object) -> RunSpec:
@@ -145,15 +146,12 @@ def test_any_other_command_is_none(command: tuple[str, ...]) -> None:
 
 
 def test_a_warm_container_is_isolated_as_one_of_its_own() -> None:
-    alone = arguments(spec(), Limits(gpus="all"))
+    alone = study_container("host/map@sha256:x", spec(), Path("/w/in"), Path("/w/out"), Limits(gpus="all"), name="n")
     python = python_command(spec().command)
     assert python
-    warm = warm_arguments("host/map@sha256:x", spec(), python, Path("/s.py"), Path("/w/in"), Path("/w/out"), Limits(gpus="all"), name="n")
-    same = alone.index("--entrypoint")
-    assert warm[:same] == alone[:same]
-    assert " ".join(warm[same:]) == (
-        f"--interactive --volume /s.py:{WARM_SERVER_PATH}:ro --entrypoint python3 host/map@sha256:x {WARM_SERVER_PATH}"
-    )
+    warm = warm_container("host/map@sha256:x", spec(), python, Path("/s.py"), Path("/w/in"), Path("/w/out"), Limits(gpus="all"), name="n")
+    server = (*alone.binds, Bind(Path("/s.py"), WARM_SERVER_PATH))
+    assert warm == replace(alone, entrypoint="python3", command=(WARM_SERVER_PATH,), binds=server, stdin=True)
 
 
 @pytest.mark.parametrize(
