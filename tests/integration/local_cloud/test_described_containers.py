@@ -13,8 +13,7 @@ from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.local_cloud.engine import Engine
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_container, namespace_container, study_container
-
-from .conftest import eventually, unique
+from tests.integration.local_cloud.conftest import eventually, unique
 
 pytestmark = pytest.mark.cloud
 

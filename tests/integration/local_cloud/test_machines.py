@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from botocore.exceptions import ClientError
 
-from .conftest import Account, Instance, Keys, eventually, unique
+from tests.integration.local_cloud.conftest import Account, Instance, Keys, eventually, unique
 
 pytestmark = pytest.mark.cloud
 Launch = Callable[..., Instance]

@@ -12,8 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.host_agent.aws.bucket import Store
-
-from .conftest import Account, unique
+from tests.integration.local_cloud.conftest import Account, unique
 
 pytestmark = pytest.mark.cloud
 

@@ -17,10 +17,9 @@ from monai_aws_pipeline.local_cloud.config import CloudConfig
 from monai_aws_pipeline.local_cloud.engine import mounts_below
 from monai_aws_pipeline.local_cloud.errors import LocalCloudError, PortTakenError
 from monai_aws_pipeline.settings import PROJECT_ROOT
+from tests.integration.local_cloud.conftest import Account, eventually, unique
+from tests.integration.local_cloud.docker_client import Docker, password, tiny_image
 from tests.support.cloud import own_cloud, say
-
-from .conftest import Account, eventually, unique
-from .test_services import Docker, password, tiny_image
 
 pytestmark = pytest.mark.cloud
 

@@ -27,7 +27,7 @@ from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.studies import tiny_study_zip
-from tests.unit.maps.test_conformance import APP, FILES, IMAGE, PACKAGE
+from tests.unit.maps.map_archives import APP, FILES, IMAGE, PACKAGE
 from tests.unit.maps.wheels import make_wheel, pip_knows
 
 

@@ -11,8 +11,7 @@ import pytest
 from moto import mock_aws
 
 from tests.support.conditional_copies import refuse_changed_sources
-
-from .test_job import Bench
+from tests.unit.host_agent.bench import Bench
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.intake.dicom import Instance, Study, read_studies
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 STUDY = "1.2.826.0.1.3680043.8.498.1234567890"
 

@@ -12,10 +12,9 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import ResultRecord, Status, processed_key, quarantine_key, result_key, study_id
 from monai_aws_pipeline.host_agent.job_steps import Outcome
-
-from .dicom_files import write_series
-from .test_job import FAILS, SECRET, Bench, answers
-from .test_originals import content, upload
+from tests.unit.host_agent.bench import FAILS, SECRET, Bench, answers
+from tests.unit.host_agent.dicom_files import write_series
+from tests.unit.host_agent.originals_bench import content, upload
 
 
 def zip_of(files: list[Path], name: str = "") -> bytes:

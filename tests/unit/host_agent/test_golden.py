@@ -18,20 +18,18 @@ import pytest
 from moto import mock_aws
 from pydicom.uid import SegmentationStorage, generate_uid
 
-from monai_aws_pipeline.contract import MapFacts, golden_key
+from monai_aws_pipeline.contract import golden_key
 from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.results import segmentation
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
-from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.maps.spec.expectation import LABEL_EXPECT, LABEL_REFERENCE, LABEL_STUDY, Verdict, parse_expectation
-from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
+from monai_aws_pipeline.maps.spec.run import Limits
+from tests.unit.host_agent.bench import WELL, PretendedEngine
+from tests.unit.host_agent.dicom_files import box_stl, write_seg, write_series
+from tests.unit.host_agent.golden_bench import READY
 
-from .dicom_files import box_stl, write_seg, write_series
-from .test_job import WELL, PretendedEngine
-
-READY = ReadyMap("map", RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan"), MapFacts(), 1, 0.0)
 EXPECTED = {
     "files": [{"kind": "dicom-seg", "sop-class": SegmentationStorage, "count": 1}, {"name": "stl/*.stl", "count": 1}],
     "segments": {"Brain": {"volume-ml": {"min": 0.57, "max": 0.58}, "dice": {"min": 0.9}}},

@@ -13,9 +13,8 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.host_agent.job_status import Board, Phase, read_board
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.operations.status import HostWork, JobAtWork, parse_work
-
-from .test_job import Bench
-from .test_pipeline import HeldMap, until, uploads
+from tests.unit.host_agent.bench import Bench
+from tests.unit.host_agent.pipeline_bench import HeldMap, until, uploads
 
 STOPPED = {"agent": "stopped", "jobs": []}
 

@@ -23,11 +23,10 @@ from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OneAtATime, PerStudy
 from monai_aws_pipeline.maps.spec.run import Limits
-
-from .dicom_files import write_series
-from .test_golden import READY
-from .test_job import WELL, Bench, PretendedEngine, answers
-from .test_pipeline import HeldMap, until, uploads
+from tests.unit.host_agent.bench import WELL, Bench, PretendedEngine, answers
+from tests.unit.host_agent.dicom_files import write_series
+from tests.unit.host_agent.golden_bench import READY
+from tests.unit.host_agent.pipeline_bench import HeldMap, until, uploads
 
 ROOT = Path(__file__).parents[3]
 HOLDS = """

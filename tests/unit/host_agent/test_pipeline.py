@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,27 +13,18 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import JobMessage, job_done_key, quarantine_key, result_key, study_id
+from monai_aws_pipeline.contract import job_done_key, quarantine_key, result_key, study_id
 from monai_aws_pipeline.host_agent import pipeline as pipeline_module
-from monai_aws_pipeline.host_agent.agent import Agent, BootOnce
 from monai_aws_pipeline.host_agent.aws.bucket import Store
-from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
-from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
+from monai_aws_pipeline.host_agent.job_steps import Ended, Outcome
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, WorkFolderError
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-
-from .test_job import SECRET, Bench, answers, zip_of
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
+from tests.unit.host_agent.bench import SECRET, Bench, answers, zip_of
+from tests.unit.host_agent.pipeline_bench import HeldMap, agent, prompt_host, until, uploads
 
 
 class HeldStore(Store):
@@ -49,34 +39,6 @@ class HeldStore(Store):
             self.reached.set()
             assert self.released.wait(30)
         super().upload(path, key, content_type)
-
-
-class HeldMap:
-    """A MAP that answers like any other, but not this study before ``released`` is set. Counts how many run at once."""
-
-    def __init__(self, held: str = ""):
-        self.held, self.reached, self.released = held, threading.Event(), threading.Event()
-        self.running = self.most = 0
-
-    def __call__(self, source: Path, target: Path) -> RunEnd:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            if self.held and self.held.encode() in next(source.iterdir()).read_bytes():
-                self.reached.set()
-                assert self.released.wait(30)
-            return answers(source, target)
-        finally:
-            self.running -= 1
-
-
-def uploads(bench: Bench, folder: Path, count: int) -> tuple[list[str], list[JobMessage], list[Delivery]]:
-    """So many studies, their jobs, and one receipt of each."""
-    uids = [str(generate_uid()) for _ in range(count)]
-    messages = [bench.upload(f"input/{number}.zip", zip_of(folder, uid)) for number, uid in enumerate(uids)]
-    queue = bench.host().queue
-    received = {delivery.body: delivery for _ in uids if (delivery := queue.take(0))}
-    return uids, messages, [received[message.to_json()] for message in messages]
 
 
 def test_the_next_studies_are_fetched_and_the_last_one_published_while_one_is_inferred(bench: Bench, tmp_path: Path) -> None:
@@ -316,27 +278,6 @@ def test_the_seconds_of_overlapping_studies_are_charged_once(bench: Bench, tmp_p
 
 
 # ------------------------------------------------------------------------------------------------------------------ the agent's life
-
-
-class PromptQueue(JobsQueue):
-    """Does not wait for messages."""
-
-    def take(self, wait_s: int = 0) -> Delivery | None:
-        return super().take(0)
-
-
-def agent(bench: Bench, host: HostContext, off: list[int], in_use: Callable[[], bool] = lambda: False) -> Agent:
-    return Agent(
-        host, lambda: off.append(sum(key.count("/") == 1 for key in bench.stored("jobs/"))), BootOnce(bench.folder, lambda: 5.0), in_use
-    )
-
-
-def prompt_host(bench: Bench) -> HostContext:
-    host = bench.host()
-    return replace(
-        host, config=replace(host.config, idle_stop_minutes=0.01), queue=PromptQueue(bench.sqs, host.config.jobs_queue),
-        bill=Bill(bench.folder / "unpaid.json"),
-    )  # fmt: skip
 
 
 def test_the_agent_answers_all_there_is_and_then_stops_the_machine_once(bench: Bench, tmp_path: Path) -> None:

@@ -34,8 +34,7 @@ from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.warm_runner import WarmContainer
 from monai_aws_pipeline.host_agent.stopping import Budget, Stop, stop_on_signals
 from monai_aws_pipeline.maps.spec.run import Limits, PythonCommand, RunSpec, held_container
-
-from .test_job import Bench, zip_of
+from tests.unit.host_agent.bench import Bench, zip_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SHORT = Budget(engine=0.3, late=0.05)

@@ -11,7 +11,7 @@ import pytest
 
 from monai_aws_pipeline.maps import dockerfile
 from monai_aws_pipeline.maps.assembly import TAR, AssemblyError, write_image
-from tests.unit.maps.test_build_context import BASE_CONFIG, BASE_LAYERS, DIGEST, WEIGHTS, context
+from tests.unit.maps.contexts import BASE_CONFIG, BASE_LAYERS, DIGEST, WEIGHTS, context
 
 
 def put_together(tmp_path: Path, name: str, **options: object) -> tuple[str, dict[str, object], Path]:

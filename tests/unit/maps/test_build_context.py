@@ -16,25 +16,14 @@ from monai_aws_pipeline.maps import assembly, conformance, dockerfile, sdk_rende
 from monai_aws_pipeline.maps.build_context import BuildContext, BuildContextError, sdk_pins, write_context
 from monai_aws_pipeline.maps.golden import Golden, read_expectation
 from monai_aws_pipeline.maps.manifest import ManifestError, parse_app_manifest, parse_package_manifest
-from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.sdk_renderer import RendererError
 from monai_aws_pipeline.maps.source import Source, checkout, content_hash
 from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES, rules_in
 from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, contract_of
+from tests.unit.maps.contexts import BASE, BASE_CONFIG, BASE_LAYERS, DIGEST, TINY, WEIGHTS, context
 from tests.unit.maps.wheels import local_wheelhouse
 
 EXAMPLE = "examples/brain_mri/app"
-TINY = "tests/apps/tiny"
-BASE = "registry.example.org/base:1"
-BASE_CONFIG = {
-    "architecture": "amd64",
-    "os": "linux",
-    "config": {"Env": ["PATH=/opt/venv/bin:/usr/bin", "HOME=/tmp"], "Labels": {"vendor": "someone"}},
-    "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "1" * 64]},
-}
-BASE_LAYERS = [assembly.Blob("sha256:" + "2" * 64, 1000, "application/vnd.docker.image.rootfs.diff.tar.gzip")]
-WEIGHTS = b"not really weights"
-DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 
 
 @pytest.fixture
@@ -42,16 +31,6 @@ def model(tmp_path):
     path = tmp_path / "net.ts"
     path.write_bytes(WEIGHTS)
     return path
-
-
-def context(tmp_path: Path, name: str, app: str = TINY, **options: object) -> BuildContext:
-    source = checkout(app, "HEAD", ".", tmp_path / f"{name}-source")
-    if "wheels" in options:
-        options.setdefault("gathered", "w1")
-    file, sha256 = options.pop("model_file", None), str(options.pop("model_sha256", ""))
-    if isinstance(file, Path):
-        options["models"] = (Model(file.stem, file, sha256),)
-    return write_context(source, tmp_path / name, base_image=str(options.pop("base_image", BASE)), **options)  # type: ignore[arg-type]
 
 
 def image_of(built: BuildContext, tmp_path: Path) -> tuple[dict[str, object], list[str]]:

@@ -34,8 +34,7 @@ from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.requirements import requirements_text
 from monai_aws_pipeline.maps.source import Source
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-
-from .wheels import local_wheelhouse, make_wheel, pip_knows
+from tests.unit.maps.wheels import local_wheelhouse, make_wheel, pip_knows
 
 APP_YAML = """
 application: {title: Liver, version: 1.2.0, input-formats: [DICOM], output-formats: [DICOM]}

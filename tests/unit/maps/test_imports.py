@@ -9,8 +9,7 @@ import pytest
 from monai_aws_pipeline.maps import app_code, imports
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.imports import Installed, modules_in
-
-from .wheels import make_wheel
+from tests.unit.maps.wheels import make_wheel
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 

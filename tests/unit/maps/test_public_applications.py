@@ -15,8 +15,7 @@ from monai_aws_pipeline.maps.imports import Installed
 from monai_aws_pipeline.maps.manifest import parse_app_manifest
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import Source
-
-from .public_shapes import SHAPES, write_shape
+from tests.unit.maps.public_shapes import SHAPES, write_shape
 
 PLAN = Plan("nvidia/cuda:13.0.0-runtime-ubuntu24.04", model_uri="weights", model_sha256="0" * 64)
 SDK_IS_ADDED = ("sdk", "info", "requirements.txt")

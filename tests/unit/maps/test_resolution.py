@@ -10,8 +10,7 @@ import pytest
 from monai_aws_pipeline.maps import resolution
 from monai_aws_pipeline.maps.findings import Finding, Severity
 from monai_aws_pipeline.maps.resolution import Answer, Question
-
-from .wheels import make_wheel, pip_knows
+from tests.unit.maps.wheels import make_wheel, pip_knows
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from monai_aws_pipeline.host_agent.aws.spot_interruption import Notice, seconds_
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.local_cloud.metadata import METADATA_PORT, InstanceFacts, MetadataService
-
-from .test_job import SECRET, Bench, PretendedEngine, zip_of
-from .test_pipeline import HeldMap, agent, prompt_host, until
+from tests.unit.host_agent.bench import SECRET, Bench, PretendedEngine, zip_of
+from tests.unit.host_agent.pipeline_bench import HeldMap, agent, prompt_host, until
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDRESS = "127.83.21.5"

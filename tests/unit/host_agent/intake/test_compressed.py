@@ -24,8 +24,7 @@ from pydicom.uid import (
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results import preview
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 Write = Callable[[pydicom.FileDataset, Path], None]
 

@@ -11,8 +11,7 @@ from pydicom.uid import EnhancedUSVolumeStorage, generate_uid
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 
 def refused(files: list[Path]) -> Code:

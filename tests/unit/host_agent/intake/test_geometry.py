@@ -10,8 +10,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.intake.geometry import common_step, grids_of, places_of
 from monai_aws_pipeline.host_agent.intake.image_header import plane_of
-
-from .dicom_files import write_seg, write_series
+from tests.unit.host_agent.dicom_files import write_seg, write_series
 
 
 def test_the_frames_of_one_multi_frame_file_are_a_stack(tmp_path: Path) -> None:

@@ -32,8 +32,7 @@ from monai_aws_pipeline.maps.spec.study_contract import (
     StudyContract,
     decoded_syntaxes,
 )
-
-from .series import again, each, good, in_series, study_of
+from tests.unit.host_agent.series import again, each, good, in_series, study_of
 
 MR_RULES = [("MR", {"Modality": "(?i)^MR$"})]
 

@@ -15,7 +15,6 @@ from botocore.exceptions import ClientError
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import (
-    JobMessage,
     ResultRecord,
     Status,
     folder_key,
@@ -31,9 +30,9 @@ from monai_aws_pipeline.host_agent.intake import originals
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
 from monai_aws_pipeline.host_agent.job_steps import Outcome
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
-
-from .dicom_files import write_series
-from .test_job import FAILS, SECRET, Bench, answers, zip_of
+from tests.unit.host_agent.bench import FAILS, SECRET, Bench, answers, zip_of
+from tests.unit.host_agent.dicom_files import write_series
+from tests.unit.host_agent.originals_bench import content, upload
 
 LARGE = 9 << 20
 """Bytes from which on a copy is made in parts."""
@@ -45,10 +44,6 @@ def study_zip(folder: Path, uid: str, size: int = 0) -> bytes:
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr(f"about {uid}.bin", b"\0" * size)
     return packed.getvalue()
-
-
-def content(bench: Bench, key: str) -> bytes:
-    return bytes(bench.s3.get_object(Bucket="studies", Key=key)["Body"].read())
 
 
 def before(bench: Bench, call: str, act: Callable[[], object], after_calls: int = 0) -> list[Any]:
@@ -86,11 +81,6 @@ def versions(bench: Bench, request: pytest.FixtureRequest) -> str:
     if request.param:
         bench.s3.put_bucket_versioning(Bucket="studies", VersioningConfiguration={"Status": request.param})
     return str(request.param)
-
-
-def upload(bench: Bench, key: str, body: bytes, **beside: Any) -> JobMessage:
-    put = bench.s3.put_object(Bucket="studies", Key=key, Body=body, **beside)
-    return JobMessage.for_object(bucket="studies", key=key, version=put.get("VersionId", ""), etag=put["ETag"], size=len(body))
 
 
 # ------------------------------------------------------------------------------------------------------------------- another's bytes

@@ -16,9 +16,8 @@ from monai_aws_pipeline.host_agent.intake import repairs
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.intake.map_requirements import MapRequirements
 from monai_aws_pipeline.maps.spec.study_contract import StudyContract
-
-from .series import each, good, study_of, written
-from .test_stack import jittered, with_value, without
+from tests.unit.host_agent.series import each, good, study_of, written
+from tests.unit.host_agent.stacks import jittered, with_value, without
 
 VOLUME = MapRequirements([], StudyContract(volume=True))
 NAME = "Yamada^Tarou=山田^太郎=やまだ^たろう"

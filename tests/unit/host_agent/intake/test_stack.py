@@ -13,8 +13,8 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake.stack import _overlap, stack_of
 from monai_aws_pipeline.maps.spec.study_contract import Handles, StudyContract
-
-from .series import again, each, good, images_of
+from tests.unit.host_agent.series import again, each, good, images_of
+from tests.unit.host_agent.stacks import jittered, with_value, without
 
 PLAIN = StudyContract(volume=True)
 MIXED, IRREGULAR, UNSUPPORTED = Code.MIXED_SERIES, Code.IRREGULAR_VOLUME, Code.UNSUPPORTED_IMAGE
@@ -37,22 +37,11 @@ def shifted(datasets: list[Dataset], millimetres: float, **changes: object) -> l
     return [*datasets, *each((again(data, PixelData=other_pixels(data), **changes) for data in datasets), move)]
 
 
-def with_value(datasets: list[Dataset], name: str, *values: object) -> list[Dataset]:
-    """Equal parts of the stack, one behind the other, with these values."""
-    part = len(datasets) // len(values)
-    return each(datasets, lambda index, data: setattr(data, name, values[min(index // part, len(values) - 1)]))
-
-
 def tilted(datasets: list[Dataset], *, evenly: bool = True) -> list[Dataset]:
     def move(index: int, data: Dataset) -> None:
         data.ImagePositionPatient[1] += 1.5 * index if evenly or index % 2 else 0
 
     return each(datasets, move)
-
-
-def without(datasets: list[Dataset], name: str, which: slice) -> list[Dataset]:
-    each(datasets[which], lambda _, data: data.pop(name))
-    return datasets
 
 
 def empty(datasets: list[Dataset], name: str, which: slice) -> list[Dataset]:
@@ -151,12 +140,6 @@ def test_a_series_that_is_no_clean_stack_is_refused_by_name(tmp_path: Path, case
     assert refused.value.code is code
     assert said in refused.value.cause
     assert refused.value.remedy
-
-
-def jittered(_: int, data: Dataset) -> None:
-    random = np.random.default_rng(int(data.InstanceNumber))
-    data.ImagePositionPatient = [f"{float(value) + random.uniform(-1e-4, 1e-4):.6f}" for value in data.ImagePositionPatient]
-    data.ImageOrientationPatient = [f"{float(value) + random.uniform(-1e-5, 1e-5):.7f}" for value in data.ImageOrientationPatient]
 
 
 GIVEN: dict[str, tuple[Change, int]] = {

@@ -29,8 +29,7 @@ from monai_aws_pipeline.host_agent.log_redaction.identifying_attributes import P
 from monai_aws_pipeline.host_agent.log_redaction.log_words import LOG_WORDS
 from monai_aws_pipeline.host_agent.runtime.engine import LINE_BYTES
 from tests.support.raw_dicom import DEFLATED, IMPLICIT, element, instance, item
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 TODAY = date(2026, 1, 15)
 PATIENT, PATIENT_ID, BIRTH_DATE, AGE, STUDY_DATE, CONTENT_TIME, CHARACTER_SET = (

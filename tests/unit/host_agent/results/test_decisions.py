@@ -34,32 +34,9 @@ from monai_aws_pipeline.host_agent.pipeline import fresh_folder
 from monai_aws_pipeline.host_agent.results.commit import error_json
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import image_for
+from tests.unit.host_agent.records import DIGEST, GOOD
 
-GOOD = {
-    "deployment": "dev",
-    "region": "us-east-1",
-    "bucket": "studies",
-    "jobs_queue": "monai-aws-dev-jobs",
-    "live_map_parameter": "/monai-aws/dev/live-map",
-    "study_key_secret": "monai-aws/dev/study-key",
-    "gpus": "",
-    "map_network": "none",
-    "map_hosting": "warm",
-    "map_timeout_s": 600,
-    "map_memory_mib": 4096,
-    "idle_stop_minutes": 5,
-    "upload_max_mib": 8192,
-    "unpacked_max_mib": 24576,
-    "upload_max_files": 50000,
-    "unpack_max_ratio": 250,
-    "unpack_max_depth": 1,
-    "unpack_max_seconds": 900,
-    "require_volume": False,
-    "usd_per_hour": {"g4dn.xlarge": 0.526, "g5.xlarge": 1.006},
-    "price_basis": "on-demand, us-east-1",
-}
 ENDED = RunEnd(0, out_of_memory=False, timed_out=False, seconds=1, peak_bytes=1, peak_source="", peak_gpu_bytes=None, log_tail=())
-DIGEST = "sha256:" + "a" * 64
 
 
 def message(key: str, request: str = "") -> JobMessage:

@@ -11,8 +11,7 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results.outputs import collect
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 UID = generate_uid()
 

@@ -10,16 +10,15 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedMRImageStorage, generate_uid
+from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.intake.geometry import planes_under
 from monai_aws_pipeline.host_agent.results import preview, segmentation
 from monai_aws_pipeline.host_agent.results.outputs import collect
 from monai_aws_pipeline.host_agent.results.segmentation import read_source
-
-from .dicom_files import write_seg, write_series
+from tests.unit.host_agent.dicom_files import write_seg, write_series
+from tests.unit.host_agent.multi_frame import multi_frame
 
 
 @pytest.fixture
@@ -136,30 +135,6 @@ def test_a_segmentation_that_names_no_series_is_drawn_where_it_lies(tmp_path: Pa
     (study,) = read_studies([*segmented, *larger])
     volume = preview.read_volume(read_source(study.instances), [segmentation.read_segmentation(path)])
     assert volume.pixels.shape == (8, 16, 16)
-
-
-def multi_frame(files: list[Path], path: Path) -> Path:
-    """The images of a series in one Enhanced MR file, in mixed order, each frame with a rescale of its own."""
-    slices = [pydicom.dcmread(files[index]) for index in (3, 0, 7, 1, 6, 2, 5, 4)]
-    data = pydicom.dcmread(files[0])
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient, measures.PixelSpacing = data.ImageOrientationPatient, data.PixelSpacing
-    measures.SliceThickness = 1
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    frames = []
-    for index, item in enumerate(slices):
-        frame, position, rescale = Dataset(), Dataset(), Dataset()
-        position.ImagePositionPatient, rescale.RescaleSlope, rescale.RescaleIntercept = item.ImagePositionPatient, index + 1, 0
-        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [position], [rescale]
-        frames.append(frame)
-    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence, data.NumberOfFrames = [shared], frames, len(frames)
-    data.PixelData = b"".join((item.pixel_array // (index + 1) * 1).astype("<u2").tobytes() for index, item in enumerate(slices))
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(data, name)
-    data.save_as(path)
-    return path
 
 
 def test_the_frames_of_an_enhanced_image_are_drawn_where_each_lies(study: tuple[str, list[Path]], tmp_path: Path) -> None:

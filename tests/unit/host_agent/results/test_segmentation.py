@@ -14,8 +14,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results.segmentation import SegmentationError, Source, masks, measure, read_segmentation, read_source
-
-from .dicom_files import write_seg, write_segments, write_series
+from tests.unit.host_agent.dicom_files import write_seg, write_segments, write_series
 
 ML = 2 * 2 * 3 / 1000
 """A voxel of ``write_series``."""

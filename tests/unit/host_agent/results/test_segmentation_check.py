@@ -18,9 +18,8 @@ from monai_aws_pipeline.host_agent.results import preview
 from monai_aws_pipeline.host_agent.results.outputs import collect
 from monai_aws_pipeline.host_agent.results.segmentation import read_source
 from monai_aws_pipeline.host_agent.results.segmentation_check import check_segmentation
-
-from .dicom_files import box_stl, write_seg, write_segments, write_series
-from .test_preview import multi_frame
+from tests.unit.host_agent.dicom_files import box_stl, write_seg, write_segments, write_series
+from tests.unit.host_agent.multi_frame import multi_frame
 
 _FRAMES = "PerFrameFunctionalGroupsSequence"
 

@@ -23,8 +23,7 @@ from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
 from tests.support import pretended_docker
-
-from .dicom_files import write_series
+from tests.unit.host_agent.dicom_files import write_series
 
 DIGEST = "sha256:" + "a" * 64
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
