@@ -132,8 +132,8 @@ class InThisProcess:
             code, said = 1, traceback.format_exception(error)
             self.failures.append("".join(said[-2:]))
         finally:
-            over: Callable[[], None] = how.get("over") or (lambda: None)
-            over()
+            on_exit: Callable[[], None] = how.get("on_exit") or (lambda: None)
+            on_exit()
         seconds = time.monotonic() - started
         return RunEnd(
             code, out_of_memory=False, timed_out=False, seconds=seconds, peak_bytes=1, peak_source="", peak_gpu_bytes=None,

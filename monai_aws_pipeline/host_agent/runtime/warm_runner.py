@@ -28,7 +28,7 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJ
 from monai_aws_pipeline.host_agent.runtime import warm_server
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import LINE_BYTES, LOG_LINES, Engine, RunEnd
-from monai_aws_pipeline.host_agent.runtime.hosting import Over, PerStudy, nothing
+from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
@@ -113,7 +113,7 @@ class Warm:
         self._given_up: set[str] = set()
 
     def run(
-        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: Over = nothing
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
         """Run the MAP on one study. The first study of a digest is run both ways; its answer is that of the container of its own."""
         digest = ready.facts.digest

@@ -30,7 +30,7 @@ from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.maps.spec.run import RunSpec
 from tests.unit.host_agent.dicom_files import write_series
-from tests.unit.host_agent.records import DIGEST, GOOD
+from tests.unit.host_agent.host_config import DIGEST, GOOD
 
 SECRET = b"0123456789abcdef"
 WELL = RunEnd(

@@ -40,7 +40,7 @@ from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.spec.study_contract import LABEL_VOLUME
 from tests.unit.host_agent.bench import FAILS, SECRET, WELL, Bench, answers, handle, zip_of
 from tests.unit.host_agent.dicom_files import write_seg, write_series
-from tests.unit.host_agent.records import DIGEST
+from tests.unit.host_agent.host_config import DIGEST
 
 # ------------------------------------------------------------------------------------------------------------------------- answered
 

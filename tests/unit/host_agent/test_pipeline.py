@@ -75,12 +75,12 @@ def test_the_next_study_begins_when_the_map_is_over_and_not_before(bench: Bench,
     goes_on, known = [threading.Event() for _ in uids], [threading.Event() for _ in uids]
 
     class SlowEnd(PerStudy):
-        def run(self, ready: ReadyMap, source: Path, target: Path, *_: Any, over: OnExit = nothing, **__: Any) -> RunEnd:
+        def run(self, ready: ReadyMap, source: Path, target: Path, *_: Any, on_exit: OnExit = nothing, **__: Any) -> RunEnd:
             number = next(n for n, uid in enumerate(uids) if uid.encode() in next(source.iterdir()).read_bytes())
             began.append(messages[number].job)
             assert goes_on[number].wait(30)
             end = answers(source, target)
-            over()
+            on_exit()
             assert known[number].wait(30)
             return end
 

@@ -34,7 +34,7 @@ from monai_aws_pipeline.host_agent.pipeline import fresh_folder
 from monai_aws_pipeline.host_agent.results.commit import error_json
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import image_for
-from tests.unit.host_agent.records import DIGEST, GOOD
+from tests.unit.host_agent.host_config import DIGEST, GOOD
 
 ENDED = RunEnd(0, out_of_memory=False, timed_out=False, seconds=1, peak_bytes=1, peak_source="", peak_gpu_bytes=None, log_tail=())
 

@@ -1,4 +1,4 @@
-"""Commit records that tests begin with."""
+"""The settings of a host as they arrive there, and a digest."""
 
 from __future__ import annotations
 
