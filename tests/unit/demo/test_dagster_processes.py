@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KILLED_AT_THE_SECOND = """
 import os, signal, subprocess, sys
 from pathlib import Path

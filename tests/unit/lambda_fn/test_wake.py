@@ -480,7 +480,7 @@ def test_the_zip_is_the_same_each_time_and_holds_what_the_function_imports(tmp_p
         "lambda_fn/wake.py",
         "lambda_fn/hosts.py",
         "lambda_fn/folders.py",
-        "monai_aws_pipeline/contract.py",
+        "monai_aws_pipeline/contract/__init__.py",
         "monai_aws_pipeline/contract/ec2_refusals.py",
         "jmespath/__init__.py",
     } <= set(names)

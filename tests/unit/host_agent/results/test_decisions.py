@@ -316,7 +316,7 @@ def test_the_machine_is_in_use_exactly_while_someone_prepares_even_if_he_dies(tm
         "import time; from pathlib import Path; from monai_aws_pipeline.host_agent.agent import Preparing\n"
         f"with Preparing(Path({str(tmp_path)!r}))():\n    print(1, flush=True); time.sleep(60)"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[4])
     assert child.stdout
     child.stdout.readline()
     assert preparing.held()
