@@ -65,11 +65,11 @@ _CAUSES: Final = {
 }
 
 
-def cause_of(wrong: ClientError | BotoCoreError) -> Cause:
+def cause_of(error: ClientError | BotoCoreError) -> Cause:
     """The cause of a refused call by its code; a call that got no answer at all is the network's."""
-    if isinstance(wrong, (UnreachableError, HTTPClientError)):
+    if isinstance(error, (UnreachableError, HTTPClientError)):
         return Cause.NETWORK
-    code = code_of(wrong)
+    code = code_of(error)
     by_table = Cause.CAPACITY if refusal_of(code).way in (Way.NEXT_ZONE, Way.NEXT_TYPE) else Cause.OTHER
     return next((cause for cause, codes in _CAUSES.items() if code in codes), by_table)
 
@@ -226,8 +226,8 @@ class Hosts:
             self._log.warning("host cannot be kicked now; left to the schedule", extra={"host": host, **_about(error)})
 
 
-def _about(wrong: ClientError | BotoCoreError) -> dict[str, str]:
-    code, cause = code_of(wrong), cause_of(wrong)
+def _about(error: ClientError | BotoCoreError) -> dict[str, str]:
+    code, cause = code_of(error), cause_of(error)
     refusal = refusal_of(code)
     return {"code": code, "cause": f"{refusal.what} {refusal.remedy}" if cause is Cause.OTHER and refusal.known else str(cause)}
 
@@ -237,9 +237,9 @@ def _failed(instance: InstanceTypeDef) -> str:
     return code if ending_of(code).known else ""
 
 
-def code_of(wrong: ClientError | BotoCoreError) -> str:
+def code_of(error: ClientError | BotoCoreError) -> str:
     """The service's error code, or the kind of connection failure."""
-    return str(wrong.response.get("Error", {}).get("Code", "")) if isinstance(wrong, ClientError) else wrong.__class__.__name__
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else error.__class__.__name__
 
 
 @cache

@@ -644,6 +644,6 @@ def short_lived(
         key = machines.import_key(tags, public_key) if public_key else ""
         launched = machines.launch(replace(spec, tags=tags, security_group=group, key_name=key), report)
         machine = launched.id
-        yield machines.wait(launched.id, "running", 300, report)
+        yield launched
     finally:
         machines.end_lease(tags.extra[TAG_LEASE], machine, report)

@@ -48,10 +48,9 @@ def launch_provisioned(machines: Machines, settings: Settings, spec: LaunchSpec,
         user_data = cloud_config(host_key=(host_key.private, host_key.public), files=files, commands=[own_timer(settings)])
         launched = machines.launch(replace(spec, tags=tags, user_data=user_data, security_group=group, key_name=key), report)
         machine = launched.id
-        running = machines.wait(machine, "running", 300, report)
         with (
             scratch("monai-aws-bundle") as folder,
-            reach(running, settings, user_key, host_key, report) as remote,
+            reach(launched, settings, user_key, host_key, report) as remote,
         ):
             provision(remote, make_bundle(settings, folder, report, builds=False).path, min_driver(settings), report)
             remote.run(SETTLE, report, what="Taking the way in away", seconds=60)

@@ -554,14 +554,14 @@ def retry_seconds(code: Code, receives: int) -> int:
     return (30 if code in HOST_CODES else 5) * receives
 
 
-def as_job_error(wrong: BaseException) -> JobError:
+def as_job_error(error: BaseException) -> JobError:
     """Any exception as one with a code. The text of a foreign exception is left out, because it may quote a key or a DICOM value."""
-    if isinstance(wrong, JobError):
-        return wrong
-    if isinstance(wrong, OSError) and wrong.errno == 28:
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, OSError) and error.errno == 28:
         return FailedError(Code.DISK_FULL, "The host's disk is full.")
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(wrong.__traceback__)[-4:]))
-    return FailedError(Code.INTERNAL, f"Unexpected {wrong.__class__.__name__} at {places}.")
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
+    return FailedError(Code.INTERNAL, f"Unexpected {error.__class__.__name__} at {places}.")
 
 
 def _study_of_rerun(message: JobMessage) -> str:

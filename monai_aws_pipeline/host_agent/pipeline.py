@@ -268,13 +268,13 @@ class Pipeline:
         if self._stopping():
             raise InterruptedJobError("the host is stopping")
 
-    def _end_of(self, job: _Job, wrong: BaseException) -> Ended | None:
-        if isinstance(wrong, InterruptedJobError):
+    def _end_of(self, job: _Job, error: BaseException) -> Ended | None:
+        if isinstance(error, InterruptedJobError):
             return Ended(Outcome.INTERRUPTED)
-        if isinstance(wrong, WorkFolderError):
-            self._break(wrong)
+        if isinstance(error, WorkFolderError):
+            self._break(error)
             return None
-        error = as_job_error(wrong)
+        error = as_job_error(error)
         retry = retry_seconds(error.code, job.delivery.receives)
         log.warning("job %s: try %d failed (%s: %s); again in %d s", job.message.job, job.delivery.receives, error.code, error.cause, retry)
         return Ended(Outcome.GIVEN_BACK, retry)
@@ -307,8 +307,8 @@ class Pipeline:
             log.info("job %s: %s", job.message.job, ended.outcome)
             job.ended.set_result(ended)
 
-    def _break(self, wrong: WorkFolderError) -> None:
-        self.broken = self.broken or wrong
+    def _break(self, error: WorkFolderError) -> None:
+        self.broken = self.broken or error
         self._context.stop.set()
 
 

@@ -219,8 +219,8 @@ def _parse(path: Path, name: str, python: str) -> tuple[ast.Module | None, Unrea
     return tree, None
 
 
-def _why(wrong: Exception) -> str:
-    said = wrong.msg if isinstance(wrong, SyntaxError) else str(wrong)
+def _why(error: Exception) -> str:
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
     return "".join(char for char in said if char.isprintable())[:120] or "not Python"
 
 

@@ -131,5 +131,5 @@ class Heartbeat:
                 log.warning("the queue could not be reached (%s); trying again", error.__class__.__name__)
 
 
-def _code(wrong: ClientError) -> str:
-    return str(wrong.response.get("Error", {}).get("Code", ""))
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
