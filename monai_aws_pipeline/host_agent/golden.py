@@ -79,10 +79,9 @@ def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: Read
     """Let the MAP answer the study in ``folder`` and judge the answer. Raises JobError where the machine and not the MAP is at fault."""
     try:
         study = _only_study(given.study, folder / "files")
-        source = seg.read_source(study.instances)
         (folder / "study").mkdir()
         inferred = run_study(hosting, limits, stop, ready, study, folder / "study")
-        found = measure(inferred, folder / "study" / "output", given.reference, source)
+        found = measure(inferred, folder / "study" / "output", given.reference)
     except InterruptedJobError:
         raise
     except Exception as error:  # files of a study and of somebody's application: a foreign exception's text may quote a value
@@ -97,15 +96,15 @@ def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: Read
     return verdict
 
 
-def measure(inferred: Inferred, output: Path, reference: Path | None, source: seg.Source) -> Found:
-    """Files, volumes and Dice of an answer to ``source``."""
-    compared = seg.read_segmentation(reference, source) if reference else None
+def measure(inferred: Inferred, output: Path, reference: Path | None) -> Found:
+    """Files, volumes and Dice of an answer."""
+    compared = inferred.source.segmentation(reference) if reference else None
     segments: list[FoundSegment] = []
     for item in inferred.produced:
         if item.kind != DICOM_SEG:
             continue
         try:
-            segmentation = seg.read_segmentation(item.path, source)
+            segmentation = inferred.source.segmentation(item.path)
             segments += [_segment(segmentation, segment, compared) for segment in seg.measure(segmentation)]
         except Exception as error:  # somebody's file, whose text may quote a value; the points say that its segments were not found
             why = error if isinstance(error, seg.SegmentationError) else type(error).__name__

@@ -59,6 +59,7 @@ from monai_aws_pipeline.host_agent.log_redaction.application_log import last_mea
 from monai_aws_pipeline.host_agent.log_redaction.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.results import commit, outputs, preview
 from monai_aws_pipeline.host_agent.results.outputs import Produced
+from monai_aws_pipeline.host_agent.results.segmentation import Source, read_source
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OnExit, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import LiveMap, ReadyMap
@@ -174,9 +175,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What the MAP wrote for one study and how its run ended."""
+    """What the MAP wrote for one study, the images it was given, and how its run ended."""
 
     end: RunEnd
+    source: Source
     produced: tuple[Produced, ...]
 
 
@@ -363,7 +365,8 @@ def judge(limits: Limits, ready: ReadyMap, staged: StagedStudy, end: RunEnd) -> 
             cause = f"The pixels of {bad} of {len(staged.instances)} images cannot be decoded, and the application ended with an error."
             raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
         raise
-    return Inferred(end, outputs.collect(staged.target, staged.study.uid, staged.instances))
+    source = read_source(staged.instances)
+    return Inferred(end, source, outputs.collect(staged.target, staged.study.uid, source))
 
 
 def run_study(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, study: Study, folder: Path) -> Inferred:
@@ -424,7 +427,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, received.message.job
     inferred = judge(context.config.limits, ready, one.staged, tried.end)
-    extra = preview.describe(inferred.produced, one.staged.instances, one.folder, one.staged.without_identifiers.one)
+    extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one)
     kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 

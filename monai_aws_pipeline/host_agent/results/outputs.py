@@ -18,10 +18,10 @@ from typing import Final
 import pydicom
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
-from monai_aws_pipeline.host_agent.intake.dicom import Instance, read_instance
+from monai_aws_pipeline.host_agent.intake.dicom import read_instance
 from monai_aws_pipeline.host_agent.intake.unpack import looks_like_dicom
 from monai_aws_pipeline.host_agent.results.mesh import check_meshes
-from monai_aws_pipeline.host_agent.results.segmentation import SEGMENTATIONS, Segmentation, read_segmentation, read_source
+from monai_aws_pipeline.host_agent.results.segmentation import SEGMENTATIONS, Segmentation, Source
 from monai_aws_pipeline.host_agent.results.segmentation_check import check_segmentation
 
 log = logging.getLogger(__name__)
@@ -74,15 +74,15 @@ class Produced:
         return _CONTENT_TYPES.get(Path(self.name).suffix, "application/octet-stream")
 
 
-def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tuple[Produced, ...]:
+def collect(folder: Path, study_uid: str, source: Source | None = None) -> tuple[Produced, ...]:
     """Judge every file below ``folder``. Raises FailedError when there is none, or when one is no answer to the study.
 
     Each DICOM output must parse, be whole, carry the StudyInstanceUID of the input (PS3.3 C.7.2.1), as a derived object of that study does,
     and name no other patient. A segmentation must refer to ``source`` and lie on it, the instances that the application was given, where
-    they are now; empty: not judged. A mesh beside a segmentation must lie on that.
+    they are now; none: not judged. A mesh beside a segmentation must lie on that.
     """
-    found = []
-    patient = _patient(next((item.path for item in source if item.patient), None))
+    found, source = [], source or Source()
+    patient = _patient(next((image.instance.path for image in source.images if image.instance.patient), None))
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise FailedError(Code.OUTPUT_UNSAFE, "The application wrote a link or a special file into its output.")
@@ -101,17 +101,16 @@ def collect(folder: Path, study_uid: str, source: Sequence[Instance] = ()) -> tu
     return tuple(produced)
 
 
-def _check_geometry(found: Sequence[tuple[Path, str]], source: Sequence[Instance]) -> None:
+def _check_geometry(found: Sequence[tuple[Path, str]], source: Source) -> None:
     segmentations, meshes = ([path for path, kind in found if kind == wanted] for wanted in (DICOM_SEG, MESH))
     if not segmentations:
         return
-    images = read_source(source)
-    for path in segmentations if source else ():
-        check_segmentation(path, images)
+    for path in segmentations if source.images else ():
+        check_segmentation(path, source)
     read: list[Segmentation] = []
     for path in segmentations if meshes else ():
         try:
-            read.append(read_segmentation(path, images))
+            read.append(source.segmentation(path))
         except Exception as error:  # a segmentation that cannot be measured is still one; a mesh of it is then nobody's to judge
             log.warning("meshes are not held against a segmentation that cannot be measured (%s)", type(error).__name__)
             return

@@ -21,7 +21,6 @@ import pydicom
 from PIL import Image
 from pydicom.pixels.utils import iter_pixels
 
-from monai_aws_pipeline.host_agent.intake.dicom import Instance
 from monai_aws_pipeline.host_agent.intake.geometry import Array, Grid, kinds_of, nearest, places_of, planes_under, together
 from monai_aws_pipeline.host_agent.results import segmentation as seg
 from monai_aws_pipeline.host_agent.results.outputs import DICOM_SEG, Produced
@@ -62,20 +61,17 @@ class _Plane:
 # ------------------------------------------------------------------------------------------------------------------ from the agent
 
 
-def describe(
-    produced: Sequence[Produced], source: Sequence[Instance], folder: Path, without_identifiers: Callable[[str], str] = str
-) -> list[Path]:
+def describe(produced: Sequence[Produced], source: Source, folder: Path, without_identifiers: Callable[[str], str] = str) -> list[Path]:
     """Write ``measurements.json`` and ``preview.png`` into ``folder``, as far as possible; returns what was written.
 
     ``without_identifiers`` cleans a segment's label, which is the application's own text and goes into the lineage.
     """
     written: list[Path] = []
     measured: list[tuple[Segmentation, list[Segment]]] = []
-    images = seg.read_source(source)
     for item in produced:
         if item.kind == DICOM_SEG:
             try:
-                segmentation = seg.read_segmentation(item.path, images)
+                segmentation = source.segmentation(item.path)
                 measured.append((segmentation, seg.measure(segmentation)))
             except Exception as error:  # untrusted objects; a result without a volume is still a result
                 log.warning("a segmentation was not measured: %s", _reason(error))
@@ -88,7 +84,7 @@ def describe(
     measured.sort(key=lambda one: -sum(segment.volume_ml for segment in one[1]))
     segmentations = [segmentation for segmentation, _ in measured]
     try:
-        picture = render(read_volume(images, segmentations), segmentations)
+        picture = render(read_volume(source, segmentations), segmentations)
     except Exception as error:  # untrusted objects; a result without a picture is still a result
         log.warning("no preview was drawn: %s", _reason(error))
     else:
@@ -229,14 +225,17 @@ def render(volume: Volume, segmentations: Sequence[Segmentation]) -> bytes:
     labels = label_map(volume, segmentations)
     at = _centre(labels)
     low, high = np.percentile(volume.pixels[:: max(1, len(volume.pixels) // 16)], (1, 99.5))
-    grey = np.clip((volume.pixels - low) / max(float(high - low), 1e-6), 0, 1)
+
+    def grey(pixels: Array) -> Array:
+        return np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1)
+
     row, column = (value * volume.step for value in volume.grid.spacing)
-    panes = [_pane(grey[at[0]], labels[at[0]], row, column)]
-    if len(grey) > 1:
+    panes = [_pane(grey(volume.pixels[at[0]]), labels[at[0]], row, column)]
+    if len(volume.pixels) > 1:
         between = float(np.median(np.diff(volume.grid.along))) or row
         # Flipped, because planes are sorted along the normal and pictures are read from the top: for axial slices the head is up.
-        panes.append(_pane(grey[::-1, at[1], :], labels[::-1, at[1], :], between, column))
-        panes.append(_pane(grey[::-1, :, at[2]], labels[::-1, :, at[2]], between, row))
+        panes.append(_pane(grey(volume.pixels[::-1, at[1], :]), labels[::-1, at[1], :], between, column))
+        panes.append(_pane(grey(volume.pixels[::-1, :, at[2]]), labels[::-1, :, at[2]], between, row))
     for size in (_PANE, 192, 128, 64):
         picture = _side_by_side(panes, size)
         if len(picture) <= PREVIEW_BYTES:

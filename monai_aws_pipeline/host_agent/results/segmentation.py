@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,11 @@ class Image:
     """An instance with one plane for each of its frames; None for a frame that does not tell where it lies."""
 
     instance: Instance
-    planes: tuple[Grid | None, ...]
+
+    @cached_property
+    def planes(self) -> tuple[Grid | None, ...]:
+        """Read when they are first asked for. An image whose geometry cannot be read is one that tells none."""
+        return _planes(self.instance.path)
 
     @property
     def placed(self) -> tuple[Grid, ...]:
@@ -61,9 +66,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Source:
-    """The images that a study's application was given, read once for all that is asked of its segmentations."""
+    """The images that a study's application was given, read once for all that is asked of its segmentations, as these are."""
 
     images: tuple[Image, ...] = ()
+    _read: dict[Path, Segmentation] = field(default_factory=dict, compare=False, repr=False)
+
+    def segmentation(self, path: Path) -> Segmentation:
+        """A segmentation made from these images. Raises SegmentationError, and what pydicom raises."""
+        if path not in self._read:
+            self._read[path] = read_segmentation(path, self)
+        return self._read[path]
 
     @property
     def series(self) -> dict[str, tuple[Image, ...]]:
@@ -111,8 +123,8 @@ class Segmentation:
 
 
 def read_source(instances: Sequence[Instance]) -> Source:
-    """Where the images of a study lie. One whose geometry cannot be read is kept as one that tells none."""
-    return Source(tuple(Image(item, _planes(item.path)) for item in instances))
+    """Where the images of a study lie."""
+    return Source(tuple(Image(item) for item in instances))
 
 
 def read_segmentation(path: Path, source: Source | None = None) -> Segmentation:

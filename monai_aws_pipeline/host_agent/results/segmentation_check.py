@@ -92,7 +92,7 @@ def check_segmentation(path: Path, source: Source) -> None:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"A segmentation has {count} frames and functional groups of {groups}.")
     if unknown:
         raise FailedError(Code.OUTPUT_NOT_DICOM, f"{unknown} of {count} frames of a segmentation belong to no segment that it describes.")
-    if meaningless := _frames_of_undescribed_values(path):
+    if meaningless := _frames_of_undescribed_values(path, source):
         raise FailedError(
             Code.OUTPUT_NOT_DICOM, f"{meaningless} of {count} frames of a segmentation hold values that it does not describe."
         )
@@ -161,9 +161,9 @@ def _frames_of_no_segment(data: Dataset) -> int:
     return missing
 
 
-def _frames_of_undescribed_values(path: Path) -> int:
+def _frames_of_undescribed_values(path: Path, source: Source) -> int:
     try:
-        return frames_of_undescribed_values(read_segmentation(path))
+        return frames_of_undescribed_values(source.segmentation(path))
     except Exception as error:  # pixels that this host cannot decode say nothing against the application
         log.warning("the values of a segmentation are not judged (%s)", type(error).__name__)
         return 0

@@ -28,6 +28,7 @@ from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.stopping import Stop
+from monai_aws_pipeline.maps.spec.container import ContainerSpec
 from monai_aws_pipeline.maps.spec.run import RunSpec
 from tests.unit.host_agent.dicom_files import write_series
 from tests.unit.host_agent.host_config import DIGEST, GOOD
@@ -61,10 +62,10 @@ class PretendedEngine:
     run_map: Map = answers
     runs: int = 0
 
-    def run(self, arguments: list[str], **_: Any) -> RunEnd:
-        volumes = [arguments[at + 1].split(":")[0] for at, word in enumerate(arguments) if word == "--volume"]
+    def run(self, wanted: ContainerSpec, **_: Any) -> RunEnd:
+        given, target = wanted.binds
         self.runs += 1
-        return self.run_map(Path(volumes[0]), Path(volumes[1]))
+        return self.run_map(given.source, target.source)
 
     def remove_leftovers(self) -> int:
         return 0

@@ -24,6 +24,7 @@ from pydicom.uid import (
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results import preview
+from monai_aws_pipeline.host_agent.results.segmentation import read_source
 from tests.unit.host_agent.dicom_files import write_series
 
 Write = Callable[[pydicom.FileDataset, Path], None]
@@ -100,7 +101,7 @@ def test_every_encoding_is_refused_when_its_end_is_lost(encoding: str, lost: int
 @pytest.mark.parametrize("encoding", ["deflated", "RLE", "JPEG 2000"])
 def test_what_the_host_can_decode_is_drawn(encoding: str, tmp_path: Path) -> None:
     (study,) = read_studies(encoded(tmp_path / "in", encoding))
-    assert [path.name for path in preview.describe((), study.instances, tmp_path)] == ["preview.png"]
+    assert [path.name for path in preview.describe((), read_source(study.instances), tmp_path)] == ["preview.png"]
 
 
 @pytest.mark.parametrize("encoding", ["RLE", "JPEG 2000", "JPEG-LS"])
@@ -114,6 +115,6 @@ def test_what_the_host_cannot_decode_goes_without_a_picture_and_one_line_says_so
         data["PixelData"].is_undefined_length = True
         data.save_as(item.path)
     with caplog.at_level(logging.WARNING):
-        assert preview.describe((), study.instances, tmp_path) == []
+        assert preview.describe((), read_source(study.instances), tmp_path) == []
     assert [record.getMessage() for record in caplog.records if "no preview was drawn" in record.getMessage()]
     assert "Invented" not in caplog.text

@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results.outputs import collect
+from monai_aws_pipeline.host_agent.results.segmentation import read_source
 from tests.unit.host_agent.dicom_files import box_stl, write_segments, write_series
 
 Write = Callable[[np.ndarray], bytes]
@@ -115,7 +116,7 @@ class Place:
             (self.folder / f"{name}{index}{suffix}").write_bytes(mesh)
         (study,) = read_studies(self.files)
         try:
-            collect(self.folder, study.uid, study.instances)
+            collect(self.folder, study.uid, read_source(study.instances))
         except FailedError as error:
             assert error.code is Code.OUTPUT_GEOMETRY
             return error.cause
@@ -302,7 +303,7 @@ def test_a_surface_is_read_in_pieces(place: Place) -> None:
     (study,) = read_studies(place.files)
     tracemalloc.start()
     try:
-        collect(place.folder, study.uid, study.instances)
+        collect(place.folder, study.uid, read_source(study.instances))
         assert tracemalloc.get_traced_memory()[1] < 48 << 20
     finally:
         tracemalloc.stop()

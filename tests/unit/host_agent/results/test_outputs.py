@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.results.outputs import collect
+from monai_aws_pipeline.host_agent.results.segmentation import read_source
 from tests.unit.host_agent.dicom_files import write_series
 
 UID = generate_uid()
@@ -56,10 +57,10 @@ def test_a_dicom_that_names_another_patient_is_a_failure(tmp_path: Path, wrote: 
         data.save_as(source[-1])
     given = read_studies(source[:1])[0].instances
     if not wrong:
-        assert collect(tmp_path / "out", UID, given)
+        assert collect(tmp_path / "out", UID, read_source(given))
         return
     with pytest.raises(FailedError, match="names another patient than its input") as error:
-        collect(tmp_path / "out", UID, given)
+        collect(tmp_path / "out", UID, read_source(given))
     assert error.value.code is Code.OUTPUT_OTHER_STUDY
     assert not any(patient in str(error.value) for patient in (wrote, its))
 

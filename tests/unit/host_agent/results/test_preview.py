@@ -16,7 +16,7 @@ from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.intake.geometry import planes_under
 from monai_aws_pipeline.host_agent.results import preview, segmentation
 from monai_aws_pipeline.host_agent.results.outputs import collect
-from monai_aws_pipeline.host_agent.results.segmentation import read_source
+from monai_aws_pipeline.host_agent.results.segmentation import Source, read_source
 from tests.unit.host_agent.dicom_files import write_seg, write_series
 from tests.unit.host_agent.multi_frame import multi_frame
 
@@ -61,7 +61,7 @@ def test_preview_and_measurements_are_written_for_a_result(study: tuple[str, lis
     (tmp_path / "out").mkdir()
     write_seg(tmp_path / "out" / "seg.dcm", study[1], _mask())
     (found,) = read_studies(study[1])
-    written = preview.describe(collect(tmp_path / "out", study[0]), found.instances, tmp_path)
+    written = preview.describe(collect(tmp_path / "out", study[0]), read_source(found.instances), tmp_path)
     assert [path.name for path in written] == ["measurements.json", "preview.png"]
     assert json.loads(written[0].read_text())["segments"] == [{"label": "Brain", "number": 1, "volume_ml": 0.576}]
     picture = np.asarray(Image.open(written[1]).convert("RGB")).astype(int)
@@ -78,7 +78,7 @@ def test_a_noisy_large_volume_still_gives_a_small_preview(tmp_path: Path) -> Non
 
 
 def test_a_result_without_geometry_is_left_without_a_picture_and_without_an_error(tmp_path: Path) -> None:
-    assert preview.describe([], [], tmp_path) == []
+    assert preview.describe([], Source(), tmp_path) == []
 
 
 def colours_of(path: Path) -> np.ndarray:
@@ -89,7 +89,8 @@ def colours_of(path: Path) -> np.ndarray:
 
 def described(files: list[Path], folder: Path) -> Path:
     (study,) = read_studies(files)
-    written = preview.describe(collect(folder, study.uid, study.instances), study.instances, folder.parent)
+    source = read_source(study.instances)
+    written = preview.describe(collect(folder, study.uid, source), source, folder.parent)
     assert [path.name for path in written] == ["measurements.json", "preview.png"]
     return written[1]
 

@@ -91,10 +91,10 @@ def test_a_segmentation_that_does_not_lie_on_its_source_is_no_answer(
     change: Change, study: tuple[tuple[Instance, ...], Path], tmp_path: Path
 ) -> None:
     source, seg = study
-    assert collect(tmp_path / "out", source[0].study_uid, source)
+    assert collect(tmp_path / "out", source[0].study_uid, read_source(source))
     edited(seg, change)
     with pytest.raises(FailedError) as error:
-        collect(tmp_path / "out", source[0].study_uid, source)
+        collect(tmp_path / "out", source[0].study_uid, read_source(source))
     assert error.value.code is Code.OUTPUT_GEOMETRY
 
 
@@ -406,11 +406,11 @@ def test_whatever_is_missing_or_absurd_in_a_segmentation_it_is_taken_or_refused_
         except (TypeError, ValueError, AttributeError, OSError):  # what pydicom does not write
             continue
         try:
-            produced = collect(tmp_path / "out", source[0].study_uid, source)
+            produced = collect(tmp_path / "out", source[0].study_uid, read_source(source))
         except FailedError as error:
             codes.add(error.code)
         else:
-            preview.describe(produced, source, tmp_path)
+            preview.describe(produced, read_source(source), tmp_path)
     assert Code.OUTPUT_GEOMETRY in codes
     assert codes <= {Code.OUTPUT_GEOMETRY, Code.OUTPUT_NOT_DICOM, Code.OUTPUT_OTHER_STUDY}
 
