@@ -36,6 +36,8 @@ from monai_aws_pipeline.contract.keys import (
 )
 from monai_aws_pipeline.contract.measurements import SegmentVolume, parse_measurements
 from monai_aws_pipeline.contract.names import (
+    AGENT_PROGRAM,
+    AGENT_SETTINGS,
     AGENT_UNIT,
     HOST_HOURS_METRIC,
     HOST_MISSING_METRIC,
@@ -49,6 +51,7 @@ from monai_aws_pipeline.contract.names import (
     TAG_OWNER,
     TAG_ROLE,
     TAG_RUN_ID,
+    AgentExit,
 )
 from monai_aws_pipeline.contract.parsing import ContractError, parse_utc, utc_text
 from monai_aws_pipeline.contract.records import (
@@ -74,6 +77,8 @@ from monai_aws_pipeline.contract.records import (
 )
 
 __all__ = [
+    "AGENT_PROGRAM",
+    "AGENT_SETTINGS",
     "AGENT_UNIT",
     "DONE_SCHEMA",
     "GOLDEN_PREFIX",
@@ -100,6 +105,7 @@ __all__ = [
     "TAG_OWNER",
     "TAG_ROLE",
     "TAG_RUN_ID",
+    "AgentExit",
     "Archive",
     "ContractError",
     "Cost",

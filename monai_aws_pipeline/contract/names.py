@@ -1,7 +1,8 @@
-"""Names that several processes must spell alike: tags, roles, the agent's unit, metrics."""
+"""Names that several processes must spell alike: tags, roles, metrics, and where a host has its agent and how that ends."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Final
 
 TAG_DEPLOYMENT: Final = "monai-aws:deployment"
@@ -14,6 +15,21 @@ ROLE_AMI_BAKE: Final = "ami-bake"
 ROLE_MAP_BUILD: Final = "map-build"
 ROLE_INFERENCE: Final = "inference"
 AGENT_UNIT: Final = "monai-aws-agent.service"
+AGENT_PROGRAM: Final = "/opt/monai-aws/bin/monai-aws-agent"
+AGENT_SETTINGS: Final = "/etc/monai-aws/agent.json"
 METRICS_NAMESPACE: Final = "monai-aws"
 HOST_MISSING_METRIC: Final = "HostMissing"
 HOST_HOURS_METRIC: Final = "LongestRunningHostHours"
+
+
+class AgentExit(IntEnum):
+    """Exit codes of the agent's program."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_CALL = 2
+    """Its settings are wrong, or it has no such command."""
+    NOT_READY = 3
+    """The MAP could not be made ready."""
+    MISSED = 4
+    """The golden study was not answered as expected."""

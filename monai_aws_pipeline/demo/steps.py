@@ -35,6 +35,7 @@ from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, version_of
+from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
 from monai_aws_pipeline.deployment.map_source import observation
@@ -382,7 +383,7 @@ def _evaluate(clients: Clients, settings: Settings, record: ResultRecord, files:
     for output in record.outputs:
         target = results / Path(output.key).name
         clients.s3.download_file(settings.bucket, output.key, str(target))
-        if output.kind == "dicom-seg":
+        if output.kind == DICOM_SEG:
             segmentation = target
     if segmentation is None:
         raise DemoError("The study's result has no DICOM segmentation.")

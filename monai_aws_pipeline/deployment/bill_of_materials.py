@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
 from monai_aws_pipeline.cloud.progress import Report
-from monai_aws_pipeline.contract import sbom_key
-from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
+from monai_aws_pipeline.contract import AgentExit, sbom_key
+from monai_aws_pipeline.deployment.machine_agent import ask
 from monai_aws_pipeline.host_agent.runtime.image_inventory import MODELS
 from monai_aws_pipeline.maps import sbom
 from monai_aws_pipeline.remote import Remote
@@ -40,7 +40,9 @@ class KeptSbom:
 def inventory(remote: Remote, image: str, report: Report) -> dict[str, Any]:
     """What is in an image of the machine. Raises RegistryError when the agent says nothing of use."""
     asked = ["inventory", "--image", image]
-    answer = ask(remote, asked, report, what="Listing what is in the image", seconds=_SECONDS, accepted=(0, NO_SUCH_COMMAND))
+    answer = ask(
+        remote, asked, report, what="Listing what is in the image", seconds=_SECONDS, accepted=(AgentExit.DONE, AgentExit.WRONG_CALL)
+    )
     try:
         return sbom.parse_inventory(answer.text)
     except sbom.InventoryError as error:

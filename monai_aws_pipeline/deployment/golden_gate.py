@@ -18,8 +18,8 @@ from dagster import Failure, MetadataValue, TableRecord
 
 from monai_aws_pipeline.cloud.errors import refused
 from monai_aws_pipeline.cloud.progress import Report
-from monai_aws_pipeline.contract import golden_key
-from monai_aws_pipeline.deployment.machine_agent import NO_SUCH_COMMAND, ask
+from monai_aws_pipeline.contract import AgentExit, golden_key
+from monai_aws_pipeline.deployment.machine_agent import ask
 from monai_aws_pipeline.maps.golden import Golden
 from monai_aws_pipeline.maps.spec.expectation import EXPECT_FILE, Point
 from monai_aws_pipeline.remote import Remote
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 FOLDER: Final = "/tmp/monai-aws-golden"  # noqa: S108  # on a machine that is ours alone
-MISSED: Final = 4
 """Exit code of the agent where a point is not met."""
 
 
@@ -52,8 +51,10 @@ def hold(remote: Remote, image: str, golden: Golden | None, settings: Settings, 
     _lay_out(golden, work)
     remote.send_folder(work, FOLDER, report, what="Sending the golden study")
     asked, seconds = arguments(image, golden, settings), settings.map_timeout_s + 600
-    answer = ask(remote, asked, report, what="The golden study", seconds=seconds, accepted=(0, MISSED, NO_SUCH_COMMAND))
-    if answer.exit_code == NO_SUCH_COMMAND:
+    answer = ask(
+        remote, asked, report, what="The golden study", seconds=seconds, accepted=(AgentExit.DONE, AgentExit.MISSED, AgentExit.WRONG_CALL)
+    )
+    if answer.exit_code == AgentExit.WRONG_CALL:
         lines = "\n".join(answer.tail)
         raise Failure(
             f"The agent on the machine cannot hold the golden gate; the MAP was not pushed. Materialise gpu_ami, then map_image.\n{lines}",

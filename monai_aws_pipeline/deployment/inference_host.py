@@ -22,13 +22,12 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
+from monai_aws_pipeline.contract import AGENT_PROGRAM, AGENT_SETTINGS, AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
 from monai_aws_pipeline.deployment.build_machine import root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.operations.promotion import (
-    AGENT,
     PULL_SECONDS,
     TAG_PREPARED,
     LiveMaps,
@@ -183,7 +182,7 @@ def _launch(
     )
     # A host has no way in: commands come through SSM, studies through the queue.
     group = machines.find_security_group(ROLE_INFERENCE) or machines.security_group(tags, "inference host: no way in")
-    files = [{"path": "/etc/monai-aws/agent.json", "permissions": "0644", "content": json.dumps(agent, indent=2)}]
+    files = [{"path": AGENT_SETTINGS, "permissions": "0644", "content": json.dumps(agent, indent=2)}]
     spec = LaunchSpec(
         image=image,
         types=settings.instance_types,
@@ -218,7 +217,7 @@ def _prepare(
     with awake(machines, commands, host, at_work, report, new=new):
         report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
         # The SSM agent may be up before the container engine is; starting the engine waits until it is.
-        script = f"systemctl start docker\n{AGENT} prepare --image {pushed.reference}"
+        script = f"systemctl start docker\n{AGENT_PROGRAM} prepare --image {pushed.reference}"
         ended = commands.run(host.id, script, seconds=PULL_SECONDS, comment="pull the MAP", report=report)
         if ended.exit_code != 0:
             raise CommandError(

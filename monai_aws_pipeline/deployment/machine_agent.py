@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.contract import AGENT_PROGRAM
 from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 
-AGENT: Final = "/opt/monai-aws/bin/monai-aws-agent"
-NO_SUCH_COMMAND: Final = 2
 _FILE: Final = "/tmp/monai-aws-report.json"  # noqa: S108  # on a machine that is ours alone
 _PIECE: Final = 2000
 _MARK: Final = "agent-report:"
@@ -53,4 +52,4 @@ def ask(remote: Remote, arguments: Sequence[str], report: Report, *, what: str, 
 def command(arguments: Sequence[str]) -> str:
     """The shell line that runs the agent and prints its report in pieces."""
     in_pieces = f"sed 's/.\\{{{_PIECE}\\}}/&\\n/g' {_FILE} | sed 's/^/{_MARK}/'"
-    return f"sudo {AGENT} {shlex.join(arguments)} > {_FILE}; code=$?; {in_pieces}; exit $code"
+    return f"sudo {AGENT_PROGRAM} {shlex.join(arguments)} > {_FILE}; code=$?; {in_pieces}; exit $code"

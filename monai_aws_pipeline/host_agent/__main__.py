@@ -22,6 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
 from monai_aws_pipeline.host_agent.aws.bucket import Store
@@ -86,17 +87,17 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command in ("at-work", "inventory"):
             told = json.dumps(read_board(BOARD_FILE)) if chosen.command == "at-work" else image_inventory.take(chosen.image).to_json()
             sys.stdout.write(told + "\n")
-            return 0
+            return AgentExit.DONE
         config = load_config(chosen.config)
         if chosen.command == "prove":
             return _prove(config, chosen.image)
         return _prepare(config, chosen.image) if chosen.command == "prepare" else _run(config, powering_off=chosen.when_idle == "poweroff")
     except (ConfigError, ExpectationError) as error:
         log.critical("%s", error)
-        return 2
+        return AgentExit.WRONG_CALL
     except JobError as error:
         log.critical("%s %s", error, error.remedy)
-        return 3
+        return AgentExit.NOT_READY
 
 
 def _run(config: AgentConfig, *, powering_off: bool) -> int:
@@ -126,7 +127,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
             Agent(context, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
-    return 0
+    return AgentExit.DONE
 
 
 def _prepare(config: AgentConfig, image: str | None) -> int:
@@ -136,7 +137,7 @@ def _prepare(config: AgentConfig, image: str | None) -> int:
         ready = live_map.make_ready(image, threading.Event()) if image else live_map.ready("", threading.Event())
     line = {"image": ready.image, "digest": ready.facts.digest, "bytes": ready.bytes, "seconds": round(ready.seconds, 3)}
     sys.stdout.write(json.dumps(line, sort_keys=True) + "\n")
-    return 0
+    return AgentExit.DONE
 
 
 def _prove(config: AgentConfig, image: str) -> int:
@@ -153,7 +154,7 @@ def _prove(config: AgentConfig, image: str) -> int:
         finally:
             hosting.close()
     sys.stdout.write(golden.report(image, ready.facts.digest, verdict, started) + "\n")
-    return 0 if verdict is None or verdict.passed else golden.MISSED
+    return AgentExit.DONE if verdict is None or verdict.passed else AgentExit.MISSED
 
 
 def _golden(chosen: argparse.Namespace) -> int:
@@ -166,7 +167,7 @@ def _golden(chosen: argparse.Namespace) -> int:
     with golden.scratch(STATE_FOLDER) as folder:
         verdict = golden.examine(OneAtATime(PerStudy(engine), RUNTIME_FOLDER), limits, stop, ready, given, folder)
     sys.stdout.write(golden.report(chosen.image, "", verdict, started) + "\n")
-    return 0 if verdict.passed else golden.MISSED
+    return AgentExit.DONE if verdict.passed else AgentExit.MISSED
 
 
 def _hosting(config: AgentConfig, engine: Engine, folder: Path) -> Hosting:

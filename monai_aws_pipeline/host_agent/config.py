@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.contract import AGENT_SETTINGS
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
 from monai_aws_pipeline.maps.spec.run import Limits
 
-DEFAULT_PATH: Final = Path("/etc/monai-aws/agent.json")
+DEFAULT_PATH: Final = Path(AGENT_SETTINGS)
 
 
 class ConfigError(NamedError):

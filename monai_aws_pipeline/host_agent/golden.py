@@ -23,6 +23,7 @@ import numpy as np
 import pydicom
 
 from monai_aws_pipeline.contract import golden_key
+from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import Study, read_studies
@@ -30,7 +31,7 @@ from monai_aws_pipeline.host_agent.intake.geometry import Array
 from monai_aws_pipeline.host_agent.intake.unpack import unpack
 from monai_aws_pipeline.host_agent.job_steps import HOST_CODES, Inferred, as_job_error, run_study
 from monai_aws_pipeline.host_agent.results import segmentation as seg
-from monai_aws_pipeline.host_agent.results.outputs import DICOM, DICOM_SEG, Produced
+from monai_aws_pipeline.host_agent.results.outputs import Produced
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.maps.spec.expectation import (
@@ -50,8 +51,6 @@ from monai_aws_pipeline.maps.spec.run import Limits
 
 log = logging.getLogger(__name__)
 
-MISSED: Final = 4
-"""Exit code where a point is not met."""
 _LOG_LINES: Final = 60
 
 

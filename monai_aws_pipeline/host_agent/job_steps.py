@@ -44,6 +44,7 @@ from monai_aws_pipeline.contract import (
     study_id,
     utc_text,
 )
+from monai_aws_pipeline.contract.outputs import LOG, MEASUREMENTS, PREVIEW
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.config import AgentConfig
@@ -428,7 +429,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
     one, ready, job = tried.one, tried.ready, received.message.job
     inferred = judge(context.config.limits, ready, one.staged, tried.end)
     extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one)
-    kinds = {"preview.png": outputs.PREVIEW, "measurements.json": outputs.MEASUREMENTS, "map.log": outputs.LOG}
+    kinds = {"preview.png": PREVIEW, "measurements.json": MEASUREMENTS, "map.log": LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 
     def record(charged: Seconds) -> ResultRecord:
@@ -454,7 +455,7 @@ def _end(context: HostContext, received: ReceivedJob, error: JobError, tried: In
     message, one = received.message, tried.one if tried else None
     study = one.pseudonym if one else _study_of_rerun(message)
     log.warning("job %s: %s (%s: %s)", message.job, status, error.code, error.cause)
-    logs = [outputs.made_here(path, outputs.LOG)] if one and (path := one.folder / "map.log").is_file() else []
+    logs = [outputs.made_here(path, LOG)] if one and (path := one.folder / "map.log").is_file() else []
     spent = tried.timings if tried else Timings(queued=received.queued_seconds)
 
     def record(charged: Seconds) -> ResultRecord:

@@ -23,7 +23,7 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands, ParameterVersion
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import ROLE_INFERENCE
+from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
 
@@ -35,15 +35,12 @@ if TYPE_CHECKING:
 TAG_PREPARED: Final = "monai-aws:prepared-map"
 """Tag of a host: the digest that was pulled onto it last."""
 
-AGENT: Final = "/opt/monai-aws/bin/monai-aws-agent"
 PULL_SECONDS: Final = 1800
 MAX_POINTS: Final = 100
 MAX_WHY: Final = 300
 SHORTEST_PREFIX: Final = 7
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_MISSED_EXIT: Final = 4
-_NOT_READY_EXIT: Final = 3
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -241,14 +238,14 @@ def parse_golden_check(host: str, exit_code: int, stdout: str, stderr: str) -> G
         raise NotProvenError(
             f"The agent of host {host} is older than this project: it knows no golden study.", "Materialise gpu_ami and inference_host."
         )
-    if exit_code == _NOT_READY_EXIT:
+    if exit_code == AgentExit.NOT_READY:
         raise NotProvenError(
             f"Host {host} could not make the MAP ready: {stderr[-800:].strip()}",
             "Check that its role may read the repository, that its disk has room, and that map_conformance passed.",
         )
     answer = last_json(stdout)
     golden = answer.get("golden")
-    fitting = {0: ("passed", "none"), _MISSED_EXIT: ("failed",)}.get(exit_code, ())
+    fitting = {int(AgentExit.DONE): ("passed", "none"), int(AgentExit.MISSED): ("failed",)}.get(exit_code, ())
     if golden not in fitting:
         raise NotProvenError(
             f"Host {host} did not say how the golden study ended (exit code {exit_code}): {stderr[-800:].strip()}",
@@ -442,7 +439,7 @@ class LiveMaps:
     def _prove(self, image: PushedImage) -> GoldenCheck:
         host = choose_host(self._machines.find(ROLE_INFERENCE))
         self._report(f"host {host.id} ({host.state}) is asked to answer the golden study with {label(image)}")
-        script = f"systemctl start docker\n{AGENT} prove --image {image.reference}"
+        script = f"systemctl start docker\n{AGENT_PROGRAM} prove --image {image.reference}"
         with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
             seconds = PULL_SECONDS + self._settings.map_timeout_s
             ended = self._commands.run(host.id, script, seconds, comment="golden study", report=self._report)

@@ -26,6 +26,7 @@ from monai_aws_pipeline.contract import (
     job_done_key,
     parse_measurements,
 )
+from monai_aws_pipeline.contract.outputs import MEASUREMENTS, PREVIEW
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
 
@@ -111,12 +112,12 @@ class ResultsStore:
         measurements: tuple[SegmentVolume, ...] = ()
         preview: bytes | None = None
         for output in record.outputs:
-            if output.kind == "measurements" and not measurements:
+            if output.kind == MEASUREMENTS and not measurements:
                 try:
                     measurements = parse_measurements(self._text(output.key, MAX_RECORD_BYTES))
                 except (UnreadableResultError, ContractError):
                     measurements = ()
-            elif output.kind == "preview" and preview is None:
+            elif output.kind == PREVIEW and preview is None:
                 try:
                     preview = self._read(output.key, MAX_SOURCE_BYTES)
                 except UnreadableResultError:

@@ -17,12 +17,13 @@ from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import (
+    AGENT_PROGRAM,
     ROLE_INFERENCE,
     TAG_ROLE,
     ResultRecord,
 )
 from monai_aws_pipeline.contract.ec2_refusals import ending_of
-from monai_aws_pipeline.operations.promotion import AGENT, last_json
+from monai_aws_pipeline.operations.promotion import last_json
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.settings import Settings
 
@@ -183,7 +184,7 @@ class Watch:
 
     def _work(self, host: str) -> HostWork:
         try:
-            ended = Commands(self.clients.ssm).run(host, f"{AGENT} at-work", seconds=ASK_SECONDS, comment="status")
+            ended = Commands(self.clients.ssm).run(host, f"{AGENT_PROGRAM} at-work", seconds=ASK_SECONDS, comment="status")
         except (CloudError, ClientError, BotoCoreError) as error:  # the rest of the picture is worth having without it
             return HostWork("unknown", reason=str(error))
         return parse_work(ended.stdout)

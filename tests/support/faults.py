@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from monai_aws_pipeline.cloud.instances import Machine
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, ResultRecord, Status
 from monai_aws_pipeline.local_cloud.engine import Engine
 from tests.support.platform import Platform
 from tests.support.studies import tiny_study_zip
 
 T = TypeVar("T")
-AGENT = "monai-aws-agent.service"
+AGENT = AGENT_UNIT
 STATE_FOLDER = "/var/lib/monai-aws"
 LONGEST_RECEIVE_S = 5.5
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import pydicom
 
+from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG, LOG, MEASUREMENTS, MESH, OTHER, PREVIEW
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_instance
 from monai_aws_pipeline.host_agent.intake.unpack import looks_like_dicom
@@ -25,14 +26,6 @@ from monai_aws_pipeline.host_agent.results.segmentation import SEGMENTATIONS, Se
 from monai_aws_pipeline.host_agent.results.segmentation_check import check_segmentation
 
 log = logging.getLogger(__name__)
-
-DICOM_SEG: Final = "dicom-seg"
-DICOM: Final = "dicom"
-MESH: Final = "mesh"
-OTHER: Final = "other"
-PREVIEW: Final = "preview"
-MEASUREMENTS: Final = "measurements"
-LOG: Final = "log"
 
 _MESHES: Final = (".stl", ".obj", ".ply", ".glb", ".gltf", ".vtk", ".vtp")
 _SUFFIXES: Final = frozenset(

@@ -21,9 +21,10 @@ import pydicom
 from PIL import Image
 from pydicom.pixels.utils import iter_pixels
 
+from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.host_agent.intake.geometry import Array, Grid, kinds_of, nearest, places_of, planes_under, together
 from monai_aws_pipeline.host_agent.results import segmentation as seg
-from monai_aws_pipeline.host_agent.results.outputs import DICOM_SEG, Produced
+from monai_aws_pipeline.host_agent.results.outputs import Produced
 from monai_aws_pipeline.host_agent.results.segmentation import Segment, Segmentation, SegmentationError, Source
 
 log = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ def render(volume: Volume, segmentations: Sequence[Segmentation]) -> bytes:
     low, high = np.percentile(volume.pixels[:: max(1, len(volume.pixels) // 16)], (1, 99.5))
 
     def grey(pixels: Array) -> Array:
-        return np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1)
+        return np.asarray(np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1))
 
     row, column = (value * volume.step for value in volume.grid.spacing)
     panes = [_pane(grey(volume.pixels[at[0]]), labels[at[0]], row, column)]

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
 
+from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG, MESH, OTHER
 from monai_aws_pipeline.errors import NamedError
 
 EXPECT_FILE: Final = "golden/expect.yaml"
@@ -28,7 +29,7 @@ LABEL_EXPECT: Final = "monai-aws.golden-expect"
 LABEL_REFERENCE: Final = "monai-aws.golden-reference"
 """Labels of an image: SHA-256 of the study, the expectation (JSON) and the reference that it was judged with; empty where there is none."""
 
-KINDS: Final = ("dicom-seg", "dicom", "mesh", "other")
+KINDS: Final = (DICOM_SEG, DICOM, MESH, OTHER)
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 _NOWHERE: Final = "was not found"
 

@@ -67,7 +67,7 @@ def test_a_report_of_any_length_comes_back_whole(tmp_path: Path, monkeypatch: py
     agent.chmod(0o755)
     long = json.dumps({"points": [POINTS[0]] * 300, "seconds": 1})
     (tmp_path / "report.json").write_text(long + "\n")
-    monkeypatch.setattr(machine_agent, "AGENT", str(agent))
+    monkeypatch.setattr(machine_agent, "AGENT_PROGRAM", str(agent))
     monkeypatch.setattr(machine_agent, "_FILE", str(tmp_path / "there.json"))
 
     class Here:

@@ -25,6 +25,7 @@ from monai_aws_pipeline.contract import (
     output_key,
     quarantine_key,
 )
+from monai_aws_pipeline.contract.outputs import LOG, MESH, PREVIEW
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError
 from monai_aws_pipeline.host_agent.results.commit import (
@@ -35,7 +36,7 @@ from monai_aws_pipeline.host_agent.results.commit import (
     decide,
     read_progress,
 )
-from monai_aws_pipeline.host_agent.results.outputs import LOG, MESH, PREVIEW, Produced, made_here
+from monai_aws_pipeline.host_agent.results.outputs import Produced, made_here
 from tests.support.interleaving import Act, Bucket, Died, Stage, every_death, every_order
 
 JOB, STUDY, OTHER = "a" * 32, "1" * 16, "2" * 16
