@@ -17,7 +17,8 @@ from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeRes
 
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
+from monai_aws_pipeline.cloud.images import Images
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.promotion import (
@@ -37,6 +38,7 @@ from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
 from monai_aws_pipeline.deployment.build_machine import root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
+from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
@@ -87,9 +89,9 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def host_content(image: str, agent: dict[str, Any], provisioned: str = "") -> str:
+def host_content(image: str, agent: dict[str, Any], volume: RootVolume, provisioned: str = "") -> str:
     """16 hex digits over everything a host is made from. ``provisioned``: what is put onto it that its image does not hold."""
-    parts = [image, agent, *([provisioned] if provisioned else [])]
+    parts = [image, agent, volume.as_ebs(), *([provisioned] if provisioned else [])]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -114,7 +116,11 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     if kept_back:
         report(f"{label(candidate)} is not made live: {kept_back}")
     agent = agent_settings(chosen)
-    content = host_content(image, agent, provisioned_content(chosen, report))
+    content = host_content(image, agent, root_volume(chosen), provisioned_content(chosen, report))
+    volume_gib, system_gib = disk_sizes(Images(clients.ec2, clients.ssm, chosen.deployment), image, chosen)
+    need = volume_need(system_gib, [pushed, candidate])
+    if tight := check_volume(volume_gib, need, pushed):
+        context.log.warning(tight)
 
     plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
@@ -147,6 +153,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             **({"not_made_live": f"{label(candidate)}: {kept_back}"} if kept_back else {}),
             "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
             "idle_stop_minutes": chosen.idle_stop_minutes,
+            "root_volume_gib": volume_gib,
+            "root_volume_gib_for_two_maps": need.gib,
             "pull_seconds": MetadataValue.json(pulls),
             "reused": MetadataValue.bool(plan.create == 0),
             "seconds": round(time.monotonic() - started, 1),

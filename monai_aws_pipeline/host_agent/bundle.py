@@ -22,6 +22,7 @@ _SOURCES: Final = (
     "errors.py",
     "redaction.py",
     "maps/__init__.py",
+    "maps/disk_space.py",
     "maps/hosting.py",
     "maps/expectation.py",
     "maps/series_rules.py",

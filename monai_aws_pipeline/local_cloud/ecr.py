@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ministack.core import iam_evaluator, responses, router
@@ -149,7 +149,7 @@ class ImageRegistry:
                 "imageManifest": body.decode(),
                 "imageManifestMediaType": media_type or _MANIFEST,
                 "imagePushedAt": time.time(),
-                "imageSizeInBytes": _size(body),
+                "imageSizeInBytes": _size(body, {image["imageDigest"]: image["imageSizeInBytes"] for image in images}),
             }
             images.append(image)
         if not reference.startswith("sha256:"):
@@ -334,10 +334,12 @@ def _hash(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _size(manifest: bytes) -> int:
-    """Compressed size of an image in bytes: its layers and its configuration."""
+def _size(manifest: bytes, others: Mapping[str, int]) -> int:
+    """Compressed size of an image in bytes: its layers and its configuration; of an index that of its largest image (as ECR has it)."""
     data = json.loads(manifest)
-    parts = [*data.get("layers", []), *([data["config"]] if "config" in data else []), *data.get("manifests", [])]
+    if "manifests" in data:
+        return max((others.get(str(part.get("digest")), 0) for part in data["manifests"]), default=0)
+    parts = [*data.get("layers", []), *([data["config"]] if "config" in data else [])]
     return sum(int(part.get("size", 0)) for part in parts)
 
 

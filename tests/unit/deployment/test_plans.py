@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from monai_aws_pipeline.cloud.instances import Machine
+from monai_aws_pipeline.cloud.instances import Machine, RootVolume
 from monai_aws_pipeline.contract import TAG_CONTENT
 from monai_aws_pipeline.deployment.ami import AmiInputs
 from monai_aws_pipeline.deployment.inference_host import agent_settings, host_content, plan_hosts
@@ -46,4 +46,9 @@ def test_the_agent_is_told_no_secret_and_a_changed_setting_makes_another_host():
     assert agent["study_key_secret"] == "monai-aws/ward/study-key"
     assert agent["usd_per_hour"]["g4dn.xlarge"] == 0.526
     changed = agent_settings(settings.model_copy(update={"idle_stop_minutes": 9.0}))
-    assert host_content("ami-1", agent) != host_content("ami-1", changed)
+    assert host_content("ami-1", agent, RootVolume(150)) != host_content("ami-1", changed, RootVolume(150))
+
+
+def test_a_larger_root_volume_makes_the_hosts_anew():
+    agent = agent_settings(load_settings(bucket="studies-bucket"))
+    assert host_content("ami-1", agent, RootVolume(150)) != host_content("ami-1", agent, RootVolume(200))
