@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +32,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import sweep as sweep_cloud
-from monai_aws_pipeline.contract import ContractError, parse_utc
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
@@ -434,6 +435,49 @@ def maps(as_json: bool) -> None:
         image = each.image
         table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.standing)
     CONSOLE.print(table)
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.pass_context
+def hosts(context: click.Context, as_json: bool) -> None:
+    """The inference hosts: state, type, zone, and why the last start failed. See also: hosts replace."""
+    if context.invoked_subcommand:
+        return
+    from monai_aws_pipeline.cloud.hosts import lines
+    from monai_aws_pipeline.cloud.instances import Machines
+
+    settings = load_settings()
+    found = lines(Machines(Clients(settings.region).ec2, settings.deployment).find(ROLE_INFERENCE), settings.replace_host_after)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    table = Table(title=f"inference hosts of deployment {settings.deployment}", title_justify="left")
+    for column in ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because"):
+        table.add_column(column, overflow="fold")
+    for each in found:
+        row = (each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace)
+        table.add_row(*(Text(text) for text in row))
+    CONSOLE.print(table)
+
+
+@hosts.command("replace")
+@click.argument("wanted", metavar="[HOST]...", nargs=-1)
+@click.option("--all-failed", is_flag=True, help="Every host whose last start failed.")
+def hosts_replace(wanted: tuple[str, ...], all_failed: bool) -> None:
+    """Have others made in the place of hosts, in another zone where they could not start. Dagster makes them, within a minute."""
+    from monai_aws_pipeline.cloud.hosts import ask_replacement
+    from monai_aws_pipeline.cloud.instances import Machines
+
+    if bool(wanted) == all_failed:
+        raise click.UsageError("Say which: hosts by their ids (monai-aws hosts lists them), or --all-failed.")
+    settings = load_settings()
+    machines = Machines(Clients(settings.region).ec2, settings.deployment)
+    if not ask_replacement(machines, wanted, datetime.now(UTC), _say, all_failed=all_failed):
+        _say("No host's last start failed; nothing is to be replaced.")
+        return
+    _say("Dagster's sensor hosts_to_replace starts the job replace_hosts within a minute. A host goes when another has taken its place.")
+    _say("If Dagster's daemon does not run, start that job, or materialise inference_host.")
 
 
 @cli.command()

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -38,6 +38,7 @@ TAG_OWNER: Final = "monai-aws:owner"
 TAG_RUN_ID: Final = "monai-aws:run-id"
 TAG_EXPIRES_AT: Final = "monai-aws:expires-at"
 TAG_CONTENT: Final = "monai-aws:content"
+TAG_FAILED_STARTS: Final = "monai-aws:failed-starts"
 
 ROLE_AMI_BAKE: Final = "ami-bake"
 ROLE_MAP_BUILD: Final = "map-build"
@@ -49,6 +50,7 @@ HOST_MISSING_METRIC: Final = "HostMissing"
 HOST_HOURS_METRIC: Final = "LongestRunningHostHours"
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
+_CODE: Final = re.compile(r"[A-Za-z0-9.]{1,80}")
 _T = TypeVar("_T")
 
 
@@ -535,6 +537,44 @@ def parse_utc(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ContractError("a time has no offset; write it in UTC with a Z")
     return moment.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class FailedStarts:
+    """How often in a row a host could not start, and why the last time: what its tag says (``TAG_FAILED_STARTS``).
+
+    The wake function counts, with the only tag that it may set; ``at`` and ``code`` stay after a start that went well.
+    """
+
+    APART = timedelta(minutes=4)
+    """Failures closer together count once: many uploads at a time meet one moment without capacity."""
+
+    count: int = 0
+    at: datetime | None = None
+    code: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> FailedStarts:
+        """Read a tag. What is not ours to read, which anyone may have written, counts as no failure."""
+        try:
+            count, at, code = text.split(" ")
+            return cls(int(count), parse_utc(at), code) if 0 <= int(count) < 1000 and _CODE.fullmatch(code) else cls()
+        except ValueError:  # ContractError is one
+            return cls()
+
+    def to_text(self) -> str:
+        """The tag's value."""
+        return f"{self.count} {utc_text(self.at)} {self.code}" if self.at else ""
+
+    def failed(self, code: str, now: datetime) -> FailedStarts:
+        """After another failure, with EC2's code for it."""
+        if self.count and self.at and now - self.at < self.APART:
+            return self
+        return FailedStarts(self.count + 1, now, code if _CODE.fullmatch(code) else "Unknown")
+
+    def started(self) -> FailedStarts:
+        """After a start that went well."""
+        return FailedStarts(0, self.at, self.code)
 
 
 def _json_object(text: str, what: str) -> dict[str, Any]:

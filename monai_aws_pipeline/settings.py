@@ -214,6 +214,12 @@ class Settings(BaseSettings):
         False, description="refuse studies in which no series is a regular volume (geometry known, no plane missing)"
     )
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
+    replace_host_after: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="another host is made in the place of one that could not start so many times in a row; 0: never by itself",
+    )
 
     phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field(
         "allow", description="what to do with identified studies; this version answers them as they are, so only allow is taken"

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.commands import Commands, ParameterVersion
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.hosts import cannot_start
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
@@ -227,9 +228,12 @@ def check_proof(image: PushedImage, proof: Proof, live: str, *, require_golden: 
 
 
 def choose_host(hosts: Sequence[Machine]) -> Machine:
-    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one. Raises NotProvenError."""
+    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one; last one that could not start.
+
+    Raises NotProvenError.
+    """
     order = ("stopped", "stopping", "running", "pending")
-    known = sorted((host for host in hosts if host.state in order), key=lambda host: order.index(host.state))
+    known = sorted((host for host in hosts if host.state in order), key=lambda host: (cannot_start(host), order.index(host.state)))
     if not known:
         raise NotProvenError("There is no inference host to answer the golden study.", "Materialise inference_host first.")
     return known[0]

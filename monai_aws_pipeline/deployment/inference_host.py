@@ -1,6 +1,7 @@
 """inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
 
-A host is replaced when what it was made from changed (image, settings of the agent); a new MAP is pulled onto the host there is.
+A host is replaced when what it was made from changed (image, disk, settings of the agent), when somebody asked for it, and when it could
+not start as often as the settings say; a new MAP is pulled onto the host there is.
 Afterwards that MAP is made live, so that no study meets one that is not there: always when none is live yet, never when a rollback took
 it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live, the hosts hold the live one.
 """
@@ -8,15 +9,16 @@ it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live,
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
 from monai_aws_pipeline.cloud.commands import Commands
 from monai_aws_pipeline.cloud.errors import CommandError
+from monai_aws_pipeline.cloud.hosts import cannot_start, why_replaced
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
@@ -46,19 +48,27 @@ from monai_aws_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What to do with the hosts there are: keep these, end those, make so many new ones."""
+    """What to do with the hosts there are: keep these, end those (each with the reason), make so many new ones.
+
+    ``avoid_zones``: where hosts could not start, once for each host there may be, so that such a zone comes after every other.
+    """
 
     keep: tuple[Machine, ...]
     retire: tuple[Machine, ...]
     create: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    avoid_zones: tuple[str, ...] = ()
 
 
-def plan_hosts(existing: Sequence[Machine], content: str, count: int) -> HostPlan:
-    """Keep the oldest ``count`` hosts made from the same inputs, retire every other one."""
-    same = [machine for machine in existing if machine.tags.get(TAG_CONTENT) == content]
+def plan_hosts(existing: Sequence[Machine], content: str, count: int, replace_after: int = 0) -> HostPlan:
+    """Keep the oldest ``count`` hosts made from the same inputs, retire every other one, and those that are to be replaced first of all."""
+    replaced = {machine.id: why for machine in existing if (why := why_replaced(machine, replace_after))}
+    same = [machine for machine in existing if machine.tags.get(TAG_CONTENT) == content and machine.id not in replaced]
     keep = tuple(same[:count])
     retire = tuple(machine for machine in existing if machine not in keep)
-    return HostPlan(keep, retire, count - len(keep))
+    failed = tuple(machine.zone for machine in retire if cannot_start(machine)) * (count + 1)
+    others = {machine.id: "there are enough" if machine in same else "it was made from other inputs" for machine in retire}
+    return HostPlan(keep, retire, count - len(keep), others | replaced, failed)
 
 
 def agent_settings(settings: Settings) -> dict[str, Any]:
@@ -122,18 +132,18 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     if tight := check_volume(volume_gib, need, pushed):
         context.log.warning(tight)
 
-    plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
+    plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count, chosen.replace_host_after)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
     commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
-            zones = tuple(host.zone for host in (*plan.keep, *created))
+            zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
             created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, zones, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
     for machine in plan.retire:
         machines.terminate(machine.id)
-        report(f"retired {machine.id}, which was made from other inputs")
+        report(f"retired {machine.id}: {plan.reasons[machine.id]}")
     live = maps.live()
     if live not in (pushed.digest, now.live):
         report(f"{live} became live meanwhile and stays so")
@@ -146,6 +156,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         data_version=DataVersion(f"{content}:{','.join(ids)}"),
         metadata={
             "instances": MetadataValue.json(ids),
+            "retired": MetadataValue.json(dict(plan.reasons)),
             "instance_type": hosts[0].type,
             "image_id": image,
             "map_digest": pushed.digest,

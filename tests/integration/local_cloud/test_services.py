@@ -154,6 +154,27 @@ def test_tag_conditions_decide_over_instances(account: Account):
     )
 
 
+def test_who_may_set_one_tag_sets_no_other_on_what_there_is(account: Account):
+    condition = {
+        "StringEquals": {"aws:ResourceTag/owner": "us"},
+        "ForAllValues:StringEquals": {"aws:TagKeys": ["counted"]},
+    }
+    ours, theirs = (
+        account.client("ec2").create_volume(
+            Size=1,
+            AvailabilityZone="us-east-1a",
+            TagSpecifications=[{"ResourceType": "volume", "Tags": [{"Key": "owner", "Value": owner}]}],
+        )["VolumeId"]
+        for owner in ("us", "them")
+    )
+    statements = [{"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*", "Condition": condition}]
+    ec2 = account.client("ec2", account.assume(statements))
+    ec2.create_tags(Resources=[ours], Tags=[{"Key": "counted", "Value": "1"}])
+    for resources, keys in (([ours], ["owner"]), ([ours], ["counted", "owner"]), ([theirs], ["counted"]), ([ours, theirs], ["counted"])):
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": "x"} for key in keys])
+
+
 # -------------------------------------------------------------------------------------------------------------- functions and events
 
 
