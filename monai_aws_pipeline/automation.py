@@ -30,11 +30,13 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.hosts import replacement_key, why_replaced
 from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.retention import remove_old_maps
 from monai_aws_pipeline.cloud.stray_outputs import sweep_outputs
 from monai_aws_pipeline.cloud.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.cloud.teardown import Teardown, plan
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
+from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.deployment.map_source import Watched, observation
 from monai_aws_pipeline.maps.git import SourceError
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -89,10 +91,22 @@ def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cl
     context.add_output_metadata({"removed": removed})
 
 
-@job(description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names.")
+@op
+def keep_so_many_maps(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
+    """Remove old MAPs from ECR where maps_kept says how many are kept; never the live one, nor one that a rollback would go to."""
+    built = latest_version(context.instance, "map_image")  # may be an old one that a build has found again
+    removed = remove_old_maps(cloud.clients(), settings.load(), context.log.info, protected=[built])
+    context.add_output_metadata({"removed": removed})
+
+
+@job(
+    description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names; and "
+    "MAPs beyond those that are kept."
+)
 def sweep_orphans() -> None:
-    """See ``cloud.sweep``."""
+    """See ``cloud.sweep`` and ``cloud.retention``."""
     end_what_expired()
+    keep_so_many_maps()
 
 
 class TeardownConfig(Config):

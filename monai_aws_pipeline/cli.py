@@ -554,11 +554,14 @@ def teardown(yes: bool, keep_images: bool) -> None:
 
 @cli.command()
 def sweep() -> None:
-    """Remove machines, key pairs and security groups whose time is over, and outputs that no result names."""
+    """Remove machines, key pairs and security groups whose time is over, outputs that no result names, and MAPs beyond those kept."""
+    from monai_aws_pipeline.cloud.retention import remove_old_maps
+
     settings = load_settings()
     clients = Clients(settings.region)
     removed = sweep_cloud(clients, settings.deployment, run_ids=None, report=_say, regions=settings.ami_regions)
     removed += sweep_outputs(clients.s3, settings.require_bucket(), _say)
+    removed += remove_old_maps(clients, settings, _say)
     _say(f"{len(removed)} removed" if removed else "nothing was left behind")
 
 

@@ -244,6 +244,13 @@ class Settings(BaseSettings):
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
     log_retention_days: int = Field(90, description="how long the wake function's log is kept; one of the numbers that CloudWatch takes")
+    maps_kept: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="MAPs that the sweep keeps in ECR beside the live one: so many of those pushed last, and of those live last; 0: all. "
+        "Only where no other deployment uses the repository",
+    )
     promote_on_deploy: bool = Field(
         True,
         description="true: inference_host makes the newest MAP live, after a host has answered its golden study where it has one and takes "
