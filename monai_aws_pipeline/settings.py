@@ -243,6 +243,16 @@ class Settings(BaseSettings):
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
+    results_expire_days: int = Field(
+        0, ge=0, le=36500, description="results leave the bucket after so many days, at least 16; 0: never. What Dagster has recorded stays"
+    )
+    originals_expire_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="originals of answered and of refused uploads leave the bucket after so many days, at least 16; 0: never. "
+        "Without its original no study can be answered again",
+    )
     log_retention_days: int = Field(90, description="how long the wake function's log is kept; one of the numbers that CloudWatch takes")
     maps_kept: int = Field(
         0,
@@ -290,6 +300,13 @@ class Settings(BaseSettings):
     def _days_that_cloudwatch_takes(cls, value: int) -> int:
         if value not in LOG_DAYS:
             raise ValueError(f"CloudWatch keeps logs for one of {', '.join(map(str, LOG_DAYS))} days")
+        return value
+
+    @field_validator("results_expire_days", "originals_expire_days")
+    @classmethod
+    def _days_that_outlive_a_message(cls, value: int) -> int:
+        if 0 < value < 16:
+            raise ValueError("expected 0, or at least 16 days: a job may come back from its queues for 14")
         return value
 
     @field_validator("ami_regions")

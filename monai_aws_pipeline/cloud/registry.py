@@ -238,9 +238,10 @@ class Registry:
         """Digests of what has no tag: what a broken push left, and the images of indexes."""
         try:
             pages = self._ecr.get_paginator("describe_images").paginate(repositoryName=self.name, filter={"tagStatus": "UNTAGGED"})
-            return [detail.get("imageDigest", "") for page in pages for detail in page["imageDetails"]]
+            details = [detail for page in pages for detail in page["imageDetails"]]
         except ClientError as error:
             raise refused(error, "listing the images in ECR") or error from error
+        return [detail.get("imageDigest", "") for detail in details if not detail.get("imageTags")]
 
     def expire_untagged(self, days: int) -> bool:
         """Let ECR expire what has no tag after so many days. Returns False where the repository has a lifecycle policy of somebody else's.

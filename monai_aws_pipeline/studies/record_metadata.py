@@ -115,8 +115,8 @@ def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[
     return {JOB_TAG: record.job, STATUS_TAG: record.status.value, **version}
 
 
-def observation_tags(record: ResultRecord) -> dict[str, str]:
-    """Tags of a job that ended without a result."""
+def observation_tags(record: ResultRecord | IndexEntry) -> dict[str, str]:
+    """Tags of a job that ended without a result, or whose result has expired before it was recorded."""
     return {
         JOB_TAG: record.job,
         STATUS_TAG: record.status.value,

@@ -108,7 +108,8 @@ SETTINGS = Settings(_env_file=None, deployment="unit", bucket="studies", ecr_rep
 
 def put(clients: Clients, tag: str) -> str:
     layer = {"digest": f"sha256:{hashlib.sha256(tag.encode()).hexdigest()}", "size": 1}  # of which moto makes the image's digest
-    text = json.dumps({"schemaVersion": 2, "config": layer, "layers": [layer]})
+    media = "application/vnd.docker.distribution.manifest.v2+json"
+    text = json.dumps({"schemaVersion": 2, "mediaType": media, "config": layer, "layers": [layer]})
     return str(clients.ecr.put_image(repositoryName="unit/map", imageTag=tag, imageManifest=text)["image"]["imageId"]["imageDigest"])
 
 
