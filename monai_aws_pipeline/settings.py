@@ -22,6 +22,12 @@ PROJECT_ROOT = PACKAGE_ROOT.parent
 # Source: CloudWatch Logs API Reference, "PutRetentionPolicy", up to two years.
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
 
+BASES = {
+    "ubuntu": "ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
+    "deep-learning": "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
+}
+"""Short names of base images: AWS's public parameters that name them."""
+
 
 class SettingsError(NamedError):
     """One or more settings are wrong. The message lists all of them: name, value, what is expected."""
@@ -129,8 +135,9 @@ class Settings(BaseSettings):
     )
     ami_mode: Literal["bake", "stock"] = Field("bake", description="bake an image once, or provision the stock image at host creation")
     base_ami: str = Field(
-        "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
-        description="the image to start from: ssm:/public/parameter, ami-…, or name:… with * and ? (the newest by that name)",
+        BASES["deep-learning"],
+        description="the image to start from: ubuntu (plain, GPU driver installed by our script), deep-learning (AWS's, with driver), "
+        "ssm:/public/parameter, ami-…, or name:… with * and ? (the newest by that name)",
     )
     base_ami_owner: str = Field(
         "amazon", pattern=r"^(amazon|self|\d{12})$", description="whose images count for name:…: amazon, self or an account's 12 digits"
@@ -284,6 +291,7 @@ class Settings(BaseSettings):
     @field_validator("base_ami")
     @classmethod
     def _base_named(cls, value: str) -> str:
+        value = BASES.get(value, value)
         kind, colon, rest = value.partition(":")
         if kind == "name" and colon:
             if not re.fullmatch(r"[\w .()*?/@'\[\]-]{3,128}", rest) or len(re.sub(r"[*?\W]", "", rest)) < 3:
@@ -292,7 +300,10 @@ class Settings(BaseSettings):
                     "or digits; for example 'name:Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*'"
                 )
         elif not re.fullmatch(r"ssm:/[\w./-]+|ami-[0-9a-f]{8,17}", value):
-            raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
+            raise ValueError(
+                f"expected {', '.join(BASES)}, ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, "
+                "or name: and a name"
+            )
         return value
 
     @field_validator("log_retention_days")
