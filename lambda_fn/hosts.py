@@ -1,7 +1,8 @@
 """Waking inference hosts: which of them to start or kick is a pure decision, doing it is a few calls that never wait.
 
 Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
-to the schedule: the job lies in its queue meanwhile, and nothing is lost. The schedule also stops hosts that were forgotten. That there is
+to the schedule: the job lies in its queue meanwhile, and nothing is lost. How often a host could not start is counted in a tag of it, which
+Dagster replaces hosts by. The schedule also stops hosts that were forgotten. That there is
 no host at all, and for how long the longest has been running, are metrics, which alarms watch; they are written as log lines (CloudWatch's
 embedded metric format), so that the function needs no permission for them.
 """
@@ -9,7 +10,7 @@ embedded metric format), so that the function needs no permission for them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -27,7 +28,9 @@ from monai_aws_pipeline.contract import (
     METRICS_NAMESPACE,
     ROLE_INFERENCE,
     TAG_DEPLOYMENT,
+    TAG_FAILED_STARTS,
     TAG_ROLE,
+    FailedStarts,
 )
 from monai_aws_pipeline.contract.ec2_refusals import Way, ending_of, refusal_of
 
@@ -57,6 +60,8 @@ class Cause(StrEnum):
 
 _EVERYBODY: Final = (Cause.PERMISSION, Cause.THROTTLED, Cause.NETWORK)
 """Causes that another host does not help against."""
+_THE_HOSTS: Final = (Cause.CAPACITY, Cause.OTHER)
+"""Causes that lie with one host, its zone, type or disk: counted, so that another can take its place (MONAI_AWS_REPLACE_HOST_AFTER)."""
 _CAUSES: Final = {
     Cause.PERMISSION: ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "UnrecognizedClientException"),
     Cause.AGENT: ("InvalidInstanceId",),
@@ -78,13 +83,14 @@ def cause_of(error: ClientError | BotoCoreError) -> Cause:
 class Host:
     """An inference host: instance id and state as EC2 names it; ``since`` its last start.
 
-    ``failed``: the state reason for which that start failed, or empty.
+    ``failed``: the state reason for which that start failed, or empty. ``starts``: what was counted of failed ones.
     """
 
     id: str
     state: str
     since: datetime | None = None
     failed: str = ""
+    starts: FailedStarts = field(default_factory=FailedStarts)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def plan(hosts: Iterable[Host], waiting: int) -> Plan:
 
 def in_order(hosts: Iterable[Host]) -> list[Host]:
     """Hosts in the order to wake them: those whose last start failed come last."""
-    return sorted(hosts, key=lambda host: (bool(host.failed), host.id))
+    return sorted(hosts, key=lambda host: (bool(host.failed or host.starts.count), host.id))
 
 
 def forgotten(hosts: Iterable[Host], at_work: int, now: datetime) -> tuple[str, ...]:
@@ -139,6 +145,7 @@ class Hosts:
                 metric.add_dimension("deployment", self._deployment)
         elif decided.later:
             self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
+        self._count_anew(hosts)
         self._start_some(hosts, len(decided.start))
         for host in self._online(decided.kick):
             self._kick(host)
@@ -152,6 +159,7 @@ class Hosts:
         except (ClientError, BotoCoreError) as error:
             self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(error))
             return
+        self._count_anew(hosts)
         running = [(now - host.since).total_seconds() / 3600 for host in hosts if host.state == "running" and host.since is not None]
         if running:
             with single_metric(HOST_HOURS_METRIC, MetricUnit.NoUnit, round(max(running), 2), namespace=METRICS_NAMESPACE) as metric:
@@ -176,7 +184,7 @@ class Hosts:
             )
         )
         return [
-            Host(instance["InstanceId"], instance["State"]["Name"], instance.get("LaunchTime"), _failed(instance))
+            Host(instance["InstanceId"], instance["State"]["Name"], instance.get("LaunchTime"), _failed(instance), _counted(instance))
             for page in pages
             for reservation in page["Reservations"]
             for instance in reservation.get("Instances", [])
@@ -187,9 +195,10 @@ class Hosts:
         for host in in_order(host for host in hosts if host.state == "stopped"):
             if wanted <= 0:
                 return
-            if host.failed:
-                about = ending_of(host.failed)
-                cause = {"code": host.failed, "cause": f"{about.what} {about.remedy}"}
+            failed = host.failed
+            if failed:
+                about = ending_of(failed)
+                cause = {"code": failed, "cause": f"{about.what} {about.remedy}"}
                 self._log.warning("host could not start the last time; trying again", extra={"host": host.id, **cause})
             try:
                 ec2().start_instances(InstanceIds=[host.id])  # its agent starts with the machine
@@ -197,9 +206,26 @@ class Hosts:
                 self._log.warning("host cannot be started now; left to the schedule", extra={"host": host.id, **_about(error)})
                 if cause_of(error) in _EVERYBODY:
                     return
+                failed = code_of(error) if cause_of(error) in _THE_HOSTS else failed
             else:
                 self._log.info("host started", extra={"host": host.id})
                 wanted -= 1
+            if failed:
+                self._write_down(host, host.starts.failed(failed, datetime.now(UTC)))
+
+    def _count_anew(self, hosts: Iterable[Host]) -> None:
+        """A host that runs could start after all."""
+        for host in hosts:
+            if host.state == "running" and host.starts.count:
+                self._write_down(host, host.starts.started())
+
+    def _write_down(self, host: Host, starts: FailedStarts) -> None:
+        if starts == host.starts:
+            return
+        try:
+            ec2().create_tags(Resources=[host.id], Tags=[{"Key": TAG_FAILED_STARTS, "Value": starts.to_text()}])
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("failed starts of the host cannot be counted", extra={"host": host.id, **_about(error)})
 
     def _online(self, hosts: Sequence[str]) -> list[str]:
         """Those of the running hosts that take commands now. The others boot, and need no kick, or are left to the schedule."""
@@ -235,6 +261,11 @@ def _about(error: ClientError | BotoCoreError) -> dict[str, str]:
 def _failed(instance: InstanceTypeDef) -> str:
     code = instance.get("StateReason", {}).get("Code", "")
     return code if ending_of(code).known else ""
+
+
+def _counted(instance: InstanceTypeDef) -> FailedStarts:
+    tags = {tag.get("Key"): tag.get("Value", "") for tag in instance.get("Tags", [])}
+    return FailedStarts.parse(tags.get(TAG_FAILED_STARTS, ""))
 
 
 def code_of(error: ClientError | BotoCoreError) -> str:

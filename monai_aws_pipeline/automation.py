@@ -4,7 +4,7 @@ See https://docs.dagster.io/guides/automate
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dagster import (
     AssetSelection,
@@ -28,10 +28,15 @@ from dagster import (
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
+from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.deployment.map_source import Watched, observation
 from monai_aws_pipeline.maps.git import SourceError
+from monai_aws_pipeline.operations.hosts import replacement_key, why_replaced
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
+from monai_aws_pipeline.operations.retention import remove_old_maps
 from monai_aws_pipeline.operations.sweep import short_lived_runs, sweep
 from monai_aws_pipeline.operations.teardown import Teardown, plan
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -39,6 +44,8 @@ from monai_aws_pipeline.settings import Settings
 
 STARTED_BY_A_CHANGE = {"build": "build_map", "promote": "release_map"}
 """The job that each value of on_source_change starts; ``observe`` starts none."""
+MAKE_HOSTS = ("replace_hosts", "deploy_inference", "deploy_all", "__ASSET_JOB")
+"""Jobs with inference_host in them; the last is what a click on *Materialize* starts."""
 PLATFORM: Sequence[str] = ("gpu_ami", "map_image", "inference_host", "s3_trigger")
 
 build_map = define_asset_job(
@@ -61,6 +68,11 @@ deploy_inference = define_asset_job(
     AssetSelection.assets("inference_host", "s3_trigger"),
     description="Bring hosts and trigger to the current image and MAP.",
 )
+replace_hosts = define_asset_job(
+    "replace_hosts",
+    AssetSelection.assets("inference_host"),
+    description="Make others in the place of hosts that cannot start, or that an operator has named (monai-aws hosts replace).",
+)
 deploy_all = define_asset_job("deploy_all", AssetSelection.assets(*PLATFORM), description="The whole platform, step by step.")
 rerun_studies = define_asset_job(
     "rerun_studies",
@@ -79,10 +91,22 @@ def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cl
     context.add_output_metadata({"removed": removed})
 
 
-@job(description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names.")
+@op
+def keep_so_many_maps(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
+    """Remove old MAPs from ECR where maps_kept says how many are kept; never the live one, nor one that a rollback would go to."""
+    built = latest_version(context.instance, "map_image")  # may be an old one that a build has found again
+    removed = remove_old_maps(cloud.clients(), settings.load(), context.log.info, protected=[built])
+    context.add_output_metadata({"removed": removed})
+
+
+@job(
+    description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names; and "
+    "MAPs beyond those that are kept."
+)
 def sweep_orphans() -> None:
-    """See ``cloud.sweep``."""
+    """See ``cloud.sweep`` and ``cloud.retention``."""
     end_what_expired()
+    keep_so_many_maps()
 
 
 class TeardownConfig(Config):
@@ -169,8 +193,31 @@ def map_source_changed(context: SensorEvaluationContext, settings: SettingsResou
 
 def _is_building(context: SensorEvaluationContext) -> bool:
     """Whether a build is queued or at work: a second one beside it could end first and be overtaken by the older version."""
+    return _is_active(context, STARTED_BY_A_CHANGE.values())
+
+
+def _is_active(context: SensorEvaluationContext, jobs: Iterable[str]) -> bool:
     active = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
-    return any(context.instance.get_runs_count(RunsFilter(job_name=name, statuses=active)) for name in STARTED_BY_A_CHANGE.values())
+    return any(context.instance.get_runs_count(RunsFilter(job_name=name, statuses=active)) for name in jobs)
+
+
+@sensor(
+    job=replace_hosts,
+    minimum_interval_seconds=60,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Starts replace_hosts for hosts that could not start as often as replace_host_after says, or that an operator has named.",
+)
+def hosts_to_replace(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> RunRequest | SkipReason:
+    """Look at the hosts' tags. What was asked for once starts one run; further failed starts start another."""
+    chosen = settings.load()
+    hosts = Machines(cloud.clients().ec2, chosen.deployment).find(ROLE_INFERENCE)
+    after = chosen.replace_host_after
+    wanted = sorted(replacement_key(host, after) for host in hosts if why_replaced(host, after))
+    if not wanted:
+        return SkipReason("No host is to be replaced.")
+    if _is_active(context, MAKE_HOSTS):
+        return SkipReason("A run that makes hosts is at work already.")
+    return RunRequest(run_key="; ".join(wanted))
 
 
 def schedules(settings: Settings) -> list[ScheduleDefinition]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ from rich.text import Text
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
-from monai_aws_pipeline.contract import ContractError, parse_utc
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
@@ -437,6 +438,49 @@ def maps(as_json: bool) -> None:
     CONSOLE.print(table)
 
 
+@cli.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.pass_context
+def hosts(context: click.Context, as_json: bool) -> None:
+    """The inference hosts: state, type, zone, and why the last start failed. See also: hosts replace."""
+    if context.invoked_subcommand:
+        return
+    from monai_aws_pipeline.cloud.instances import Machines
+    from monai_aws_pipeline.operations.hosts import lines
+
+    settings = load_settings()
+    found = lines(Machines(Clients(settings.region).ec2, settings.deployment).find(ROLE_INFERENCE), settings.replace_host_after)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    table = Table(title=f"inference hosts of deployment {settings.deployment}", title_justify="left")
+    for column in ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because"):
+        table.add_column(column, overflow="fold")
+    for each in found:
+        row = (each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace)
+        table.add_row(*(Text(text) for text in row))
+    CONSOLE.print(table)
+
+
+@hosts.command("replace")
+@click.argument("wanted", metavar="[HOST]...", nargs=-1)
+@click.option("--all-failed", is_flag=True, help="Every host whose last start failed.")
+def hosts_replace(wanted: tuple[str, ...], all_failed: bool) -> None:
+    """Have others made in the place of hosts, in another zone where they could not start. Dagster makes them, within a minute."""
+    from monai_aws_pipeline.cloud.instances import Machines
+    from monai_aws_pipeline.operations.hosts import ask_replacement
+
+    if bool(wanted) == all_failed:
+        raise click.UsageError("Say which: hosts by their ids (monai-aws hosts lists them), or --all-failed.")
+    settings = load_settings()
+    machines = Machines(Clients(settings.region).ec2, settings.deployment)
+    if not ask_replacement(machines, wanted, datetime.now(UTC), _say, all_failed=all_failed):
+        _say("No host's last start failed; nothing is to be replaced.")
+        return
+    _say("Dagster's sensor hosts_to_replace starts the job replace_hosts within a minute. A host goes when another has taken its place.")
+    _say("If Dagster's daemon does not run, start that job, or materialise inference_host.")
+
+
 @cli.command()
 @click.argument("wanted", metavar="[MAP]", default="")
 @click.option("--why", default="", help="The reason, kept with the change.")
@@ -511,11 +555,14 @@ def teardown(yes: bool, keep_images: bool) -> None:
 
 @cli.command()
 def sweep() -> None:
-    """Remove machines, key pairs and security groups whose time is over, and outputs that no result names."""
+    """Remove machines, key pairs and security groups whose time is over, outputs that no result names, and MAPs beyond those kept."""
+    from monai_aws_pipeline.operations.retention import remove_old_maps
+
     settings = load_settings()
     clients = Clients(settings.region)
     removed = sweep_cloud(clients, settings.deployment, run_ids=None, report=_say, regions=settings.ami_regions)
     removed += sweep_outputs(clients.s3, settings.require_bucket(), _say)
+    removed += remove_old_maps(clients, settings, _say)
     _say(f"{len(removed)} removed" if removed else "nothing was left behind")
 
 

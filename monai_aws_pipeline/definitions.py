@@ -44,6 +44,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.release_map,
             rollback_map,
             automation.deploy_inference,
+            automation.replace_hosts,
             automation.deploy_all,
             automation.rerun_studies,
             automation.sweep_orphans,
@@ -55,6 +56,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.map_source_changed,
             live_map_changed,
             automation.run_cleanup,
+            automation.hosts_to_replace,
         ],
         executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes
         resources=resources | dict(resource_overrides or {}),

@@ -22,6 +22,12 @@ PROJECT_ROOT = PACKAGE_ROOT.parent
 # Source: CloudWatch Logs API Reference, "PutRetentionPolicy", up to two years.
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
 
+BASES = {
+    "ubuntu": "ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
+    "deep-learning": "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
+}
+"""Short names of base images: AWS's public parameters that name them."""
+
 
 class SettingsError(NamedError):
     """One or more settings are wrong. The message lists all of them: name, value, what is expected."""
@@ -129,8 +135,9 @@ class Settings(BaseSettings):
     )
     ami_mode: Literal["bake", "stock"] = Field("bake", description="bake an image once, or provision the stock image at host creation")
     base_ami: str = Field(
-        "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
-        description="the image to start from: ssm:/public/parameter, ami-…, or name:… with * and ? (the newest by that name)",
+        BASES["deep-learning"],
+        description="the image to start from: ubuntu (plain, GPU driver installed by our script), deep-learning (AWS's, with driver), "
+        "ssm:/public/parameter, ami-…, or name:… with * and ? (the newest by that name)",
     )
     base_ami_owner: str = Field(
         "amazon", pattern=r"^(amazon|self|\d{12})$", description="whose images count for name:…: amazon, self or an account's 12 digits"
@@ -214,6 +221,12 @@ class Settings(BaseSettings):
         False, description="refuse studies in which no series is a regular volume (geometry known, no plane missing)"
     )
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
+    replace_host_after: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="another host is made in the place of one that could not start so many times in a row; 0: never by itself",
+    )
 
     phi_policy: Literal["reject", "quarantine", "deidentify", "allow"] = Field(
         "allow", description="what to do with identified studies; this version answers them as they are, so only allow is taken"
@@ -237,7 +250,24 @@ class Settings(BaseSettings):
     )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
+    results_expire_days: int = Field(
+        0, ge=0, le=36500, description="results leave the bucket after so many days, at least 16; 0: never. What Dagster has recorded stays"
+    )
+    originals_expire_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="originals of answered and of refused uploads leave the bucket after so many days, at least 16; 0: never. "
+        "Without its original no study can be answered again",
+    )
     log_retention_days: int = Field(90, description="how long the wake function's log is kept; one of the numbers that CloudWatch takes")
+    maps_kept: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="MAPs that the sweep keeps in ECR beside the live one: so many of those pushed last, and of those live last; 0: all. "
+        "Only where no other deployment uses the repository",
+    )
     promote_on_deploy: bool = Field(
         True,
         description="true: inference_host makes the newest MAP live, after a host has answered its golden study where it has one and takes "
@@ -261,6 +291,7 @@ class Settings(BaseSettings):
     @field_validator("base_ami")
     @classmethod
     def _base_named(cls, value: str) -> str:
+        value = BASES.get(value, value)
         kind, colon, rest = value.partition(":")
         if kind == "name" and colon:
             if not re.fullmatch(r"[\w .()*?/@'\[\]-]{3,128}", rest) or len(re.sub(r"[*?\W]", "", rest)) < 3:
@@ -269,7 +300,10 @@ class Settings(BaseSettings):
                     "or digits; for example 'name:Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*'"
                 )
         elif not re.fullmatch(r"ssm:/[\w./-]+|ami-[0-9a-f]{8,17}", value):
-            raise ValueError("expected ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, or name: and a name")
+            raise ValueError(
+                f"expected {', '.join(BASES)}, ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, "
+                "or name: and a name"
+            )
         return value
 
     @field_validator("log_retention_days")
@@ -277,6 +311,13 @@ class Settings(BaseSettings):
     def _days_that_cloudwatch_takes(cls, value: int) -> int:
         if value not in LOG_DAYS:
             raise ValueError(f"CloudWatch keeps logs for one of {', '.join(map(str, LOG_DAYS))} days")
+        return value
+
+    @field_validator("results_expire_days", "originals_expire_days")
+    @classmethod
+    def _days_that_outlive_a_message(cls, value: int) -> int:
+        if 0 < value < 16:
+            raise ValueError("expected 0, or at least 16 days: a job may come back from its queues for 14")
         return value
 
     @field_validator("ami_regions")

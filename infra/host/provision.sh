@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes a machine a host of ours: container engine, SSM agent, the agent with its Python environment, its systemd unit.
 # Runs as root, on an image of AWS or on a plain Debian/Ubuntu; may be run again at any time, and then touches only what is not as it should be.
-# Needs beside it: agent.tar, the units monai-aws-*, dead-man.sh, wheels/. Takes sdk/ where it is there: wheels of the official packager, for the
+# Needs beside it: agent.tar, the units monai-aws-*, dead-man.sh, gpu.sh, wheels/. Takes sdk/ where it is there: wheels of the official packager, for the
 # machines that run it. Environment: MIN_DRIVER (oldest NVIDIA driver the MAP works with; empty: no GPU wanted).
-# Nothing is fetched but distribution packages, and those only where they are missing. Prints one line a step; exit code 0 means done.
+# Nothing is fetched but distribution packages and NVIDIA's toolkit, and those only where they are missing. Prints one line a step; exit code 0
+# means done.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -65,21 +66,17 @@ install_first_of() {
 }
 
 [ "$(id -u)" = 0 ] || fail "must run as root (sudo)"
-for needed in agent.tar monai-aws-agent.service monai-aws-dead-man.service monai-aws-dead-man.timer dead-man.sh wheels; do
+for needed in agent.tar monai-aws-agent.service monai-aws-dead-man.service monai-aws-dead-man.timer dead-man.sh gpu.sh wheels; do
   [ -e "$here/$needed" ] || fail "$needed is missing beside provision.sh"
 done
 
 # 0. nothing else installs packages from here on
 no_upgrades_of_its_own
 
-# 1. GPU driver: brought along by the image, never installed here, because a driver change needs a reboot and belongs to the image
+# 1. GPU driver and container toolkit. One that is there is never changed: that needs a reboot, and belongs to the image.
 if [ -n "${MIN_DRIVER:-}" ]; then
-  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n1) || true
-  case $driver in [0-9]*) ;; *) fail "no NVIDIA driver answers; use a GPU base image, or set MONAI_AWS_GPUS= for machines without a GPU" ;; esac
-  oldest=$(printf '%s\n%s\n' "$MIN_DRIVER" "$driver" | sort -V | head -n1)
-  [ "$oldest" = "$MIN_DRIVER" ] || fail "NVIDIA driver $driver is older than $MIN_DRIVER; use a newer base image"
-  have nvidia-ctk || fail "the NVIDIA container toolkit (nvidia-ctk) is missing on the base image; use a GPU base image"
-  step "GPU driver $driver"
+  # shellcheck source=infra/host/gpu.sh
+  . "$here/gpu.sh"
 fi
 
 # 2. container engine; with unpigz on PATH it unpacks layers of a pull on a thread of its own, which is faster than its own code

@@ -11,6 +11,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -18,10 +19,11 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
+from monai_aws_pipeline.maps.spec.disk_space import image_of_index, layers_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_ecr.type_defs import ImageDetailTypeDef
+    from mypy_boto3_ecr.type_defs import ImageDetailTypeDef, ImageIdentifierTypeDef
 
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
@@ -32,6 +34,8 @@ _INDEXES: Final = ("application/vnd.docker.distribution.manifest.list.v2+json", 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _TIMEOUT_S: Final = 60
 _WORST: Final = 20
+_AT_ONCE: Final = 100
+_OURS: Final = "monai-aws: what pushes left without a tag"
 
 SEVERITIES: Final = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED")
 """ECR's severities, the gravest first."""
@@ -193,10 +197,10 @@ class Registry:
         """
         manifest = self._manifest(digest)
         if isinstance(manifest.get("manifests"), list):
-            fitting = [each for each in manifest["manifests"] if isinstance(each, dict) and _runs_on(each.get("platform"), architecture)]
-            if not fitting:
+            inner = image_of_index(manifest, architecture)
+            if not inner:
                 raise RegistryError(f"{digest} holds no image for linux/{architecture}.", "Build the MAP for that platform.")
-            manifest = self._manifest(str(fitting[0].get("digest")))
+            manifest = self._manifest(inner)
         try:
             layers = tuple(LayerBlob(str(each["digest"]), int(each["size"]), str(each.get("mediaType", ""))) for each in manifest["layers"])
             config = json.loads(self.blob(str(manifest["config"]["digest"]), MAX_DOCUMENT_BYTES))
@@ -205,6 +209,71 @@ class Registry:
         if not isinstance(config, dict):
             raise RegistryError(f"{digest} has a configuration that is no object.", "Build and push the MAP again.")
         return ImageParts(config, layers)
+
+    def layers(self, digest: str) -> frozenset[str]:
+        """Digests of the layers of an image; of an index, those of its image for this project's machines. Raises RegistryError."""
+        manifest = self._manifest(digest)
+        if inner := image_of_index(manifest):
+            manifest = self._manifest(inner)
+        try:
+            return frozenset(layers_of(manifest))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegistryError(f"{digest} is not the manifest of an image.", "Build and push the MAP again.") from error
+
+    def delete(self, digests: Sequence[str]) -> dict[str, str]:
+        """Delete images with all their tags. Returns ECR's reason for each that stays; one that is gone already is fine."""
+        stayed: dict[str, str] = {}
+        for start in range(0, len(digests), _AT_ONCE):
+            ids: list[ImageIdentifierTypeDef] = [{"imageDigest": digest} for digest in digests[start : start + _AT_ONCE]]
+            try:
+                failures = self._ecr.batch_delete_image(repositoryName=self.name, imageIds=ids).get("failures", [])
+            except ClientError as error:
+                raise refused(error, "deleting images in ECR") or error from error
+            for failure in failures:
+                if failure.get("failureCode") != "ImageNotFound":
+                    stayed[failure.get("imageId", {}).get("imageDigest", "")] = str(failure.get("failureReason", ""))
+        return stayed
+
+    def untagged(self) -> list[str]:
+        """Digests of what has no tag: what a broken push left, and the images of indexes."""
+        try:
+            pages = self._ecr.get_paginator("describe_images").paginate(repositoryName=self.name, filter={"tagStatus": "UNTAGGED"})
+            details = [detail for page in pages for detail in page["imageDetails"]]
+        except ClientError as error:
+            raise refused(error, "listing the images in ECR") or error from error
+        return [detail.get("imageDigest", "") for detail in details if not detail.get("imageTags")]
+
+    def expire_untagged(self, days: int) -> bool:
+        """Let ECR expire what has no tag after so many days. Returns False where the repository has a lifecycle policy of somebody else's.
+
+        What a tagged index refers to does not expire before the index. Source: Amazon ECR User Guide, "Automate the cleanup of images".
+        """
+        ours, known = _untagged_policy(days), self._lifecycle_policy()
+        if known and not _is_ours(known):
+            return False
+        if not known or json.loads(known) != json.loads(ours):
+            try:
+                self._ecr.put_lifecycle_policy(repositoryName=self.name, lifecyclePolicyText=ours)
+            except ClientError as error:
+                raise refused(error, "putting a lifecycle policy on the ECR repository") or error from error
+        return True
+
+    def keep_untagged(self) -> None:
+        """Take the policy of ``expire_untagged`` away; one of somebody else's stays."""
+        known = self._lifecycle_policy()
+        if known and _is_ours(known):
+            try:
+                self._ecr.delete_lifecycle_policy(repositoryName=self.name)
+            except ClientError as error:
+                raise refused(error, "deleting the lifecycle policy of the ECR repository") or error from error
+
+    def _lifecycle_policy(self) -> str:
+        try:
+            return self._ecr.get_lifecycle_policy(repositoryName=self.name).get("lifecyclePolicyText", "")
+        except ClientError as error:
+            if code_of(error) != "LifecyclePolicyNotFoundException":
+                raise refused(error, "reading the lifecycle policy of the ECR repository") or error from error
+            return ""
 
     def _manifest(self, digest: str) -> dict[str, Any]:
         try:
@@ -260,8 +329,14 @@ def _image(uri: str, detail: ImageDetailTypeDef) -> PushedImage:
     )
 
 
-def _runs_on(platform: object, architecture: str) -> bool:
-    return isinstance(platform, dict) and (platform.get("os"), platform.get("architecture")) == ("linux", architecture)
+def _untagged_policy(days: int) -> str:
+    selection = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days}
+    rule = {"rulePriority": 1, "description": _OURS, "selection": selection, "action": {"type": "expire"}}
+    return json.dumps({"rules": [rule]})
+
+
+def _is_ours(policy: str) -> bool:
+    return [rule.get("description") for rule in json.loads(policy).get("rules", [])] == [_OURS]
 
 
 def _read(answer: IO[bytes], max_bytes: int) -> bytes | None:

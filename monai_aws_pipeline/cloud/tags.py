@@ -20,6 +20,8 @@ TAG_BASE = "monai-aws:base-image"
 """On a baked machine image: the base image that it was made from."""
 TAG_BASE_ADDRESS = "monai-aws:base-address"
 """Beside it: which setting had led to that base image, as a fingerprint (``images.fingerprint``)."""
+TAG_REPLACE = "monai-aws:replace"
+"""On an inference host: the time at which somebody asked for another in its place (``monai-aws hosts replace``)."""
 TAG_LEASE = "monai-aws:lease"
 """On a short-lived machine, its key pair and its security group: one name for the three, by which they are found again."""
 

@@ -4,6 +4,7 @@ Here belong names and shapes that cross a process boundary. Here belongs no I/O,
 this folder is shipped as it is to Lambda and to the inference host. The layout is explained in docs/architecture.md.
 """
 
+from monai_aws_pipeline.contract.hosts import FailedStarts
 from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage
 from monai_aws_pipeline.contract.keys import (
     GOLDEN_PREFIX,
@@ -48,6 +49,7 @@ from monai_aws_pipeline.contract.names import (
     TAG_CONTENT,
     TAG_DEPLOYMENT,
     TAG_EXPIRES_AT,
+    TAG_FAILED_STARTS,
     TAG_OWNER,
     TAG_ROLE,
     TAG_RUN_ID,
@@ -102,6 +104,7 @@ __all__ = [
     "TAG_CONTENT",
     "TAG_DEPLOYMENT",
     "TAG_EXPIRES_AT",
+    "TAG_FAILED_STARTS",
     "TAG_OWNER",
     "TAG_ROLE",
     "TAG_RUN_ID",
@@ -109,6 +112,7 @@ __all__ = [
     "Archive",
     "ContractError",
     "Cost",
+    "FailedStarts",
     "HostFacts",
     "IndexEntry",
     "InputFacts",

@@ -26,7 +26,7 @@ _SOURCES: Final = (
     "host_agent/**/*.py",
 )
 _HOST_FILES: Final = (
-    "provision.sh", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer",
+    "provision.sh", "gpu.sh", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
 
-A host is replaced when what it was made from changed (image, settings of the agent); a new MAP is pulled onto the host there is.
+A host is replaced when what it was made from changed (image, disk, settings of the agent), when somebody asked for it, and when it could
+not start as often as the settings say; a new MAP is pulled onto the host there is.
 Afterwards that MAP is made live, so that no study meets one that is not there: always when none is live yet, never when a rollback took
 it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live, the hosts hold the live one.
 """
@@ -8,15 +9,16 @@ it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live,
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
 from monai_aws_pipeline.cloud.errors import CommandError
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, cloud_config
+from monai_aws_pipeline.cloud.images import Images
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
@@ -26,7 +28,9 @@ from monai_aws_pipeline.contract import AGENT_PROGRAM, AGENT_SETTINGS, AGENT_UNI
 from monai_aws_pipeline.deployment.build_machine import root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
+from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
+from monai_aws_pipeline.operations.hosts import cannot_start, why_replaced
 from monai_aws_pipeline.operations.promotion import (
     PULL_SECONDS,
     TAG_PREPARED,
@@ -43,19 +47,27 @@ from monai_aws_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What to do with the hosts there are: keep these, end those, make so many new ones."""
+    """What to do with the hosts there are: keep these, end those (each with the reason), make so many new ones.
+
+    ``avoid_zones``: where hosts could not start, once for each host there may be, so that such a zone comes after every other.
+    """
 
     keep: tuple[Machine, ...]
     retire: tuple[Machine, ...]
     create: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    avoid_zones: tuple[str, ...] = ()
 
 
-def plan_hosts(existing: Sequence[Machine], content: str, count: int) -> HostPlan:
-    """Keep the oldest ``count`` hosts made from the same inputs, retire every other one."""
-    same = [machine for machine in existing if machine.tags.get(TAG_CONTENT) == content]
+def plan_hosts(existing: Sequence[Machine], content: str, count: int, replace_after: int = 0) -> HostPlan:
+    """Keep the oldest ``count`` hosts made from the same inputs, retire every other one, and those that are to be replaced first of all."""
+    replaced = {machine.id: why for machine in existing if (why := why_replaced(machine, replace_after))}
+    same = [machine for machine in existing if machine.tags.get(TAG_CONTENT) == content and machine.id not in replaced]
     keep = tuple(same[:count])
     retire = tuple(machine for machine in existing if machine not in keep)
-    return HostPlan(keep, retire, count - len(keep))
+    failed = tuple(machine.zone for machine in retire if cannot_start(machine)) * (count + 1)
+    others = {machine.id: "there are enough" if machine in same else "it was made from other inputs" for machine in retire}
+    return HostPlan(keep, retire, count - len(keep), others | replaced, failed)
 
 
 def agent_settings(settings: Settings) -> dict[str, Any]:
@@ -86,9 +98,9 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def host_content(image: str, agent: dict[str, Any], provisioned: str = "") -> str:
+def host_content(image: str, agent: dict[str, Any], volume: RootVolume, provisioned: str = "") -> str:
     """16 hex digits over everything a host is made from. ``provisioned``: what is put onto it that its image does not hold."""
-    parts = [image, agent, *([provisioned] if provisioned else [])]
+    parts = [image, agent, volume.as_ebs(), *([provisioned] if provisioned else [])]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -113,20 +125,24 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     if kept_back:
         report(f"{label(candidate)} is not made live: {kept_back}")
     agent = agent_settings(chosen)
-    content = host_content(image, agent, provisioned_content(chosen, report))
+    content = host_content(image, agent, root_volume(chosen), provisioned_content(chosen, report))
+    volume_gib, system_gib = disk_sizes(Images(clients.ec2, clients.ssm, chosen.deployment), image, chosen)
+    need = volume_need(system_gib, [pushed, candidate])
+    if tight := check_volume(volume_gib, need, pushed):
+        context.log.warning(tight)
 
-    plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count)
+    plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count, chosen.replace_host_after)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
     commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
-            zones = tuple(host.zone for host in (*plan.keep, *created))
+            zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
             created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, zones, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
     for machine in plan.retire:
         machines.terminate(machine.id)
-        report(f"retired {machine.id}, which was made from other inputs")
+        report(f"retired {machine.id}: {plan.reasons[machine.id]}")
     live = maps.live()
     if live not in (pushed.digest, now.live):
         report(f"{live} became live meanwhile and stays so")
@@ -139,6 +155,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         data_version=DataVersion(f"{content}:{','.join(ids)}"),
         metadata={
             "instances": MetadataValue.json(ids),
+            "retired": MetadataValue.json(dict(plan.reasons)),
             "instance_type": hosts[0].type,
             "image_id": image,
             "map_digest": pushed.digest,
@@ -146,6 +163,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             **({"not_made_live": f"{label(candidate)}: {kept_back}"} if kept_back else {}),
             "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
             "idle_stop_minutes": chosen.idle_stop_minutes,
+            "root_volume_gib": volume_gib,
+            "root_volume_gib_for_two_maps": need.gib,
             "pull_seconds": MetadataValue.json(pulls),
             "reused": MetadataValue.bool(plan.create == 0),
             "seconds": round(time.monotonic() - started, 1),

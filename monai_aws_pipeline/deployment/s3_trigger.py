@@ -10,6 +10,7 @@ import time
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
 
 from monai_aws_pipeline.cloud.alarms import Alarms, wanted
+from monai_aws_pipeline.cloud.expiry import BucketExpiry, expiry_rules
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.deployment.lambda_package import build_zip
@@ -28,10 +29,10 @@ RETENTION_S = 14 * 24 * 3600
     deps=[AssetKey("inference_host")],
     group_name="platform",
     kinds={"lambda", "sqs"},
-    description="Bucket notification, queues with dead letters, wake function and its schedule, alarms.",
+    description="Bucket notification and expiry, queues with dead letters, wake function and its schedule, alarms.",
 )
 def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
-    """Bring queues, function, event source, schedule, notification and alarms to what is wanted."""
+    """Bring queues, function, event source, schedule, notification, expiry and alarms to what is wanted."""
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
     names, bucket, account = chosen.names, chosen.require_bucket(), clients.account()
@@ -78,6 +79,9 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
     trigger.ensure_schedule(names.wake_schedule, function, f"{roles}/{names.scheduler_role}", chosen.wake_every_minutes)
     changed = trigger.ensure_notification(bucket, names.uploads_queue, uploads, INPUT_PREFIX)
     report(f"bucket {bucket} tells {names.uploads_queue} about new objects under {INPUT_PREFIX} ({'set now' if changed else 'as before'})")
+    expiry = expiry_rules(chosen.deployment, chosen.results_expire_days, chosen.originals_expire_days)
+    if BucketExpiry(clients.s3, bucket, chosen.deployment).ensure(expiry):
+        report(f"lifecycle rules of {bucket}: {', '.join(rule['ID'] for rule in expiry) or 'none of ours any more'}; those of others stay")
     alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes, chosen.alarm_host_hours)
     Alarms(clients.cloudwatch, names.alarms).ensure(alarms, chosen.alarm_topic_arn, tags)
     report(f"{len(alarms)} alarms watch dead letters, hosts and waiting jobs and tell {chosen.alarm_topic_arn or 'nobody but CloudWatch'}")
@@ -93,6 +97,8 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             "jobs_queue": jobs.url,
             "wake_every_minutes": chosen.wake_every_minutes,
             "alarms": len(alarms),
+            "results_expire_days": chosen.results_expire_days,
+            "originals_expire_days": chosen.originals_expire_days,
             "seconds": round(time.monotonic() - started, 1),
         },
     )

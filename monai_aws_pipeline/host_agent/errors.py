@@ -135,7 +135,9 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.PULL_FAILED: "Check that the host may read the repository and that it has the digest; then: monai-aws upload --again.",
     Code.ENGINE_FAILED: "Look at the container engine on the host (`systemctl status docker`); then: monai-aws upload --again.",
     Code.STORAGE_FAILED: "Check the bucket and the host's role; then: monai-aws upload --again.",
-    Code.DISK_FULL: "Use a larger root volume (MONAI_AWS_ROOT_VOLUME_GIB); then: monai-aws upload --again.",
+    Code.DISK_FULL: (
+        "Set MONAI_AWS_ROOT_VOLUME_GIB higher and materialise inference_host, which makes the hosts anew; then: monai-aws upload --again."
+    ),
     Code.GOLDEN_MISSING: "Materialise map_image again: it puts the golden study of an image into the bucket.",
     Code.INTERNAL: "Report this with the agent's log; then: monai-aws upload --again.",
 }

@@ -90,6 +90,15 @@ def tags_on_creation(parameters: Parameters) -> dict[str, dict[str, str]]:
     return found
 
 
+def tags_in_request(action: str, parameters: Parameters) -> dict[str, dict[str, str]]:
+    """Tags that a call names, by resource type: those it sets on what it makes, or on what there is (CreateTags, DeleteTags)."""
+    if action not in ("CreateTags", "DeleteTags"):
+        return tags_on_creation(parameters)
+    pairs = {match[1]: values[0] for name, values in parameters.items() if (match := re.fullmatch(r"Tag\.(\d+)\.Key", name))}
+    tags = {key: parameters.get(f"Tag.{number}.Value", [""])[0] for number, key in pairs.items()}
+    return dict.fromkeys((*_KINDS.values(), "*"), tags)
+
+
 def ssm_resource(action: str, body: bytes, region: str) -> str | None:
     """ARN of a Systems Manager call where ministack's is not AWS's; None to keep ministack's."""
     try:
@@ -208,7 +217,7 @@ class Authorizer:
             # EC2 sets tags by resource type (TagSpecification.N), which ministack does not read.
             action = iam_action.partition(":")[2]
             kind = ec2_resources(action, params, "")[0].rpartition(":")[2].partition("/")[0]
-            return _request_tags(tags_on_creation(params).get(kind, {}))
+            return _request_tags(tags_in_request(action, params).get(kind, {}))
 
         compile_pattern = iam_evaluator._fnmatch_compile
 
@@ -232,10 +241,10 @@ class Authorizer:
         """Check what ministack left out. Returns (denied, action, resource), or None where all is allowed."""
         checks: list[tuple[str, str, dict[str, Any]]] = []
         if service == "ec2":
-            created = tags_on_creation(parameters)
+            created, asked = tags_on_creation(parameters), tags_in_request(action, parameters)
             for arn in ec2_resources(action, parameters, region)[1:]:
                 kind = arn.rpartition(":")[2].partition("/")[0]
-                checks.append((f"ec2:{action}", arn, _request_tags(created.get(kind, {}))))
+                checks.append((f"ec2:{action}", arn, _request_tags(asked.get(kind, {}))))
             for kind, tags in created.items():
                 owner = "" if kind in ("image", "snapshot") else ACCOUNT
                 checks.append(

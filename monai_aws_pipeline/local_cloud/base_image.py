@@ -39,6 +39,13 @@ MACHINE_PACKAGES: Final = (
 )
 MACHINE_PACKAGES_WHERE_THERE: Final = ("docker-cli", "docker-buildx", "awscli")
 """Parts of the engine that newer distributions package on their own, and what not every distribution has."""
+_ENGINE: Final = ("docker.io", "docker-cli", "docker-buildx", "containerd", "runc", "pigz")
+WITHOUT_ENGINE: Final = (
+    "set -e; export DEBIAN_FRONTEND=noninteractive; "
+    f"there=$(dpkg-query -W -f '${{db:Status-Abbrev}}${{Package}}\\n' {' '.join(_ENGINE)} 2>/dev/null | sed -n 's/^ii *//p'); "
+    "apt-get remove --yes --auto-remove -qq $there >/dev/null; ! command -v dockerd"
+)
+"""What makes a plain image of the machine's root: the engine is removed, and the settings stay that it needs here."""
 MAP_PACKAGES: Final = ("python3", "python3-pip", "python3-venv", "ca-certificates", "jq", "libgomp1", "libstdc++6", "passwd")
 _MAP_HOOKS: Final = ('touch "$1/etc/hosts"',)
 """A build mounts /etc/hosts; where the file is missing it is made, and then every build gives /etc another time and layer."""

@@ -25,6 +25,8 @@ DEEP_LEARNING_AMI_PARAMETERS: Final = tuple(
     for name in ("base-oss-nvidia-driver-gpu-ubuntu-24.04", "base-oss-nvidia-driver-gpu-ubuntu-22.04")
 )
 """SSM public parameters that AWS publishes for its GPU images; here they name the local base image."""
+UBUNTU_AMI_PARAMETER: Final = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+"""The one that Canonical publishes for its plain image; here it names the same root without a container engine."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from .authorization import tags_on_creation
 from .base_image import SSM_UNIT
 from .config import ACCOUNT, METADATA_PORT, CloudConfig
 from .ec2_answers import ENDINGS, SENT
-from .ec2_images import base_image_id
+from .ec2_images import base_images
 from .faults import FaultBoard, FaultError
 from .machines import Executed, Hypervisor, MachineSpec
 from .metadata import InstanceFacts, MetadataService
@@ -92,7 +92,7 @@ class Instances:
         self._hypervisor = hypervisor
         self._faults = faults
         self._ssh_port = ssh_port
-        self._root_key = root_key
+        self._bases = base_images(root_key)
         self._machines: dict[str, Machine] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="machine")
@@ -202,7 +202,7 @@ class Instances:
             (images, "create_image", self._create_image),
             (images, "copy_image", self._copy_image),
             (images, "deregister_image", self._deregister_image),
-            (moto_amis.Ami, "__init__", ec2_disks.made_from(base_image_id(self._root_key))),
+            (moto_amis.Ami, "__init__", ec2_disks.made_from(self._bases)),
         ):
             _wrap(owner, name, wrapper)
         moto_amis.Ami.block_device_mappings = property(ec2_disks.block_device_mappings)
@@ -340,20 +340,20 @@ class Instances:
                 return
             instance = machine.instance
             image = instance.image_id
-            base = image == base_image_id(self._root_key)
+            base = self._bases.get(image)
             key_pair = machine.backend.key_pairs.get(instance.key_name) if instance.key_name else None
-            spec = MachineSpec(
-                instance_id=instance.id,
-                image=self._hypervisor.image_name(f"base-{self._root_key}" if base else image),
-                address=machine.address,
-                hostname=_hostname(machine.address),
-                ssh_port=self._ssh_port,
-                public_key=_text(key_pair.material_public).strip() if key_pair else "",
-                user_data=user_data_of(instance),
-                environment=self._environment(machine),
-                engine_store=None if base else self._hypervisor.image_store(image),
-            )
             try:
+                spec = MachineSpec(
+                    instance_id=instance.id,
+                    image=self._hypervisor.base_name(base) if base else self._hypervisor.image_name(image),
+                    address=machine.address,
+                    hostname=_hostname(machine.address),
+                    ssh_port=self._ssh_port,
+                    public_key=_text(key_pair.material_public).strip() if key_pair else "",
+                    user_data=user_data_of(instance),
+                    environment=self._environment(machine),
+                    engine_store=None if base else self._hypervisor.image_store(image),
+                )
                 self._hypervisor.create(spec)
                 self._power_on(machine)
             except Exception as failed:
@@ -519,13 +519,14 @@ class Instances:
         for kind, resource in (("image", image.id), ("snapshot", image.ebs_snapshot.id)):
             if tags.get(kind):
                 backend.create_tags([resource], tags[kind])
-        origin = f"base-{self._root_key}" if source_image_id == base_image_id(self._root_key) else source_image_id
-        self._submit(self._copy, backend, image, origin)
+        self._submit(self._copy, backend, image, source_image_id)
         return image
 
     def _copy(self, backend: Any, image: Any, origin: str) -> None:
         try:
-            self._hypervisor.copy_image(origin, image.id)
+            if base := self._bases.get(origin):
+                self._hypervisor.base_name(base)
+            self._hypervisor.copy_image(base.tag if base else origin, image.id)
             self._finish_image(backend, image)
         except Exception:
             _log.exception("%s could not be copied", origin)
@@ -538,7 +539,7 @@ class Instances:
 
     def _deregister_image(self, original: Callable[..., Any], backend: Any, ami_id: str) -> Any:
         done = original(backend, ami_id)
-        if ami_id != base_image_id(self._root_key):
+        if ami_id not in self._bases:
             self._submit(self._hypervisor.remove_image, ami_id)
         return done
 

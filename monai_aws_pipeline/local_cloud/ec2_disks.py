@@ -6,12 +6,11 @@ moto gives every image a snapshot of 15 GiB and checks nothing. Only records: th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from moto.ec2.exceptions import EC2ClientError
 
-BASE_GIB: Final = 75
-"""The snapshot of AWS's Deep Learning Base AMI (Ubuntu 24.04), which the one image stands for that exists from the start."""
+from .ec2_images import BaseImage
 
 
 def root_gib(image: Any) -> int:
@@ -25,14 +24,14 @@ def block_device_mappings(image: Any) -> list[dict[str, Any]]:
     return [{"DeviceName": image.root_device_name, "Ebs": ebs}]
 
 
-def made_from(base_image_id: str) -> Callable[..., None]:
+def made_from(bases: Mapping[str, BaseImage]) -> Callable[..., None]:
     """A wrapper of ``Ami.__init__`` that sizes the snapshot: as the base image's, or as what the image was made from."""
 
     def make(original: Callable[..., None], image: Any, backend: Any, ami_id: str, *arguments: Any, **options: Any) -> None:
         original(image, backend, ami_id, *arguments, **options)
         instance, source = options.get("instance"), options.get("source_ami")
-        if ami_id == base_image_id:
-            image.ebs_snapshot.volume.size = BASE_GIB
+        if ami_id in bases:
+            image.ebs_snapshot.volume.size = bases[ami_id].gib
         elif instance is not None:
             image.ebs_snapshot.volume.size = _root_volume(instance).size
         elif source is not None:

@@ -13,12 +13,13 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ministack.core import iam_evaluator, responses, router
 from ministack.services import ecr as ministack_ecr
 
+from . import ecr_lifecycle
 from .base_image import MapBase
 from .config import ACCOUNT, BASE_REPOSITORY, CloudConfig
 from .registry import Refusal, RegistryRequest, drop_repository, garbage_mark, registry_socket
@@ -59,7 +60,10 @@ class ImageRegistry:
         if action in self._actions:
             if data.get("repositoryName") not in ministack_ecr._repositories:
                 return _no_repository(str(data.get("repositoryName", "")))
+            self._expire(data["repositoryName"])
             return self._actions[action](data)
+        if action == "PutLifecyclePolicy" and (wrong := ecr_lifecycle.refusal(str(data.get("lifecyclePolicyText", "")))):
+            return responses.error_response_json("InvalidParameterException", wrong, 400)
         answer = await ministack_ecr.handle_request(method, path, headers, body, query)
         if action == "DeleteRepository" and answer[0] == 200:
             drop_repository(self._config, data["repositoryName"])
@@ -149,7 +153,7 @@ class ImageRegistry:
                 "imageManifest": body.decode(),
                 "imageManifestMediaType": media_type or _MANIFEST,
                 "imagePushedAt": time.time(),
-                "imageSizeInBytes": _size(body),
+                "imageSizeInBytes": _size(body, {image["imageDigest"]: image["imageSizeInBytes"] for image in images}),
             }
             images.append(image)
         if not reference.startswith("sha256:"):
@@ -267,13 +271,26 @@ class ImageRegistry:
                 failures.append(_not_found(wanted))
                 continue
             gone = [wanted["imageTag"]] if "imageTag" in wanted else list(image["imageTags"])
+            if set(gone) == set(image["imageTags"]) and (index := ecr_lifecycle.index_of(image, images)):
+                reason = f"Requested image referenced by manifest list: [{index}]"
+                failures.append({"imageId": wanted, "failureCode": "ImageReferencedByManifestList", "failureReason": reason})
+                continue
             deleted += [{"imageDigest": image["imageDigest"], "imageTag": tag} for tag in gone] or [{"imageDigest": image["imageDigest"]}]
             image["imageTags"] = [tag for tag in image["imageTags"] if tag not in gone]
             if not image["imageTags"]:
-                images.remove(image)
-                self._ask_registry("DELETE", f"/v2/{name}/manifests/{image['imageDigest']}")
-                garbage_mark(self._config).touch()
+                self._drop(name, image)
         return responses.json_response({"imageIds": deleted, "failures": failures})
+
+    def _drop(self, name: str, image: Json) -> None:
+        ministack_ecr._images[name].remove(image)
+        self._ask_registry("DELETE", f"/v2/{name}/manifests/{image['imageDigest']}")
+        garbage_mark(self._config).touch()
+
+    def _expire(self, name: str) -> None:
+        """Carry out the repository's lifecycle policy: ECR does so within a day, here it has whenever somebody looks."""
+        policy = ministack_ecr._lifecycle_policies.get(name)
+        for image in ecr_lifecycle.expired(policy, ministack_ecr._images.get(name) or [], time.time()) if policy else []:
+            self._drop(name, image)
 
     # ---------------------------------------------------------------------------------------------------------------------- scans
 
@@ -334,10 +351,12 @@ def _hash(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _size(manifest: bytes) -> int:
-    """Compressed size of an image in bytes: its layers and its configuration."""
+def _size(manifest: bytes, others: Mapping[str, int]) -> int:
+    """Compressed size of an image in bytes: its layers and its configuration; of an index that of its largest image (as ECR has it)."""
     data = json.loads(manifest)
-    parts = [*data.get("layers", []), *([data["config"]] if "config" in data else []), *data.get("manifests", [])]
+    if "manifests" in data:
+        return max((others.get(str(part.get("digest")), 0) for part in data["manifests"]), default=0)
+    parts = [*data.get("layers", []), *([data["config"]] if "config" in data else [])]
     return sum(int(part.get("size", 0)) for part in parts)
 
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .base_image import REBOOT_MARKER, MachineRoot
+from .base_image import REBOOT_MARKER, WITHOUT_ENGINE, MachineRoot
 from .config import CloudConfig
+from .ec2_images import BaseImage
 from .engine import Engine, machine_options, unmount_below
 from .errors import EngineError
 
@@ -67,6 +68,7 @@ class Hypervisor:
         self._engine = engine
         self._base_ready = threading.Event()
         self._base_error = ""
+        self._making_plain = threading.Lock()
         self._processes: dict[str, str] = {}
 
     def wait_for_engine(self, timeout_s: float = 30.0) -> None:
@@ -98,6 +100,28 @@ class Hypervisor:
             self._base_error = str(failed)
             _log.exception("the base image could not be imported")
         self._base_ready.set()
+
+    def base_name(self, base: BaseImage) -> str:
+        """Engine-side name of an image that exists from the start. The plain one is made of the other when it is first wanted."""
+        name = self.image_name(base.tag)
+        self._base_ready.wait()
+        if base.plain:
+            with self._making_plain:
+                if not self._engine.has_image(name):
+                    self._make_plain(base.tag.replace("plain-", "base-", 1), base.tag)
+        return name
+
+    def _make_plain(self, origin: str, tag: str) -> None:
+        """The same root without its container engine. That one's settings stay: an engine that is installed later needs them here."""
+        container = f"{self._config.container_prefix}{tag}"
+        self._engine.run("rm", "--force", container, check=False)
+        try:
+            self._engine.run(
+                *("run", "--name", container, "--network", "none", self.image_name(origin), "sh", "-c", WITHOUT_ENGINE), timeout_s=300
+            )
+            self._engine.run("commit", container, self.image_name(tag), timeout_s=300)
+        finally:
+            self._engine.run("rm", "--force", "--volumes", container, check=False)
 
     def has_image(self, tag: str) -> bool:
         """Whether an AMI's file system is here."""

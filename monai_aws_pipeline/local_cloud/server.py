@@ -117,7 +117,7 @@ class Cloud:
         )
         calls = call_record.CallRecord(config.state_dir / call_record.FILE)
         self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls)
-        self._base_image = ec2_images.base_image_id(root.key)
+        self._base_image, self._plain_image = ec2_images.base_image(root.key).id, ec2_images.plain_image(root.key).id
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)
         self._queue_faults = events.QueueFaults(self.faults, config.region)
@@ -131,7 +131,7 @@ class Cloud:
         self._identity.seal_root_keys()
         self.room.install()
         self.images.install()
-        self._run_command.install(self._base_image)
+        self._run_command.install(self._base_image, self._plain_image)
         self.authorizer.install()
         self._alarms.install()
         self._queue_faults.install()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ministack.core import responses
 from ministack.services import ssm as ministack_ssm
 
-from .config import DEEP_LEARNING_AMI_PARAMETERS
+from .config import DEEP_LEARNING_AMI_PARAMETERS, UBUNTU_AMI_PARAMETER
 from .ec2 import Instances
 
 _DEFAULT_EXECUTION_S: Final = 3600
@@ -27,14 +27,15 @@ class RunCommand:
     def __init__(self, room: Instances) -> None:
         self._room = room
 
-    def install(self, base_image_id: str) -> None:
-        """Put this between ministack's SSM and its own (empty) EC2; publish the base image under AWS's public parameters."""
+    def install(self, base_image_id: str, plain_image_id: str) -> None:
+        """Put this between ministack's SSM and its own (empty) EC2; publish the base images under the public parameters."""
         ministack_ssm._managed_instance_ids = self._managed
         ministack_ssm._finish_invocation = self._run
         ministack_ssm._describe_instance_information = self._describe
         ministack_ssm._PUBLIC_AMI_PARAMETERS.clear()
         for name in DEEP_LEARNING_AMI_PARAMETERS:
             ministack_ssm._PUBLIC_AMI_PARAMETERS[name] = base_image_id
+        ministack_ssm._PUBLIC_AMI_PARAMETERS[UBUNTU_AMI_PARAMETER] = plain_image_id
 
     @staticmethod
     def publish_base(image_id: str) -> None:

@@ -26,6 +26,7 @@ from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
+from monai_aws_pipeline.operations.hosts import cannot_start
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -224,9 +225,12 @@ def require_golden_check(image: PushedImage, proof: GoldenCheck, live: str, *, r
 
 
 def choose_host(hosts: Sequence[Machine]) -> Machine:
-    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one. Raises NotProvenError."""
+    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one; last one that could not start.
+
+    Raises NotProvenError.
+    """
     order = ("stopped", "stopping", "running", "pending")
-    known = sorted((host for host in hosts if host.state in order), key=lambda host: order.index(host.state))
+    known = sorted((host for host in hosts if host.state in order), key=lambda host: (cannot_start(host), order.index(host.state)))
     if not known:
         raise NotProvenError("There is no inference host to answer the golden study.", "Materialise inference_host first.")
     return known[0]

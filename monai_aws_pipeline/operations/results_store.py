@@ -41,6 +41,14 @@ class UnreadableResultError(NamedError):
     """An entry or its record is damaged, gone, or larger than any of ours. The message names the key, which holds no identifier."""
 
 
+class ExpiredResultError(UnreadableResultError):
+    """The record that an index entry speaks of is not in the bucket any more: it has expired, or somebody has removed it."""
+
+    def __init__(self, entry: IndexEntry) -> None:
+        super().__init__(f"{entry.key}: it has expired, or was removed; its index entry alone is left")
+        self.entry = entry
+
+
 @dataclass(frozen=True)
 class StoredResult:
     """A commit record with what lies beside it. ``preview_png`` is None where there is none."""
@@ -73,16 +81,20 @@ class ResultsStore:
         return [key for _, key in sorted(found, reverse=True)[:limit]]
 
     def answers(self, job: str) -> tuple[ResultRecord, ...]:
-        """The commit records of a job once every study of it has one; none before. Raises UnreadableResultError."""
+        """The commit records of a job once every study of it has one; none before. Raises UnreadableResultError.
+
+        None as well where they have expired: a job of which an upload has come again is answered anew.
+        """
         key = job_done_key(job)
         body = self._read(key, MAX_RECORD_BYTES)
-        if body is None:
+        if not body:
             return ()
         try:
             done = JobDone.from_json(body.decode())
         except (ContractError, UnicodeDecodeError) as error:
             raise UnreadableResultError(f"{key}: {error}") from error
-        return tuple(self._parse(commit, self._text(commit, MAX_RECORD_BYTES).encode()) for commit in done.commits)
+        found = {commit: self.record(commit) for commit in done.commits}
+        return tuple(record for record in found.values() if record) if all(found.values()) else ()
 
     def entry(self, key: str) -> IndexEntry:
         """Read one index entry. Raises UnreadableResultError."""
@@ -102,7 +114,9 @@ class ResultsStore:
 
     def result_record(self, entry: IndexEntry) -> ResultRecord:
         """Read the record an entry points to and nothing else. Raises UnreadableResultError."""
-        record = self._parse(entry.key, self._text(entry.key, MAX_RECORD_BYTES).encode())
+        record = self.record(entry.key)
+        if record is None:
+            raise ExpiredResultError(entry)
         if not belongs_together(entry, record):
             raise UnreadableResultError(f"{entry.key}: the record is not the one its index entry speaks of")
         return record

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.alarms import Alarms
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.expiry import BucketExpiry
 from monai_aws_pipeline.cloud.images import ImageRegions
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
@@ -41,6 +42,7 @@ class Kind(StrEnum):
 
     ALARM = "alarm"
     NOTIFICATION = "bucket notification"
+    EXPIRY = "lifecycle rule of the bucket"
     SCHEDULE = "schedule"
     EVENT_SOURCE = "event source"
     FUNCTION = "function"
@@ -92,6 +94,7 @@ class Teardown:
         self._settings = settings
         self._bucket = settings.require_bucket()
         self._trigger = Trigger(clients, {})
+        self._expiry = BucketExpiry(clients.s3, self._bucket, settings.deployment)
         self._alarms = Alarms(clients.cloudwatch, settings.names.alarms)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._images = ImageRegions(clients, settings.deployment, settings.ami_regions)
@@ -107,6 +110,7 @@ class Teardown:
         found = [Thing(Kind.ALARM, name) for name in self._alarms.names()]
         if trigger.has_notification(self._bucket, names.uploads_queue):
             found.append(Thing(Kind.NOTIFICATION, names.uploads_queue, f"on {self._bucket}; those of others stay"))
+        found += [Thing(Kind.EXPIRY, rule, f"on {self._bucket}; those of others stay") for rule in self._expiry.names()]
         if trigger.has_schedule(names.wake_schedule):
             found.append(Thing(Kind.SCHEDULE, names.wake_schedule))
         found += [Thing(Kind.EVENT_SOURCE, uuid) for uuid in trigger.event_sources(names.wake_function)]
@@ -175,6 +179,7 @@ class Teardown:
         removers: dict[Kind, Callable[[str], object]] = {
             Kind.ALARM: self._alarms.remove,
             Kind.NOTIFICATION: partial(self._trigger.remove_notification, self._bucket),
+            Kind.EXPIRY: self._expiry.remove,
             Kind.SCHEDULE: self._trigger.remove_schedule,
             Kind.EVENT_SOURCE: self._trigger.remove_event_source,
             Kind.FUNCTION: self._trigger.remove_function,

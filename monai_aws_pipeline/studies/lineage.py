@@ -28,12 +28,13 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     DynamicPartitionsDefinition,
+    MetadataValue,
     RunsFilter,
 )
 
-from monai_aws_pipeline.contract import ResultRecord, parse_utc
+from monai_aws_pipeline.contract import IndexEntry, ResultRecord, parse_utc
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
-from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
+from monai_aws_pipeline.operations.results_store import ExpiredResultError, ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -89,10 +90,13 @@ def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[A
 
     upstream = current_versions(instance, [S3_TRIGGER])
     results: list[StoredResult] = []
+    expired: list[IndexEntry] = []
     deferred: list[Arrival] = []
     skipped: list[str] = []
     for entry, outcome in zip(wanted, found, strict=True):
-        if isinstance(outcome, UnreadableResultError):
+        if isinstance(outcome, ExpiredResultError):
+            expired.append(outcome.entry)
+        elif isinstance(outcome, UnreadableResultError):
             skipped.append(str(outcome))
         elif _left_to_its_run(instance, outcome.record, now):
             deferred.append(entry)
@@ -101,9 +105,18 @@ def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[A
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
     # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
-    studies = (recorded_before | {result.record.study for result in results}) - {""}
-    events = tuple(event_of(result, store.bucket, upstream) for result in results)
-    return Recording(events, tuple(sorted(studies)), tuple(deferred), tuple(skipped))
+    studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
+    events = [*map(expired_event, expired), *(event_of(result, store.bucket, upstream) for result in results)]
+    return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))
+
+
+def expired_event(entry: IndexEntry) -> AssetObservation:
+    """What is recorded of a result that left the bucket before it was recorded: that it was there, and how it had ended."""
+    metadata = {"job": entry.job, "status": entry.status.value, "committed_at": entry.committed_at, "expired": MetadataValue.bool(True)}
+    what = f"expired: {entry.status.value} at {entry.committed_at}, before it was recorded here"
+    return AssetObservation(
+        INFERENCE_RESULT, description=what, metadata=metadata, partition=entry.study or None, tags=observation_tags(entry)
+    )
 
 
 def event_of(result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tuple[str, int]]) -> AssetMaterialization | AssetObservation:

@@ -13,7 +13,7 @@ from typing import Final
 
 from dagster import AssetKey, MetadataValue, TableColumn, TableRecord, TableSchema
 
-from monai_aws_pipeline.contract import OutputFile, ResultRecord, SegmentVolume, Status, Timings, parse_utc
+from monai_aws_pipeline.contract import IndexEntry, OutputFile, ResultRecord, SegmentVolume, Status, Timings, parse_utc
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG, version_tags
 from monai_aws_pipeline.studies.preview import PreviewError, thumbnail_uri
 
@@ -93,8 +93,8 @@ def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[
     return {JOB_TAG: record.job, STATUS_TAG: record.status.value, **version}
 
 
-def observation_tags(record: ResultRecord) -> dict[str, str]:
-    """Tags of a job that ended without a result."""
+def observation_tags(record: ResultRecord | IndexEntry) -> dict[str, str]:
+    """Tags of a job that ended without a result, or whose result has expired before it was recorded."""
     return {
         JOB_TAG: record.job,
         STATUS_TAG: record.status.value,

@@ -121,7 +121,8 @@ class Reruns:
         originals = [item for page in pages for item in page.get("Contents", []) if item["Key"].endswith("/upload.zip")]
         if not originals:
             raise NoOriginalError(
-                f"There is no original under {PROCESSED_PREFIX}{study}/: it was never answered, or removed. Upload it again."
+                f"There is no original under {PROCESSED_PREFIX}{study}/: the study was never answered, or its original was removed or has "
+                "expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS). Upload it again."
             )
         key = max(originals, key=lambda item: (item["LastModified"], item["Key"]))["Key"]
         head = self._clients.s3.head_object(Bucket=bucket, Key=key)

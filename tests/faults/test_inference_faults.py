@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.operations.hosts import starts_of
 from monai_aws_pipeline.operations.status import Watch
 from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
 from tests.support.platform import Platform, environment
@@ -335,9 +336,11 @@ class TestWake:
         place.wake()
         eventually(lambda: times_left(place) == 0)
         assert job not in place.entries()
+        (host,) = place.machines(ROLE_INFERENCE)
+        assert (starts_of(host).count, starts_of(host).code) == (1, "InsufficientInstanceCapacity"), "both within one moment"
         place.wake()
         waking.succeeded(job)
-        record_property("happened", "the job stayed queued; the third wake started a host")
+        record_property("happened", "the job stayed queued, the failed start was counted; the third wake started a host")
 
     def test_lambda_fails_three_times(self, place: Platform, waking: Waking, record_property: Tell):
         names = place.settings.names

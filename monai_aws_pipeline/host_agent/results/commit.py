@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from monai_aws_pipeline.contract import (
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 DECISIONS_SCHEMA: Final = "monai-aws/decisions/1"
 ERROR_SCHEMA: Final = "monai-aws/error/1"
+SETTLED: Final = timedelta(days=15)
+"""Older than any message that a queue keeps: by then a commit record that is not there was removed, and is not still to be written."""
 _DECISION_TRIES: Final = 100
 """Each lost try is a decision that somebody else made, about another study of the job."""
 
@@ -85,13 +87,39 @@ class Progress:
     decisions: Decisions
 
 
-def read_progress(store: Store, job: str) -> Progress:
-    """How far a job is. For a new one, as nearly all are, it takes one request."""
-    there = {item.key for item in store.list(job_done_key(job).removesuffix(".json"))}
+def read_progress(store: Store, job: str, now: datetime | None = None) -> Progress:
+    """How far a job is. For a new one, as nearly all are, it takes one request. One whose answer has expired begins anew."""
+    there = {item.key: item for item in store.list(job_done_key(job).removesuffix(".json"))}
+    found = [there[key] for key in (job_done_key(job), decisions_key(job)) if key in there]
+    settled = bool(found) and (now or datetime.now(UTC)) - max(item.modified for item in found) >= SETTLED
+    if settled and _has_expired(store, job):
+        return Progress(None, Decisions(job))
     return Progress(
         read_done(store, job) if job_done_key(job) in there else None,
         _read_decisions(store, job)[0] if decisions_key(job) in there else Decisions(job),
     )
+
+
+def _has_expired(store: Store, job: str) -> bool:
+    """Whether a commit record is gone that a marker or decision of long ago names: a rule of the bucket has removed it.
+
+    Then both are emptied, unless another host has begun anew before: what they say would be taken for an answer.
+    """
+    marker, marker_tag = store.read_tagged(job_done_key(job))
+    decisions, decisions_tag = _read_decisions(store, job)
+    try:
+        done = JobDone.from_json(marker).commits if marker else ()
+    except ContractError:
+        done = ()
+    named = {*done, *(record.commit_key for record in decisions.ends)}
+    if not named or all(store.find(key) for key in named):
+        return False
+    log.info("job %s: its earlier answer has expired; it is answered anew", job)
+    if marker_tag:
+        store.put_over(job_done_key(job), "", marker_tag)
+    if decisions_tag:
+        store.put_over(decisions_key(job), Decisions(job).to_json(), decisions_tag)
+    return True
 
 
 def decide(store: Store, record: ResultRecord) -> ResultRecord:
@@ -168,9 +196,10 @@ def error_json(error: ResultError) -> str:
 
 
 def write_done(store: Store, job: str, records: Sequence[ResultRecord]) -> None:
-    """Write ``jobs/JOB.json``. Whoever wrote it first said the same."""
+    """Write ``jobs/JOB.json``. Whoever wrote it first said the same; a damaged one, or one of an expired answer, is written over."""
     marker = JobDone(job, tuple(dict.fromkeys(record.commit_key for record in records)), utc_text(datetime.now(UTC)))
-    store.put_once(job_done_key(job), marker.to_json())
+    if not store.put_once(job_done_key(job), marker.to_json()) and read_done(store, job) is None:
+        store.put(job_done_key(job), marker.to_json())
 
 
 def read_done(store: Store, job: str) -> JobDone | None:

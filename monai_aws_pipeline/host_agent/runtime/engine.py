@@ -125,13 +125,23 @@ class Engine:
 
     def evict(self, keep: Collection[str]) -> int:
         """Remove images that are none of ``keep`` (by digest) and that no container uses; how many. Layers of a kept image stay."""
-        lines = self._run(["image", "ls", "--digests", "--no-trunc", "--format", "{{.Repository}}@{{.Digest}} {{.ID}}"]).stdout.decode()
-        images = [(reference, found) for reference, _, found in (line.partition(" ") for line in lines.splitlines())]
+        images = self._images()
         # By id: one of several names of an image that a container uses is removed by the engine without a word.
         kept = {found for reference, found in images if reference in keep} | self._api.images_in_use()
         unwanted = {found if "<none>" in reference else reference for reference, found in images if found not in kept}
         # Without --force: the engine itself refuses the last name of an image that a container has been made from meanwhile.
         return sum(self._run(["image", "rm", name], check=False).returncode == 0 for name in sorted(unwanted))
+
+    def references(self) -> list[str]:
+        """``registry/repository@sha256:…`` of every image here that has one. Raises FailedError."""
+        try:
+            return [reference for reference, _ in self._images() if "<none>" not in reference]
+        except EngineError as error:
+            raise FailedError(Code.ENGINE_FAILED, f"The engine's images cannot be read: {_one_line(str(error))}.") from error
+
+    def _images(self) -> list[tuple[str, str]]:
+        lines = self._run(["image", "ls", "--digests", "--no-trunc", "--format", "{{.Repository}}@{{.Digest}} {{.ID}}"]).stdout.decode()
+        return [(reference, found) for reference, _, found in (line.partition(" ") for line in lines.splitlines())]
 
     def _pull(self, image: str, stop: threading.Event) -> None:
         started = spoken = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import math
 import re
 import shutil
 import threading
@@ -24,6 +25,8 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, ImageFacts
+from monai_aws_pipeline.host_agent.runtime.image_layers import bytes_to_pull
+from monai_aws_pipeline.maps.spec.disk_space import STUDY_BYTES, in_gib, space_of
 from monai_aws_pipeline.maps.spec.run import AppManifestError, RunSpec, parse_app_json, with_user_packages
 
 if TYPE_CHECKING:
@@ -40,10 +43,10 @@ LABEL_VERSION: Final = "org.opencontainers.image.version"
 LABEL_MODEL: Final = "monai-aws.model-sha256"
 
 
-LOW_BYTES: Final = 8 << 30
+LOW_BYTES: Final = STUDY_BYTES
 """Free bytes below which images that are not live go before the next study."""
 PULL_BYTES: Final = 20 << 30
-"""The same before a pull. Otherwise they stay: a new MAP shares most of its layers with the one before."""
+"""The same before a pull of which the registry does not say how much it brings. Others stay: a new MAP shares most of its layers."""
 FRESH_S: Final = 1.0
 """For so long a job that waits for its turn may go by what it read before that."""
 
@@ -103,8 +106,7 @@ class LiveMap:
         return found
 
     def _pull(self, image: str, stop: threading.Event) -> None:
-        if self._free() < PULL_BYTES:
-            self._evict_for(image)
+        self._make_room(image)
         log.info("pulling the MAP %s", image.rpartition("@")[2][:19])
         username, password = self._credentials()
         try:
@@ -113,6 +115,23 @@ class LiveMap:
             if error.code is not Code.DISK_FULL or not self._evict_for(image):
                 raise
             self._engine.pull(image, username, password, stop)
+
+    def _make_room(self, image: str) -> None:
+        """Have room for a pull, or say before it how much is missing: half a pull fills the disk under the study that is at work."""
+        needed = self._needed(image)
+        if self._free() < (PULL_BYTES if needed is None else needed) and self._evict_for(image):
+            needed = self._needed(image)  # layers that were shared with what has gone are pulled too
+        if needed is not None and (free := self._free()) < needed:
+            raise FailedError(
+                Code.DISK_FULL,
+                f"The MAP needs about {in_gib(needed)} GiB of disk beside the live one, and {in_gib(free)} GiB are free: "
+                f"the root volume is {math.ceil(in_gib(needed - free))} GiB too small.",
+            )
+
+    def _needed(self, image: str) -> int | None:
+        """Bytes that a pull takes of the disk; None where the registry does not say."""
+        packed = bytes_to_pull(self._ecr, image, self._engine.references())
+        return None if packed is None else space_of(packed)
 
     def _evict_for(self, image: str) -> int:
         try:

@@ -73,6 +73,7 @@ NAMES = [
     ("ministack.services.ecr", "handle_request", "ecr.py"),
     ("ministack.services.ecr", "_repositories", "ecr.py"),
     ("ministack.services.ecr", "_images", "ecr.py"),
+    ("ministack.services.ecr", "_lifecycle_policies", "ecr.py"),
     ("ministack.services.ecr", "_repo_uri", "ecr.py"),
     ("ministack.services.ecr", "_create_repository", "ecr.py"),
     ("moto.moto_server.werkzeug_app", "DomainDispatcherApplication", "server.py"),

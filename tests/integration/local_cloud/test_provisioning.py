@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,19 @@ class Host:
 @pytest.fixture(scope="module")
 def host(account: Account, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One machine for the tests of this file, which follow each other on it."""
+    with launched(account, keys, account.base_image(), tmp_path_factory.mktemp("bundle")) as found:
+        yield found
+
+
+@contextmanager
+def launched(account: Account, keys: Keys, image: str, bundle: Path) -> Iterator[Host]:
+    """A machine of an image, with the bundle on it."""
     ec2 = account.client("ec2")
     profile = account.profile([])
-    wanted: dict[str, Any] = {"ImageId": account.base_image(), "KeyName": keys.name, "UserData": keys.user_data([])}
+    wanted: dict[str, Any] = {"ImageId": image, "KeyName": keys.name, "UserData": keys.user_data([])}
     wanted["IamInstanceProfile"] = {"Name": profile}
     made = ec2.run_instances(MinCount=1, MaxCount=1, InstanceType="g4dn.xlarge", **wanted)["Instances"][0]
     instance = Instance(account, keys, made["InstanceId"], made["PublicIpAddress"])
-    bundle = tmp_path_factory.mktemp("bundle")
     python = {"host_python": account.cloud.environment["MONAI_AWS_HOST_PYTHON"]}
     make_bundle(load_settings().model_copy(update=python), bundle, lambda _: None, builds=True)
     try:
@@ -141,6 +148,22 @@ def test_the_engine_learns_of_the_gpu_once(host: Host):
     before = host.instance.ssh(STATE)
     assert host.provision(min_driver="580")[0] == 0
     assert host.instance.ssh(STATE) == before
+
+
+def test_a_plain_image_of_8_gib_gets_its_engine_from_the_distribution_once(account: Account, keys: Keys, tmp_path: Path):
+    plain = account.client("ssm").get_parameter(Name=load_settings(base_ami="ubuntu").base_ami.removeprefix("ssm:"))["Parameter"]["Value"]
+    (found,) = account.client("ec2").describe_images(ImageIds=[plain])["Images"]
+    assert [mapping["Ebs"]["VolumeSize"] for mapping in found["BlockDeviceMappings"]] == [8]
+    with launched(account, keys, plain, tmp_path) as host:
+        assert "none" in host.instance.ssh("command -v dockerd || echo none")
+        code, printed, _ = host.provision()
+        assert code == 0, printed
+        assert "installing docker.io" in printed
+        assert host.instance.ssh("sudo docker info --format '{{.ServerVersion}}'; systemctl is-enabled docker").split()[-1] == "enabled"
+        before = host.instance.ssh(STATE)
+        code, printed, _ = host.provision()
+        assert (code, "installing" in printed) == (0, False), printed
+        assert host.instance.ssh(STATE) == before
 
 
 def test_an_ssm_agent_that_ended_runs_again(host: Host):

@@ -16,6 +16,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.local_cloud.commands import up
 from tests.integration.local_cloud.conftest import Account, eventually, unique
 from tests.integration.local_cloud.docker_client import Docker, password, tiny_image
@@ -151,6 +152,27 @@ def test_tag_conditions_decide_over_instances(account: Account):
     )
 
 
+def test_who_may_set_one_tag_sets_no_other_on_what_there_is(account: Account):
+    condition = {
+        "StringEquals": {"aws:ResourceTag/owner": "us"},
+        "ForAllValues:StringEquals": {"aws:TagKeys": ["counted"]},
+    }
+    ours, theirs = (
+        account.client("ec2").create_volume(
+            Size=1,
+            AvailabilityZone="us-east-1a",
+            TagSpecifications=[{"ResourceType": "volume", "Tags": [{"Key": "owner", "Value": owner}]}],
+        )["VolumeId"]
+        for owner in ("us", "them")
+    )
+    statements = [{"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*", "Condition": condition}]
+    ec2 = account.client("ec2", account.assume(statements))
+    ec2.create_tags(Resources=[ours], Tags=[{"Key": "counted", "Value": "1"}])
+    for resources, keys in (([ours], ["owner"]), ([ours], ["counted", "owner"]), ([theirs], ["counted"]), ([ours, theirs], ["counted"])):
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            ec2.create_tags(Resources=resources, Tags=[{"Key": key, "Value": "x"} for key in keys])
+
+
 # -------------------------------------------------------------------------------------------------------------- functions and events
 
 
@@ -272,6 +294,40 @@ def test_images_need_a_login_a_repository_and_permission(account: Account, tmp_p
         ecr.describe_images(repositoryName=name, imageIds=[{"imageDigest": digest[0]}])
     ecr.delete_repository(repositoryName=name)
     docker("rmi", "--force", other)
+
+
+def test_an_index_holds_its_image_until_it_is_deleted_and_policies_that_do_nothing_are_refused(account: Account, tmp_path: Path):
+    docker, ecr, name = Docker(account.cloud, tmp_path), account.client("ecr"), unique("index")
+    host = account.cloud.config.registry_host
+    ecr.create_repository(repositoryName=name)
+    assert docker("login", "--username", "AWS", "--password-stdin", host, stdin=password(account))[0]
+    tiny_image(docker, f"{host}/{name}:1", name)
+    assert docker("push", f"{host}/{name}:1")[0]
+    child = ecr.describe_images(repositoryName=name)["imageDetails"][0]
+    manifest = ecr.batch_get_image(repositoryName=name, imageIds=[{"imageDigest": child["imageDigest"]}])["images"][0]
+    entry = {
+        "mediaType": manifest["imageManifestMediaType"],
+        "digest": child["imageDigest"],
+        "size": len(manifest["imageManifest"]),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    }
+    media = "application/vnd.docker.distribution.manifest.list.v2+json"
+    text = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": [entry]})
+    made = ecr.put_image(repositoryName=name, imageManifest=text, imageManifestMediaType=media, imageTag="index")["image"]["imageId"]
+    found = ecr.describe_images(repositoryName=name, imageIds=[made])["imageDetails"][0]
+    assert found["imageSizeInBytes"] == child["imageSizeInBytes"], "ECR tells the size of the image, not of the list"
+
+    def delete(digest: str) -> list[str]:
+        answer = ecr.batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": digest}])
+        return [failure["failureCode"] for failure in answer["failures"]]
+
+    assert delete(child["imageDigest"]) == ["ImageReferencedByManifestList"]
+    assert delete(made["imageDigest"]) == []
+    assert delete(child["imageDigest"]) == []
+    with pytest.raises(ClientError, match="carries out rules for untagged images by age alone"):
+        rule = {"selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 1}, "action": {"type": "expire"}}
+        ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps({"rules": [{"rulePriority": 1, **rule}]}))
+    assert Registry(ecr, name).expire_untagged(14)
 
 
 def test_the_map_base_is_in_the_registry_under_the_name_the_settings_get(account: Account):

@@ -35,8 +35,8 @@ def test_the_bundle_is_the_same_each_time_and_its_hash_covers_the_wheels(tmp_pat
     first = write_bundle(tmp_path / "a", found)
     assert write_bundle(tmp_path / "b", found) == first
     assert sorted(item.name for item in (tmp_path / "a").iterdir()) == [
-        "agent.tar", "dead-man.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer", "provision.sh",
-        "wheels",
+        "agent.tar", "dead-man.sh", "gpu.sh", "monai-aws-agent.service", "monai-aws-dead-man.service", "monai-aws-dead-man.timer",
+        "provision.sh", "wheels",
     ]  # fmt: skip
     (found / "two-1-py3-none-any.whl").write_bytes(b"another")
     assert write_bundle(tmp_path / "a", found) != first
@@ -83,4 +83,5 @@ def test_the_hosts_requirements_are_the_projects_host_extra() -> None:
 
 
 def test_the_provisioning_script_is_valid_bash() -> None:
-    subprocess.run(["bash", "-n", ROOT / "infra/host/provision.sh"], check=True)
+    for script in ("provision.sh", "gpu.sh", "dead-man.sh"):
+        subprocess.run(["bash", "-n", ROOT / "infra/host" / script], check=True)

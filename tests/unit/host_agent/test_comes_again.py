@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pydicom
@@ -11,7 +12,9 @@ import pytest
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import ResultRecord, Status, processed_key, quarantine_key, result_key, study_id
+from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.job_steps import Outcome
+from monai_aws_pipeline.host_agent.results import commit
 from tests.unit.host_agent.bench import FAILS, SECRET, Bench, answers
 from tests.unit.host_agent.dicom_files import write_series
 from tests.unit.host_agent.originals_bench import content, upload
@@ -100,6 +103,29 @@ def test_the_same_bytes_under_the_same_name_are_the_same_job_whose_answer_stands
     assert bench.stored() == before, "it is cleared from input/, and nothing else has changed"
     assert bench.record(first.commit_key) == first
     assert bench.engine.runs == 1
+
+
+@pytest.mark.parametrize("gone", ["output/", "quarantine/"])
+def test_the_same_bytes_after_their_answer_has_expired_are_answered_anew_and_not_taken_for_answered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, study: str, body: bytes, gone: str
+) -> None:
+    whole = body if gone == "output/" else b"no zip"
+    first = bench.upload("input/a.zip", whole)
+    assert bench.turn() is Outcome.ANSWERED
+    for key in bench.stored(gone):
+        bench.s3.delete_object(Bucket="studies", Key=key)
+    again = bench.upload("input/a.zip", whole)
+    assert again.job == first.job
+    assert bench.turn() is Outcome.REPEATED, "what is gone so soon was removed by somebody, and is not made anew"
+    monkeypatch.setattr(commit, "SETTLED", timedelta(0))
+    bench.upload("input/a.zip", whole)
+    assert bench.turn() is Outcome.ANSWERED
+    done = commit.read_done(Store(bench.s3, "studies"), first.job)
+    assert done
+    assert [bench.record(key).job for key in done.commits] == [first.job], "its marker names a record that is there"
+    assert bench.stored("input/") == []
+    bench.upload("input/a.zip", whole)
+    assert bench.turn() is Outcome.REPEATED, "now it is answered"
 
 
 def test_with_versions_the_same_bytes_under_the_same_name_are_another_upload(bench: Bench, study: str, body: bytes) -> None:

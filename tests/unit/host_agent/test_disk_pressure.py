@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ class Disk:
 
     def has(self, image: str) -> bool:
         return image in self.images
+
+    def references(self) -> list[str]:
+        return list(self.images)
 
     def pull(self, image: str, *_: Any) -> None:
         self.pulls += 1
@@ -103,6 +107,93 @@ def test_nothing_goes_while_it_is_not_known_which_map_is_live(parameters: Any) -
     disk = Disk(free=PULL_BYTES - 1)
     live_map(disk, parameters).make_ready(NEW, STOP)
     assert disk.images == [OLD, LIVE, NEW]
+
+
+# ---------------------------------------------------------------------------------------------------- what the registry says of a pull
+
+
+@dataclass
+class Registry:
+    """An ECR repository with images of layers of so many compressed GiB, in the form that AWS's API gives them."""
+
+    layers: dict[str, dict[str, int]]
+    index_of: dict[str, str] = field(default_factory=dict)
+
+    def get_authorization_token(self) -> dict[str, Any]:
+        return {"authorizationData": [{"authorizationToken": "QVdTOnBhc3N3b3Jk"}]}
+
+    def batch_get_image(self, *, imageIds: list[dict[str, str]], **_: Any) -> dict[str, Any]:  # noqa: N803
+        asked = [each["imageDigest"] for each in imageIds]
+        return {
+            "images": [
+                {"imageId": {"imageDigest": digest}, "imageManifest": json.dumps(text)} for digest in asked if (text := self._text(digest))
+            ]
+        }
+
+    def _text(self, digest: str) -> dict[str, Any]:
+        if digest in self.index_of:
+            attestation = {"digest": "sha256:" + "0" * 64, "platform": {"os": "unknown", "architecture": "unknown"}}
+            return {"manifests": [attestation, {"digest": self.index_of[digest], "platform": {"os": "linux", "architecture": "amd64"}}]}
+        found = self.layers.get(digest)
+        return {"layers": [{"digest": name, "size": gib << 30} for name, gib in found.items()]} if found else {}
+
+
+def digest_of(image: str) -> str:
+    return image.rpartition("@")[2]
+
+
+def with_registry(disk: Disk, ssm: Any, layers: dict[str, dict[str, int]], **index_of: str) -> LiveMap:
+    registry = Registry({digest_of(image): found for image, found in layers.items()}, {digest_of(NEW): d for d in index_of.values()})
+    return LiveMap(ssm, registry, disk, "/live", lambda: disk.free)  # type: ignore[arg-type]
+
+
+def test_a_pull_for_which_the_disk_is_too_small_is_refused_before_it_with_what_it_needs_and_what_there_is(parameters: Any) -> None:
+    disk = Disk(free=30 << 30, images=[LIVE])
+    with pytest.raises(FailedError) as refused:
+        with_registry(disk, parameters, {NEW: {"torch": 10}}).make_ready(NEW, STOP)
+    assert (refused.value.code, disk.pulls) == (Code.DISK_FULL, 0)
+    assert "needs about 35.0 GiB" in refused.value.cause
+    assert "30.0 GiB are free" in refused.value.cause
+    assert "5 GiB too small" in refused.value.cause
+    assert "MONAI_AWS_ROOT_VOLUME_GIB" in refused.value.remedy
+
+
+def test_layers_that_are_there_already_need_no_room(parameters: Any) -> None:
+    disk = Disk(free=30 << 30, images=[LIVE])
+    with_registry(disk, parameters, {NEW: {"torch": 10, "model": 1}, LIVE: {"torch": 10}}).make_ready(NEW, STOP)
+    assert disk.images == [LIVE, NEW]
+
+
+def test_a_large_pull_makes_room_first_and_counts_anew_what_it_shared_with_the_images_that_went(parameters: Any) -> None:
+    layers = {NEW: {"torch": 10, "model": 1}, OLD: {"torch": 10, "older": 1}}
+    roomy = Disk(free=38 << 30, images=[OLD, LIVE])
+    with_registry(roomy, parameters, layers | {NEW: {"large": 11}}).make_ready(NEW, STOP)
+    assert roomy.images == [LIVE, NEW], "11 GiB packed are 38.5 on the disk, and 48 are free without the old image"
+    tight = Disk(free=3 << 30, images=[OLD, LIVE])
+    with pytest.raises(FailedError, match="disk_full"):
+        with_registry(tight, parameters, layers).make_ready(NEW, STOP)
+    assert tight.pulls == 0
+
+
+def test_an_image_stays_whose_layers_make_the_pull_small_enough(parameters: Any) -> None:
+    disk = Disk(free=15 << 30, images=[OLD, LIVE])
+    layers = {NEW: {"torch": 10, "model": 1}, OLD: {"torch": 10, "older": 1}}
+    with_registry(disk, parameters, layers).make_ready(NEW, STOP)
+    assert disk.images == [OLD, LIVE, NEW]
+
+
+def test_of_an_index_with_attestations_the_image_counts(parameters: Any) -> None:
+    inner = "sha256:" + "e" * 64
+    disk = Disk(free=30 << 30, images=[LIVE])
+    registry = {f"{REPOSITORY}@{inner}": {"torch": 10}}
+    with pytest.raises(FailedError, match="disk_full"):
+        with_registry(disk, parameters, registry, image=inner).make_ready(NEW, STOP)
+
+
+def test_where_the_registry_does_not_say_the_pull_is_tried(parameters: Any) -> None:
+    disk = Disk(free=PULL_BYTES)
+    with_registry(disk, parameters, {}).make_ready(NEW, STOP)
+    assert disk.pulls == 1
 
 
 def test_the_engine_removes_by_digest_what_is_not_kept_and_not_in_use_by_its_id(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,16 @@ from moto import mock_aws
 
 from lambda_fn import folders, hosts, wake
 from lambda_fn.hosts import Cause, Host, Plan, cause_of, forgotten, plan
-from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, METRICS_NAMESPACE, ContractError, JobMessage, job_id
+from monai_aws_pipeline.contract import (
+    HOST_HOURS_METRIC,
+    HOST_MISSING_METRIC,
+    METRICS_NAMESPACE,
+    TAG_FAILED_STARTS,
+    ContractError,
+    FailedStarts,
+    JobMessage,
+    job_id,
+)
 from monai_aws_pipeline.deployment.lambda_package import build_zip, required_distributions
 from tests.fidelity.played import play
 
@@ -408,6 +418,75 @@ def test_a_host_whose_last_start_failed_comes_last_and_is_named_with_its_remedy(
         wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
     assert cloud.state(first) == "running"
     assert any("kms:CreateGrant" in cause for cause in causes(caplog))
+
+
+def counted(cloud: SimpleNamespace, host: str) -> FailedStarts:
+    found = cloud.ec2.describe_instances(InstanceIds=[host])["Reservations"][0]["Instances"][0]
+    return FailedStarts.parse({tag["Key"]: tag["Value"] for tag in found["Tags"]}.get(TAG_FAILED_STARTS, ""))
+
+
+def put_back(cloud: SimpleNamespace, host: str, **by: float) -> None:
+    """As if the last failure had been counted earlier."""
+    last = counted(cloud, host)
+    assert last.at is not None
+    text = replace(last, at=last.at - timedelta(**by)).to_text()
+    cloud.ec2.create_tags(Resources=[host], Tags=[{"Key": TAG_FAILED_STARTS, "Value": text}])
+
+
+def test_failed_starts_in_a_row_are_counted_with_their_code_and_a_start_ends_the_row(cloud: SimpleNamespace) -> None:
+    host = cloud.launch()
+    cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    play(hosts.ec2(), "StartInstances", "InsufficientInstanceCapacity", 500, "none", times=2)
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    put_back(cloud, host, minutes=5)
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert (counted(cloud, host).count, counted(cloud, host).code) == (2, "InsufficientInstanceCapacity")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    after = counted(cloud, host)
+    assert (cloud.state(host), after.count) == ("running", 0)
+    assert after.code == "InsufficientInstanceCapacity", "what it was stays to be read"
+
+
+def test_many_uploads_in_one_moment_without_capacity_count_once(cloud: SimpleNamespace) -> None:
+    host = cloud.launch()
+    play(hosts.ec2(), "StartInstances", "InsufficientInstanceCapacity", 500, "none", times=3)
+    for name in "abc":
+        wake.handler(batch(notification(f"input/{name}.zip")), CONTEXT)
+    assert counted(cloud, host).count == 1
+
+
+def test_a_start_that_was_taken_and_ended_counts_too(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = cloud.launch()
+    monkeypatch.setattr(hosts, "_failed", lambda _: "Client.InternalError")
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert (counted(cloud, host).count, counted(cloud, host).code) == (1, "Client.InternalError")
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "RequestLimitExceeded", "IncorrectInstanceState"])
+def test_what_no_other_host_would_help_against_is_not_counted(cloud: SimpleNamespace, code: str) -> None:
+    host = cloud.launch()
+    play(hosts.ec2(), "StartInstances", code, 400, "no")
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert counted(cloud, host) == FailedStarts()
+
+
+def test_a_host_that_could_not_start_is_tried_after_the_others(cloud: SimpleNamespace) -> None:
+    first, second = sorted(cloud.launch() for _ in range(2))
+    text = FailedStarts(1, datetime.now(UTC), "InsufficientInstanceCapacity").to_text()
+    cloud.ec2.create_tags(Resources=[first], Tags=[{"Key": TAG_FAILED_STARTS, "Value": text}])
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert [cloud.state(first), cloud.state(second)] == ["stopped", "running"]
+
+
+def test_without_the_right_to_count_the_start_goes_on(
+    cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = cloud.launch()
+    monkeypatch.setattr(hosts, "_failed", lambda _: "Client.InternalError")
+    play(hosts.ec2(), "CreateTags", "UnauthorizedOperation", 403, "no")
+    assert wake.handler(batch(notification("input/a.zip")), CONTEXT) == {"batchItemFailures": []}
+    assert cloud.state(host) == "running"
+    assert str(Cause.PERMISSION) in causes(caplog)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.registry import ImageParts, Registry
 from monai_aws_pipeline.cloud.run_command import ParameterVersion
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.contract import TAG_FAILED_STARTS
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY
 from monai_aws_pipeline.operations.promotion import (
@@ -159,6 +161,9 @@ def machine(name: str, state: str) -> Machine:
 def test_a_stopped_host_is_asked_before_one_that_may_be_answering_studies():
     assert choose_host([machine("i-1", "running"), machine("i-2", "stopped")]).id == "i-2"
     assert choose_host([machine("i-1", "running")]).id == "i-1"
+    failing = replace(machine("i-1", "stopped"), tags={TAG_FAILED_STARTS: "2 2026-11-28T09:00:00.000Z InsufficientInstanceCapacity"})
+    assert choose_host([failing, machine("i-2", "running")]).id == "i-2", "which may not start"
+    assert choose_host([failing]).id == "i-1"
     with pytest.raises(NotProvenError, match="Materialise inference_host"):
         choose_host([machine("i-1", "terminated")])
 

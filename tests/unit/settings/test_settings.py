@@ -79,7 +79,13 @@ def test_a_base_image_is_an_id_a_parameter_or_a_name(base: str):
     assert load_settings(base_ami=base).base_ami == base
 
 
-@pytest.mark.parametrize("base", ["", "ubuntu", "ami-xyz", "ssm:relative/path", "name:", "name:**", "name:a`b;c", "https://example.org"])
+def test_short_names_of_base_images_lead_to_awss_public_parameters_of_2404():
+    assert load_settings(base_ami="deep-learning").base_ami == load_settings().base_ami
+    plain = load_settings(base_ami="ubuntu").base_ami
+    assert plain == "ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+
+
+@pytest.mark.parametrize("base", ["", "debian", "ami-xyz", "ssm:relative/path", "name:", "name:**", "name:a`b;c", "https://example.org"])
 def test_another_base_image_is_refused_with_what_is_expected(base: str):
     with pytest.raises(SettingsError, match=r"MONAI_AWS_BASE_AMI.*expected"):
         load_settings(base_ami=base)

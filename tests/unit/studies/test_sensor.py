@@ -156,8 +156,6 @@ def test_damaged_entries_are_skipped_with_a_reason_and_the_good_ones_recorded(
     bucket.put(index_key(at, job_of(2), study_of(2)), b"\xff\xfe")
     bucket.put(index_key(at, job_of(3), study_of(3)), "x" * 100_000)
     bucket.put(index_key(at, job_of(4), study_of(4)), '{"schema": "monai-aws/index/99"}')
-    gone = bucket.commit(succeeded(5, at))
-    bucket.delete(gone.commit_key)
     torn = bucket.commit(succeeded(6, at))
     bucket.put(torn.commit_key, '{"schema": "monai-aws/result/1", "job"')
     swapped = bucket.commit(succeeded(7, at))
@@ -167,9 +165,31 @@ def test_damaged_entries_are_skipped_with_a_reason_and_the_good_ones_recorded(
     daemon.tick()
     assert daemon.jobs() == [good.job]
     assert daemon.studies() == {good.study}
-    assert capfd.readouterr().err.count("Skipped an entry") == 7
+    assert capfd.readouterr().err.count("Skipped an entry") == 6
     daemon.tick()
     assert "Skipped" not in capfd.readouterr().err, "what is damaged is reported once"
+
+
+def test_a_result_that_has_expired_before_it_was_recorded_is_observed_as_such_once(
+    daemon: Daemon, bucket: Bucket, capfd: pytest.CaptureFixture[str]
+):
+    at = recently()
+    answered, refusal = bucket.commit(succeeded(5, at)), bucket.commit(refused(6, at))
+    for gone in (answered, refusal):
+        bucket.delete(gone.commit_key)
+    good = bucket.commit(succeeded(8, at))
+    daemon.tick()
+    assert daemon.jobs() == [good.job]
+    seen = {event.tags["monai-aws/job"]: event for event in daemon.observations()}
+    assert set(seen) == {answered.job, refusal.job}
+    assert seen[answered.job].description.startswith("expired: succeeded at ")
+    assert seen[answered.job].partition == answered.study
+    assert seen[refusal.job].partition is None
+    assert daemon.studies() == {good.study, answered.study}
+    assert "Skipped" not in capfd.readouterr().err, "nothing is wrong with it"
+    daemon.cursor = None
+    daemon.tick()
+    assert len(daemon.observations()) == 2, "nor is it said again"
 
 
 def test_a_damaged_preview_or_measurement_does_not_keep_a_result_out(daemon: Daemon, bucket: Bucket):
