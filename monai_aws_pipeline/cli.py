@@ -427,14 +427,14 @@ def maps(as_json: bool) -> None:
     settings = load_settings()
     found = LiveMaps(Clients(settings.region), settings, _say).maps()
     if as_json:
-        print(json.dumps([{**asdict(each.image), "standing": each.history_of} for each in found], indent=2))
+        print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
         return
     table = Table(title=f"{settings.ecr_repository}, deployment {settings.deployment}", title_justify="left")
     for column in ("MAP", "digest", "pushed", "MB", ""):
         table.add_column(column, overflow="fold")
     for each in found:
         image = each.image
-        table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.history_of)
+        table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.standing)
     CONSOLE.print(table)
 
 

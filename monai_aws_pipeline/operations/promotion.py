@@ -121,7 +121,7 @@ class ListedMap:
     """One image of the repository and what it is to the deployment: live, previous, withdrawn, was live, or nothing yet."""
 
     image: PushedImage
-    history_of: str
+    standing: str
 
 
 # ------------------------------------------------------------------------------------------------------------------- decisions

@@ -257,13 +257,13 @@ def test_maps_says_what_each_image_is_and_a_rollback_goes_back_and_says_so(clien
     live = LiveMaps(clients, SETTINGS, lambda _: None)
     for digest in (first, second):
         live.switch(DEPLOY, next(each.image for each in live.maps() if each.image.digest == digest), "test", "")
-    assert {each.image.tags[0]: each.history_of for each in live.maps()} == {"1.0.0": "previous", "2.0.0": "live", "3.0.0": ""}
+    assert {each.image.tags[0]: each.standing for each in live.maps()} == {"1.0.0": "previous", "2.0.0": "live", "3.0.0": ""}
 
     done = CliRunner().invoke(cli, ["rollback", "--why", "measures too much"])
     assert done.exit_code == 0, done.output
     assert "live MAP is now 1.0.0" in done.output
     assert live.live() == first
-    assert {each.image.tags[0]: each.history_of for each in live.maps()} == {"1.0.0": "live", "2.0.0": "withdrawn", "3.0.0": ""}
+    assert {each.image.tags[0]: each.standing for each in live.maps()} == {"1.0.0": "live", "2.0.0": "withdrawn", "3.0.0": ""}
     assert live.history()[-1].note == f"rollback 1.0.0; before: {second}; by unknown, monai-aws rollback; why: measures too much"
     listed = json.loads(CliRunner().invoke(cli, ["maps", "--json"]).output)
     assert {each["digest"]: each["standing"] for each in listed}[second] == "withdrawn"

@@ -15,7 +15,7 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.operations.promotion import TAG_PREPARED, Kind, LiveMaps, Switch, standing
+from monai_aws_pipeline.operations.promotion import TAG_PREPARED, Deployment, Kind, LiveMaps, history_of
 from monai_aws_pipeline.operations.retention import UNTAGGED_DAYS, lately_live, remove_old_maps, surplus_maps, surplus_stages
 from monai_aws_pipeline.settings import Settings
 
@@ -30,10 +30,10 @@ MAPS = [image(name, days) for days, name in enumerate("fedcba", start=2)]
 """Newest first."""
 
 
-def past(*switches: str) -> list[Switch]:
+def past(*switches: str) -> list[Deployment]:
     """``a`` was deployed; ``<a`` was gone back to."""
     return [
-        Switch(f"sha256:{each.removeprefix('<')}", Kind.ROLLBACK if each.startswith("<") else Kind.PROMOTE, "", "") for each in switches
+        Deployment(f"sha256:{each.removeprefix('<')}", Kind.ROLLBACK if each.startswith("<") else Kind.PROMOTE, "", "") for each in switches
     ]
 
 
@@ -59,7 +59,7 @@ def test_the_live_map_and_those_that_were_live_last_stay_however_old():
 
 def test_what_a_rollback_would_go_to_next_stays_also_where_later_ones_were_withdrawn():
     history = ("a", "b", "c", "<b")
-    assert standing(past(*history)).before == ("sha256:a",)
+    assert history_of(past(*history)).before == ("sha256:a",)
     assert "a" not in going(*history)
     assert "b" not in going(*history)
 
@@ -78,7 +78,7 @@ def test_what_was_pushed_within_a_day_stays():
 @given(st.lists(st.sampled_from([*"abcdef", *(f"<{name}" for name in "abcdef")])), st.integers(1, 6))
 def test_no_map_goes_that_is_live_or_that_a_rollback_without_a_name_would_choose(history: list[str], kept: int):
     gone = set(going(*history, kept=kept))
-    now = standing(past(*history))
+    now = history_of(past(*history))
     safe = [now.live, *now.before[:1]]
     assert not {digest.removeprefix("sha256:") for digest in safe} & gone
     assert {*lately_live(past(*history), kept)}.isdisjoint(f"sha256:{each}" for each in gone)
