@@ -93,7 +93,7 @@ class AccountFacts:
 
     def _costs(self, action: str, data: Json) -> Any:
         if self._faults.account.member:
-            message = "Failed to get cost allocation tags: Linked account doesn't have access to cost allocation tags."
+            message = "Failed to list Cost Allocation Tags: Linked account doesn't have access to cost allocation tags."
             return responses.error_response_json("AccessDeniedException", message, 400)
         if action == "UpdateCostAllocationTagsStatus":
             self._tags |= {each["TagKey"]: each["Status"] for each in data.get("CostAllocationTagsStatus", [])}

@@ -134,7 +134,7 @@ def judge_identity(arn: str, operator_role: str) -> Judgement:
     return Judgement(
         f"{who}, not the role {operator_role}: what is asked below is answered for it, and runs would act as it",
         State.WARNING,
-        f"Set AWS_PROFILE to a profile whose role_arn is that of {operator_role} (docs/aws.md, 'A profile').",
+        f"Set AWS_PROFILE to a profile whose role_arn is that of {operator_role} (docs/aws.md, 'Settings').",
     )
 
 

@@ -165,6 +165,8 @@ class Place:
 def _subnets(clients: Clients, settings: Settings) -> Judgement:
     machines = Machines(clients.ec2, settings.deployment, subnets=settings.subnets)
     offered, subnets = machines.offered(settings.instance_types), machines.subnets()
+    if not offered:  # which types are missing is said with the types
+        return Judgement(", ".join(sorted({subnet.zone for subnet in subnets})))
     attempts = list(launch_attempts(settings.instance_types, offered, subnets))
     found = clients.ec2.describe_subnets(SubnetIds=[subnet.id for subnet in subnets])["Subnets"]
     places = [
