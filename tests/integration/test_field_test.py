@@ -58,8 +58,13 @@ class Field:
             clients = self.clients or Clients(self.place.settings.region)
             return {each.check: each for each in preflight(clients, load_settings(**self.settings), **options)}
 
-    def without(self, sid: str) -> None:
-        """Act as somebody who may do what the operator may, but for one statement."""
+    def as_administrator(self) -> None:
+        with environment(self.place.cloud.environment):
+            self.clients = Clients(self.place.settings.region)
+            self.clients.make_all()
+
+    def like_the_operator(self, but: str = "") -> None:
+        """Act as somebody who may do what the operator may, but for one statement. What it is refused is no call of the operator's."""
         iam, role = self.admin("iam"), self.place.settings.names.operator_role
         attached = [each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]]
         versions = {arn: iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"] for arn in attached}
@@ -67,13 +72,11 @@ class Field:
         inline = iam.list_role_policies(RoleName=role)["PolicyNames"]
         found += [iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in inline]
         statements = [each for document in found for each in document["Statement"]]
-        kept = [each for each in statements if each["Sid"] != sid]
-        assert len(kept) == len(statements) - 1, f"there is no statement {sid}"
+        kept = [each for each in statements if each["Sid"] != but]
+        assert len(kept) == len(statements) - bool(but), f"there is no statement {but}"
         access, secret, token = self.account.assume(kept)
-        self.clients = Clients(
-            self.place.settings.region,
-            boto3.Session(aws_access_key_id=access, aws_secret_access_key=secret, aws_session_token=token, region_name="us-east-1"),
-        )
+        session = boto3.Session(aws_access_key_id=access, aws_secret_access_key=secret, aws_session_token=token, region_name="us-east-1")
+        self.clients = Clients(self.place.settings.region, session)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def lacks(**account: Any) -> Break:
 
 
 def without(sid: str) -> Break:
-    return lambda trial: trial.without(sid)
+    return lambda trial: trial.like_the_operator(but=sid)
 
 
 def no_applied_quota(trial: Field) -> None:
@@ -172,6 +175,7 @@ def full_subnet(trial: Field) -> None:
 
 
 def another_default_key(trial: Field) -> None:
+    trial.like_the_operator()
     ec2 = trial.admin("ec2")
     trial.undo.callback(ec2.modify_ebs_default_kms_key_id, KmsKeyId=ec2.get_ebs_default_kms_key_id()["KmsKeyId"])
     ec2.modify_ebs_default_kms_key_id(KmsKeyId=trial.admin("kms").create_key()["KeyMetadata"]["Arn"])
@@ -184,6 +188,7 @@ def disabled_key(trial: Field) -> None:
 
 
 def foreign_model(trial: Field) -> None:
+    trial.like_the_operator()
     bucket = f"models-{uuid.uuid4().hex[:10]}"
     s3 = trial.admin("s3")
     s3.create_bucket(Bucket=bucket)
@@ -234,10 +239,14 @@ def keys_in_the_environment(trial: Field) -> None:
         trial.clients.make_all()
 
 
-def as_administrator(trial: Field) -> None:
-    with environment(trial.place.cloud.environment):
-        trial.clients = Clients(trial.place.settings.region)
-        trial.clients.make_all()
+def no_deployment(trial: Field) -> None:
+    trial.as_administrator()
+    trial.settings["deployment"] = "not-there"
+
+
+def bucket_of_nobody(trial: Field) -> None:
+    trial.as_administrator()
+    trial.settings["bucket"] = "a-bucket-of-nobody"
 
 
 def few_hosts(trial: Field) -> None:
@@ -262,10 +271,10 @@ GONE_TOPIC = "arn:aws:sns:us-east-1:123456789012:monai-aws-field-gone"
 ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
     ("a clock", wrong_clock, "clock", State.ERROR, "timedatectl"),
     ("keys that nobody renews", keys_in_the_environment, "credentials", State.WARNING, "profile"),
-    ("the wrong caller", as_administrator, "identity", State.WARNING, "AWS_PROFILE"),
-    ("a bucket of nobody", settings(bucket="a-bucket-of-nobody"), "bucket", State.ERROR, "MONAI_AWS_BUCKET"),
-    ("no stack", settings(deployment="not-there"), "bootstrap stack", State.ERROR, "monai-aws bootstrap"),
-    ("no role", settings(deployment="not-there"), "role monai-aws-not-there-wake", State.ERROR, "monai-aws bootstrap"),
+    ("the wrong caller", Field.as_administrator, "identity", State.WARNING, "AWS_PROFILE"),
+    ("a bucket of nobody", bucket_of_nobody, "bucket", State.ERROR, "MONAI_AWS_BUCKET"),
+    ("no stack", no_deployment, "bootstrap stack", State.ERROR, "monai-aws bootstrap"),
+    ("no role", no_deployment, "role monai-aws-not-there-wake", State.ERROR, "monai-aws bootstrap"),
     ("a profile without a role", profile_without_role, "instance profile monai-aws-field-inference-host", State.ERROR, "bootstrap"),
     ("a base image", settings(base_ami="ami-0123456789abcdef0"), "base image", State.ERROR, "MONAI_AWS_BASE_AMI"),
     ("a small disk", settings(root_volume_gib=60), "root volume", State.ERROR, "MONAI_AWS_ROOT_VOLUME_GIB"),

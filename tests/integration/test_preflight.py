@@ -24,9 +24,17 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made
 
 
-def look(place: Platform, **settings: object) -> dict[str, Answer]:
+def look(place: Platform, clients: Clients | None = None, **settings: object) -> dict[str, Answer]:
     with environment(place.variables):
-        return {answer.check: answer for answer in preflight(place.clients, load_settings(**settings))}
+        return {answer.check: answer for answer in preflight(clients or place.clients, load_settings(**settings))}
+
+
+def administrator(place: Platform) -> Clients:
+    """What is not there is refused to the operator before it is looked for."""
+    with environment(place.cloud.environment):
+        clients = Clients(place.settings.region)
+        clients.make_all()
+    return clients
 
 
 def failed(answers: dict[str, Answer]) -> set[str]:
@@ -46,7 +54,8 @@ def test_a_bootstrapped_account_passes_before_anything_is_deployed(place: Platfo
 
 
 def test_all_that_is_missing_is_named_at_once(place: Platform):
-    answers = look(place, bucket="a-bucket-of-nobody", base_ami="ami-0123456789abcdef0", instance_types=("x9.nothing",))
+    missing = {"bucket": "a-bucket-of-nobody", "base_ami": "ami-0123456789abcdef0", "instance_types": ("x9.nothing",)}
+    answers = look(place, administrator(place), **missing)
     assert failed(answers) == {"bucket", "base image", "instance types"}
     assert all(answers[check].remedy for check in failed(answers))
     assert answers["dry run: launch a host"].state is State.SKIPPED, "it needs an image and a type"
@@ -65,10 +74,11 @@ def test_the_disk_is_held_against_the_snapshot_and_the_zones_against_the_types(p
 
 
 def test_an_account_without_bootstrap_is_sent_to_the_administrator(place: Platform):
-    answers = look(place, deployment="not-there")
+    answers = look(place, administrator(place), deployment="not-there")
     found = [answer for check, answer in answers.items() if check.startswith(("role ", "instance profile ", "bootstrap"))]
     assert len(found) == 8
     assert {answer.state for answer in found} == {State.ERROR}
+    assert {answer.remedy for answer in found} == {"Let an administrator run: monai-aws bootstrap --bucket NAME"}
 
 
 def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_helps(place: Platform, local_cloud: LocalCloud):

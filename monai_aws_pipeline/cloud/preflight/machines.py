@@ -243,7 +243,8 @@ def judge_disk_key(key: DiskKey, known_to_stack: str) -> Judgement:
     That the key can be described shows that its own policy lets this account's IAM decide; a grant itself is made by EC2 only.
     """
     said = f"{key.name}, {key.whose}"
-    allow = f"Let an administrator run: monai-aws bootstrap --kms-key {key.arn or 'ARN'} (repeat it for every key in use)"
+    arn = key.arn or (key.name if key.name.startswith("arn:") else "ARN")
+    allow = f"Let an administrator run: monai-aws bootstrap --kms-key {arn} (repeat it for every key in use)"
     if key.by_aws:
         return Judgement(f"{said}: AWS's own key, which needs no grant of yours")
     if key.refused in DENIED:
