@@ -1,9 +1,10 @@
 """What is true of the account as a whole, told as AWS tells it: quotas, cost allocation tags, encryption of disks by default, the role that
 spot needs, and subscriptions by mail, which wait until somebody follows the link in the mail.
 
-ministack has neither Service Quotas nor Cost Explorer, and takes an address of mail for confirmed at once; moto does not tell the default
-key of EBS. Sources: Service Quotas API Reference; AWS Cost Management API, "ListCostAllocationTags"; EC2 API Reference,
-"GetEbsDefaultKmsKeyId"; SNS API Reference, "Subscribe"; IAM User Guide, "Service-linked roles".
+ministack has neither Service Quotas nor Cost Explorer, makes no budgets for CloudFormation, and takes an address of mail for confirmed at
+once; moto does not tell the default key of EBS.
+Sources: Service Quotas API Reference; AWS Cost Management API, "ListCostAllocationTags"; EC2 API Reference, "GetEbsDefaultKmsKeyId"; SNS
+API Reference, "Subscribe"; IAM User Guide, "Service-linked roles".
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from ministack.core import iam_actions, responses, router
-from ministack.services import sns
+from ministack.services import budgets, sns
+from ministack.services.cloudformation import provisioners
 
 from . import identity
 from .faults import FaultBoard
@@ -63,6 +66,11 @@ class AccountFacts:
             iam_actions._BOTOCORE_SERVICE_MAP[name] = [model]
         handlers["servicequotas"], handlers["ce"] = _json_service(self._quotas), _json_service(self._costs)
         handlers["sns"] = self._subscriptions(handlers["sns"])
+        provisioners._RESOURCE_HANDLERS["AWS::Budgets::Budget"] = {
+            "create": _make_budget,
+            "update": _change_budget,
+            "delete": _drop_budget,
+        }
 
     def show_spot_role(self) -> None:
         """Let IAM know the role that spot needs, or not, as ordered."""
@@ -126,7 +134,7 @@ class AccountFacts:
     def _subscriptions(self, original: Handler) -> Handler:
         async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
             status, head, text = await original(method, path, headers, body, query)
-            action = query.get("Action", [""])[0]
+            action = {**query, **parse_qs(body.decode(errors="replace"))}.get("Action", [""])[0]
             shown = {"ListSubscriptionsByTopic": _PENDING, "ListSubscriptions": _PENDING, "Subscribe": "pending confirmation"}.get(action)
             for arn in set(_by_mail()) - self._confirmed if shown else ():
                 text = text.replace(arn.encode(), str(shown).encode())
@@ -150,6 +158,23 @@ def _by_mail(topic: str = "") -> list[str]:
         for each in known["subscriptions"]
         if each["protocol"].startswith("email") and (not topic or known["arn"] == topic)
     ]
+
+
+def _make_budget(_: str, properties: Json, __: str) -> tuple[str, Json]:
+    status, _, body = budgets._create_budget(properties)
+    if status != 200:
+        raise ValueError(body.decode())  # CloudFormation shows it as the resource's failure
+    return str(properties["Budget"]["BudgetName"]), {}
+
+
+def _change_budget(name: str, _: Json, properties: Json, stack: str) -> tuple[str, Json]:
+    _drop_budget(name, {})
+    return _make_budget("", properties, stack)
+
+
+def _drop_budget(name: str, _: Json) -> None:
+    budgets._budgets.pop(name, None)
+    budgets._notification_store.pop(name, None)
 
 
 def _json_service(answer: Callable[[str, Json], Any]) -> Handler:

@@ -293,11 +293,13 @@ class Cloud:
             query = parse_qs(scope.get("query_string", b"").decode(errors="replace"), keep_blank_values=True)
             access_key = router.extract_access_key_id(headers, query)
             refused = self._identity.refusal(access_key, anonymous=not access_key and scope.get("method") != "OPTIONS")
+            if not refused and self._identity.signed_too_long_ago(headers, time.time()):
+                refused = "Signature expired: the caller's clock is wrong."
             if refused:
-                await self._refuse(scope, headers, refused, send)
-                return
-            if self._identity.signed_too_long_ago(headers, time.time()):
-                await self._refuse(scope, headers, "Signature expired: the caller's clock is wrong.", send)
+                # Without a signature, only what is asked for tells which service is: a call of the query protocol has it in its body.
+                form = headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+                fields = parse_qs((await _body(receive)).decode(errors="replace")) if form else {}
+                await self._refuse(scope, headers, {**query, **fields}, refused, send)
                 return
         await self.ministack.app(scope, receive, send)
 
@@ -308,10 +310,9 @@ class Cloud:
         return is_registry_path(path)
 
     @staticmethod
-    async def _refuse(scope: Scope, headers: dict[str, str], message: str, send: Send) -> None:
+    async def _refuse(scope: Scope, headers: dict[str, str], query: dict[str, list[str]], message: str, send: Send) -> None:
         from ministack.core import iam_actions, router
 
-        query = parse_qs(scope.get("query_string", b"").decode(errors="replace"))
         service = router.detect_service(scope.get("method", "GET"), scope["path"], headers, query)
         code = "MissingAuthenticationToken" if "Missing" in message else "InvalidClientTokenId"
         if service == "s3":

@@ -15,7 +15,7 @@ from monai_aws_pipeline.cloud.preflight.asking import SECONDS, ask_all
 from monai_aws_pipeline.cloud.preflight.caller import identity_probes, machine_probes
 from monai_aws_pipeline.cloud.preflight.machines import machine_type_probes
 from monai_aws_pipeline.cloud.preflight.money import money_probes
-from monai_aws_pipeline.cloud.preflight.rehearsals import rehearsals
+from monai_aws_pipeline.cloud.preflight.rehearsals import rehearsal_probes
 from monai_aws_pipeline.cloud.preflight.sources import source_probes
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
@@ -38,7 +38,7 @@ def preflight(clients: Clients, settings: Settings, report: Report = silently, s
     probes = [
         *account_probes(clients, settings),
         *machine_type_probes(clients, settings),
-        *rehearsals(clients, settings),
+        *rehearsal_probes(clients, settings),
         *source_probes(clients, settings),
         *money_probes(clients, settings),
     ]

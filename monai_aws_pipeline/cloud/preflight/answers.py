@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from monai_aws_pipeline.cloud.errors import DENIED, CloudError, code_of, unanswered
 from monai_aws_pipeline.errors import NamedError
@@ -85,6 +86,9 @@ def _judged(probe: Probe) -> Judgement:
     except BotoCoreError as error:
         silent = unanswered(error, probe.asks)
         return Judgement(silent.cause, probe.silence, silent.remedy) if silent else Judgement(str(error), State.ERROR, probe.remedy)
+    except ResponseParserError:
+        proxy = "Look at HTTPS_PROXY and AWS_ENDPOINT_URL: a proxy or a login page answers in AWS's place."
+        return Judgement(f"what answered {probe.asks} is not AWS", State.ERROR, proxy)
     return found if isinstance(found, Judgement) else Judgement(found)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -92,11 +93,12 @@ def _pip() -> str:
 
 def _times(clients: Clients) -> tuple[datetime, datetime | None]:
     """This machine's time, and AWS's by the Date header of its answer. Asked without a signature, which a wrong clock would spoil."""
+    headers: Mapping[str, str]
     try:
-        answer = clients.sts_unsigned.get_caller_identity()["ResponseMetadata"]
+        headers = clients.sts_unsigned.get_caller_identity()["ResponseMetadata"]["HTTPHeaders"]
     except ClientError as error:
-        answer = error.response["ResponseMetadata"]
-    date = answer.get("HTTPHeaders", {}).get("date", "")
+        headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+    date = headers.get("date", "")
     try:
         return local_time(), parsedate_to_datetime(date)
     except ValueError:

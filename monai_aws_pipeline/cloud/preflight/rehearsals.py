@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import DENIED, CloudError, code_of, message_of
+from monai_aws_pipeline.cloud.errors import DENIED, CloudError, code_of, message_of, when_known
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootDevice, RootVolume, fitting, launch_attempts
 from monai_aws_pipeline.cloud.preflight.answers import BOOTSTRAP, Judgement, Probe, State
 from monai_aws_pipeline.cloud.preflight.machines import base_image
@@ -31,6 +31,8 @@ ALLOWED: Final = "DryRunOperation"
 RUN: Final = "doctor"
 """Stands where a run's id stands otherwise."""
 NAME: Final = "monai-aws-doctor"
+KNOWN_SECONDS: Final = 2.0
+"""How long a machine is asked about that is so new that EC2 does not know it yet."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ START: Final = Rehearsed("StartInstances", ("HandleOurs",))
 END: Final = Rehearsed("TerminateInstances", ("HandleOurs",))
 
 
-def rehearsals(clients: Clients, settings: Settings) -> list[Probe]:
+def rehearsal_probes(clients: Clients, settings: Settings) -> list[Probe]:
     """Each call that a run makes, as far as EC2 judges it beforehand."""
     names, ec2 = settings.names, clients.ec2
     public_key = KeyPair.fresh().public.encode()
@@ -135,7 +137,7 @@ def _on_a_machine(clients: Clients, settings: Settings, rehearsed: Rehearsed, ma
 
 def _rehearse(rehearsed: Rehearsed, make: Callable[[], object]) -> Judgement:
     try:
-        make()
+        when_known(make, KNOWN_SECONDS)
     except ClientError as error:
         return judge_rehearsal(rehearsed, code_of(error), message_of(error))
     except (CloudError, StopIteration):  # no image, no subnet, no type: said by the questions for these

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.parsers import ResponseParserError
 from click.testing import CliRunner
 
 from monai_aws_pipeline import cli
@@ -65,6 +66,7 @@ def client_error(code: str) -> ClientError:
         (raising(client_error("NoSuchThing")), State.ERROR, "its own remedy"),
         (raising(EndpointConnectionError(endpoint_url="https://sns.example")), State.WARNING, "proxy"),
         (raising(NoCredentialsError()), State.ERROR, "its own remedy"),
+        (raising(ResponseParserError("<html>Log in to the hotel</html>")), State.ERROR, "login page"),
     ],
 )
 def test_whatever_a_question_meets_becomes_an_answer_with_a_remedy(given: Any, state: State, remedy: str):
