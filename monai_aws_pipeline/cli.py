@@ -226,31 +226,40 @@ def _changes_table(proposal: Proposal) -> Table:
 
 
 @cli.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable: a list of {check, state, what, remedy}.")
 @click.pass_context
-def doctor(context: click.Context) -> None:
-    """Ask before the first run whether account and settings allow it; changes nothing. See also: doctor app."""
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Ask before the first run whether account and settings allow it; changes nothing. See also: doctor app.
+
+    The exit code is 1 where something is an error; warnings and what was skipped leave it 0.
+    """
     if context.invoked_subcommand:
         return
-    from monai_aws_pipeline.operations.preflight import preflight
+    from monai_aws_pipeline.operations.preflight import State, in_order, preflight
 
     settings = load_settings()
-    table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
-    for column in ("what", "", "answer", "what to do"):
-        table.add_column(column, overflow="fold")
-    failed = 0
-    for line in preflight(Clients(settings.region), settings):
-        failed += not line.ok
-        table.add_row(*(Text(text) for text in (line.what, "ok" if line.ok else "FAILED", line.answer, line.remedy)))
-    CONSOLE.print(table)
-    if failed:
-        _say(f"{failed} of {table.row_count} failed.")
+    answers = preflight(Clients(settings.region), settings, lambda text: click.echo(text, err=True))
+    if as_json:
+        print(json.dumps([answer.as_dict() for answer in answers], indent=2))
+    else:
+        table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
+        for column in ("what", "", "answer", "what to do"):
+            table.add_column(column, overflow="fold")
+        for answer in answers:
+            state = answer.state.upper() if answer.state is State.ERROR else answer.state
+            table.add_row(*(Text(text) for text in (answer.check, state, answer.what, answer.remedy)))
+        CONSOLE.print(table)
+        counts = {state: sum(answer.state is state for answer in answers) for state in State}
+        _say(f"{len(answers)} checks: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}.")
+    if not in_order(answers):
         sys.exit(1)
 
 
 @doctor.command("app")
 def doctor_app() -> None:
     """Examine application and model as the settings name them, before anything is paid for."""
-    from monai_aws_pipeline.deployment.doctor import consult, looking_into
+    from monai_aws_pipeline.cloud.objects import looking_into
+    from monai_aws_pipeline.deployment.doctor import consult
     from monai_aws_pipeline.deployment.source_login import asked_login
     from monai_aws_pipeline.maps.findings import Severity
 

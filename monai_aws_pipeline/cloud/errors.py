@@ -161,7 +161,9 @@ def remove(call: Callable[[], object], listed: Callable[[], bool], seconds: floa
             return
 
 
-DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "Client.UnauthorizedOperation"})
+DENIED = frozenset(
+    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "Client.UnauthorizedOperation", "AuthorizationError"}
+)
 
 
 def refused(error: ClientError, doing: str) -> AccessError | None:

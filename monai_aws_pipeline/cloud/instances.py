@@ -360,6 +360,11 @@ class Machines:
             raise ThrottledError(f"AWS still does not take launches after six attempts ({code}).", refusal.remedy) from error
 
     def _run(self, spec: LaunchSpec, image: RootDevice, kind: str, subnet: Subnet, token: str) -> Machine:
+        request = self.launch_request(spec, image, kind, subnet)
+        return Machine.of(self._launches.run_instances(**request, ClientToken=token)["Instances"][0])
+
+    def launch_request(self, spec: LaunchSpec, image: RootDevice, kind: str, subnet: Subnet) -> dict[str, Any]:
+        """RunInstances for one machine in one subnet, in the first of its markets; a rehearsal (DryRun) sends the same."""
         # The public address is asked for, because a subnet need not give one by itself.
         interface = {"DeviceIndex": 0, "SubnetId": subnet.id, "Groups": [spec.security_group], "AssociatePublicIpAddress": True}
         request: dict[str, Any] = {
@@ -367,7 +372,6 @@ class Machines:
             "InstanceType": kind,
             "MinCount": 1,
             "MaxCount": 1,
-            "ClientToken": token,
             "IamInstanceProfile": {"Name": spec.profile},
             "NetworkInterfaces": [interface],
             "UserData": spec.user_data,
@@ -382,7 +386,7 @@ class Machines:
             request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}
         if spec.key_name:
             request["KeyName"] = spec.key_name
-        return Machine.of(self._launches.run_instances(**request)["Instances"][0])
+        return request
 
     def taken_back(self, machine_id: str, seconds: float = 30) -> bool:
         """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""

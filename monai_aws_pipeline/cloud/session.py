@@ -7,15 +7,17 @@ any account. Nothing here touches the network before the first call.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 
 from monai_aws_pipeline import __version__
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_ec2 import EC2Client
@@ -43,6 +45,7 @@ class Clients:
             retries={"mode": "standard", "total_max_attempts": 6},  # throttling backs off; other errors surface quickly
             connect_timeout=10,
             read_timeout=70,
+            max_pool_connections=32,  # the preflight asks everything at once
             user_agent_extra=f"monai-aws-pipeline/{__version__}",
         )
 
@@ -120,6 +123,42 @@ class Clients:
     def sts(self) -> STSClient:
         """Who we are."""
         return self._session.client("sts", config=self._config)
+
+    @cached_property
+    def sts_unsigned(self) -> STSClient:
+        """STS for whoever has no key, or no right time to sign with: it answers with a refusal, and with its own time."""
+        unsigned = self._config.merge(Config(signature_version=UNSIGNED, retries={"mode": "standard", "total_max_attempts": 1}))
+        return self._session.client("sts", config=unsigned)
+
+    @cached_property
+    def quotas(self) -> Any:
+        """Service Quotas, read only."""
+        return self._session.client("service-quotas", config=self._config)
+
+    @cached_property
+    def kms(self) -> Any:
+        """The key of the disks, looked at only."""
+        return self._session.client("kms", config=self._config)
+
+    @cached_property
+    def sns(self) -> Any:
+        """Who is told of alarms."""
+        return self._session.client("sns", config=self._config)
+
+    @cached_property
+    def costs(self) -> Any:
+        """Cost Explorer; each request is billed with 0.01 USD."""
+        return self._session.client("ce", config=self._config)
+
+    def make_all(self) -> None:
+        """Make every client now. A session makes them one after the other only; each of them is then safe among threads."""
+        for name, made in vars(type(self)).items():
+            if isinstance(made, cached_property):
+                getattr(self, name)
+
+    def credentials(self) -> Credentials | None:
+        """What the SDK's default chain finds; None where it finds nothing."""
+        return self._session.get_credentials()
 
     @property
     def plain_http(self) -> str:

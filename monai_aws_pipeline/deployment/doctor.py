@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment import golden_study
@@ -24,11 +20,6 @@ from monai_aws_pipeline.maps.git import Login, SourceError
 from monai_aws_pipeline.maps.models import Model
 from monai_aws_pipeline.maps.source import checkout
 from monai_aws_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-_ABSENT = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
 
 
 def consult(
@@ -46,7 +37,7 @@ def consult(
         settings: Where they are and how they would be built.
         target: Folder for a copy of the application; must not exist or be empty. The models go into the cache.
         download_s3: Reads ``s3:`` addresses.
-        look_s3: Says whether something is there (``looking_into``).
+        look_s3: Says whether something is there (``cloud.objects.looking_into``).
         login: Finds what opens a private repository. May raise SourceError.
         report: Told what is asked, as it goes, and at least every 10 s.
     """
@@ -98,23 +89,6 @@ def plan_of(settings: Settings) -> Plan:
         gpus=settings.gpus,
         name=settings.app_source.rstrip("/").rpartition("/")[2].removesuffix(".git"),
     )
-
-
-def looking_into(s3: S3Client) -> download.S3Look:
-    """Ask S3 whether an object is there, with nothing fetched."""
-
-    def look(bucket: str, key: str) -> None:
-        try:
-            s3.head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if code_of(error) in _ABSENT:
-                raise download.ModelMissingError("S3 holds no object of that name") from error
-            # S3 says 403 for an object that is not there, too, where listing the bucket is not allowed.
-            raise download.ModelUnreachableError(f"S3 answered {code_of(error)}; s3:GetObject and s3:ListBucket are needed") from error
-        except BotoCoreError as error:
-            raise download.ModelUnreachableError(f"S3 could not be asked ({type(error).__name__}); are there credentials?") from error
-
-    return look
 
 
 def _no_longer_there(settings: Settings, look_s3: download.S3Look | None) -> list[Finding]:

@@ -28,6 +28,7 @@ from dagster import (
 )
 
 from monai_aws_pipeline.cloud.errors import RegistryError
+from monai_aws_pipeline.cloud.objects import looking_into
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
@@ -175,7 +176,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     chosen, clients = settings.load(), cloud.clients()
     with working_folder(chosen) as folder:
         seen = doctor.consult(
-            chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=doctor.looking_into(clients.s3),
+            chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=looking_into(clients.s3),
             login=lambda: asked_login(chosen), report=context.log.info,
         )  # fmt: skip
         sound = require_sound(seen, context.log.info, context.log.warning)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import tagging
 
+from . import identity
 from .call_record import CallRecord
 from .config import ACCOUNT
 
@@ -125,6 +126,25 @@ def ecr_resource(action: str, body: bytes, region: str) -> str | None:
     return f"arn:aws:ecr:{region}:{ACCOUNT}:repository/{names[0]}" if action == "DescribeRepositories" and len(names) == 1 else None
 
 
+def quota_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of the quota that is asked for; None for calls without resource-level permissions."""
+    try:
+        data = json.loads(body or b"{}") if action == "GetServiceQuota" else {}
+    except ValueError:
+        return None
+    return f"arn:aws:servicequotas:{region}:{ACCOUNT}:{data['ServiceCode']}/{data['QuotaCode']}" if "QuotaCode" in data else None
+
+
+def ec2_refusal(action: str, principal: str, resource: str, *, explicit: bool) -> str:
+    """EC2's words for a call that no policy allows."""
+    because = f"because no identity-based policy allows the {action} action"
+    return (
+        f"You are not authorized to perform this operation. User: {principal} is not authorized to perform: {action} on resource: "
+        f"{resource} {'with an explicit deny in an identity-based policy' if explicit else because}. "
+        "Encoded authorization failure message: 4GIOHlTkIaWHQD0Q"
+    )
+
+
 def alarm_resource(action: str, body: bytes, region: str) -> str | None:
     """ARN of a call on alarms by a list of names, which ministack takes for all of them; None to keep ministack's."""
     named = alarms_deleted(action, body, region)
@@ -194,7 +214,9 @@ class Authorizer:
                 return ec2_resources(action, params, region)[0]
             if service == "iam" and "InstanceProfileName" in params:  # ministack takes it for all of them
                 return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
-            named = {"ssm": ssm_resource, "ecr": ecr_resource, "monitoring": alarm_resource}.get(service)
+            if service == "iam" and "RoleName" in params:  # with its path, as far as there is such a role
+                return identity.role_arn(params["RoleName"][0])
+            named = {"ssm": ssm_resource, "ecr": ecr_resource, "monitoring": alarm_resource, "servicequotas": quota_resource}.get(service)
             special = named(action, body, region) if named else None
             return special or str(original_resource(service, method, path, headers, body, params, region, account))
 
@@ -226,8 +248,17 @@ class Authorizer:
             # "*" covers every character in IAM; ministack's stops at a line break, and an S3 key may hold one.
             return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
 
+        original_denial = iam_actions.access_denied_response
+
+        def access_denied_response(service: str, action: str, principal_arn: str, request_id: str, **options: Any) -> Any:
+            if service == "ec2" and not options.get("error_code") and not options.get("message"):
+                explicit = bool(options.get("explicit_deny"))
+                options["message"] = ec2_refusal(action, principal_arn, options.get("resource_arn", "*"), explicit=explicit)
+            return original_denial(service, action, principal_arn, request_id, **options)
+
         if self._calls:
             self._calls.install()
+        iam_actions.access_denied_response = access_denied_response
         iam_evaluator._fnmatch_compile = compile_across_lines
         iam_actions.extract_resource_arn = extract_resource_arn
         iam_actions.request_tag_context = request_tag_context

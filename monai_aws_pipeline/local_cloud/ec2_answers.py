@@ -32,6 +32,7 @@ _VERIFICATION = (
 )
 
 SENT: Final[Mapping[str, Sent]] = {
+    "DryRunOperation": Sent(412, "Request would have succeeded, but DryRun flag is set."),
     "InsufficientInstanceCapacity": Sent(500, _NO_CAPACITY),
     "InsufficientHostCapacity": Sent(500, "Insufficient capacity for a host of the requested type."),
     "InsufficientFreeAddressesInSubnet": Sent(

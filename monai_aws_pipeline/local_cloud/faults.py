@@ -63,11 +63,15 @@ class Ending:
 
 @dataclass(frozen=True)
 class Account:
-    """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs."""
+    """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs.
+
+    ``member``: of an organisation, and so without sight of cost allocation tags.
+    """
 
     no_capacity: tuple[str, ...] = ()
     vcpus: int = 0
     spot_role: bool = True
+    member: bool = False
 
 
 @dataclass(frozen=True)

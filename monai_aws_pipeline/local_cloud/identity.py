@@ -129,6 +129,32 @@ def _trusts_ec2(document: str | dict[str, Any]) -> bool:
     return False
 
 
+def make_role(name: str, path: str, service: str) -> None:
+    """Make a role that a service has linked to itself; one that is there stays."""
+    if iam._roles.get_scoped(ACCOUNT, None, name) is None:
+        trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+        role = {
+            "RoleName": name,
+            "Arn": f"arn:aws:iam::{ACCOUNT}:role{path}{name}",
+            "RoleId": "AROA" + secrets.token_hex(8).upper(),
+            "CreateDate": iam._now(),
+            "Path": path,
+            "AssumeRolePolicyDocument": json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+            "Description": f"Service-linked role for {service}",
+            "MaxSessionDuration": 3600,
+            "AttachedPolicies": [],
+            "InlinePolicies": {},
+            "Tags": [],
+        }
+        iam._roles.set_scoped(ACCOUNT, None, name, role)
+
+
+def drop_role(name: str) -> None:
+    """Remove a role."""
+    as_account()
+    iam._roles.pop(name, None)
+
+
 def role_arn(name: str) -> str:
     """ARN of a role of the emulated account, also when the role is gone."""
     role: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, name)

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote_plus, urlencode
@@ -88,6 +89,7 @@ class Cloud:
         from ministack import app as ministack_app
 
         from . import (
+            account,
             alarms,
             authorization,
             call_record,
@@ -108,6 +110,7 @@ class Cloud:
         self._root, self._base = root, base
         self._identity = identity
         self.faults = faults.FaultBoard(config.agent_delay_s)
+        self.account = account.AccountFacts(self.faults)
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.Instances(config, self.hypervisor, self.faults, ssh_port, root.key)
         self.keeper = persistence.StateStore(config.state_dir, self._state)
@@ -139,6 +142,7 @@ class Cloud:
         handlers["ec2"] = self._ec2_handler()
         handlers["ecr"] = self.images.handle
         router.SERVICE_PATTERNS.setdefault("ec2", {"credential_scope": "ec2"})
+        self.account.install(handlers)
         for service, handler in list(handlers.items()):
             handlers[service] = self._guarded(service, handler)
 
@@ -152,6 +156,7 @@ class Cloud:
         self.images.tokens.update(saved.get("logins", {}))
         self.room.restore_images(saved.get("images", []))
         self.images.seed(self._base)
+        self.account.show_spot_role()
 
     def load_base(self) -> None:
         """Bring the machines' base image into the engine, in the background: the front door need not wait for it."""
@@ -236,6 +241,7 @@ class Cloud:
             await self.registry_door(scope, receive, send)
 
     def _ec2_handler(self) -> Handler:
+        from ministack.core import router
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.test import Client, EnvironBuilder
 
@@ -244,7 +250,10 @@ class Cloud:
         client = Client(DomainDispatcherApplication(create_backend_app))
 
         def call(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
-            self.room.noting({**query, **parse_qs(body.decode(errors="replace"))})
+            fields = {**query, **parse_qs(body.decode(errors="replace"))}
+            if told := self.account.disks(fields, router.extract_region(headers, query)):
+                return told
+            self.room.noting(fields)
             kept = [(name, value) for name, value in headers.items() if name.lower() not in ("content-length", "transfer-encoding", "host")]
             builder = EnvironBuilder(
                 path=path, method=method, headers=kept, data=body, query_string=urlencode(query, doseq=True), base_url=self.config.endpoint
@@ -284,11 +293,13 @@ class Cloud:
             query = parse_qs(scope.get("query_string", b"").decode(errors="replace"), keep_blank_values=True)
             access_key = router.extract_access_key_id(headers, query)
             refused = self._identity.refusal(access_key, anonymous=not access_key and scope.get("method") != "OPTIONS")
+            if not refused and self._identity.signed_too_long_ago(headers, time.time()):
+                refused = "Signature expired: the caller's clock is wrong."
             if refused:
-                await self._refuse(scope, headers, refused, send)
-                return
-            if self._identity.signed_too_long_ago(headers, time.time()):
-                await self._refuse(scope, headers, "Signature expired: the caller's clock is wrong.", send)
+                # Without a signature, only what is asked for tells which service is: a call of the query protocol has it in its body.
+                form = headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+                fields = parse_qs((await _body(receive)).decode(errors="replace")) if form else {}
+                await self._refuse(scope, headers, {**query, **fields}, refused, send)
                 return
         await self.ministack.app(scope, receive, send)
 
@@ -299,10 +310,9 @@ class Cloud:
         return is_registry_path(path)
 
     @staticmethod
-    async def _refuse(scope: Scope, headers: dict[str, str], message: str, send: Send) -> None:
+    async def _refuse(scope: Scope, headers: dict[str, str], query: dict[str, list[str]], message: str, send: Send) -> None:
         from ministack.core import iam_actions, router
 
-        query = parse_qs(scope.get("query_string", b"").decode(errors="replace"))
         service = router.detect_service(scope.get("method", "GET"), scope["path"], headers, query)
         code = "MissingAuthenticationToken" if "Missing" in message else "InvalidClientTokenId"
         if service == "s3":
@@ -316,7 +326,10 @@ class Cloud:
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [(name.lower().encode(), str(value).encode()) for name, value in head.items()],
+                "headers": [
+                    *((name.lower().encode(), str(value).encode()) for name, value in head.items()),
+                    (b"date", formatdate(usegmt=True).encode()),
+                ],
             }
         )
         await send({"type": "http.response.body", "body": body})
@@ -341,6 +354,7 @@ class Cloud:
                 await _json(send, 200, await self._order(body))
             elif (method, path) == ("DELETE", "/_local/faults"):
                 self.faults.clear()
+                self.account.show_spot_role()
                 await _json(send, 200, {})
             elif method == "POST" and path in ("/_local/instances/lose", "/_local/instances/refuse-ssh"):
                 act = self.room.lose if path.endswith("lose") else self.room.refuse_ssh
@@ -359,7 +373,10 @@ class Cloud:
         from .faults import FOREVER, FaultError
 
         if self.faults.order_from(data):
+            self.account.show_spot_role()
             return {}
+        if "confirm_mail" in data:
+            return {"confirmed": self.account.confirm(str(data["confirm_mail"]))}
         if "publish_base" in data:
             self._run_command.publish_base(str(data["publish_base"]) or self._base_image)
             return {}

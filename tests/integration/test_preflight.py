@@ -11,7 +11,7 @@ from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import PlainHttpError, deploy_stack, stack_name
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.operations.preflight import Line, preflight
+from monai_aws_pipeline.operations.preflight import Answer, State, preflight
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 from tests.support.platform import Platform, environment, platform
 
@@ -24,41 +24,61 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made
 
 
-def look(place: Platform, **settings: object) -> dict[str, Line]:
+def look(place: Platform, clients: Clients | None = None, **settings: object) -> dict[str, Answer]:
     with environment(place.variables):
-        return {line.what: line for line in preflight(place.clients, load_settings(**settings))}
+        return {answer.check: answer for answer in preflight(clients or place.clients, load_settings(**settings))}
+
+
+def administrator(place: Platform) -> Clients:
+    """What is not there is refused to the operator before it is looked for."""
+    with environment(place.cloud.environment):
+        clients = Clients(place.settings.region)
+        clients.make_all()
+    return clients
+
+
+def failed(answers: dict[str, Answer]) -> set[str]:
+    return {check for check, answer in answers.items() if answer.state is State.ERROR}
 
 
 def test_a_bootstrapped_account_passes_before_anything_is_deployed(place: Platform):
-    lines = look(place)
-    assert [line for line in lines.values() if not line.ok] == []
-    assert place.settings.names.operator_role in lines["identity"].answer
-    assert lines[f"queue {place.settings.names.jobs_queue}"].answer == "is made with s3_trigger"
+    answers = look(place)
+    assert [answer for answer in answers.values() if answer.state not in (State.OK, State.SKIPPED)] == []
+    assert place.settings.names.operator_role in answers["identity"].what
+    assert answers[f"queue {place.settings.names.jobs_queue}"].what == "is made with s3_trigger"
+    assert {check for check in answers if check.startswith("dry run") and answers[check].state is State.SKIPPED} == {
+        "dry run: capture an image",
+        "dry run: start a host",
+        "dry run: end a machine",
+    }, "judged by the tag of a machine, and there is none yet"
 
 
 def test_all_that_is_missing_is_named_at_once(place: Platform):
-    lines = look(place, bucket="a-bucket-of-nobody", base_ami="ami-0123456789abcdef0", instance_types=("x9.nothing",))
-    failed = {what for what, line in lines.items() if not line.ok}
-    assert failed == {"bucket", "base image", "instance types"}
-    assert all(lines[what].remedy for what in failed)
+    missing = {"bucket": "a-bucket-of-nobody", "base_ami": "ami-0123456789abcdef0", "instance_types": ("x9.nothing",)}
+    answers = look(place, administrator(place), **missing)
+    assert failed(answers) == {"bucket", "base image", "instance types"}
+    assert all(answers[check].remedy for check in failed(answers))
+    assert answers["dry run: launch a host"].state is State.SKIPPED, "it needs an image and a type"
 
 
 def test_the_disk_is_held_against_the_snapshot_and_the_zones_against_the_types(place: Platform):
-    lines = look(place)
-    assert lines["root volume"].answer == "150 GiB, of which the base image's snapshot has 75"
-    assert "us-east-1a (3 types)" in lines["subnets"].answer
+    answers = look(place)
+    assert answers["root volume"].what == "150 GiB, of which the base image's snapshot has 75"
+    assert "us-east-1a (3 types, " in answers["subnets"].what
+    assert " free addresses, " in answers["subnets"].what
     small = look(place, root_volume_gib=60)["root volume"]
-    assert not small.ok
-    assert "60 GiB is less than the 75 GiB" in small.answer
+    assert small.state is State.ERROR
+    assert "60 GiB is less than the 75 GiB" in small.what
     assert "MONAI_AWS_ROOT_VOLUME_GIB" in small.remedy
-    assert not look(place, subnets="subnet-0123456789abcdef0")["subnets"].ok
+    assert look(place, subnets="subnet-0123456789abcdef0")["subnets"].state is State.ERROR
 
 
 def test_an_account_without_bootstrap_is_sent_to_the_administrator(place: Platform):
-    lines = look(place, deployment="not-there")
-    roles = [line for what, line in lines.items() if what.startswith(("role ", "instance profile ", "bootstrap"))]
-    assert len(roles) == 8
-    assert not any(line.ok for line in roles)
+    answers = look(place, administrator(place), deployment="not-there")
+    found = [answer for check, answer in answers.items() if check.startswith(("role ", "instance profile ", "bootstrap"))]
+    assert len(found) == 8
+    assert {answer.state for answer in found} == {State.ERROR}
+    assert {answer.remedy for answer in found} == {"Let an administrator run: monai-aws bootstrap --bucket NAME"}
 
 
 def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_helps(place: Platform, local_cloud: LocalCloud):
@@ -73,7 +93,7 @@ def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_h
     with environment(administrator):
         refused = CliRunner().invoke(cli, [*options, "--require-tls"])
         assert isinstance(refused.exception, PlainHttpError)
-        assert look(place)["bucket"].ok, "the refusal changed nothing"
+        assert look(place)["bucket"].state is State.OK, "the refusal changed nothing"
         # As a deployment that was made before bootstrap refused it.
         template = PROJECT_ROOT / "infra" / "bootstrap.yaml"
         parameters = {
@@ -84,20 +104,21 @@ def test_a_bucket_that_refuses_plain_http_is_named_as_the_cause_and_the_remedy_h
             "RequireTls": "true",
         }
         deploy_stack(Clients(settings.region).cloudformation, stack_name(settings.deployment), template, parameters, lambda _: None)
-    line = look(place)["bucket"]
-    assert line.answer == f"the policy of {settings.bucket} refuses plain HTTP, and the endpoint {local_cloud.endpoint} speaks nothing else"
-    assert "bootstrap --bucket NAME --allow-plain-http" in line.remedy
+    found = look(place)["bucket"]
+    assert found.what == f"the policy of {settings.bucket} refuses plain HTTP, and the endpoint {local_cloud.endpoint} speaks nothing else"
+    assert "bootstrap --bucket NAME --allow-plain-http" in found.remedy
     with environment(administrator):
         done = CliRunner().invoke(cli, [*options, "--allow-plain-http", "--yes"])
     assert done.exit_code == 0, done.output
     assert f":secret:{settings.names.study_key_secret}" in done.output
-    assert look(place)["bucket"].ok
+    assert look(place)["bucket"].state is State.OK
 
 
 def test_unknown_credentials_are_said_once(place: Platform, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_PROFILE")
     with environment({"AWS_ACCESS_KEY_ID": "AKIA" + "A" * 16, "AWS_SECRET_ACCESS_KEY": "x" * 40}):
-        lines = list(preflight(Clients(place.settings.region), place.settings))
-    (failed,) = [line for line in lines if not line.ok]
-    assert failed.what == "identity"
-    assert "AWS_PROFILE" in failed.remedy
+        answers = preflight(Clients(place.settings.region), place.settings)
+    (refused,) = [answer for answer in answers if answer.state is State.ERROR]
+    assert refused.check == "identity"
+    assert "AWS_PROFILE" in refused.remedy
+    assert "bucket" not in {answer.check for answer in answers}

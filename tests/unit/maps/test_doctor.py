@@ -15,7 +15,8 @@ import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from moto import mock_aws
 
-from monai_aws_pipeline.deployment.doctor import consult, looking_into
+from monai_aws_pipeline.cloud.objects import looking_into
+from monai_aws_pipeline.deployment.doctor import consult
 from monai_aws_pipeline.maps import resolution, wheelhouse
 from monai_aws_pipeline.maps.doctor import THIS_PYTHON, Plan, examine, resolve
 from monai_aws_pipeline.maps.download import ModelMissingError, ModelUnreachableError, S3Look, folder_hash
