@@ -101,12 +101,13 @@ class Cloud:
             persistence,
             registry,
             ssm,
+            stacks,
         )
 
         self.config = config
         self.ministack = ministack_app
         self._root, self._base = root, base
-        self._identity = identity
+        self._identity, self._stacks = identity, stacks
         self.faults = faults.FaultBoard(config.agent_delay_s)
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
@@ -135,6 +136,7 @@ class Cloud:
         self.authorizer.install()
         self._alarms.install()
         self._queue_faults.install()
+        self._stacks.install()
         handlers = self.ministack.SERVICE_HANDLERS
         handlers["ec2"] = self._ec2_handler()
         handlers["ecr"] = self.images.handle
