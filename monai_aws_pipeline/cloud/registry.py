@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
+from monai_aws_pipeline.cloud.errors import RegistryError, code_of, named
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Registry:
             return self._ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0].get("repositoryUri", "")
         except ClientError as error:
             if code_of(error) != "RepositoryNotFoundException":
-                raise refused(error, "describing the ECR repository") or error from error
+                raise named(error, "describing the ECR repository") from error
         try:
             made = self._ecr.create_repository(
                 repositoryName=self.name,
@@ -113,7 +113,7 @@ class Registry:
                 tags=[{"Key": TAG_DEPLOYMENT, "Value": deployment}, {"Key": TAG_OWNER, "Value": owner}],
             )
         except ClientError as error:
-            raise refused(error, "creating the ECR repository") or error from error
+            raise named(error, "creating the ECR repository") from error
         return made["repository"].get("repositoryUri", "")
 
     def owner(self) -> str | None:
@@ -124,7 +124,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) == "RepositoryNotFoundException":
                 return None
-            raise refused(error, "describing the ECR repository") or error from error
+            raise named(error, "describing the ECR repository") from error
         return next((tag["Value"] for tag in tags if tag["Key"] == TAG_DEPLOYMENT), "")
 
     def remove(self) -> None:
@@ -133,7 +133,7 @@ class Registry:
             self._ecr.delete_repository(repositoryName=self.name, force=True)
         except ClientError as error:
             if code_of(error) != "RepositoryNotFoundException":
-                raise refused(error, "deleting the ECR repository") or error from error
+                raise named(error, "deleting the ECR repository") from error
 
     def find(self, *, tag: str = "", digest: str = "") -> PushedImage | None:
         """The image with a tag or digest, or None."""
@@ -144,7 +144,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return None
-            raise refused(error, "describing images in ECR") or error from error
+            raise named(error, "describing images in ECR") from error
         return _image(uri, details[0]) if details else None
 
     def images(self) -> list[PushedImage]:
@@ -156,7 +156,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) == "RepositoryNotFoundException":
                 return []
-            raise refused(error, "listing the images in ECR") or error from error
+            raise named(error, "listing the images in ECR") from error
         return sorted(found, key=lambda image: image.pushed_at, reverse=True)
 
     def require(self, *, tag: str = "", digest: str = "") -> PushedImage:
@@ -173,7 +173,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) == "ScanNotFoundException":
                 return None
-            raise refused(error, "reading scan findings from ECR") or error from error
+            raise named(error, "reading scan findings from ECR") from error
         found = answer.get("imageScanFindings", {})
         completed = found.get("imageScanCompletedAt")
         listed = [(each.get("severity", ""), each.get("name", "")) for each in found.get("findings", [])]
@@ -212,7 +212,7 @@ class Registry:
                 repositoryName=self.name, imageIds=[{"imageDigest": digest}], acceptedMediaTypes=[*_MANIFESTS, *_INDEXES]
             )
         except ClientError as error:
-            raise refused(error, "reading an image from ECR") or error from error
+            raise named(error, "reading an image from ECR") from error
         text = answer["images"][0].get("imageManifest", "") if answer.get("images") else ""
         _check_digest(text.encode(), digest)
         try:
@@ -230,7 +230,7 @@ class Registry:
         try:
             login = self._ecr.get_authorization_token()["authorizationData"][0]
         except ClientError as error:
-            raise refused(error, "logging in to ECR") or error from error
+            raise named(error, "logging in to ECR") from error
         request = urllib.request.Request(f"{login.get('proxyEndpoint', '')}/v2/{self.name}/blobs/{digest}")  # noqa: S310  ECR names it
         # Not for the address that the registry redirects to: that one is signed already, and the login is not its business.
         request.add_unredirected_header("Authorization", f"Basic {login.get('authorizationToken', '')}")

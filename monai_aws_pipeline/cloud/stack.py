@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import CloudError, code_of, refused
+from monai_aws_pipeline.cloud.errors import CloudError, code_of, named, refused
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import wait_until
 
@@ -195,7 +195,7 @@ def _look(cloudformation: CloudFormationClient, name: str) -> dict[str, Any] | N
     except ClientError as error:
         if code_of(error) == "ValidationError":  # "Stack with id … does not exist"
             return None
-        raise refused(error, f"looking at the stack {name}") or error from error
+        raise named(error, f"looking at the stack {name}") from error
     return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
 
 
@@ -220,7 +220,7 @@ def _ready_for_a_change(cloudformation: CloudFormationClient, name: str, report:
     try:
         cloudformation.delete_stack(StackName=name)
     except ClientError as error:
-        raise refused(error, f"deleting the stack {name}") or error from error
+        raise named(error, f"deleting the stack {name}") from error
     left = wait_until(
         lambda: _look(cloudformation, str(stack["StackId"])),
         lambda seen: seen is None or seen["StackStatus"] == "DELETE_FAILED",

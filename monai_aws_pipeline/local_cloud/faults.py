@@ -88,7 +88,7 @@ class FaultBoard:
         self._cuts: dict[str, Cut] = {}
         self._endings: list[Ending] = []
         self.account = Account()
-        self._duplicates = self._shuffled = 0
+        self._duplicates = self._shuffled = self._duplicate_wakes = 0
         self.agent_delay_s = agent_delay_s
         self._ordinary_agent_delay_s = agent_delay_s
 
@@ -109,6 +109,9 @@ class FaultBoard:
         elif set(data) == {"shuffle_events"}:
             with self._lock:
                 self._shuffled = int(data["shuffle_events"])
+        elif set(data) == {"duplicate_wakes"}:
+            with self._lock:
+                self._duplicate_wakes = int(data["duplicate_wakes"])
         elif "service" in data:
             self.order(_made(Fault, data))
         elif set(data) == {"account"}:
@@ -196,6 +199,12 @@ class FaultBoard:
             self._duplicates, ordered = max(0, self._duplicates - 1), self._duplicates > 0
             return ordered
 
+    def take_duplicate_wake(self) -> bool:
+        """Whether this call of a schedule comes twice; uses the order up."""
+        with self._lock:
+            self._duplicate_wakes, ordered = max(0, self._duplicate_wakes - 1), self._duplicate_wakes > 0
+            return ordered
+
     def take_shuffled(self) -> int:
         """How many events, this one included, are still to be put out of order; 0 for none. Uses one up."""
         with self._lock:
@@ -220,7 +229,7 @@ class FaultBoard:
             self._cuts.clear()
             self._endings.clear()
             self.account = Account()
-            self._duplicates = self._shuffled = 0
+            self._duplicates = self._shuffled = self._duplicate_wakes = 0
             self.agent_delay_s = self._ordinary_agent_delay_s
 
 

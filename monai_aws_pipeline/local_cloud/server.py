@@ -97,7 +97,10 @@ class Cloud:
             ecr,
             events,
             faults,
+            first_uses,
+            functions,
             identity,
+            invocations,
             persistence,
             registry,
             ssm,
@@ -123,6 +126,9 @@ class Cloud:
         self._alarms = alarms.Alarms(config.region)
         self._queue_faults = events.QueueFaults(self.faults, config.region)
         self.new_things = ec2_new_things.NewThings()
+        self._first_uses = first_uses.FirstUses()
+        self._functions = functions.Functions(self._first_uses)
+        self._invocations = invocations.Invocations(self.faults, self._first_uses)
         self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
 
     def install(self) -> None:
@@ -137,6 +143,8 @@ class Cloud:
         self._alarms.install()
         self._queue_faults.install()
         self._stacks.install()
+        self._functions.install()
+        self._invocations.install()
         handlers = self.ministack.SERVICE_HANDLERS
         handlers["ec2"] = self._ec2_handler()
         handlers["ecr"] = self.images.handle
@@ -194,7 +202,7 @@ class Cloud:
             if fault:
                 _log.warning("ordered fault: %s %s %s", service, action, fault.code or f"is held for {fault.delay_s:.0f} s")
                 await self._held(fault)
-            unknown = self.new_things.unknown(action, parameters) if service == "ec2" else None
+            unknown = self._not_known_yet(action, parameters) if service == "ec2" else None
             if unknown and not (fault and fault.code):
                 fault = Fault(service, action, *unknown, status=400)
             if fault and fault.code:
@@ -209,6 +217,14 @@ class Cloud:
             return answer
 
         return guarded
+
+    def _not_known_yet(self, action: str, parameters: dict[str, list[str]]) -> tuple[str, str] | None:
+        """Code and message for a call that names what EC2 was not told of yet."""
+        if unknown := self.new_things.unknown(action, parameters):
+            return unknown
+        named = [parameters[field][0] for field in ("IamInstanceProfile.Name", "IamInstanceProfile.Arn") if field in parameters]
+        is_use = action == "RunInstances" and parameters.get("DryRun", ["false"])[0].lower() != "true"
+        return self._first_uses.profile(named[0]) if named and is_use else None
 
     async def _through_the_network(self, access_key: str) -> None:
         """Hold a call of a machine whose network was ordered to be cut or slow: TCP waits and goes on when the network is back."""

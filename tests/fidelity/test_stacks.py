@@ -111,7 +111,9 @@ def test_a_failed_creation_keeps_what_is_to_be_retained_embedded(
     account: Account, formation: Any, written: Written, policy: str, stays: bool
 ):
     name = unique("retained")
-    made = formation.create_stack(StackName=name, TemplateBody=written(FAILS, NAME=name, POLICY=policy).read_text())
+    made = formation.create_stack(
+        StackName=name, TemplateBody=written(FAILS, NAME=name, POLICY=policy).read_text(), Capabilities=["CAPABILITY_IAM"]
+    )
     assert ended(formation, made["StackId"]) == "ROLLBACK_COMPLETE"
     assert (name in [bucket["Name"] for bucket in account.client("s3").list_buckets()["Buckets"]]) is stays
 
