@@ -21,7 +21,7 @@ from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_ecr.type_defs import ImageDetailTypeDef
+    from mypy_boto3_ecr.type_defs import DescribeImageScanFindingsResponseTypeDef, ImageDetailTypeDef
 
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
@@ -113,6 +113,8 @@ class Registry:
                 tags=[{"Key": TAG_DEPLOYMENT, "Value": deployment}, {"Key": TAG_OWNER, "Value": owner}],
             )
         except ClientError as error:
+            if code_of(error) == "RepositoryAlreadyExistsException":  # another run was faster
+                return self.ensure(deployment, owner)
             raise named(error, "creating the ECR repository") from error
         return made["repository"].get("repositoryUri", "")
 
@@ -166,14 +168,13 @@ class Registry:
             raise RegistryError(f"ECR repository {self.name} has no image {tag or digest}.", "Materialise map_image again.")
         return found
 
-    def scan(self, digest: str) -> ImageScan | None:
-        """The scan of the image with a digest, None where it was never scanned."""
-        try:
-            answer = self._ecr.describe_image_scan_findings(repositoryName=self.name, imageId={"imageDigest": digest}, maxResults=1000)
-        except ClientError as error:
-            if code_of(error) == "ScanNotFoundException":
-                return None
-            raise named(error, "reading scan findings from ECR") from error
+    def scan(self, digest: str, architecture: str = "amd64") -> ImageScan | None:
+        """The scan of the image with a digest, None where it was never scanned. Of an index, which ECR does not scan, that of its image."""
+        answer = self._findings(digest)
+        if answer is None and (image := self._image_in(self._manifest(digest), architecture)):
+            answer = self._findings(image)
+        if answer is None:
+            return None
         found = answer.get("imageScanFindings", {})
         completed = found.get("imageScanCompletedAt")
         listed = [(each.get("severity", ""), each.get("name", "")) for each in found.get("findings", [])]
@@ -186,6 +187,14 @@ class Registry:
             completed_at=completed.isoformat() if completed else "",
         )
 
+    def _findings(self, digest: str) -> DescribeImageScanFindingsResponseTypeDef | None:
+        try:
+            return self._ecr.describe_image_scan_findings(repositoryName=self.name, imageId={"imageDigest": digest}, maxResults=1000)
+        except ClientError as error:
+            if code_of(error) == "ScanNotFoundException":
+                return None
+            raise named(error, "reading scan findings from ECR") from error
+
     def parts(self, digest: str, architecture: str = "amd64") -> ImageParts:
         """Configuration and layers of the image with a digest; of an index, the image for Linux on an architecture.
 
@@ -193,10 +202,10 @@ class Registry:
         """
         manifest = self._manifest(digest)
         if isinstance(manifest.get("manifests"), list):
-            fitting = [each for each in manifest["manifests"] if isinstance(each, dict) and _runs_on(each.get("platform"), architecture)]
-            if not fitting:
+            image = self._image_in(manifest, architecture)
+            if not image:
                 raise RegistryError(f"{digest} holds no image for linux/{architecture}.", "Build the MAP for that platform.")
-            manifest = self._manifest(str(fitting[0].get("digest")))
+            manifest = self._manifest(image)
         try:
             layers = tuple(LayerBlob(str(each["digest"]), int(each["size"]), str(each.get("mediaType", ""))) for each in manifest["layers"])
             config = json.loads(self.blob(str(manifest["config"]["digest"]), MAX_DOCUMENT_BYTES))
@@ -205,6 +214,13 @@ class Registry:
         if not isinstance(config, dict):
             raise RegistryError(f"{digest} has a configuration that is no object.", "Build and push the MAP again.")
         return ImageParts(config, layers)
+
+    @staticmethod
+    def _image_in(manifest: dict[str, Any], architecture: str) -> str:
+        """Digest of an index's image for Linux on an architecture; empty without one. Attestations have no platform."""
+        listed = manifest.get("manifests")
+        found = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        return next((str(each.get("digest")) for each in found if _runs_on(each.get("platform"), architecture)), "")
 
     def _manifest(self, digest: str) -> dict[str, Any]:
         try:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeVar
 
 from .ec2_answers import ENDINGS, SENT, Sent
+from .service_answers import SERVICES_SENT
 
 FOREVER: Final = 86_400.0
 _Order = TypeVar("_Order")
@@ -28,7 +29,7 @@ class Fault:
     """The next ``times`` calls of an action are held for ``delay_s`` seconds, and then fail with ``code`` or, without one, go on.
 
     ``action`` as in IAM (``RunInstances``); ``status`` is HTTP's; ``match``: only calls whose path or body holds this text.
-    Without status or message, EC2's codes are sent as AWS sends them.
+    Without status or message, codes that are known are sent as AWS sends them.
     """
 
     service: str
@@ -43,7 +44,7 @@ class Fault:
 
     def as_sent(self) -> Fault:
         """The same with status and message, where the order says none."""
-        usual = SENT.get(self.code) if self.service == "ec2" else None
+        usual = SENT.get(self.code) if self.service == "ec2" else SERVICES_SENT.get((self.service, self.code))
         usual = usual or Sent(400, "This fault was ordered.")
         return replace(self, status=self.status or usual.status, message=self.message or usual.message)
 
@@ -63,11 +64,16 @@ class Ending:
 
 @dataclass(frozen=True)
 class Account:
-    """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs."""
+    """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs.
+
+    ``in_flight``, ``in_flight_s``: SQS's limits of messages that somebody has received, in number and in seconds, to be ordered lower.
+    """
 
     no_capacity: tuple[str, ...] = ()
     vcpus: int = 0
     spot_role: bool = True
+    in_flight: int = 120_000
+    in_flight_s: int = 43_200
 
 
 @dataclass(frozen=True)

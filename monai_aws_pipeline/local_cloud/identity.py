@@ -160,6 +160,14 @@ def sessions_state() -> dict[str, Any]:
     return {key: dict(session) for key, session in sts._sessions.items() if session.get("Expiration", 0) > time.time()}
 
 
+def end_sessions(name: str) -> int:
+    """Let temporary credentials be over as if their time were: those of the session of this name, or with ``*`` all; how many."""
+    ended = [session for session in sts._sessions.values() if name in ("*", str(session["Arn"]).rpartition("/")[2])]
+    for session in ended:
+        session["Expiration"] = time.time() - 1
+    return len(ended)
+
+
 def restore_sessions(state: dict[str, Any]) -> None:
     """Bring temporary credentials back, so that programs keep working across a restart."""
     for key, session in state.items():

@@ -101,7 +101,9 @@ class Cloud:
             functions,
             identity,
             invocations,
+            multipart_dates,
             persistence,
+            queue_limits,
             registry,
             ssm,
             stacks,
@@ -110,7 +112,7 @@ class Cloud:
         self.config = config
         self.ministack = ministack_app
         self._root, self._base = root, base
-        self._identity, self._stacks = identity, stacks
+        self._identity, self._stacks, self._multipart_dates = identity, stacks, multipart_dates
         self.faults = faults.FaultBoard(config.agent_delay_s)
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
@@ -126,6 +128,7 @@ class Cloud:
         self._alarms = alarms.Alarms(config.region)
         self._queue_faults = events.QueueFaults(self.faults, config.region)
         self.new_things = ec2_new_things.NewThings()
+        self._queue_limits = queue_limits.QueueLimits(self.faults)
         self._first_uses = first_uses.FirstUses()
         self._functions = functions.Functions(self._first_uses)
         self._invocations = invocations.Invocations(self.faults, self._first_uses)
@@ -142,6 +145,8 @@ class Cloud:
         self.authorizer.install()
         self._alarms.install()
         self._queue_faults.install()
+        self._queue_limits.install()
+        self._multipart_dates.install()
         self._stacks.install()
         self._functions.install()
         self._invocations.install()
@@ -381,6 +386,10 @@ class Cloud:
         if "publish_base" in data:
             self._run_command.publish_base(str(data["publish_base"]) or self._base_image)
             return {}
+        if "end_sessions" in data:
+            return {"sessions": self._identity.end_sessions(str(data["end_sessions"]))}
+        if "end_logins" in data:
+            return {"logins": self.images.end_logins()}
         if "redeliver" in data:
             return {"messages": self._queue_faults.redeliver(str(data["redeliver"]))}
         machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")
