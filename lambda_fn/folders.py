@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FOLDERS_PER_RUN: Final = 500
 """How many folders are looked at in one run. Completed ones leave ``input/`` when they are answered, so the next run sees others."""
 SECONDS_PER_RUN: Final = 25.0
+ABANDONED: Final = timedelta(days=1)
+"""What has been on its way for longer comes no more: the bootstrap's bucket throws it away then."""
 _TAKEN: Final = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 STAMP: Final = b"monai-aws: complete "
 """How a marker begins that was put here."""
@@ -96,7 +98,7 @@ class Folders:
         objects, now = [], datetime.now(UTC)
         for now, item in self._objects(folder):  # noqa: B007  the time of the last answer counts
             objects.append(item)
-        if not is_quiet(objects, now, self._quiet):
+        if not is_quiet(objects, now, self._quiet) or self._is_receiving(folder, now):
             return False
         body = stamp(f"after {self._quiet.total_seconds() / 60:g} quiet minutes, {len(objects)} objects")
         try:
@@ -106,6 +108,11 @@ class Folders:
                 return False  # somebody else completed it in this very moment
             raise
         return True
+
+    def _is_receiving(self, folder: str, now: datetime) -> bool:
+        """Whether a file of a folder is on its way in parts: S3 lists it when it is complete, and dates it at the start of its upload."""
+        uploads = s3().list_multipart_uploads(Bucket=self._bucket, Prefix=folder).get("Uploads", [])
+        return any(now - upload["Initiated"] < ABANDONED for upload in uploads)
 
     def _folders(self) -> Iterator[str]:
         for page in _pages().paginate(Bucket=self._bucket, Prefix=INPUT_PREFIX, Delimiter="/"):

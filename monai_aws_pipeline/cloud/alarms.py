@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import refused
+from monai_aws_pipeline.cloud.errors import named
 from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, METRICS_NAMESPACE
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Alarms:
             try:
                 self._client.put_metric_alarm(**alarm.request(topic, tags))
             except ClientError as error:
-                raise refused(error, f"making the alarm {alarm.name}") or error from error
+                raise named(error, f"making the alarm {alarm.name}") from error
         for name in set(self.names()) - {alarm.name for alarm in alarms}:
             self.remove(name)
 
@@ -137,11 +137,11 @@ class Alarms:
             pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
             return [alarm.get("AlarmName", "") for page in pages for alarm in page["MetricAlarms"]]
         except ClientError as error:
-            raise refused(error, "looking at the alarms") or error from error
+            raise named(error, "looking at the alarms") from error
 
     def remove(self, name: str) -> None:
         """Delete an alarm; one that is gone already is fine."""
         try:
             self._client.delete_alarms(AlarmNames=[name])
         except ClientError as error:
-            raise refused(error, f"deleting the alarm {name}") or error from error
+            raise named(error, f"deleting the alarm {name}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
 
+from monai_aws_pipeline.cloud.refusals import Kind, Meaning, meaning_of
 from monai_aws_pipeline.contract.ec2_refusals import Refusal, Way, ending_of, refusal_of
 from monai_aws_pipeline.errors import NamedError
 
@@ -90,6 +91,14 @@ class AccessError(CloudError):
     """AWS refused a call for lack of permission."""
 
 
+class SessionError(CloudError):
+    """AWS does not (any longer) know who calls."""
+
+
+class ServiceError(CloudError):
+    """A service of AWS failed by itself, again and again."""
+
+
 def code_of(error: ClientError) -> str:
     """The AWS error code of a boto3 error, for example ``InsufficientInstanceCapacity``."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -165,14 +174,31 @@ DENIED = frozenset(
     {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "Client.UnauthorizedOperation", "AuthorizationError"}
 )
 
+_BY_KIND: Mapping[Kind, type[CloudError]] = {
+    Kind.ACCESS: AccessError,
+    Kind.SESSION: SessionError,
+    Kind.THROTTLED: ThrottledError,
+    Kind.QUOTA: QuotaError,
+    Kind.SERVICE: ServiceError,
+}
 
-def refused(error: ClientError, doing: str) -> AccessError | None:
-    """The permission error for a boto3 error, or None where it is another kind."""
-    if code_of(error) not in DENIED:
-        return None
-    return AccessError(
-        f"AWS refused {doing} ({code_of(error)}).",
-        "Run with the operator role that infra/bootstrap.yaml creates, or let the administrator update that stack.",
+
+def refused(error: ClientError, doing: str) -> CloudError | None:
+    """The named error for what any call may be told (permission, session, number of calls, quota, AWS's own failure), else None."""
+    meaning = meaning_of(code_of(error), message_of(error))
+    return of_meaning(meaning, code_of(error), doing) if meaning else None
+
+
+def of_meaning(meaning: Meaning, code: str, doing: str) -> CloudError:
+    """The error for a refusal whose meaning is known."""
+    return _BY_KIND[meaning.kind](f"AWS refused {doing} ({code}). {meaning.what}".rstrip(), meaning.remedy)
+
+
+def named(error: ClientError, doing: str, otherwise: type[CloudError] = CloudError) -> CloudError:
+    """The named error for a call that failed: as ``refused``, and for what only this call can be told ``otherwise``, with AWS's words."""
+    said = f"AWS refused {doing} ({code_of(error)}). It says: {message_of(error)[:300]!r}."
+    return refused(error, doing) or otherwise(
+        said, "Correct what it names, or look the code up in the service's API reference; then repeat it."
     )
 
 

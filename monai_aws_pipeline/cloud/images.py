@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError, code_of, refused, remove, when_known
+from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError, code_of, named, refused, remove, when_known
 from monai_aws_pipeline.cloud.instances import root_device
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
@@ -143,7 +143,7 @@ class Images:
                 Owners=[owner], Filters=[{"Name": "name", "Values": [name]}, {"Name": "state", "Values": ["available"]}]
             )["Images"]
         except ClientError as error:
-            raise refused(error, "looking for the base image") or error from error
+            raise named(error, "looking for the base image") from error
         if not found:
             raise ImageError(
                 f"No available image of {owner} is called {name!r} in this region.",
@@ -158,7 +158,7 @@ class Images:
         except ClientError as error:
             if code_of(error).startswith("InvalidAMIID"):
                 return None
-            raise refused(error, "describing images") or error from error
+            raise named(error, "describing images") from error
         return Image.of(images[0]) if images else None
 
     def all(self) -> list[Image]:
@@ -231,7 +231,7 @@ class Images:
         except BaseException as error:
             self.discard(name)
             if isinstance(error, ClientError):
-                raise refused(error, f"making the image {name}") or error from error
+                raise named(error, f"making the image {name}") from error
             raise
 
     def _wait(self, image_id: str, seconds: float, report: Report) -> Image:

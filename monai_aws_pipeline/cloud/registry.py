@@ -17,13 +17,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
+from monai_aws_pipeline.cloud.errors import RegistryError, code_of, named
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.maps.spec.disk_space import image_of_index, layers_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_ecr.type_defs import ImageDetailTypeDef, ImageIdentifierTypeDef
+    from mypy_boto3_ecr.type_defs import DescribeImageScanFindingsResponseTypeDef, ImageDetailTypeDef, ImageIdentifierTypeDef
 
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
@@ -107,7 +107,7 @@ class Registry:
             return self._ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0].get("repositoryUri", "")
         except ClientError as error:
             if code_of(error) != "RepositoryNotFoundException":
-                raise refused(error, "describing the ECR repository") or error from error
+                raise named(error, "describing the ECR repository") from error
         try:
             made = self._ecr.create_repository(
                 repositoryName=self.name,
@@ -117,7 +117,9 @@ class Registry:
                 tags=[{"Key": TAG_DEPLOYMENT, "Value": deployment}, {"Key": TAG_OWNER, "Value": owner}],
             )
         except ClientError as error:
-            raise refused(error, "creating the ECR repository") or error from error
+            if code_of(error) == "RepositoryAlreadyExistsException":  # another run was faster
+                return self.ensure(deployment, owner)
+            raise named(error, "creating the ECR repository") from error
         return made["repository"].get("repositoryUri", "")
 
     def owner(self) -> str | None:
@@ -128,7 +130,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) == "RepositoryNotFoundException":
                 return None
-            raise refused(error, "describing the ECR repository") or error from error
+            raise named(error, "describing the ECR repository") from error
         return next((tag["Value"] for tag in tags if tag["Key"] == TAG_DEPLOYMENT), "")
 
     def remove(self) -> None:
@@ -137,7 +139,7 @@ class Registry:
             self._ecr.delete_repository(repositoryName=self.name, force=True)
         except ClientError as error:
             if code_of(error) != "RepositoryNotFoundException":
-                raise refused(error, "deleting the ECR repository") or error from error
+                raise named(error, "deleting the ECR repository") from error
 
     def find(self, *, tag: str = "", digest: str = "") -> PushedImage | None:
         """The image with a tag or digest, or None."""
@@ -148,7 +150,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return None
-            raise refused(error, "describing images in ECR") or error from error
+            raise named(error, "describing images in ECR") from error
         return _image(uri, details[0]) if details else None
 
     def images(self) -> list[PushedImage]:
@@ -160,7 +162,7 @@ class Registry:
         except ClientError as error:
             if code_of(error) == "RepositoryNotFoundException":
                 return []
-            raise refused(error, "listing the images in ECR") or error from error
+            raise named(error, "listing the images in ECR") from error
         return sorted(found, key=lambda image: image.pushed_at, reverse=True)
 
     def require(self, *, tag: str = "", digest: str = "") -> PushedImage:
@@ -170,14 +172,13 @@ class Registry:
             raise RegistryError(f"ECR repository {self.name} has no image {tag or digest}.", "Materialise map_image again.")
         return found
 
-    def scan(self, digest: str) -> ImageScan | None:
-        """The scan of the image with a digest, None where it was never scanned."""
-        try:
-            answer = self._ecr.describe_image_scan_findings(repositoryName=self.name, imageId={"imageDigest": digest}, maxResults=1000)
-        except ClientError as error:
-            if code_of(error) == "ScanNotFoundException":
-                return None
-            raise refused(error, "reading scan findings from ECR") or error from error
+    def scan(self, digest: str, architecture: str = "amd64") -> ImageScan | None:
+        """The scan of the image with a digest, None where it was never scanned. Of an index, which ECR does not scan, that of its image."""
+        answer = self._findings(digest)
+        if answer is None and (image := image_of_index(self._manifest(digest), architecture)):
+            answer = self._findings(image)
+        if answer is None:
+            return None
         found = answer.get("imageScanFindings", {})
         completed = found.get("imageScanCompletedAt")
         listed = [(each.get("severity", ""), each.get("name", "")) for each in found.get("findings", [])]
@@ -189,6 +190,14 @@ class Registry:
             worst=tuple(f"{severity}: {name[:200]}" for severity, name in gravest[:_WORST]),
             completed_at=completed.isoformat() if completed else "",
         )
+
+    def _findings(self, digest: str) -> DescribeImageScanFindingsResponseTypeDef | None:
+        try:
+            return self._ecr.describe_image_scan_findings(repositoryName=self.name, imageId={"imageDigest": digest}, maxResults=1000)
+        except ClientError as error:
+            if code_of(error) == "ScanNotFoundException":
+                return None
+            raise named(error, "reading scan findings from ECR") from error
 
     def parts(self, digest: str, architecture: str = "amd64") -> ImageParts:
         """Configuration and layers of the image with a digest; of an index, the image for Linux on an architecture.
@@ -228,7 +237,7 @@ class Registry:
             try:
                 failures = self._ecr.batch_delete_image(repositoryName=self.name, imageIds=ids).get("failures", [])
             except ClientError as error:
-                raise refused(error, "deleting images in ECR") or error from error
+                raise named(error, "deleting images in ECR") from error
             for failure in failures:
                 if failure.get("failureCode") != "ImageNotFound":
                     stayed[failure.get("imageId", {}).get("imageDigest", "")] = str(failure.get("failureReason", ""))
@@ -240,7 +249,7 @@ class Registry:
             pages = self._ecr.get_paginator("describe_images").paginate(repositoryName=self.name, filter={"tagStatus": "UNTAGGED"})
             details = [detail for page in pages for detail in page["imageDetails"]]
         except ClientError as error:
-            raise refused(error, "listing the images in ECR") or error from error
+            raise named(error, "listing the images in ECR") from error
         return [detail.get("imageDigest", "") for detail in details if not detail.get("imageTags")]
 
     def expire_untagged(self, days: int) -> bool:
@@ -255,7 +264,7 @@ class Registry:
             try:
                 self._ecr.put_lifecycle_policy(repositoryName=self.name, lifecyclePolicyText=ours)
             except ClientError as error:
-                raise refused(error, "putting a lifecycle policy on the ECR repository") or error from error
+                raise named(error, "putting a lifecycle policy on the ECR repository") from error
         return True
 
     def keep_untagged(self) -> None:
@@ -265,14 +274,14 @@ class Registry:
             try:
                 self._ecr.delete_lifecycle_policy(repositoryName=self.name)
             except ClientError as error:
-                raise refused(error, "deleting the lifecycle policy of the ECR repository") or error from error
+                raise named(error, "deleting the lifecycle policy of the ECR repository") from error
 
     def _lifecycle_policy(self) -> str:
         try:
             return self._ecr.get_lifecycle_policy(repositoryName=self.name).get("lifecyclePolicyText", "")
         except ClientError as error:
             if code_of(error) != "LifecyclePolicyNotFoundException":
-                raise refused(error, "reading the lifecycle policy of the ECR repository") or error from error
+                raise named(error, "reading the lifecycle policy of the ECR repository") from error
             return ""
 
     def _manifest(self, digest: str) -> dict[str, Any]:
@@ -281,7 +290,7 @@ class Registry:
                 repositoryName=self.name, imageIds=[{"imageDigest": digest}], acceptedMediaTypes=[*_MANIFESTS, *_INDEXES]
             )
         except ClientError as error:
-            raise refused(error, "reading an image from ECR") or error from error
+            raise named(error, "reading an image from ECR") from error
         text = answer["images"][0].get("imageManifest", "") if answer.get("images") else ""
         _check_digest(text.encode(), digest)
         try:
@@ -299,7 +308,7 @@ class Registry:
         try:
             login = self._ecr.get_authorization_token()["authorizationData"][0]
         except ClientError as error:
-            raise refused(error, "logging in to ECR") or error from error
+            raise named(error, "logging in to ECR") from error
         request = urllib.request.Request(f"{login.get('proxyEndpoint', '')}/v2/{self.name}/blobs/{digest}")  # noqa: S310  ECR names it
         # Not for the address that the registry redirects to: that one is signed already, and the login is not its business.
         request.add_unredirected_header("Authorization", f"Basic {login.get('authorizationToken', '')}")

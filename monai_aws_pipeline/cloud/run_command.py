@@ -1,19 +1,19 @@
 """SSM: commands on hosts without any open port, and the parameter that names the live MAP.
 
 A command is sent only to a host whose agent is online; the three ways this can fail (permission, agent, network) are errors of their own:
-AccessError, AgentError, NetworkError.
+AccessError, AgentError, NetworkError. Whatever else SSM refuses is a CommandError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import AgentError, CommandError, code_of, refused, unanswered
+from monai_aws_pipeline.cloud.errors import AgentError, CommandError, code_of, named, unanswered
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import silently, wait_until
 
@@ -64,7 +64,7 @@ class Commands:
     def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "", report: Report = silently) -> CommandResult:
         """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run."""
         try:
-            with _named(f"sending a command to {machine_id}"):
+            with _named(f"sending a command to {machine_id}", "InvalidInstanceId"):
                 sent = self._ssm.send_command(
                     InstanceIds=[machine_id],
                     DocumentName="AWS-RunShellScript",
@@ -72,13 +72,9 @@ class Commands:
                     Parameters={"commands": script.splitlines(), "executionTimeout": [str(seconds)]},
                 )
         except ClientError as error:
-            if code_of(error) == "InvalidInstanceId":
-                raise AgentError(
-                    f"{machine_id} takes no commands: it is not running, or its SSM agent is not online (yet).",
-                    "Wait until it is online in SSM, or look at its agent (journalctl -u amazon-ssm-agent); then materialise again.",
-                ) from error
-            raise CommandError(
-                f"SSM did not take a command for {machine_id} ({code_of(error)}).", "See the code, and materialise again."
+            raise AgentError(
+                f"{machine_id} takes no commands: it is not running, or its SSM agent is not online (yet).",
+                "Wait until it is online in SSM, or look at its agent (journalctl -u amazon-ssm-agent); then materialise again.",
             ) from error
         command = sent["Command"].get("CommandId", "")
         waiting = f"waiting for {machine_id}: {comment or 'a command'}"
@@ -92,12 +88,10 @@ class Commands:
     def _result(self, command: str, machine_id: str) -> CommandResult | None:
         """How a command ended on a host; None as long as it has not."""
         try:
-            with _named("reading a command's result"):
+            with _named("reading a command's result", "InvocationDoesNotExist"):
                 seen = self._ssm.get_command_invocation(CommandId=command, InstanceId=machine_id)
-        except ClientError as error:
-            if code_of(error) == "InvocationDoesNotExist":  # not yet visible after SendCommand, says AWS's documentation
-                return None
-            raise
+        except ClientError:  # not yet visible after SendCommand, says AWS's documentation
+            return None
         if seen.get("Status") in _RUNNING:
             return None
         return CommandResult(seen.get("ResponseCode", -1), seen.get("StandardOutputContent", ""), seen.get("StandardErrorContent", ""))
@@ -105,22 +99,18 @@ class Commands:
     def parameter(self, name: str) -> str:
         """A parameter's value, empty where it does not exist."""
         try:
-            with _named(f"reading the parameter {name}"):
+            with _named(f"reading the parameter {name}", "ParameterNotFound"):
                 return self._ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
-        except ClientError as error:
-            if code_of(error) == "ParameterNotFound":
-                return ""
-            raise
+        except ClientError:
+            return ""
 
     def parameter_history(self, name: str) -> list[ParameterVersion]:
         """Every version of a parameter that AWS keeps (100), oldest first; none where it does not exist."""
         try:
-            with _named(f"reading the history of the parameter {name}"):
+            with _named(f"reading the history of the parameter {name}", "ParameterNotFound"):
                 pages = list(self._ssm.get_paginator("get_parameter_history").paginate(Name=name))
-        except ClientError as error:
-            if code_of(error) == "ParameterNotFound":
-                return []
-            raise
+        except ClientError:
+            return []
         versions = sorted((found for page in pages for found in page["Parameters"]), key=lambda found: found.get("Version", 0))
         return [
             ParameterVersion(
@@ -133,12 +123,8 @@ class Commands:
 
     def delete_parameter(self, name: str) -> None:
         """Delete a parameter; one that is gone already is fine."""
-        try:
-            with _named(f"deleting the parameter {name}"):
-                self._ssm.delete_parameter(Name=name)
-        except ClientError as error:
-            if code_of(error) != "ParameterNotFound":
-                raise
+        with suppress(ClientError), _named(f"deleting the parameter {name}", "ParameterNotFound"):
+            self._ssm.delete_parameter(Name=name)
 
     def set_parameter(self, name: str, value: str, description: str) -> None:
         """Write a parameter; its history stays in SSM."""
@@ -147,14 +133,14 @@ class Commands:
 
 
 @contextmanager
-def _named(doing: str) -> Iterator[None]:
-    """A call to SSM: AccessError for lack of permission, NetworkError for no answer; whatever else AWS says passes."""
+def _named(doing: str, *expected: str) -> Iterator[None]:
+    """A call to SSM: every refusal is named, and no answer is a NetworkError; only ``expected`` codes pass as ClientError."""
     try:
         yield
     except ClientError as error:
-        if named := refused(error, doing):
-            raise named from error
-        raise
+        if code_of(error) in expected:
+            raise
+        raise named(error, doing, CommandError) from error
     except BotoCoreError as error:
         if lost := unanswered(error, doing):
             raise lost from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import SecretError, code_of, refused
+from monai_aws_pipeline.cloud.errors import SecretError, code_of, named
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -24,7 +24,7 @@ def read_secret(client: SecretsManagerClient, name: str, setting: str) -> str:
             raise SecretError(
                 f"There is no secret {name} in this region.", f"Create it in Secrets Manager, or correct {setting}."
             ) from error
-        raise refused(error, f"reading the secret that {setting} names") or error from error
+        raise named(error, f"reading the secret that {setting} names") from error
     if not text:
         raise SecretError(f"The secret {name} holds no text.", "Store the token or key as text (SecretString), not as binary.")
     return text

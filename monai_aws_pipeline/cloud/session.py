@@ -15,6 +15,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from monai_aws_pipeline import __version__
+from monai_aws_pipeline.cloud.credentials import renewing_session
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -38,7 +39,7 @@ class Clients:
 
     def __init__(self, region: str, session: boto3.Session | None = None) -> None:
         self.region = region
-        self._session = session or boto3.Session(region_name=region)
+        self._session = session or boto3.Session(botocore_session=renewing_session(), region_name=region)
         self._elsewhere: dict[str, Clients] = {}
         self._config = Config(
             region_name=region,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import CloudError, code_of, refused
+from monai_aws_pipeline.cloud.errors import CloudError, code_of, named, refused
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import wait_until
 
@@ -53,8 +53,6 @@ class Proposal:
     change_set: str
     creates: bool
     changes: tuple[Change, ...]
-    update: Mapping[str, Any] | None = None
-    """The request of UpdateStack where the change set sees nothing in parameters that only conditions read."""
 
 
 class PlainHttpError(CloudError):
@@ -124,16 +122,16 @@ def propose(
         report=report,
     )
     if found["Status"] == "CREATE_COMPLETE":
-        return replace(made_by_it, changes=tuple(_changes(cloudformation, made["Id"], made["StackId"])))
+        changes = tuple(_changes(cloudformation, made["Id"], made["StackId"]))
+        return replace(made_by_it, changes=changes or (Change("Modify", name, "its outputs alone", False),))
     reason = str(found.get("StatusReason", ""))
     if found["Status"] == "FAILED" and any(words in reason for words in _NOTHING_TO_DO):
         _discard(cloudformation, made_by_it)
         before = {each["ParameterKey"]: each.get("ParameterValue") for each in (stack or {}).get("Parameters", [])}
-        if creates or not (other := sorted(key for key, value in parameters.items() if before.get(key) != value)):
-            return made_by_it
-        sent = parameters_to_send(parameters, known)
-        request = {"StackName": name, "TemplateBody": text, "Parameters": sent, "Capabilities": ["CAPABILITY_NAMED_IAM"]}
-        return replace(made_by_it, changes=(Change("Modify", ", ".join(other), "parameters", False),), update=request)
+        if unread := sorted(key for key, value in parameters.items() if before.get(key) != value):
+            said = f"nothing in the stack depends on {', '.join(unread)} as it is now, so AWS does not take it"
+            report(f"{said}: name it again when something does")
+        return made_by_it
     withdraw(cloudformation, made_by_it)
     raise StackError(f"CloudFormation did not work out the stack {name}: {reason or 'no answer'}", "Correct what it names.")
 
@@ -147,13 +145,8 @@ def apply(cloudformation: CloudFormationClient, proposal: Proposal, report: Repo
     doing = "creating" if proposal.creates else "updating"
     report(f"{doing} the stack {name}")
     try:
-        if proposal.update:
-            cloudformation.update_stack(**proposal.update)
-        else:
-            cloudformation.execute_change_set(ChangeSetName=proposal.change_set, StackName=proposal.stack_id)
+        cloudformation.execute_change_set(ChangeSetName=proposal.change_set, StackName=proposal.stack_id)
     except ClientError as error:
-        if any(words in str(error) for words in _NOTHING_TO_DO):
-            return stack_outputs(cloudformation, name)
         raise refused(error, f"{doing} the stack {name}") or StackError(
             f"CloudFormation did not apply the change: {error}", "Run it again: the stack may have changed meanwhile."
         ) from error
@@ -202,7 +195,7 @@ def _look(cloudformation: CloudFormationClient, name: str) -> dict[str, Any] | N
     except ClientError as error:
         if code_of(error) == "ValidationError":  # "Stack with id … does not exist"
             return None
-        raise refused(error, f"looking at the stack {name}") or error from error
+        raise named(error, f"looking at the stack {name}") from error
     return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
 
 
@@ -227,7 +220,7 @@ def _ready_for_a_change(cloudformation: CloudFormationClient, name: str, report:
     try:
         cloudformation.delete_stack(StackName=name)
     except ClientError as error:
-        raise refused(error, f"deleting the stack {name}") or error from error
+        raise named(error, f"deleting the stack {name}") from error
     left = wait_until(
         lambda: _look(cloudformation, str(stack["StackId"])),
         lambda seen: seen is None or seen["StackStatus"] == "DELETE_FAILED",
@@ -244,7 +237,11 @@ def _ready_for_a_change(cloudformation: CloudFormationClient, name: str, report:
 def _failed(cloudformation: CloudFormationClient, proposal: Proposal, status: str) -> StackError:
     why = "; ".join(_failures(cloudformation, proposal.stack_id)) or "It did not end in time."
     left = "Nothing is left of it" if status == "DELETE_COMPLETE" else "What was there before is there again"
-    return StackError(f"The stack {proposal.name} ended as {status}. {why}", f"Correct that and run it again. {left}.")
+    taken = "Another stack or a person made what exists already: delete it, or choose another MONAI_AWS_DEPLOYMENT. "
+    return StackError(
+        f"The stack {proposal.name} ended as {status}. {why}",
+        f"{taken if 'already exists' in why else ''}Correct that and run it again. {left}.",
+    )
 
 
 def _failures(cloudformation: CloudFormationClient, stack_id: str, most: int = 3) -> list[str]:

@@ -7,21 +7,26 @@ roles are the administrator's (infra/bootstrap.yaml) and are only referred to.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import TriggerError, code_of, refused
+from monai_aws_pipeline.cloud.errors import TriggerError, code_of, message_of, named
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import silently, wait_until
 
 if TYPE_CHECKING:
+    from mypy_boto3_sqs.literals import QueueAttributeNameType as AttributeName
+
     from monai_aws_pipeline.cloud.session import Clients
 
-_SETTLE_SECONDS = 60.0
+T = TypeVar("T")
+_SETTLE_SECONDS = 75.0
+"""SQS takes the name of a deleted queue after a minute, S3 sees a queue's policy within one; IAM's roles are known sooner."""
 _NO_QUEUE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _NOT_FOUND = "ResourceNotFoundException"
 
@@ -104,49 +109,67 @@ class Trigger:
         self._tags = dict(tags)
         self._report = report
 
+    # ------------------------------------------------------------------------------------------------------------ calls
+
+    def _ask(self, doing: str, call: Callable[[], T]) -> T:
+        """Make a call, again for a minute while AWS does not know what was just made or is at work on it; what stays refused is named."""
+
+        def once() -> tuple[T | None, ClientError | None]:
+            try:
+                return call(), None
+            except ClientError as error:
+                if not _passes(error):
+                    raise named(error, doing, TriggerError) from error
+                return None, error
+
+        answer, error = wait_until(
+            once, lambda seen: seen[1] is None, _SETTLE_SECONDS, what=f"AWS is not ready yet for {doing}", report=self._report, pause=2.0
+        )
+        if error is not None:
+            raise named(error, doing, TriggerError) from error
+        return cast("T", answer)
+
+    def _find(self, doing: str, call: Callable[[], T], absent: Collection[str] = (_NOT_FOUND,)) -> T | None:
+        """Make a call about something that need not be there: None for these codes, any other refusal is named."""
+        try:
+            return call()
+        except ClientError as error:
+            if code_of(error) in absent:
+                return None
+            raise named(error, doing, TriggerError) from error
+
     # ----------------------------------------------------------------------------------------------------------- queues
 
     def find_queue(self, name: str) -> Queue | None:
         """A queue by name, or None."""
-        sqs = self._clients.sqs
-        try:
-            url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
-        except ClientError as error:
-            if code_of(error) in _NO_QUEUE:
-                return None
-            raise refused(error, f"looking for the queue {name}") or error from error
-        return Queue(url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+        found = self._find(f"looking for the queue {name}", lambda: self._clients.sqs.get_queue_url(QueueName=name), _NO_QUEUE)
+        return self._queue(found["QueueUrl"]) if found else None
+
+    def _queue(self, url: str) -> Queue:
+        asked = partial(self._clients.sqs.get_queue_attributes, QueueUrl=url, AttributeNames=["QueueArn"])
+        return Queue(url, self._ask("looking at a queue", asked)["Attributes"]["QueueArn"])
 
     def ensure_queue(self, name: str, attributes: Mapping[str, str]) -> Queue:
-        """Make a queue, or bring an existing one to these attributes."""
-        sqs = self._clients.sqs
+        """Make a queue, or bring an existing one to these attributes. One of that name that was deleted within the minute is waited for."""
+        sqs, given = self._clients.sqs, dict(attributes)
         found = self.find_queue(name)
         if found is not None:
-            sqs.set_queue_attributes(QueueUrl=found.url, Attributes=dict(attributes))  # type: ignore[arg-type]
+            self._ask(f"changing the queue {name}", lambda: sqs.set_queue_attributes(QueueUrl=found.url, Attributes=given))  # type: ignore[arg-type]
             return found
-        try:
-            url = sqs.create_queue(QueueName=name, Attributes=dict(attributes), tags=self._tags)["QueueUrl"]  # type: ignore[arg-type]
-        except ClientError as error:
-            raise refused(error, f"creating the queue {name}") or error from error
-        return Queue(url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+        made = self._ask(f"creating the queue {name}", lambda: sqs.create_queue(QueueName=name, Attributes=given, tags=self._tags))  # type: ignore[arg-type]
+        return self._queue(made["QueueUrl"])
 
     def depth(self, queue: Queue) -> tuple[int, int]:
         """About how many messages wait in a queue, and how many are at work."""
-        counts = self._clients.sqs.get_queue_attributes(
-            QueueUrl=queue.url, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        )["Attributes"]
+        names: list[AttributeName] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        asked = partial(self._clients.sqs.get_queue_attributes, QueueUrl=queue.url, AttributeNames=names)
+        counts = self._ask("counting a queue's messages", asked)["Attributes"]
         return int(counts["ApproximateNumberOfMessages"]), int(counts["ApproximateNumberOfMessagesNotVisible"])
 
     def remove_queue(self, name: str) -> None:
         """Delete a queue with all its messages; one that is gone already is fine."""
-        found = self.find_queue(name)
-        if found is None:
-            return
-        try:
-            self._clients.sqs.delete_queue(QueueUrl=found.url)
-        except ClientError as error:
-            if code_of(error) not in _NO_QUEUE:
-                raise refused(error, f"deleting the queue {name}") or error from error
+        if found := self.find_queue(name):
+            self._find(f"deleting the queue {name}", lambda: self._clients.sqs.delete_queue(QueueUrl=found.url), _NO_QUEUE)
 
     # --------------------------------------------------------------------------------------------------------- function
 
@@ -161,123 +184,82 @@ class Trigger:
             "MemorySize": spec.memory_mib,
             "Environment": {"Variables": dict(spec.environment)},
         }
-        try:
-            now = functions.get_function(FunctionName=spec.name)
-        except ClientError as error:
-            if code_of(error) != "ResourceNotFoundException":
-                raise refused(error, "looking at the wake function") or error from error
-            return self._create_function(spec, settings)
+        now = self._find("looking at the wake function", lambda: functions.get_function(FunctionName=spec.name))
+        if now is None:
+            make = partial(functions.create_function, FunctionName=spec.name, Code={"ZipFile": spec.code}, Tags=self._tags, **settings)
+            made = self._ask(f"creating the function {spec.name}", make)
+            self._settled(spec.name)
+            return made.get("FunctionArn", "")
         configuration = now["Configuration"]
         if configuration.get("CodeSha256") != spec.sha256:
-            functions.update_function_code(FunctionName=spec.name, ZipFile=spec.code)
+            self._ask(
+                f"changing the code of {spec.name}", lambda: functions.update_function_code(FunctionName=spec.name, ZipFile=spec.code)
+            )
             self._settled(spec.name)
         differs = (
             any(configuration.get(key) != settings[key] for key in ("Role", "Runtime", "Handler", "Timeout", "MemorySize"))
             or configuration.get("Environment", {}).get("Variables", {}) != settings["Environment"]["Variables"]
         )
         if differs:
-            functions.update_function_configuration(FunctionName=spec.name, **settings)
+            self._ask(f"changing {spec.name}", lambda: functions.update_function_configuration(FunctionName=spec.name, **settings))
             self._settled(spec.name)
         return configuration.get("FunctionArn", "")
 
-    def _create_function(self, spec: FunctionSpec, settings: Mapping[str, Any]) -> str:
-        functions = self._clients.functions
-
-        def create() -> str | ClientError:
-            try:
-                made = functions.create_function(FunctionName=spec.name, Code={"ZipFile": spec.code}, Tags=self._tags, **settings)
-            except ClientError as error:
-                # A role that was just created cannot be assumed for some seconds: IAM is eventually consistent.
-                if code_of(error) == "InvalidParameterValueException" and "assumed" in str(error):
-                    return error
-                raise refused(error, "creating the wake function") or error from error
-            return made.get("FunctionArn", "")
-
-        waiting = f"waiting until Lambda can assume the role of {spec.name}"
-        made = wait_until(create, lambda seen: isinstance(seen, str), _SETTLE_SECONDS, what=waiting, report=self._report, pause=2.0)
-        if isinstance(made, ClientError):
-            raise made
-        self._settled(spec.name)
-        return made
-
     def _settled(self, name: str) -> None:
+        look = partial(self._clients.functions.get_function_configuration, FunctionName=name)
         now = wait_until(
-            lambda: self._clients.functions.get_function_configuration(FunctionName=name),
+            lambda: self._ask("looking at the wake function", look),
             lambda seen: _is_ready(seen) or "Failed" in (seen.get("State"), seen.get("LastUpdateStatus")),
             _SETTLE_SECONDS,
             what=f"waiting until the function {name} is active",
             report=self._report,
         )
         if not _is_ready(now):
-            raise TriggerError(
-                f"The function {name} did not become active: {now.get('StateReason', 'no reason given')}.", "Look at it in Lambda."
-            )
+            reason = now.get("StateReason") or now.get("LastUpdateStatusReason") or "no reason given"
+            raise TriggerError(f"The function {name} did not become active: {reason}.", "Look at it in Lambda.")
 
     def ensure_log_retention(self, function: str, days: int) -> None:
         """Keep a function's log for so many days. Lambda makes the log group at the first call, and keeps what it makes for ever."""
         group, logs = f"/aws/lambda/{function}", self._clients.logs
-        try:
-            with suppress(logs.exceptions.ResourceAlreadyExistsException):
-                logs.create_log_group(logGroupName=group, tags=self._tags)
-            logs.put_retention_policy(logGroupName=group, retentionInDays=days)
-        except ClientError as error:
-            raise refused(error, f"setting how long {group} is kept") or error from error
+        doing = f"setting how long {group} is kept"
+        self._find(doing, lambda: logs.create_log_group(logGroupName=group, tags=self._tags), ("ResourceAlreadyExistsException",))
+        self._ask(doing, lambda: logs.put_retention_policy(logGroupName=group, retentionInDays=days))
 
     def ensure_event_source(self, function: str, queue: Queue) -> str:
         """Let the function drain a queue in small batches, two at a time, reporting failed records one by one."""
-        functions = self._clients.functions
+        functions, doing = self._clients.functions, "joining the queue to the wake function"
         wanted: dict[str, Any] = {
             "BatchSize": 10,
             "FunctionResponseTypes": ["ReportBatchItemFailures"],
             "ScalingConfig": {"MaximumConcurrency": 2},
         }
-        mappings = functions.list_event_source_mappings(FunctionName=function, EventSourceArn=queue.arn)["EventSourceMappings"]
-        if mappings:
-            uuid = mappings[0].get("UUID", "")
-            functions.update_event_source_mapping(UUID=uuid, Enabled=True, **wanted)
+        found = self._ask(doing, lambda: functions.list_event_source_mappings(FunctionName=function, EventSourceArn=queue.arn))
+        if found["EventSourceMappings"]:
+            uuid = found["EventSourceMappings"][0].get("UUID", "")
+            self._ask(doing, lambda: functions.update_event_source_mapping(UUID=uuid, Enabled=True, **wanted))
             return uuid
-        try:
-            return functions.create_event_source_mapping(FunctionName=function, EventSourceArn=queue.arn, Enabled=True, **wanted).get(
-                "UUID", ""
-            )
-        except ClientError as error:
-            raise refused(error, "joining the queue to the wake function") or error from error
+        make = partial(functions.create_event_source_mapping, FunctionName=function, EventSourceArn=queue.arn, Enabled=True, **wanted)
+        return self._ask(doing, make).get("UUID", "")
 
     def has_function(self, name: str) -> bool:
         """Whether the function exists."""
-        try:
-            self._clients.functions.get_function_configuration(FunctionName=name)
-        except ClientError as error:
-            if code_of(error) == _NOT_FOUND:
-                return False
-            raise refused(error, "looking at the wake function") or error from error
-        return True
+        look = partial(self._clients.functions.get_function_configuration, FunctionName=name)
+        return self._find("looking at the wake function", look) is not None
 
     def remove_function(self, name: str) -> None:
         """Delete the function; one that is gone already is fine. Its log group stays."""
-        try:
-            self._clients.functions.delete_function(FunctionName=name)
-        except ClientError as error:
-            if code_of(error) != _NOT_FOUND:
-                raise refused(error, "deleting the wake function") or error from error
+        self._find("deleting the wake function", lambda: self._clients.functions.delete_function(FunctionName=name))
 
     def event_sources(self, function: str) -> list[str]:
         """Ids of the function's event sources, also of one that is being deleted."""
-        try:
-            found = self._clients.functions.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
-        except ClientError as error:
-            if code_of(error) == _NOT_FOUND:
-                return []
-            raise refused(error, "listing the wake function's event sources") or error from error
-        return [mapping.get("UUID", "") for mapping in found]
+        look = partial(self._clients.functions.list_event_source_mappings, FunctionName=function)
+        found = self._find("listing the wake function's event sources", look)
+        return [mapping.get("UUID", "") for mapping in found["EventSourceMappings"]] if found else []
 
     def remove_event_source(self, uuid: str) -> None:
         """Delete an event source; one that is gone, or going, is fine."""
-        try:
-            self._clients.functions.delete_event_source_mapping(UUID=uuid)
-        except ClientError as error:
-            if code_of(error) not in (_NOT_FOUND, "ResourceInUseException"):
-                raise refused(error, "deleting the wake function's event source") or error from error
+        remove = partial(self._clients.functions.delete_event_source_mapping, UUID=uuid)
+        self._find("deleting the wake function's event source", remove, (_NOT_FOUND, "ResourceInUseException"))
 
     # --------------------------------------------------------------------------------------------------------- schedule
 
@@ -291,38 +273,21 @@ class Trigger:
             "Target": {"Arn": function_arn, "RoleArn": role_arn, "Input": json.dumps({"source": "monai-aws.schedule"})},
         }
         scheduler = self._clients.scheduler
-        try:
-            scheduler.get_schedule(Name=name)
-        except ClientError as error:
-            if code_of(error) != "ResourceNotFoundException":
-                raise refused(error, "looking at the wake schedule") or error from error
-            scheduler.create_schedule(**request)
-        else:
-            scheduler.update_schedule(**request)
+        change = scheduler.update_schedule if self.has_schedule(name) else scheduler.create_schedule
+        self._ask("setting the wake schedule", lambda: change(**request))
 
     def has_schedule(self, name: str) -> bool:
         """Whether the schedule exists."""
-        try:
-            self._clients.scheduler.get_schedule(Name=name)
-        except ClientError as error:
-            if code_of(error) == _NOT_FOUND:
-                return False
-            raise refused(error, "looking at the wake schedule") or error from error
-        return True
+        return self._find("looking at the wake schedule", lambda: self._clients.scheduler.get_schedule(Name=name)) is not None
 
     def remove_schedule(self, name: str) -> None:
         """Delete the schedule; one that is gone already is fine."""
-        try:
-            self._clients.scheduler.delete_schedule(Name=name)
-        except ClientError as error:
-            if code_of(error) != _NOT_FOUND:
-                raise refused(error, "deleting the wake schedule") or error from error
+        self._find("deleting the wake schedule", lambda: self._clients.scheduler.delete_schedule(Name=name))
 
     # ----------------------------------------------------------------------------------------------------- notification
 
     def ensure_notification(self, bucket: str, identifier: str, queue: Queue, prefix: str) -> bool:
         """Have the bucket tell the queue about new objects under a prefix. Returns whether anything had to change."""
-        s3 = self._clients.s3
         ours = {
             "Id": identifier,
             "QueueArn": queue.arn,
@@ -333,7 +298,8 @@ class Trigger:
         merged = merge_notification(existing, ours)
         if _same(merged, existing):
             return False
-        s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=merged)  # type: ignore[arg-type]
+        put = partial(self._clients.s3.put_bucket_notification_configuration, Bucket=bucket, NotificationConfiguration=merged)  # type: ignore[arg-type]
+        self._ask(f"telling {bucket} whom to tell about uploads", put)
         return True
 
     def has_notification(self, bucket: str, identifier: str) -> bool:
@@ -345,23 +311,33 @@ class Trigger:
         if not self.has_notification(bucket, identifier):
             return
         left = without_notification(self._notification(bucket), identifier)
-        try:
-            # Without this, S3 sends a test event to the queues of others, and refuses where one of those is gone.
-            self._clients.s3.put_bucket_notification_configuration(
-                Bucket=bucket,
-                NotificationConfiguration=left,  # type: ignore[arg-type]
-                SkipDestinationValidation=True,
-            )
-        except ClientError as error:
-            raise refused(error, f"changing the notifications of {bucket}") or error from error
+        put = partial(self._clients.s3.put_bucket_notification_configuration, Bucket=bucket, NotificationConfiguration=left)  # type: ignore[arg-type]
+        # Without this, S3 sends a test event to the queues of others, and refuses where one of those is gone.
+        self._ask(f"changing the notifications of {bucket}", lambda: put(SkipDestinationValidation=True))
 
     def _notification(self, bucket: str, missing_ok: bool = False) -> Mapping[str, Any]:
-        try:
-            return self._clients.s3.get_bucket_notification_configuration(Bucket=bucket)
-        except ClientError as error:
-            if missing_ok and code_of(error) == "NoSuchBucket":
-                return {}
-            raise refused(error, f"reading the notifications of {bucket}") or error from error
+        look = partial(self._clients.s3.get_bucket_notification_configuration, Bucket=bucket)
+        return self._find(f"reading the notifications of {bucket}", look, ("NoSuchBucket",) if missing_ok else ()) or {}
+
+
+_PASSING: Mapping[str, str] = {
+    "InvalidParameterValueException": r"cannot be assumed|role does not have permissions",
+    "ValidationException": r"must allow AWS EventBridge Scheduler to assume",
+    "InvalidArgument": r"Unable to validate the following destination",
+    "ResourceConflictException": r"in progress|in the following state",
+    "ResourceInUseException": "",
+    "ConflictException": "",
+    "OperationAborted": "",
+    "OperationAbortedException": "",
+    "QueueDeletedRecently": "",
+    "AWS.SimpleQueueService.QueueDeletedRecently": "",
+}
+"""Codes, with words where they say several things, of what AWS takes later: what is new is not known yet, or something is at work."""
+
+
+def _passes(error: ClientError) -> bool:
+    words = _PASSING.get(code_of(error))
+    return words is not None and bool(re.search(words, message_of(error)))
 
 
 def _same(merged: Mapping[str, Any], existing: Mapping[str, Any]) -> bool:

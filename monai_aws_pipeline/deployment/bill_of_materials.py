@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import RegistryError, code_of, refused
+from monai_aws_pipeline.cloud.errors import RegistryError, code_of, named
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import AgentExit, sbom_key
 from monai_aws_pipeline.deployment.machine_agent import ask
@@ -56,7 +56,7 @@ def of_dependencies(s3: S3Client, bucket: str, digest: str, take: Callable[[], d
         return sbom.parse_inventory(s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode())
     except ClientError as error:
         if code_of(error) not in ("NoSuchKey", "404"):
-            raise refused(error, "reading the inventory of the dependencies") or error from error
+            raise named(error, "reading the inventory of the dependencies") from error
     except (sbom.InventoryError, UnicodeDecodeError):
         pass  # damaged: taken again
     content = take()
@@ -87,7 +87,7 @@ def keep(s3: S3Client, bucket: str, image: sbom.MapImage, content: dict[str, Any
     try:
         s3.put_object(Bucket=bucket, Key=sbom_key(image.digest), Body=made.text.encode(), ContentType=kind, Metadata=counts)
     except ClientError as error:
-        raise refused(error, "putting the bill of materials into the bucket") or error from error
+        raise named(error, "putting the bill of materials into the bucket") from error
     report(f"bill of materials: {', '.join(f'{count} {name}' for name, count in made.counts.items())}")
 
 
@@ -100,7 +100,7 @@ def find(s3: S3Client, bucket: str, digest: str) -> KeptSbom | None:
     except ClientError as error:
         if code_of(error) in ("404", "NoSuchKey", "NotFound"):
             return None
-        raise refused(error, "looking for the bill of materials") or error from error
+        raise named(error, "looking for the bill of materials") from error
     said = ((name.removeprefix("count-"), count) for name, count in head["Metadata"].items() if name.startswith("count-"))
     counts = {name: int(count) for name, count in said if count.isdigit()}
     return KeptSbom(f"s3://{bucket}/{sbom_key(digest)}", counts)

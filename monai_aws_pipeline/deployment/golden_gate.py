@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 from dagster import Failure, MetadataValue, TableRecord
 
-from monai_aws_pipeline.cloud.errors import refused
+from monai_aws_pipeline.cloud.errors import named
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.contract import AgentExit, golden_key
 from monai_aws_pipeline.deployment.machine_agent import ask
@@ -95,7 +95,7 @@ def keep(s3: S3Client, bucket: str, golden: Golden | None) -> None:
             else:
                 s3.upload_file(str(content), bucket, golden_key(sha256))
         except ClientError as error:
-            raise refused(error, "putting the golden study into the bucket") or error from error
+            raise named(error, "putting the golden study into the bucket") from error
 
 
 def _is_there(s3: S3Client, bucket: str, key: str) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import ClientError
 from dagster import Failure, MetadataValue
 
-from monai_aws_pipeline.cloud.errors import code_of, refused
+from monai_aws_pipeline.cloud.errors import code_of, named
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import sbom_key
@@ -322,7 +322,7 @@ def _passed(s3: S3Client, bucket: str, digest: str, code: AppCode) -> frozenset[
         return passed if {name: kept[name] for name in _stamp(code)} == _stamp(code) else frozenset()
     except ClientError as error:
         if code_of(error) not in ("NoSuchKey", "404"):
-            raise refused(error, "reading which imports the dependencies have made") or error from error
+            raise named(error, "reading which imports the dependencies have made") from error
     except (ValueError, KeyError, TypeError):
         pass  # damaged: asked again
     return frozenset()
@@ -333,4 +333,4 @@ def _keep(s3: S3Client, bucket: str, digest: str, code: AppCode, passed: Iterabl
     try:
         s3.put_object(Bucket=bucket, Key=_key(digest), Body=body, ContentType="application/json")
     except ClientError as error:
-        raise refused(error, "keeping which imports the dependencies have made") or error from error
+        raise named(error, "keeping which imports the dependencies have made") from error

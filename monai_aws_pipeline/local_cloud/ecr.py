@@ -74,7 +74,7 @@ class ImageRegistry:
     def _give_token(self, access_key: str) -> Any:
         password = secrets.token_urlsafe(48)
         now = time.time()
-        self.tokens = {name: login for name, login in self.tokens.items() if login["expires"] > now}
+        self.tokens = {name: login for name, login in self.tokens.items() if login["expires"] > now - _TOKEN_S}
         self.tokens[_hash(password)] = {"key": access_key, "region": responses.get_region(), "expires": now + _TOKEN_S}
         given = {
             "authorizationToken": base64.b64encode(f"AWS:{password}".encode()).decode(),
@@ -92,6 +92,14 @@ class ImageRegistry:
         responses.set_request_region(login["region"])
         return login
 
+    def end_logins(self) -> int:
+        """Let all logins be over as if their 12 hours were; how many."""
+        now = time.time()
+        over = [login for login in self.tokens.values() if login["expires"] > now]
+        for login in over:
+            login["expires"] = now - 1
+        return len(over)
+
     def key_of(self, password: str | None) -> str:
         """The access key that fetched a login token, empty for none of ours."""
         login = self.tokens.get(_hash(password)) if password else None
@@ -101,7 +109,9 @@ class ImageRegistry:
         """Why a registry request is refused, or None: no login, no such repository, or no permission of the login's principal."""
         login = self._enter(password)
         if login is None:
-            return Refusal(401, "UNAUTHORIZED", "no basic auth credentials, or they have expired: log in with ecr get-login-password")
+            known = password is not None and _hash(password) in self.tokens
+            said = "Your authorization token has expired. Reauthenticate and try again." if known else "no basic auth credentials"
+            return Refusal(403 if known else 401, "DENIED" if known else "UNAUTHORIZED", said)
         if wanted is None:
             return None
         arn = f"arn:aws:ecr:{login['region']}:{ACCOUNT}:repository/{wanted.name}"
@@ -305,6 +315,10 @@ class ImageRegistry:
             raise ValueError("a scan needs repository, digest and findings")
         if wrong := [each for each in findings if not isinstance(each, dict) or each.get("severity") not in _SEVERITIES]:
             raise ValueError(f"a finding needs name and severity ({', '.join(_SEVERITIES)}): {wrong[0]}")
+        responses.set_request_account_id(ACCOUNT)
+        responses.set_request_region(self._config.region)
+        if (image := self._match(name, {"imageDigest": digest})) and "manifests" in json.loads(image["imageManifest"]):
+            raise ValueError("ECR's basic scan looks at images, not at an index of images: plant it for the image in the index")
         self._scans[name, digest] = {"status": status, "findings": findings, "at": time.time()}
 
     def _scan_findings(self, data: Json) -> Any:

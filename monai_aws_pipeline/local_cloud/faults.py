@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeVar
 
 from .ec2_answers import ENDINGS, SENT, Sent
+from .service_answers import SERVICES_SENT
 
 FOREVER: Final = 86_400.0
 _Order = TypeVar("_Order")
@@ -28,7 +29,7 @@ class Fault:
     """The next ``times`` calls of an action are held for ``delay_s`` seconds, and then fail with ``code`` or, without one, go on.
 
     ``action`` as in IAM (``RunInstances``); ``status`` is HTTP's; ``match``: only calls whose path or body holds this text.
-    Without status or message, EC2's codes are sent as AWS sends them.
+    Without status or message, codes that are known are sent as AWS sends them.
     """
 
     service: str
@@ -43,7 +44,7 @@ class Fault:
 
     def as_sent(self) -> Fault:
         """The same with status and message, where the order says none."""
-        usual = SENT.get(self.code) if self.service == "ec2" else None
+        usual = SENT.get(self.code) if self.service == "ec2" else SERVICES_SENT.get((self.service, self.code))
         usual = usual or Sent(400, "This fault was ordered.")
         return replace(self, status=self.status or usual.status, message=self.message or usual.message)
 
@@ -66,12 +67,15 @@ class Account:
     """What an account does not have: zones without capacity, running vCPUs that its quota allows (0: any), the role that spot needs.
 
     ``member``: of an organisation, and so without sight of cost allocation tags.
+    ``in_flight``, ``in_flight_s``: SQS's limits of messages that somebody has received, in number and in seconds, to be ordered lower.
     """
 
     no_capacity: tuple[str, ...] = ()
     vcpus: int = 0
     spot_role: bool = True
     member: bool = False
+    in_flight: int = 120_000
+    in_flight_s: int = 43_200
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class FaultBoard:
         self._cuts: dict[str, Cut] = {}
         self._endings: list[Ending] = []
         self.account = Account()
-        self._duplicates = self._shuffled = 0
+        self._duplicates = self._shuffled = self._duplicate_wakes = 0
         self.agent_delay_s = agent_delay_s
         self._ordinary_agent_delay_s = agent_delay_s
 
@@ -113,6 +117,9 @@ class FaultBoard:
         elif set(data) == {"shuffle_events"}:
             with self._lock:
                 self._shuffled = int(data["shuffle_events"])
+        elif set(data) == {"duplicate_wakes"}:
+            with self._lock:
+                self._duplicate_wakes = int(data["duplicate_wakes"])
         elif "service" in data:
             self.order(_made(Fault, data))
         elif set(data) == {"account"}:
@@ -200,6 +207,12 @@ class FaultBoard:
             self._duplicates, ordered = max(0, self._duplicates - 1), self._duplicates > 0
             return ordered
 
+    def take_duplicate_wake(self) -> bool:
+        """Whether this call of a schedule comes twice; uses the order up."""
+        with self._lock:
+            self._duplicate_wakes, ordered = max(0, self._duplicate_wakes - 1), self._duplicate_wakes > 0
+            return ordered
+
     def take_shuffled(self) -> int:
         """How many events, this one included, are still to be put out of order; 0 for none. Uses one up."""
         with self._lock:
@@ -224,7 +237,7 @@ class FaultBoard:
             self._cuts.clear()
             self._endings.clear()
             self.account = Account()
-            self._duplicates = self._shuffled = 0
+            self._duplicates = self._shuffled = self._duplicate_wakes = 0
             self.agent_delay_s = self._ordinary_agent_delay_s
 
 

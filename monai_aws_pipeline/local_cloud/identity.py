@@ -92,8 +92,8 @@ def signed_too_long_ago(headers: Mapping[str, str], now: float) -> bool:
 
 def role_credentials(role_name: str, session_name: str) -> RoleCredentials | None:
     """A new session of a role for a machine, or None when the role is gone or does not trust EC2."""
-    role: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, role_name)
-    if role is None or not _trusts_ec2(role.get("AssumeRolePolicyDocument", "")):
+    found = role(role_name)
+    if found is None or not trusts(found, "ec2.amazonaws.com"):
         return None
     given = RoleCredentials(
         "ASIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(30), secrets.token_urlsafe(120), time.time() + ROLE_SESSION_S
@@ -102,7 +102,7 @@ def role_credentials(role_name: str, session_name: str) -> RoleCredentials | Non
         given.access_key,
         {
             "Arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_name}/{session_name}",
-            "UserId": f"{role.get('RoleId', role_name)}:{session_name}",
+            "UserId": f"{found.get('RoleId', role_name)}:{session_name}",
             "AccountId": ACCOUNT,
             "SecretAccessKey": given.secret_key,
             "SessionToken": given.session_token,
@@ -118,13 +118,15 @@ def session_name(access_key: str) -> str:
     return str(session["Arn"]).rpartition("/")[2] if session else ""
 
 
-def _trusts_ec2(document: str | dict[str, Any]) -> bool:
+def trusts(role: Mapping[str, Any], service: str) -> bool:
+    """Whether a role lets a service, named as ``ec2.amazonaws.com``, assume it."""
+    document = role.get("AssumeRolePolicyDocument", "")
     parsed = json.loads(document) if isinstance(document, str) and document else document
     statements = parsed.get("Statement", []) if isinstance(parsed, dict) else []
     for statement in [statements] if isinstance(statements, dict) else statements:
         principal = statement.get("Principal", {})
         services = principal.get("Service", []) if isinstance(principal, dict) else []
-        if statement.get("Effect") == "Allow" and "ec2.amazonaws.com" in ([services] if isinstance(services, str) else services):
+        if statement.get("Effect") == "Allow" and service in ([services] if isinstance(services, str) else services):
             return True
     return False
 
@@ -155,10 +157,16 @@ def drop_role(name: str) -> None:
     iam._roles.pop(name, None)
 
 
+def role(name_or_arn: str) -> dict[str, Any] | None:
+    """A role of the emulated IAM by name or ARN: RoleName, RoleId, Arn, CreateDate, AssumeRolePolicyDocument."""
+    found: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, name_or_arn.rpartition("/")[2])
+    return found
+
+
 def role_arn(name: str) -> str:
     """ARN of a role of the emulated account, also when the role is gone."""
-    role: dict[str, Any] | None = iam._roles.get_scoped(ACCOUNT, None, name)
-    return str(role["Arn"]) if role else f"arn:aws:iam::{ACCOUNT}:role/{name}"
+    found = role(name)
+    return str(found["Arn"]) if found else f"arn:aws:iam::{ACCOUNT}:role/{name}"
 
 
 def instance_profile(name_or_arn: str) -> dict[str, Any] | None:
@@ -176,6 +184,14 @@ def as_account() -> None:
 def sessions_state() -> dict[str, Any]:
     """Temporary credentials in force, for persistence; ministack forgets them."""
     return {key: dict(session) for key, session in sts._sessions.items() if session.get("Expiration", 0) > time.time()}
+
+
+def end_sessions(name: str) -> int:
+    """Let temporary credentials be over as if their time were: those of the session of this name, or with ``*`` all; how many."""
+    ended = [session for session in sts._sessions.values() if name in ("*", str(session["Arn"]).rpartition("/")[2])]
+    for session in ended:
+        session["Expiration"] = time.time() - 1
+    return len(ended)
 
 
 def restore_sessions(state: dict[str, Any]) -> None:

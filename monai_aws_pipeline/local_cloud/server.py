@@ -99,16 +99,22 @@ class Cloud:
             ecr,
             events,
             faults,
+            first_uses,
+            functions,
             identity,
+            invocations,
+            multipart_dates,
             persistence,
+            queue_limits,
             registry,
             ssm,
+            stacks,
         )
 
         self.config = config
         self.ministack = ministack_app
         self._root, self._base = root, base
-        self._identity = identity
+        self._identity, self._stacks, self._multipart_dates = identity, stacks, multipart_dates
         self.faults = faults.FaultBoard(config.agent_delay_s)
         self.account = account.AccountFacts(self.faults)
         self.hypervisor = Hypervisor(config, engine)
@@ -125,6 +131,10 @@ class Cloud:
         self._alarms = alarms.Alarms(config.region)
         self._queue_faults = events.QueueFaults(self.faults, config.region)
         self.new_things = ec2_new_things.NewThings()
+        self._queue_limits = queue_limits.QueueLimits(self.faults)
+        self._first_uses = first_uses.FirstUses()
+        self._functions = functions.Functions(self._first_uses)
+        self._invocations = invocations.Invocations(self.faults, self._first_uses)
         self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
 
     def install(self) -> None:
@@ -138,6 +148,11 @@ class Cloud:
         self.authorizer.install()
         self._alarms.install()
         self._queue_faults.install()
+        self._queue_limits.install()
+        self._multipart_dates.install()
+        self._stacks.install()
+        self._functions.install()
+        self._invocations.install()
         handlers = self.ministack.SERVICE_HANDLERS
         handlers["ec2"] = self._ec2_handler()
         handlers["ecr"] = self.images.handle
@@ -197,7 +212,7 @@ class Cloud:
             if fault:
                 _log.warning("ordered fault: %s %s %s", service, action, fault.code or f"is held for {fault.delay_s:.0f} s")
                 await self._held(fault)
-            unknown = self.new_things.unknown(action, parameters) if service == "ec2" else None
+            unknown = self._not_known_yet(action, parameters) if service == "ec2" else None
             if unknown and not (fault and fault.code):
                 fault = Fault(service, action, *unknown, status=400)
             if fault and fault.code:
@@ -212,6 +227,14 @@ class Cloud:
             return answer
 
         return guarded
+
+    def _not_known_yet(self, action: str, parameters: dict[str, list[str]]) -> tuple[str, str] | None:
+        """Code and message for a call that names what EC2 was not told of yet."""
+        if unknown := self.new_things.unknown(action, parameters):
+            return unknown
+        named = [parameters[field][0] for field in ("IamInstanceProfile.Name", "IamInstanceProfile.Arn") if field in parameters]
+        is_use = action == "RunInstances" and parameters.get("DryRun", ["false"])[0].lower() != "true"
+        return self._first_uses.profile(named[0]) if named and is_use else None
 
     async def _through_the_network(self, access_key: str) -> None:
         """Hold a call of a machine whose network was ordered to be cut or slow: TCP waits and goes on when the network is back."""
@@ -375,13 +398,8 @@ class Cloud:
         if self.faults.order_from(data):
             self.account.show_spot_role()
             return {}
-        if "confirm_mail" in data:
-            return {"confirmed": self.account.confirm(str(data["confirm_mail"]))}
-        if "publish_base" in data:
-            self._run_command.publish_base(str(data["publish_base"]) or self._base_image)
-            return {}
-        if "redeliver" in data:
-            return {"messages": self._queue_faults.redeliver(str(data["redeliver"]))}
+        if (answer := self._order_of_account(data)) is not None:
+            return answer
         machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")
         if self.room.find(machine) is None:
             raise FaultError(f"no such order, or no such machine: {', '.join(sorted(data))}")
@@ -396,6 +414,19 @@ class Cloud:
             options = {"mib": int(data["mib"])} if "small_disk" in data else {}
             await asyncio.get_running_loop().run_in_executor(None, lambda: change(machine, str(data["path"]), **options))
         return {}
+
+    def _order_of_account(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        """Carry out an order that names no machine; None for any other."""
+        if "confirm_mail" in data:
+            return {"confirmed": self.account.confirm(str(data["confirm_mail"]))}
+        if "publish_base" in data:
+            self._run_command.publish_base(str(data["publish_base"]) or self._base_image)
+            return {}
+        if "end_sessions" in data:
+            return {"sessions": self._identity.end_sessions(str(data["end_sessions"]))}
+        if "end_logins" in data:
+            return {"logins": self.images.end_logins()}
+        return {"messages": self._queue_faults.redeliver(str(data["redeliver"]))} if "redeliver" in data else None
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         beside: list[asyncio.Task[None]] = []

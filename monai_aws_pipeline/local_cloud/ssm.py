@@ -19,6 +19,8 @@ _DEFAULT_EXECUTION_S: Final = 3600
 _STDOUT_LIMIT: Final = 24_000
 _STDERR_LIMIT: Final = 8_000
 _AGENT: Final = "3.3.0.0"
+_DOCUMENTS: Final = ("AWS-RunShellScript",)
+"""Documents that there are, by name or ARN."""
 
 
 class RunCommand:
@@ -32,6 +34,15 @@ class RunCommand:
         ministack_ssm._managed_instance_ids = self._managed
         ministack_ssm._finish_invocation = self._run
         ministack_ssm._describe_instance_information = self._describe
+        send = ministack_ssm._send_command
+
+        def send_known(data: dict[str, Any]) -> Any:
+            name = str(data.get("DocumentName", ""))
+            if name and name.rpartition("/")[2] not in _DOCUMENTS:
+                return responses.error_response_json("InvalidDocument", f"Document with name {name} does not exist.", 400)
+            return send(data)
+
+        ministack_ssm._send_command = send_known
         ministack_ssm._PUBLIC_AMI_PARAMETERS.clear()
         for name in DEEP_LEARNING_AMI_PARAMETERS:
             ministack_ssm._PUBLIC_AMI_PARAMETERS[name] = base_image_id

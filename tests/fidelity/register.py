@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tests.fidelity.behaviour import Behaviour
 from tests.fidelity.played import REFUSALS, Played
+from tests.fidelity.services import NOT_IMITATED_OF_SERVICES, SERVICES
 
 ERROR_CODES = "EC2 API Reference, Error codes"
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What AWS does, how the system lives through it, and where the first is written; a line each."""
-
-    id: str
-    aws: str
-    system: str
-    source: str
 
 
 def _refusal(played: Played) -> Behaviour:
@@ -149,6 +139,7 @@ BEHAVIOURS = (
         "named, with AWS's own words and where codes are listed",
         "EC2 API Reference, Common errors",
     ),
+    *SERVICES,
 )
 
 NOT_IMITATED = (
@@ -157,6 +148,7 @@ NOT_IMITATED = (
     ("EBS: disks are not encrypted, KMS keys are names", "what a missing grant does is ordered as an ending of a machine that starts"),
     ("NotFound is counted, not timed, and searches by tag find new things at once", "a test is to be the same each time"),
     ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
+    *NOT_IMITATED_OF_SERVICES,
 )
 """(what, why)."""
 

@@ -476,10 +476,18 @@ def test_without_the_role_for_spot_another_market_is_taken_or_the_command_named_
 
 @behaviour("profile-not-known-yet")
 def test_a_new_instance_profile_is_not_known_to_ec2_embedded(buy: Buy):
+    buyer = buy()
     with pytest.raises(ClientError) as error:
-        buy().raw(IamInstanceProfile={"Name": "nobody-made-this"})
+        buyer.raw(IamInstanceProfile={"Name": buyer.profile})
     assert refusal(error)[:2] == ("InvalidParameterValue", 400)
     assert "Invalid IAM Instance Profile name" in refusal(error)[2]
+    assert buyer.raw(IamInstanceProfile={"Name": buyer.profile})["Instances"]
+
+
+@behaviour("profile-not-known-yet")
+def test_a_profile_of_this_second_is_waited_for_handled(buy: Buy):
+    buyer = buy()
+    assert buyer.launch()["IamInstanceProfile"]["Arn"].endswith(f"/{buyer.profile}")
 
 
 @behaviour("profile-not-known-yet")

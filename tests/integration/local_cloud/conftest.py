@@ -39,10 +39,15 @@ def eventually(what: Callable[[], Any], timeout_s: float = 60.0, every_s: float 
     return value
 
 
+NOT_YET = ("Invalid IAM Instance Profile", "cannot be assumed", "to assume the role", "Unable to validate the following", "at this time")
+"""Words with which services other than EC2 say so."""
+
+
 def ask_again(attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
     """Seconds until botocore repeats a call about what is not known (yet); None for every other answer, and after three of these."""
-    code = response[1].get("Error", {}).get("Code", "") if response else ""
-    return 0.05 if code.endswith(".NotFound") and attempts <= 3 else None
+    error = response[1].get("Error", {}) if response else {}
+    said, code = str(error.get("Message", "")), str(error.get("Code", ""))
+    return 0.05 if (code.endswith(".NotFound") or any(words in said for words in NOT_YET)) and attempts <= 3 else None
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ class Account:
 
     cloud: LocalCloud
     patient: bool = True
-    """Whether its clients ask again for what EC2 does not know yet, as everybody must who has just made something."""
+    """Whether its clients ask again for what AWS does not know yet, as everybody must who has just made something."""
 
     def client(self, service: str, keys: tuple[str, str, str | None] | None = None, region: str = "us-east-1") -> Any:
         access, secret, token = keys or (*self.admin_keys(), None)
         session = boto3.Session(aws_access_key_id=access, aws_secret_access_key=secret, aws_session_token=token, region_name=region)
         client = session.client(service, endpoint_url=self.cloud.endpoint, config=Config(retries={"total_max_attempts": 1}))
-        if service == "ec2" and self.patient:
-            client.meta.events.register("needs-retry.ec2", ask_again)
+        if self.patient:
+            client.meta.events.register(f"needs-retry.{client.meta.service_model.service_id.hyphenize()}", ask_again)
         return client
 
     def admin_keys(self) -> tuple[str, str]:

@@ -100,6 +100,18 @@ def test_quiet_folders_get_their_marker_once(s3: Any, capsys: pytest.CaptureFixt
     assert "Jane" not in capsys.readouterr().out
 
 
+def test_a_folder_waits_for_a_file_that_is_sent_in_parts_and_not_for_one_that_was_given_up(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, "input/f/1.dcm", "input/other/1.dcm")
+    s3.create_multipart_upload(Bucket="studies", Key="input/f/2.dcm")
+    monkeypatch.setattr(folders, "ABANDONED", timedelta(days=36_500))  # moto dates every upload in parts in 2010
+    assert complete(AT_ONCE) == 1
+    assert markers(s3) == ["input/other/_READY"]
+    monkeypatch.setattr(folders, "ABANDONED", timedelta(0))
+    assert complete(AT_ONCE) == 1
+
+
 def test_each_marker_has_a_content_of_its_own_so_that_a_folders_name_may_be_used_again(s3: Any) -> None:
     etags = set()
     for _ in range(2):
