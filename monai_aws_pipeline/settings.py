@@ -150,7 +150,11 @@ class Settings(BaseSettings):
         description="KMS key of the root disk; empty: the account's key for EBS",
     )
     subnets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="subnets of one VPC that machines go into, a public address each; empty: the region's default subnets"
+        (), description="subnets of one VPC that machines go into; empty: the region's default subnets"
+    )
+    reach: Literal["public", "endpoint"] = Field(
+        "public",
+        description="how SSH reaches machines: by a public address each, or without one, through the VPC's Instance Connect Endpoint",
     )
     ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
     ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
@@ -345,6 +349,8 @@ class Settings(BaseSettings):
             raise ValueError("golden_study is missing: a golden_reference is what its result is compared with")
         if self.root_volume_kms_key and not self.root_volume_encrypted:
             raise ValueError("root_volume_kms_key is set, but root_volume_encrypted is off: set one or the other")
+        if self.reach == "endpoint" and self.ssh_port != 22:
+            raise ValueError("ssh_port is not 22, and an EC2 Instance Connect Endpoint carries SSH to no other: set 22, or reach to public")
         return self
 
     @cached_property

@@ -22,7 +22,7 @@ from .config import ACCOUNT
 Parameters = Mapping[str, list[str]]
 _KINDS: Final = {
     "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
-    "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip",
+    "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip", "eice": "instance-connect-endpoint",
 }  # fmt: skip
 _ON_INSTANCES: Final = frozenset(
     ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
@@ -65,7 +65,14 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         return [arn("image", "*"), arn("snapshot", "*")]
     if action == "CreateSecurityGroup":
         return [arn("security-group", "*"), *(arn("vpc", name) for name in many("VpcId"))]
+    if action == "CreateInstanceConnectEndpoint":
+        return [
+            arn("instance-connect-endpoint", "*"),
+            *(arn("subnet", name) for name in many("SubnetId")),
+            *(arn("security-group", name) for name in many("SecurityGroupId")),
+        ]
     for field, kind in (
+        ("InstanceConnectEndpointId", "instance-connect-endpoint"),
         ("GroupId", "security-group"),
         ("ImageId", "image"),
         ("KeyName", "key-pair"),

@@ -54,6 +54,15 @@ class CloudConfig:
         return f"127.{64 + first % 64}.{second}"
 
     @property
+    def endpoint_address(self) -> str:
+        """From where an EC2 Instance Connect Endpoint connects to machines."""
+        return f"{self.subnet}.2"
+
+    def has_address(self, address: str) -> bool:
+        """Whether this is an address that a machine of this cloud may have."""
+        return address.rpartition(".")[0] == self.subnet
+
+    @property
     def endpoint(self) -> str:
         """Address of the front door."""
         return f"http://127.0.0.1:{self.port}"

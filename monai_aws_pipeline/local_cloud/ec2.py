@@ -73,6 +73,11 @@ class Machine:
         """The EC2 state name."""
         return str(self.instance._state.name)
 
+    @property
+    def is_public(self) -> bool:
+        """Whether it has a public address while it runs."""
+        return any(interface.public_ip_auto_assign for interface in self.instance.nics.values())
+
     def become(self, name: str) -> None:
         """Tell a new state."""
         self.instance._state.name, self.instance._state.code = name, _CODES[name]
@@ -107,6 +112,17 @@ class MachineRoom:
     def find(self, instance_id: str) -> Machine | None:
         """The machine of an instance, or None."""
         return self._machines.get(instance_id)
+
+    def at_address(self, address: str, vpc: str) -> Machine | None:
+        """The running machine that has an address in a VPC, or None."""
+        return next(
+            (m for m in list(self._machines.values()) if m.address == address and m.state == "running" and m.instance.vpc_id == vpc), None
+        )
+
+    @staticmethod
+    def ingress_rules(machine: Machine) -> list[Any]:
+        """What moto knows of who may connect to a machine, from all of its security groups."""
+        return [rule for group in machine.instance.dynamic_group_list for rule in group.ingress_rules]
 
     def managed(self, region: str, among: Collection[str] | None = None) -> dict[str, Machine]:
         """Machines whose SSM agent has registered: running for a while, with a role, and with what stands for the agent at work."""
@@ -351,6 +367,7 @@ class MachineRoom:
                 public_key=_text(key_pair.material_public).strip() if key_pair else "",
                 user_data=user_data_of(instance),
                 environment=self._environment(machine),
+                ssh_from="" if machine.is_public else self._config.endpoint_address,
                 engine_store=None if base else self._hypervisor.image_store(image),
             )
             try:
@@ -636,6 +653,7 @@ class MachineRoom:
             zone=str(instance.placement.zone),
             address=machine.address,
             hostname=_hostname(machine.address),
+            public=machine.is_public,
             lifecycle=instance.lifecycle or "on-demand",
             role=self._role(machine),
             profile_arn=profile["Arn"] if profile else "",

@@ -32,6 +32,7 @@ from .machines import Hypervisor
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Door = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Any]]
 
 CONTROL_HEADER: Final = "x-local-cloud"
@@ -43,7 +44,9 @@ _OPEN_PATHS: Final = (
     "/_ministack/cfn-signal/",
     "/_ministack/lambda-code/",
 )
-_MACHINE_ORDERS: Final = ("cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
+TUNNEL_PATH: Final = "/openTunnel"
+"""Of the web sockets of EC2 Instance Connect Endpoints."""
+_MACHINE_ORDERS: Final = ("end_tunnels", "cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
 _SMALL: Final = 65_536
 _LOOK_S: Final = 0.05
 _log: Final = logging.getLogger("local-cloud.door")
@@ -91,6 +94,7 @@ class Cloud:
             alarms,
             authorization,
             call_record,
+            connect_endpoints,
             ec2,
             ec2_images,
             ec2_new_things,
@@ -110,6 +114,7 @@ class Cloud:
         self.faults = faults.FaultBoard(config.agent_delay_s)
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
+        self.endpoints = connect_endpoints.ConnectEndpoints(config, self.room, ssh_port)
         self.keeper = persistence.Keeper(config.state_dir, self._state)
         self.images = ecr.ImageRegistry(config, on_push=lambda: self.keeper.note("ecr", "PutImage"))
         self.registry_door = registry.RegistryDoor(
@@ -130,6 +135,7 @@ class Cloud:
 
         self._identity.seal_root_keys()
         self.room.install()
+        self.endpoints.install()
         self.images.install()
         self._run_command.install(self._base_image)
         self.authorizer.install()
@@ -274,8 +280,8 @@ class Cloud:
         if path.startswith("/_local/"):
             await self._control(scope, headers, receive, send)
             return
-        if scope["type"] == "http" and self._is_registry(path):
-            await self._registry(scope, receive, send)
+        if own := self._own_door(scope["type"], path):
+            await own(scope, receive, send)
             return
         if path.startswith("/_") and not path.startswith(_OPEN_PATHS):
             await _json(send, 404, {"message": "not here"})
@@ -292,11 +298,13 @@ class Cloud:
                 return
         await self.ministack.app(scope, receive, send)
 
-    @staticmethod
-    def _is_registry(path: str) -> bool:
+    def _own_door(self, kind: str, path: str) -> Door | None:
+        """What answers a request that is none of an AWS service's HTTP calls: the registry, or the endpoints' tunnels."""
         from .registry import is_registry_path
 
-        return is_registry_path(path)
+        if kind == "websocket" and path == TUNNEL_PATH:
+            return self.endpoints.tunnel
+        return self._registry if kind == "http" and is_registry_path(path) else None
 
     @staticmethod
     async def _refuse(scope: Scope, headers: dict[str, str], message: str, send: Send) -> None:
@@ -368,6 +376,8 @@ class Cloud:
         machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")
         if self.room.find(machine) is None:
             raise FaultError(f"no such order, or no such machine: {', '.join(sorted(data))}")
+        if "end_tunnels" in data:
+            return {"tunnels": self.endpoints.end_tunnels(machine)}
         if "cut_network" in data:
             self.faults.cut(machine, float(data.get("seconds", FOREVER)))
         elif "slow_network" in data:
