@@ -260,6 +260,9 @@ class Settings(BaseSettings):
     results_interval_s: int = Field(30, ge=2, le=3600, description="how often the sensor looks for results")
     host_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the base image (Ubuntu 24.04 has 3.12)")
     map_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the MAP base image")
+    local_profile: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="account profiles of the embedded AWS (docs/local-cloud.md), for monai-aws local up and the demo"
+    )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("base_ami")
@@ -299,7 +302,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected ids such as subnet-0123456789abcdef0, separated by commas; not a subnet: {', '.join(wrong)}")
         return value
 
-    @field_validator("instance_types", "ami_regions", "subnets", mode="before")
+    @field_validator("instance_types", "ami_regions", "subnets", "local_profile", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -103,6 +103,7 @@ class Cloud:
             faults,
             identity,
             persistence,
+            profiles,
             registry,
             ssm,
         )
@@ -111,7 +112,8 @@ class Cloud:
         self.ministack = ministack_app
         self._root, self._base = root, base
         self._identity = identity
-        self.faults = faults.FaultBoard(config.agent_delay_s)
+        self.faults = faults.FaultBoard(config.agent_delay_s, faults.Account(**profiles.lacking(config.profiles, config.region)))
+        self.profile_settings: dict[str, str] = {}
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.MachineRoom(config, self.hypervisor, self.faults, ssh_port, root.key)
         self.endpoints = connect_endpoints.ConnectEndpoints(config, self.room, ssh_port)
@@ -121,7 +123,8 @@ class Cloud:
             registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored
         )
         calls = call_record.CallRecord(config.state_dir / call_record.FILE)
-        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls)
+        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls, lambda: self.faults.account.required_tag)
+        self.room.may_grant = self._may_grant
         self._base_image = ec2_images.base_image_id(root.key)
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)
@@ -158,10 +161,27 @@ class Cloud:
         self.images.tokens.update(saved.get("logins", {}))
         self.room.restore_images(saved.get("images", []))
         self.images.seed(self._base)
+        self._become_the_account()
 
     def load_base(self) -> None:
         """Bring the machines' base image into the engine, in the background: the front door need not wait for it."""
         threading.Thread(target=self.hypervisor.load_base, args=(self._root,), name="base-image", daemon=True).start()
+
+    def _become_the_account(self) -> None:
+        """Make what the profiles of the account are made of; networks live only as long as the server."""
+        from moto.ec2.models import ec2_backends
+
+        from . import profiles
+
+        self._identity.as_account()
+        ec2, name = ec2_backends[ACCOUNT][self.config.region], self.config.region
+        region = profiles.Region(name, ec2, self.endpoints, self.room.private_subnets, self._identity.customer_key)
+        self.profile_settings = profiles.prepare(self.config.profiles, region)
+
+    def _may_grant(self, access_key: str, region: str, key: str) -> bool:
+        self._identity.as_account()
+        context = {"kms:GrantIsForAWSResource": "true", "kms:ViaService": f"ec2.{region}.amazonaws.com"}
+        return self.authorizer.may(access_key, "kms:CreateGrant", region, key, context)
 
     def _state(self) -> dict[str, Any]:
         return {"sessions": self._identity.sessions_state(), "logins": self.images.tokens, "images": self.room.images_state()}
@@ -193,6 +213,13 @@ class Cloud:
                         resource_arn=arn,
                         explicit_deny=denied.decision == "Deny",
                     )
+            if arn := self.authorizer.denied_by_organisation(service, action, parameters, region):
+                message = (
+                    f"You are not authorized to perform this operation. {action} on {arn} with an explicit deny in a service control policy"
+                )
+                return iam_actions.access_denied_response(
+                    service, action, "", str(uuid.uuid4()), error_code="UnauthorizedOperation", message=message, headers=headers
+                )
             await self._through_the_network(access_key)
             fault = self.faults.take(service, action, unquote_plus(path) + (body.decode(errors="replace") if len(body) < _SMALL else ""))
             if fault:
@@ -242,6 +269,7 @@ class Cloud:
             await self.registry_door(scope, receive, send)
 
     def _ec2_handler(self) -> Handler:
+        from ministack.core import router
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.test import Client, EnvironBuilder
 
@@ -250,7 +278,7 @@ class Cloud:
         client = Client(DomainDispatcherApplication(create_backend_app))
 
         def call(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
-            self.room.noting({**query, **parse_qs(body.decode(errors="replace"))})
+            self.room.noting({**query, **parse_qs(body.decode(errors="replace"))}, router.extract_access_key_id(headers, query))
             kept = [(name, value) for name, value in headers.items() if name.lower() not in ("content-length", "transfer-encoding", "host")]
             builder = EnvironBuilder(
                 path=path, method=method, headers=kept, data=body, query_string=urlencode(query, doseq=True), base_url=self.config.endpoint
@@ -337,7 +365,8 @@ class Cloud:
             return
         method, path = scope["method"], scope["path"]
         if (method, path) == ("GET", "/_local/health"):
-            await _json(send, 200, {"status": "ready", "base_image": self._base_image, "machines": self.room.overview()})
+            seen = {"base_image": self._base_image, "machines": self.room.overview(), "settings": self.profile_settings}
+            await _json(send, 200, {"status": "ready", **seen})
             return
         try:
             body = json.loads(await _body(receive) or b"{}")
