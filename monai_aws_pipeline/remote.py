@@ -191,6 +191,8 @@ _APART = """folder=$(mktemp -d) && : > "$folder/output" && {{
 """Runs a command apart from the connection, and prints where its output and its end are written, and its process group."""
 _READ_ON_FROM = "tail -s 0.2 --pid={group} -c +{byte} -f {folder}/output; exit $(cat {folder}/ended || echo 137)"
 """Prints such a command's output from a byte on (the first is 1) until its end, and ends as it did; 137 where it was killed."""
+_HERE_S = 600.0
+"""Through a tunnel, a command that may take longer than this runs apart from the connection."""
 _MARGIN_S = 120.0
 """A connection is used for what ends so long before its tunnel does."""
 _SHORT_S = 30.0
@@ -214,8 +216,8 @@ class Remote:
     def run(self, command: str, on_line: OnLine, *, what: str, seconds: float = 3600) -> list[str]:
         """Run one command, hand over each line of its output while it runs, and return the last 200 lines.
 
-        Standard error is merged into the output. A command that may take longer than a tunnel lasts runs on while the connection is made
-        anew. Raises RemoteCommandError on a non-zero exit code, RemoteTimeoutError when time is up, whatever the command prints, and
+        Standard error is merged into the output. Where the way leads through a tunnel, a command that may take long runs on when that ends,
+        and is followed through the next one. Raises RemoteCommandError on a non-zero exit code, RemoteTimeoutError when time is up, whatever the command prints, and
         ConnectionLostError.
         """
         deadline = time.monotonic() + seconds
@@ -225,7 +227,7 @@ class Remote:
             tail.append(line)
             on_line(line)
 
-        if self._way and self._way.tunnel and seconds > self._way.tunnel.seconds - _MARGIN_S:
+        if self._way and self._way.tunnel and seconds > min(_HERE_S, self._way.tunnel.seconds - _MARGIN_S):
             exit_code = self._run_apart(command, keep, deadline)
         else:
             exit_code = self._run_here(command, keep, deadline)
@@ -270,11 +272,16 @@ class Remote:
             if exit_code >= 0 or not self._is_lost():
                 for line in lines.end():
                     on_line(line)
+                self._try_short(f"rm -rf {folder}")  # an image may be made of the machine
                 return exit_code
             on_line(f"the tunnel to the machine has ended{self._why()}; the command goes on, and is followed through a new one")
-        with suppress(RemoteError):  # the machine is ended after this anyway
-            self._run_here(f"kill -- -{group}", lambda _: None, time.monotonic() + _SHORT_S)
+        self._try_short(f"kill -- -{group}")
         return None
+
+    def _try_short(self, command: str) -> None:
+        """Run a short command that nothing depends on."""
+        with suppress(RemoteError):
+            self._run_here(command, lambda _: None, time.monotonic() + _SHORT_S)
 
     def _begin_apart(self, command: str) -> tuple[str, str]:
         """Begin such a command. Returns the folder of its output and its process group."""

@@ -118,6 +118,12 @@ def session_name(access_key: str) -> str:
     return str(session["Arn"]).rpartition("/")[2] if session else ""
 
 
+def caller_arn(access_key: str) -> str:
+    """ARN of a caller by access key."""
+    session = sts._sessions.get(access_key)
+    return str(session["Arn"]) if session else f"arn:aws:iam::{ACCOUNT}:user/{ADMIN_USER}"
+
+
 def _trusts_ec2(document: str | dict[str, Any]) -> bool:
     parsed = json.loads(document) if isinstance(document, str) and document else document
     statements = parsed.get("Statement", []) if isinstance(parsed, dict) else []

@@ -214,9 +214,10 @@ class Cloud:
                         explicit_deny=denied.decision == "Deny",
                     )
             if arn := self.authorizer.denied_by_organisation(service, action, parameters, region):
-                message = (
-                    f"You are not authorized to perform this operation. {action} on {arn} with an explicit deny in a service control policy"
+                refused_on = (
+                    f"is not authorized to perform: ec2:{action} on resource: {arn} with an explicit deny in a service control policy"
                 )
+                message = f"You are not authorized to perform this operation. User: {self._identity.caller_arn(access_key)} {refused_on}."
                 return iam_actions.access_denied_response(
                     service, action, "", str(uuid.uuid4()), error_code="UnauthorizedOperation", message=message, headers=headers
                 )

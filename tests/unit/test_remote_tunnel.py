@@ -131,8 +131,8 @@ def test_a_tunnel_that_has_ended_between_two_commands_is_made_anew():
 
 
 def test_a_tunnel_that_would_end_during_a_command_is_made_anew_before_it():
-    with reached(seconds=HOUR) as (cables, made):
-        assert made.run("echo long", lambda _: None, what="Saying", seconds=HOUR - 121) == ["long"]
+    with reached(seconds=HOUR / 6) as (cables, made):
+        assert made.run("echo long", lambda _: None, what="Saying", seconds=HOUR / 6 - 120) == ["long"]
         assert len(cables.laid) == 2
 
 
