@@ -217,8 +217,8 @@ class Remote:
         """Run one command, hand over each line of its output while it runs, and return the last 200 lines.
 
         Standard error is merged into the output. Where the way leads through a tunnel, a command that may take long runs on when that ends,
-        and is followed through the next one. Raises RemoteCommandError on a non-zero exit code, RemoteTimeoutError when time is up, whatever the command prints, and
-        ConnectionLostError.
+        and is followed through the next one. Raises RemoteCommandError on a non-zero exit code, RemoteTimeoutError when time is up,
+        whatever the command prints, and ConnectionLostError.
         """
         deadline = time.monotonic() + seconds
         tail: deque[str] = deque(maxlen=_KEPT_LINES)

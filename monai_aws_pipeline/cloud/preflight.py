@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.cloud.connect_endpoint import find_endpoint
 from monai_aws_pipeline.cloud.errors import DENIED, CloudError, ImageError, code_of
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.instances import Machines, launch_attempts
@@ -106,6 +107,7 @@ def account_probes(clients: Clients, settings: Settings) -> list[Probe]:
         Probe("root volume", lambda: _root_volume(clients, settings), ""),
         Probe("instance types", lambda: _types(clients, settings.instance_types), "Set MONAI_AWS_INSTANCE_TYPES."),
         Probe("subnets", lambda: _subnets(clients, settings), ""),
+        *([Probe("way to machines", lambda: _endpoint(clients, settings), "")] if settings.reach == "endpoint" else []),
         Probe("registry", lambda: _registry(clients, settings.ecr_repository), "Set MONAI_AWS_ECR_REPOSITORY as bootstrap knows it."),
         *(Probe(f"queue {name}", partial(_queue, clients, name), "") for name in queues),
         Probe(f"parameter {names.live_map_parameter}", lambda: _live_map(clients, names.live_map_parameter), ""),
@@ -227,6 +229,12 @@ def _subnets(clients: Clients, settings: Settings) -> str:
         )
     zones = dict.fromkeys(sorted(subnet.zone for _, subnet in attempts))
     return ", ".join(f"{zone} ({len({kind for kind, subnet in attempts if subnet.zone == zone})} types)" for zone in zones)
+
+
+def _endpoint(clients: Clients, settings: Settings) -> str:
+    """The endpoint that leads to machines without a public address."""
+    subnets = Machines(clients.ec2, settings.deployment, subnets=settings.subnets).subnets()
+    return find_endpoint(clients.ec2, subnets).described(settings.deployment)
 
 
 def _registry(clients: Clients, repository: str) -> str:

@@ -6,7 +6,6 @@ What the endpoint refuses and how it ends is in tests/fidelity.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
