@@ -36,6 +36,7 @@ class Wire(Protocol):
     """What carries an SSH connection in place of a socket of its own. ``ended``: why it is over, empty while it is not."""
 
     ended: str
+    _closed: bool  # paramiko asks its sockets by this name
 
     def settimeout(self, seconds: float | None) -> None:
         """How long ``recv`` waits."""
@@ -318,17 +319,31 @@ class Remote:
 
     def _execute(self, command: str) -> paramiko.Channel:
         """A channel on which a command has begun. Whoever waits for its bytes gets a TimeoutError each second, to look at the clock."""
-        transport = self._client.get_transport()
-        if transport is None or not transport.is_active():
-            raise ConnectionLostError(_GONE)
         try:
-            channel = transport.open_session(timeout=30)
+            channel = self._session()
+        except ConnectionLostError:
+            if self._way is None or self._way.tunnel is None:
+                raise
+            self._client.close()  # the tunnel has ended unseen; nothing has begun yet
+            self._renew(0)
+            channel = self._session()
+        try:
             channel.settimeout(_LOOK_S)
             channel.set_combine_stderr(True)
             channel.exec_command(command)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise ConnectionLostError(_GONE) from error
         return channel
+
+    def _session(self) -> paramiko.Channel:
+        """A channel on which nothing has begun. Raises ConnectionLostError."""
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise ConnectionLostError(_GONE)
+        try:
+            return transport.open_session(timeout=30)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise ConnectionLostError(_GONE) from error
 
     def _lines(self, channel: paramiko.Channel, deadline: float = math.inf) -> Iterator[str]:
         """What a command prints, redacted, until it has printed all of it or the time is over."""

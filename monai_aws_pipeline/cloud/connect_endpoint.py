@@ -117,6 +117,7 @@ class Tunnel:
         self._web_socket = web_socket
         self._timeout: float | None = None
         self._rest = b""
+        self._closed = False  # paramiko asks its sockets by this name
         self.ended = ""
 
     def settimeout(self, seconds: float | None) -> None:
@@ -146,6 +147,7 @@ class Tunnel:
 
     def close(self) -> None:
         """End it."""
+        self._closed = True
         self._web_socket.close()
 
     def _end(self, error: ConnectionClosed) -> None:

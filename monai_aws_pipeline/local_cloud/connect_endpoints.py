@@ -184,7 +184,7 @@ class ConnectEndpoints:
         query = parse_qs(scope.get("query_string", b"").decode(errors="replace"), keep_blank_values=True)
 
         def asked(name: str) -> str:
-            return query.get(name, [""])[0]
+            return str(query.get(name, [""])[0])
 
         identity.as_account()
         access_key, signed = router.extract_access_key_id({}, query), asked("X-Amz-Credential").split("/")

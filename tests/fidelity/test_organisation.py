@@ -20,7 +20,8 @@ from tests.integration.local_cloud.conftest import Account
 from tests.support.cloud import own_cloud, say
 from tests.support.platform import Platform, platform
 
-pytestmark = [pytest.mark.cloud, pytest.mark.behaviour("organisation")]
+pytestmark = pytest.mark.cloud
+behaviour = pytest.mark.behaviour("organisation")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def place(organisation: LocalCloud, tmp_path_factory: pytest.TempPathFactory) ->
         yield made
 
 
+@behaviour
 def test_an_organisations_account_has_no_default_vpc_and_denies_what_lacks_its_tag_embedded(organisation: LocalCloud):
     account = Account(organisation)
     ec2 = account.client("ec2")
@@ -52,6 +54,7 @@ def test_an_organisations_account_has_no_default_vpc_and_denies_what_lacks_its_t
         up(replace(organisation.config, profiles=()))
 
 
+@behaviour
 def test_a_machine_is_launched_reached_and_left_by_settings_alone_handled(place: Platform):
     settings, clients = place.settings, place.clients
     image = Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner).id
@@ -65,6 +68,7 @@ def test_a_machine_is_launched_reached_and_left_by_settings_alone_handled(place:
     assert place.machines() == []
 
 
+@behaviour
 def test_a_deployment_whose_administrator_did_not_name_the_key_is_told_handled(
     organisation: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ):

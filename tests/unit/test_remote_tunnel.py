@@ -41,7 +41,7 @@ class Shell(paramiko.ServerInterface):
         ) as process:
             assert process.stdin and process.stdout
             with suppress(OSError, EOFError):  # the other side has gone
-                if command.startswith(("rm -rf", "cat")):
+                if "tar -x" in command:
                     while data := channel.recv(1 << 16):
                         process.stdin.write(data)
                 process.stdin.close()
@@ -57,7 +57,7 @@ class Cable:
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._socket = socket.create_connection(address)
-        self.ended = ""
+        self.ended, self._closed = "", False
 
     def settimeout(self, seconds: float | None) -> None:
         self._socket.settimeout(seconds)
@@ -69,6 +69,7 @@ class Cable:
         return self._socket.send(data)
 
     def close(self) -> None:
+        self._closed = True
         self._socket.close()
 
     def cut(self) -> None:
