@@ -117,12 +117,16 @@ def _local_options(command: click.decorators.FC) -> click.decorators.FC:
 
 @local.command("up")
 @_local_options
-def local_up(state_dir: Path, port: int) -> None:
+@click.option(
+    "--profile", default="", metavar="NAME[,NAME]", help="Which kind of account it is (docs/local-cloud.md), such as organisation."
+)
+def local_up(state_dir: Path, port: int, profile: str) -> None:
     """Start it; one that runs already is left as it is."""
     from monai_aws_pipeline.local_cloud import commands
     from monai_aws_pipeline.local_cloud.config import configure
 
-    commands.up(configure(state_dir, port), _say)
+    named = tuple(name.strip() for name in profile.split(",") if name.strip())
+    commands.up(configure(state_dir, port, profiles=named), _say)
     _say(f"To use it in this shell:  set -a; . {state_dir / 'env'}; set +a")
 
 

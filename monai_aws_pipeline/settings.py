@@ -157,7 +157,11 @@ class Settings(BaseSettings):
         description="KMS key of the root disk; empty: the account's key for EBS",
     )
     subnets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="subnets of one VPC that machines go into, a public address each; empty: the region's default subnets"
+        (), description="subnets of one VPC that machines go into; empty: the region's default subnets"
+    )
+    reach: Literal["public", "endpoint"] = Field(
+        "public",
+        description="how SSH reaches machines: by a public address each, or without one, through the VPC's Instance Connect Endpoint",
     )
     ssh_user: str = Field("ubuntu", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="user of the base image")
     ssh_port: int = Field(22, ge=1, le=65535, description="port of the machines' SSH server")
@@ -286,6 +290,9 @@ class Settings(BaseSettings):
     results_interval_s: int = Field(30, ge=2, le=3600, description="how often the sensor looks for results")
     host_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the base image (Ubuntu 24.04 has 3.12)")
     map_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the MAP base image")
+    local_profile: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="account profiles of the embedded AWS (docs/local-cloud.md), for monai-aws local up and the demo"
+    )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("base_ami")
@@ -336,7 +343,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected ids such as subnet-0123456789abcdef0, separated by commas; not a subnet: {', '.join(wrong)}")
         return value
 
-    @field_validator("instance_types", "ami_regions", "subnets", mode="before")
+    @field_validator("instance_types", "ami_regions", "subnets", "local_profile", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -386,6 +393,8 @@ class Settings(BaseSettings):
             raise ValueError("golden_study is missing: a golden_reference is what its result is compared with")
         if self.root_volume_kms_key and not self.root_volume_encrypted:
             raise ValueError("root_volume_kms_key is set, but root_volume_encrypted is off: set one or the other")
+        if self.reach == "endpoint" and self.ssh_port != 22:
+            raise ValueError("ssh_port is not 22, and an EC2 Instance Connect Endpoint carries SSH to no other: set 22, or reach to public")
         return self
 
     @cached_property

@@ -209,15 +209,24 @@ def quota_error(kind: str, code: str, region: str) -> QuotaError:
 class Machines:
     """The EC2 machines of one deployment."""
 
-    def __init__(self, ec2: EC2Client, deployment: str, launches: EC2Client | None = None, subnets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        ec2: EC2Client,
+        deployment: str,
+        launches: EC2Client | None = None,
+        subnets: Sequence[str] = (),
+        *,
+        public: bool = True,
+    ) -> None:
         """``launches`` is a client without retries of its own, for those who launch (``Clients.ec2_launches``).
 
-        ``subnets``: where machines go, all of one VPC; empty: the default subnets of the region.
+        ``subnets``: where machines go, all of one VPC; empty: the default subnets of the region. ``public``: with a public address.
         """
         self._ec2 = ec2
         self._launches = launches or ec2
         self._deployment = deployment
         self._subnet_ids = tuple(subnets)
+        self._public = public
 
     def find(self, role: str = "", states: str = "pending,running,stopping,stopped") -> list[Machine]:
         """Machines of this deployment, oldest first."""
@@ -365,8 +374,8 @@ class Machines:
 
     def launch_request(self, spec: LaunchSpec, image: RootDevice, kind: str, subnet: Subnet) -> dict[str, Any]:
         """RunInstances for one machine in one subnet, in the first of its markets; a rehearsal (DryRun) sends the same."""
-        # The public address is asked for, because a subnet need not give one by itself.
-        interface = {"DeviceIndex": 0, "SubnetId": subnet.id, "Groups": [spec.security_group], "AssociatePublicIpAddress": True}
+        # Said either way: a subnet need not give a public address by itself, and may give one that nobody asked for.
+        interface = {"DeviceIndex": 0, "SubnetId": subnet.id, "Groups": [spec.security_group], "AssociatePublicIpAddress": self._public}
         request: dict[str, Any] = {
             "ImageId": spec.image,
             "InstanceType": kind,
@@ -535,7 +544,7 @@ class Machines:
         when_known(partial(self._ec2.modify_instance_attribute, InstanceId=machine_id, Groups=list(groups)), NEW_SECONDS)
 
     def security_group(self, tags: Tags, description: str, ingress_from: str = "", port: int = 22) -> str:
-        """Create a group without any way in, or with one port open to one address range. Returns its id."""
+        """Create a group without any way in, or with one port open to one address range or security group. Returns its id."""
         group = self._ec2.create_security_group(
             GroupName=f"{tags.name}-{tags.run_id[:8]}-{time.time_ns():x}",
             Description=description,
@@ -543,13 +552,7 @@ class Machines:
             TagSpecifications=[{"ResourceType": "security-group", "Tags": tags.as_list()}],
         )["GroupId"]
         if ingress_from:
-            range_key, ranges = ("Ipv6Ranges", "CidrIpv6") if ":" in ingress_from else ("IpRanges", "CidrIp")
-            permission: Any = {
-                "IpProtocol": "tcp",
-                "FromPort": port,
-                "ToPort": port,
-                range_key: [{ranges: ingress_from, "Description": "build"}],
-            }
+            permission: Any = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **_source(ingress_from)}
             opening = partial(self._ec2.authorize_security_group_ingress, GroupId=group, IpPermissions=[permission])
             when_known(opening, NEW_SECONDS)
         return group
@@ -609,6 +612,15 @@ class Machines:
         except ClientError as error:
             if code_of(error) not in GONE:
                 raise
+
+
+def _source(ingress_from: str) -> dict[str, list[dict[str, str]]]:
+    """Who may come in by a rule, as EC2 wants it: a security group, or a range of addresses."""
+    if ingress_from.startswith("sg-"):
+        return {"UserIdGroupPairs": [{"GroupId": ingress_from, "Description": "build"}]}
+    if ":" in ingress_from:
+        return {"Ipv6Ranges": [{"CidrIpv6": ingress_from, "Description": "build"}]}
+    return {"IpRanges": [{"CidrIp": ingress_from, "Description": "build"}]}
 
 
 def root_device(image: ImageTypeDef) -> RootDevice:

@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
+from botocore.auth import SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.credentials import renewing_session
@@ -166,6 +169,19 @@ class Clients:
         """The address of S3 where the way to it is not encrypted, empty where it is. A bucket with ``RequireTls`` refuses that way."""
         address = self.s3.meta.endpoint_url
         return address if urlsplit(address).scheme == "http" else ""
+
+    def signed_socket(self, address: str, service: str, seconds: int) -> str:
+        """The address (host, path and query) of a web socket of an AWS service, signed as the caller for so many seconds; a secret.
+
+        It is as encrypted as the way to EC2 itself. Raises NoCredentialsError.
+        """
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        scheme = {"https": "wss", "http": "ws"}[urlsplit(self.ec2.meta.endpoint_url).scheme]
+        request = AWSRequest("GET", f"{scheme}://{address}", headers={"host": address.partition("/")[0]})
+        SigV4QueryAuth(credentials.get_frozen_credentials(), service, self.region, expires=seconds).add_auth(request)
+        return str(request.url)
 
     def account(self) -> str:
         """The account's twelve digits."""

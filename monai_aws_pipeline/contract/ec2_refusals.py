@@ -128,6 +128,17 @@ _CODES: Final[Mapping[str, Refusal]] = {
         "The account has not subscribed to this: EC2 in this region, or an image of AWS Marketplace.",
         "Finish the account's sign-up, or accept the image's terms in AWS Marketplace; or set MONAI_AWS_BASE_AMI to another image.",
     ),
+    "DeniedByOrganisation": Refusal(  # a name of ours: see refusal_of
+        Way.ERROR,
+        "A policy of the account's organisation denies it, whatever the operator role may.",
+        "Ask the organisation's administrators what its service control policies want: often a tag (monai-aws:owner is MONAI_AWS_OWNER), "
+        "a region or an instance type.",
+    ),
+    "TagPolicyViolation": Refusal(
+        Way.ERROR,
+        "A tag policy of the account's organisation does not allow a tag's value.",
+        "Ask the organisation's administrators which values it takes: monai-aws:owner is MONAI_AWS_OWNER.",
+    ),
     "UnauthorizedOperation": _DENIED,
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,
@@ -159,6 +170,8 @@ def refusal_of(code: str, message: str = "") -> Refusal:
     """What a refused call means. ``message``: AWS's, for codes that say several things."""
     if code == "InvalidParameterValue" and re.search(r"[Ii]nstance ?[Pp]rofile", message):
         code = "InvalidIAMInstanceProfile"
+    if code == "UnauthorizedOperation" and "explicit deny in a service control policy" in message:
+        code = "DeniedByOrganisation"
     if code in _INPUT_NAMES and not re.search(_INPUT_NAMES[code], message):
         return _UNKNOWN_CODE
     return _CODES.get(code, _UNKNOWN_CODE)

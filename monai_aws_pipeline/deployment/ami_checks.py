@@ -14,14 +14,14 @@ from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeve
 
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.images import Images
-from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, cloud_config, short_lived
+from monai_aws_pipeline.cloud.instances import LaunchSpec, cloud_config, short_lived
 from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_AMI_BAKE
 from monai_aws_pipeline.deployment.ami import min_driver
-from monai_aws_pipeline.deployment.build_machine import expiring_tags, own_timer, root_volume
+from monai_aws_pipeline.deployment.build_machine import expiring_tags, machines_of, own_timer, root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
@@ -134,7 +134,7 @@ def _ask_one(clients: Clients, settings: Settings, image_id: str, run_id: str, r
         volume=root_volume(settings),
         security_group="",
     )
-    with short_lived(Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets), spec, report=report) as machine:
+    with short_lived(machines_of(clients, settings), spec, report=report) as machine:
         commands = Commands(clients.ssm)
         commands.wait_online(machine.id, report=report)
         report(f"{machine.id} has booted from {image_id} and is online in SSM")

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+from monai_aws_pipeline.cloud.connect_endpoint import LONGEST_S, ConnectEndpoint, find_endpoint, open_tunnel
 from monai_aws_pipeline.cloud.errors import MachineError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, RootVolume, cloud_config, short_lived
 from monai_aws_pipeline.cloud.progress import Report
@@ -22,7 +24,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.redaction import Redactor
-from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, connect
+from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, Tunnel, connect
 from monai_aws_pipeline.settings import Settings
 
 MARKETS = {"on-demand": ("on-demand",), "spot": ("spot",), "spot-or-on-demand": ("spot", "on-demand")}
@@ -36,6 +38,36 @@ class BuildMachine:
 
     machine: Machine
     remote: Remote
+
+
+@dataclass(frozen=True)
+class WayIn:
+    """How machines are reached: who may connect, an address range or a security group, and through which endpoint, where not directly."""
+
+    ingress_from: str
+    endpoint: ConnectEndpoint | None = None
+    clients: Clients | None = None
+
+    def tunnel_to(self, address: str) -> Tunnel | None:
+        """The tunnel to a machine by its private address; none where it is reached directly."""
+        if self.endpoint is None or self.clients is None:
+            return None
+        return Tunnel(partial(open_tunnel, self.clients, self.endpoint, address), LONGEST_S, f"the endpoint {self.endpoint.id}")
+
+
+def machines_of(clients: Clients, settings: Settings) -> Machines:
+    """The deployment's machines, for those who launch some: in its subnets, with a public address where they are reached by one."""
+    public = settings.reach == "public"
+    return Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets, public=public)
+
+
+def way_in(clients: Clients, settings: Settings, machines: Machines, report: Report) -> WayIn:
+    """How new machines are reached. Raises what finding that out raises, before anything is launched."""
+    if settings.reach == "public":
+        return WayIn(caller_range(settings.ssh_from))
+    endpoint = find_endpoint(clients.ec2, machines.subnets())
+    report(endpoint.described(settings.deployment))
+    return WayIn(caller_range(settings.ssh_from) if endpoint.keeps_client_address else endpoint.groups[0], endpoint, clients)
 
 
 def caller_range(ssh_from: str) -> str:
@@ -84,11 +116,13 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         security_group="",
         markets=MARKETS[settings.build_market],
     )
-    machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches, settings.subnets)
-    ssh_from = caller_range(settings.ssh_from)
+    machines = machines_of(clients, settings)
+    way = way_in(clients, settings, machines, report)
     with (
-        short_lived(machines, spec, public_key=user_key.public, ssh_from=ssh_from, ssh_port=settings.ssh_port, report=report) as machine,
-        reach(machine, settings, user_key, host_key, report) as remote,
+        short_lived(
+            machines, spec, public_key=user_key.public, ssh_from=way.ingress_from, ssh_port=settings.ssh_port, report=report
+        ) as machine,
+        reach(machine, settings, way, user_key, host_key, report) as remote,
     ):
         try:
             yield BuildMachine(machine, remote)
@@ -102,7 +136,7 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
 
 
 @contextmanager
-def reach(machine: Machine, settings: Settings, user_key: KeyPair, host_key: KeyPair, report: Report) -> Iterator[Remote]:
+def reach(machine: Machine, settings: Settings, way: WayIn, user_key: KeyPair, host_key: KeyPair, report: Report) -> Iterator[Remote]:
     """A connection to a machine that is booting, made when its first boot is done."""
     with connect(
         machine.address,
@@ -112,6 +146,7 @@ def reach(machine: Machine, settings: Settings, user_key: KeyPair, host_key: Key
         host_key=host_key.public,
         redact=Redactor([user_key.private, host_key.private]),
         on_line=report,
+        tunnel=way.tunnel_to(machine.address),
     ) as remote:
         with repeating(report) as say:
             say("waiting until the first boot is done")

@@ -23,9 +23,10 @@ from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_p
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import AGENT_PROGRAM, AGENT_SETTINGS, AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
-from monai_aws_pipeline.deployment.build_machine import root_volume
+from monai_aws_pipeline.deployment.build_machine import machines_of, root_volume
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
@@ -114,7 +115,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     """Bring the hosts to the wanted image, settings and MAP, and leave them stopped."""
     chosen, clients, report = settings.load(), cloud.clients(), context.log.info
     started = time.monotonic()
-    machines = Machines(clients.ec2, chosen.deployment, clients.ec2_launches, chosen.subnets)
+    machines = machines_of(clients, chosen)
     image = materialized_version(context.instance, "gpu_ami")
     registry, maps = Registry(clients.ecr, chosen.ecr_repository), LiveMaps(clients, chosen, report)
     candidate = registry.require(digest=materialized_version(context.instance, "map_image"))
@@ -137,7 +138,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
             zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
-            created.append(_launch(machines, chosen, image, agent, content, context.run.run_id, zones, report))
+            created.append(_launch(clients, machines, chosen, image, agent, content, context.run.run_id, zones, report))
         hosts = [*plan.keep, *created]
         pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
     for machine in plan.retire:
@@ -186,6 +187,7 @@ def discarded_on_failure(machines: Machines, report: Report) -> Iterator[list[Ma
 
 
 def _launch(
+    clients: Clients,
     machines: Machines,
     settings: Settings,
     image: str,
@@ -214,7 +216,7 @@ def _launch(
         avoid_zones=zones,
     )
     if settings.ami_mode == "stock":
-        return launch_provisioned(machines, settings, spec, files, report)
+        return launch_provisioned(clients, machines, settings, spec, files, report)
     return machines.launch(spec, report)
 
 

@@ -18,9 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("up", "down", "status", "reset"))
     parser.add_argument("--state-dir", type=Path, default=None, help="folder of its data (default: .local-cloud here)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port on 127.0.0.1 (default: {DEFAULT_PORT})")
+    parser.add_argument("--profile", default="", help="kind of account, NAME[,NAME] (docs/local-cloud.md)")
     chosen = parser.parse_args(arguments)
     try:
-        config = configure(chosen.state_dir, chosen.port)
+        config = configure(chosen.state_dir, chosen.port, profiles=tuple(name for name in chosen.profile.split(",") if name))
         if chosen.command == "up":
             up(config, _say)
         elif chosen.command == "down":

@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from ministack.core import iam_actions, responses, router
 from ministack.services import budgets, sns
 from ministack.services.cloudformation import provisioners
+from moto.ec2.models import ec2_backends
 
 from . import identity
+from .config import ACCOUNT
 from .faults import FaultBoard
 
 Handler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Any]]
@@ -41,20 +42,11 @@ _OWN_KEY: Final = "alias/aws/ebs"
 _PENDING: Final = "PendingConfirmation"
 
 
-@dataclass
-class _Disks:
-    """What a region does with new disks."""
-
-    encrypted: bool = False
-    key: str = _OWN_KEY
-
-
 class AccountFacts:
     """The facts of one account. Orders about it (``account``) are on the board of faults."""
 
     def __init__(self, faults: FaultBoard) -> None:
         self._faults = faults
-        self._disks: dict[str, _Disks] = {}
         self._tags: dict[str, str] = {}
         self._confirmed: set[str] = set()
 
@@ -116,17 +108,17 @@ class AccountFacts:
 
     def disks(self, parameters: Mapping[str, list[str]], region: str) -> Answer | None:
         """The answer to an EC2 call about encryption by default; None for every other call."""
-        action, disks = parameters.get("Action", [""])[0], self._disks.setdefault(region, _Disks())
+        action, disks = parameters.get("Action", [""])[0], ec2_backends[ACCOUNT][region]
         if action in ("EnableEbsEncryptionByDefault", "DisableEbsEncryptionByDefault"):
-            disks.encrypted = action.startswith("Enable")
+            disks.ebs_encryption_by_default = action.startswith("Enable")
         if action == "ModifyEbsDefaultKmsKeyId":
-            disks.key = parameters["KmsKeyId"][0]
+            disks.default_kms_key_id = parameters["KmsKeyId"][0]
         if action == "ResetEbsDefaultKmsKeyId":
-            disks.key = _OWN_KEY
+            disks.default_kms_key_id = ""
         if action.endswith("EbsEncryptionByDefault"):
-            return _xml(action, "ebsEncryptionByDefault", str(disks.encrypted).lower())
+            return _xml(action, "ebsEncryptionByDefault", str(disks.ebs_encryption_by_default).lower())
         if action.endswith("EbsDefaultKmsKeyId"):
-            return _xml(action, "kmsKeyId", disks.key)
+            return _xml(action, "kmsKeyId", disks.default_kms_key_id or _OWN_KEY)
         return None
 
     # ------------------------------------------------------------------------------------------------------------- subscriptions

@@ -23,12 +23,13 @@ from .config import ACCOUNT
 Parameters = Mapping[str, list[str]]
 _KINDS: Final = {
     "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
-    "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip",
+    "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip", "eice": "instance-connect-endpoint",
 }  # fmt: skip
 _ON_INSTANCES: Final = frozenset(
     ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
      "ModifyInstanceMetadataOptions", "MonitorInstances", "GetConsoleOutput")
 )  # fmt: skip
+_KINDS_WITH_REQUIRED_TAG: Final = {"RunInstances": ("instance", "volume"), "CreateVolume": ("volume",), "CreateSnapshot": ("snapshot",)}
 _INTERFACE: Final = r"NetworkInterface\.\d+\."
 _PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
 
@@ -66,7 +67,14 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         return [arn("image", "*"), arn("snapshot", "*")]
     if action == "CreateSecurityGroup":
         return [arn("security-group", "*"), *(arn("vpc", name) for name in many("VpcId"))]
+    if action == "CreateInstanceConnectEndpoint":
+        return [
+            arn("instance-connect-endpoint", "*"),
+            *(arn("subnet", name) for name in many("SubnetId")),
+            *(arn("security-group", name) for name in many("SecurityGroupId")),
+        ]
     for field, kind in (
+        ("InstanceConnectEndpointId", "instance-connect-endpoint"),
         ("GroupId", "security-group"),
         ("ImageId", "image"),
         ("KeyName", "key-pair"),
@@ -195,11 +203,17 @@ class Authorizer:
     """The checks that ministack does not make itself."""
 
     def __init__(
-        self, tags_of: Callable[[str], dict[str, str]], roles_of_profile: Callable[[str], list[str]], calls: CallRecord | None = None
+        self,
+        tags_of: Callable[[str], dict[str, str]],
+        roles_of_profile: Callable[[str], list[str]],
+        calls: CallRecord | None = None,
+        required_tag: Callable[[], str] = lambda: "",
     ) -> None:
+        """``required_tag``: the tag without which the organisation's policy lets nobody make a machine or a disk; empty: none."""
         self._tags_of = tags_of
         self._roles_of_profile = roles_of_profile
         self._calls = calls
+        self._required_tag = required_tag
 
     def install(self) -> None:
         """Give ministack's own check EC2's and Systems Manager's resources and EC2's tags."""
@@ -267,6 +281,17 @@ class Authorizer:
 
     def _tags(self, arn: str) -> dict[str, str]:
         return self._tags_of(arn.rpartition("/")[2]) if arn.startswith("arn:aws:ec2:") else {}
+
+    def denied_by_organisation(self, service: str, action: str, parameters: Parameters, region: str) -> str:
+        """The resource that a policy of the organisation lets nobody make so; empty where none is in the way."""
+        tag = self._required_tag()
+        kinds = _KINDS_WITH_REQUIRED_TAG.get(action, ()) if service == "ec2" and tag else ()
+        created = tags_on_creation(parameters)
+        return next((f"arn:aws:ec2:{region}:{ACCOUNT}:{kind}/*" for kind in kinds if tag not in created.get(kind, {})), "")
+
+    def may(self, access_key: str, action: str, region: str, arn: str, context: dict[str, Any]) -> bool:
+        """Whether a caller may do something that another call of theirs comes with."""
+        return not iam_evaluator.enforce(access_key, action, action.partition(":")[0], region, resource_arn=arn, service_context=context)
 
     def check_rest(self, service: str, action: str, body: bytes, parameters: Parameters, access_key: str, region: str) -> Any:
         """Check what ministack left out. Returns (denied, action, resource), or None where all is allowed."""

@@ -23,11 +23,11 @@ from typing import Any
 
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
-from . import base_image, engine, machines, registry, system
+from . import base_image, engine, machines, profiles, registry, system
 from .base_image import MachineRoot, MapBase
 from .config import BASE_REPOSITORY, CloudConfig
 from .engine import Engine
-from .errors import BusyError, LocalCloudError
+from .errors import BusyError, LocalCloudError, ProfileError
 from .processes import Daemon
 from .system import Progress
 
@@ -96,11 +96,13 @@ class CloudStatus:
 def up(config: CloudConfig, on_progress: Progress = lambda _: None) -> LocalCloud:
     """Start the embedded AWS, or say that it runs. Raises a LocalCloudError with cause and remedy."""
     started = time.monotonic()
+    profiles.known(config.profiles)
     system.check_python()
     system.check_machine(config)
     config.state_dir.mkdir(parents=True, exist_ok=True)
     with _alone(config):
         if _answers(config) and server_daemon(config).pid():
+            _check_profile(config)
             on_progress(f"the embedded AWS is already running at {config.endpoint}")
             return LocalCloud(config, read_environment(config.env_file), started=False, seconds=time.monotonic() - started)
         _end_everything(config)
@@ -224,6 +226,17 @@ def _start(config: CloudConfig, running: Engine | None, root: MachineRoot, base:
     _write_environment(config, base, ssh_port)
 
 
+def _check_profile(config: CloudConfig) -> None:
+    """Raises ProfileError where the embedded AWS that runs is another kind of account than is wanted."""
+    runs = CloudConfig.from_json(json.loads((config.state_dir / "server.json").read_text())["config"]).profiles
+    if runs != config.profiles:
+        has, wanted = (",".join(names) or "default" for names in (runs, config.profiles))
+        raise ProfileError(
+            f"The embedded AWS that runs has the account profile {has}, not {wanted}.",
+            "End it first (monai-aws local down, or make demo-down), or name the profile that it has (MONAI_AWS_LOCAL_PROFILE).",
+        )
+
+
 def _end_everything(config: CloudConfig) -> int:
     """End what runs, whoever started it and however its starter ended. Returns the number of machines destroyed."""
     server_daemon(config).stop()
@@ -289,6 +302,7 @@ def _write_environment(config: CloudConfig, base: MapBase, ssh_port: int) -> Non
         "MONAI_AWS_GPUS": "",
         "MONAI_AWS_HOST_PYTHON": base.python,
         "MONAI_AWS_MAP_PYTHON": base.python,
+        **control(config, "GET", "/_local/health")["settings"],
     }
     lines = [
         "# Written by monai-aws local up: the embedded AWS as any AWS SDK and this project's settings see it.",

@@ -38,6 +38,8 @@ class CloudConfig:
     cache_dir: Path = PROJECT_ROOT / ".cache" / "local-cloud"
     region: str = "us-east-1"
     agent_delay_s: float = 2.0
+    profiles: tuple[str, ...] = ()
+    """Names of profiles.PROFILES: which kind of account it is."""
 
     @property
     def identity(self) -> str:
@@ -54,6 +56,15 @@ class CloudConfig:
         """First three numbers of this cloud's loopback addresses, within 127.64.0.0/10."""
         first, second = bytes.fromhex(self.identity[:4])
         return f"127.{64 + first % 64}.{second}"
+
+    @property
+    def endpoint_address(self) -> str:
+        """From where an EC2 Instance Connect Endpoint connects to machines."""
+        return f"{self.subnet}.2"
+
+    def has_address(self, address: str) -> bool:
+        """Whether this is an address that a machine of this cloud may have."""
+        return address.rpartition(".")[0] == self.subnet
 
     @property
     def endpoint(self) -> str:
@@ -98,12 +109,20 @@ class CloudConfig:
     def from_json(cls, text: str) -> CloudConfig:
         """The configuration that ``to_json`` wrote."""
         data: dict[str, Any] = json.loads(text)
-        return cls(**{**data, "state_dir": Path(data["state_dir"]), "cache_dir": Path(data["cache_dir"])})
+        places = {name: Path(data[name]) for name in ("state_dir", "cache_dir")}
+        return cls(**{**data, **places, "profiles": tuple(data.get("profiles", ()))})
 
 
-def configure(state_dir: Path | None = None, port: int = DEFAULT_PORT, *, agent_delay_s: float = 2.0) -> CloudConfig:
-    """The configuration for a state folder (default ``.local-cloud`` here); caches lie under the setting ``cache_dir``."""
+def configure(
+    state_dir: Path | None = None, port: int = DEFAULT_PORT, *, agent_delay_s: float = 2.0, profiles: tuple[str, ...] = ()
+) -> CloudConfig:
+    """The configuration for a state folder (default ``.local-cloud`` here); caches lie under the setting ``cache_dir``.
+
+    Without ``profiles`` the setting ``local_profile`` names them.
+    """
     # Resolved: the kernel lists a mount under its real path, and what is not found there is not unmounted.
     state = (state_dir or Path(".local-cloud")).resolve()
-    cache = load_settings().cache_dir.resolve() / "local-cloud"
-    return CloudConfig(state_dir=state, port=port, cache_dir=cache, agent_delay_s=agent_delay_s)
+    settings = load_settings()
+    cache = settings.cache_dir.resolve() / "local-cloud"
+    named = tuple(dict.fromkeys(profiles or settings.local_profile))
+    return CloudConfig(state_dir=state, port=port, cache_dir=cache, agent_delay_s=agent_delay_s, profiles=named)

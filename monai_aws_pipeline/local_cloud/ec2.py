@@ -62,6 +62,9 @@ class Machine:
     interruption: tuple[str, str] | None = None
     changed_at: float = 0.0
     powered_on_at: float = 0.0
+    disk_key: str = ""
+    """ARN of the customer's KMS key that its root disk is encrypted with; empty where it is AWS's."""
+    without_grant: bool = False
 
     @property
     def region(self) -> str:
@@ -72,6 +75,11 @@ class Machine:
     def state(self) -> str:
         """The EC2 state name."""
         return str(self.instance._state.name)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it has a public address while it runs."""
+        return any(interface.public_ip_auto_assign for interface in self.instance.nics.values())
 
     def become(self, name: str) -> None:
         """Tell a new state."""
@@ -97,16 +105,31 @@ class Instances:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="machine")
         self._request = threading.local()
+        self.private_subnets: set[str] = set()
+        """Subnets without a route out or in: what is in them has a public address at most by name."""
+        self.may_grant: Callable[[str, str, str], bool] = lambda *_: True
+        """Whether a caller (access key) may give EC2 a grant for a customer's KMS key (region, ARN), without which no disk is attached."""
 
     # ------------------------------------------------------------------------------------------------------------- what others ask
 
-    def noting(self, parameters: Mapping[str, list[str]]) -> None:
-        """Remember the parameters of the EC2 request that this thread serves; moto drops some that matter here."""
-        self._request.parameters = parameters
+    def noting(self, parameters: Mapping[str, list[str]], access_key: str = "") -> None:
+        """Remember parameters and caller of the EC2 request that this thread serves; moto drops some that matter here."""
+        self._request.parameters, self._request.access_key = parameters, access_key
 
     def find(self, instance_id: str) -> Machine | None:
         """The machine of an instance, or None."""
         return self._machines.get(instance_id)
+
+    def at_address(self, address: str, vpc: str) -> Machine | None:
+        """The running machine that has an address in a VPC, or None."""
+        return next(
+            (m for m in list(self._machines.values()) if m.address == address and m.state == "running" and m.instance.vpc_id == vpc), None
+        )
+
+    @staticmethod
+    def ingress_rules(machine: Machine) -> list[Any]:
+        """What moto knows of who may connect to a machine, from all of its security groups."""
+        return [rule for group in machine.instance.dynamic_group_list for rule in group.ingress_rules]
 
     def managed(self, region: str, among: Collection[str] | None = None) -> dict[str, Machine]:
         """Machines whose SSM agent has registered: running for a while, with a role, and with what stands for the agent at work."""
@@ -239,6 +262,8 @@ class Instances:
                 ec2_disks.fit_root_volume(image, instance)
             machine = Machine(instance, backend, self._free_address())
             machine.become("pending")
+            machine.disk_key = ec2_disks.key_of_root(backend, image, mappings)
+            self._ask_for_grant(machine)
             self._show_address(machine)
             self._machines[instance.id] = machine
             self._submit(self._boot_first, machine)
@@ -285,6 +310,7 @@ class Instances:
             instance.launch_time = utcnow()  # EC2 User Guide, "Instance lifecycle": LaunchTime is that of the last start
             machine = self._machines[instance.id]
             machine.become("pending")
+            self._ask_for_grant(machine)
             self._show_address(machine)
             self._submit(self._boot_again, machine)
         return changes
@@ -325,6 +351,11 @@ class Instances:
             return original(backend, instance_ids)
         return changes
 
+    def _ask_for_grant(self, machine: Machine) -> None:
+        """Note whether whoever launches or starts a machine lets EC2 use the key of its disk. EC2 takes the call either way."""
+        caller = getattr(self._request, "access_key", "")
+        machine.without_grant = bool(machine.disk_key) and not self.may_grant(caller, machine.region, machine.disk_key)
+
     def _require(self, instance_ids: list[str], verb: str, states: set[str]) -> None:
         for name in instance_ids:
             machine = self.find(name)
@@ -352,6 +383,7 @@ class Instances:
                     public_key=_text(key_pair.material_public).strip() if key_pair else "",
                     user_data=user_data_of(instance),
                     environment=self._environment(machine),
+                    ssh_from="" if self._is_open(machine) else self._config.endpoint_address,
                     engine_store=None if base else self._hypervisor.image_store(image),
                 )
                 self._hypervisor.create(spec)
@@ -363,6 +395,10 @@ class Instances:
                 machine.become("terminated")
                 machine.explain("Server.InternalError", "Server.InternalError", f"Server.InternalError: {failed}")
 
+    def _is_open(self, machine: Machine) -> bool:
+        """Whether packets from outside of its network reach a machine."""
+        return machine.is_public and not any(each.subnet.id in self.private_subnets for each in machine.instance.nics.values())
+
     def _boot_again(self, machine: Machine) -> None:
         with machine.work:
             if machine.state == "pending" and not self._ends_at("start", machine):
@@ -371,7 +407,8 @@ class Instances:
     def _ends_at(self, phase: str, machine: Machine) -> bool:
         """Whether a machine was ordered to end while it starts; it has ended then."""
         instance = machine.instance
-        reason = self._faults.take_ending(phase, instance.id, instance.instance_type, str(instance.placement.zone))
+        reason = "Client.InternalError" if machine.without_grant else ""
+        reason = reason or self._faults.take_ending(phase, instance.id, instance.instance_type, str(instance.placement.zone))
         if not reason:
             return False
         end, state = (instance.terminate, "terminated") if phase == "launch" else (instance.stop, "stopped")
@@ -637,6 +674,7 @@ class Instances:
             zone=str(instance.placement.zone),
             address=machine.address,
             hostname=_hostname(machine.address),
+            public=machine.is_public,
             lifecycle=instance.lifecycle or "on-demand",
             role=self._role(machine),
             profile_arn=profile["Arn"] if profile else "",

@@ -10,6 +10,7 @@ from typing import Any
 
 from moto.ec2.exceptions import EC2ClientError
 
+from . import identity
 from .ec2_images import BaseImage
 
 
@@ -46,6 +47,15 @@ def mappings_of(backend: Any, options: Mapping[str, Any]) -> Sequence[Mapping[st
     if asked or not options.get("launch_template"):
         return asked or ()
     return backend._get_template_from_args(options["launch_template"]).data.get("BlockDeviceMappings") or ()
+
+
+def key_of_root(backend: Any, image: Any, mappings: Sequence[Mapping[str, Any]]) -> str:
+    """ARN of the customer's KMS key that a machine's root disk is encrypted with; empty for AWS's, and for names that stand for no key."""
+    root = next((each.get("Ebs") or {} for each in mappings if image is not None and each.get("DeviceName") == image.root_device_name), {})
+    asked, encrypted = str(root.get("KmsKeyId") or ""), str(root.get("Encrypted", "")).lower() == "true"
+    if not asked and (encrypted or backend.ebs_encryption_by_default):
+        asked = str(backend.default_kms_key_id)
+    return identity.key_arn(asked, str(backend.region_name)) if asked else ""
 
 
 def refuse_small_volumes(backend: Any, image: Any, mappings: Sequence[Mapping[str, Any]]) -> None:

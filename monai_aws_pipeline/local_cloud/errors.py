@@ -48,5 +48,9 @@ class StartError(LocalCloudError):
     """A part of the embedded AWS did not start in time."""
 
 
+class ProfileError(LocalCloudError):
+    """No account profile has that name, or the embedded AWS that runs has another."""
+
+
 class BusyError(LocalCloudError):
     """Another command is starting or stopping the same embedded AWS."""

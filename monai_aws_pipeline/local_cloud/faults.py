@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from .ec2_answers import ENDINGS, SENT, Sent
@@ -68,6 +69,7 @@ class Account:
 
     ``member``: of an organisation, and so without sight of cost allocation tags.
     ``in_flight``, ``in_flight_s``: SQS's limits of messages that somebody has received, in number and in seconds, to be ordered lower.
+    ``required_tag``: a policy of its organisation lets nobody make machines and disks without this tag.
     """
 
     no_capacity: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Account:
     member: bool = False
     in_flight: int = 120_000
     in_flight_s: int = 43_200
+    required_tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,13 @@ class Cut:
 class FaultBoard:
     """The orders of one cloud. Thread-safe."""
 
-    def __init__(self, agent_delay_s: float) -> None:
+    def __init__(self, agent_delay_s: float, account: Account | None = None) -> None:
         self._lock = threading.Lock()
         self._orders: list[Fault] = []
         self._held: list[Fault] = []
         self._cuts: dict[str, Cut] = {}
         self._endings: list[Ending] = []
-        self.account = Account()
+        self.account = self._ordinary_account = account or Account()
         self._duplicates = self._shuffled = self._duplicate_wakes = 0
         self.agent_delay_s = agent_delay_s
         self._ordinary_agent_delay_s = agent_delay_s
@@ -123,7 +126,7 @@ class FaultBoard:
         elif "service" in data:
             self.order(_made(Fault, data))
         elif set(data) == {"account"}:
-            given = _made(Account, data["account"])
+            given = _made(partial(replace, self._ordinary_account), data["account"])
             self.account = replace(given, no_capacity=tuple(given.no_capacity))
         elif "ends_at" in data:
             self._order_ending(_made(Ending, {"at": data["ends_at"], **{name: value for name, value in data.items() if name != "ends_at"}}))
@@ -236,12 +239,12 @@ class FaultBoard:
             self._held.clear()
             self._cuts.clear()
             self._endings.clear()
-            self.account = Account()
+            self.account = self._ordinary_account
             self._duplicates = self._shuffled = self._duplicate_wakes = 0
             self.agent_delay_s = self._ordinary_agent_delay_s
 
 
-def _made(kind: type[_Order], data: Mapping[str, Any]) -> _Order:
+def _made(kind: Callable[..., _Order], data: Mapping[str, Any]) -> _Order:
     try:
         return kind(**data)
     except TypeError as error:

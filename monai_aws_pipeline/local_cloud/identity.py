@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ministack.core import iam_evaluator, responses
-from ministack.services import iam, sts
+from ministack.services import iam, kms, sts
 
 from .config import ACCOUNT
 from .metadata import RoleCredentials
@@ -118,6 +118,12 @@ def session_name(access_key: str) -> str:
     return str(session["Arn"]).rpartition("/")[2] if session else ""
 
 
+def caller_arn(access_key: str) -> str:
+    """ARN of a caller by access key."""
+    session = sts._sessions.get(access_key)
+    return str(session["Arn"]) if session else f"arn:aws:iam::{ACCOUNT}:user/{ADMIN_USER}"
+
+
 def trusts(role: Mapping[str, Any], service: str) -> bool:
     """Whether a role lets a service, named as ``ec2.amazonaws.com``, assume it."""
     document = role.get("AssumeRolePolicyDocument", "")
@@ -179,6 +185,23 @@ def instance_profile(name_or_arn: str) -> dict[str, Any] | None:
 def as_account() -> None:
     """Give the current thread the emulated account, which request handlers take from the caller's credentials."""
     responses.set_request_account_id(ACCOUNT)
+
+
+def key_arn(name: str, region: str) -> str:
+    """ARN of a customer's KMS key by its id, ARN or alias; empty where there is none in the region."""
+    as_account()
+    responses.set_request_region(region)
+    key: dict[str, Any] | None = kms._resolve_key(name)
+    return str(key["Arn"]) if key else ""
+
+
+def customer_key(description: str) -> str:
+    """ARN of the customer's KMS key with a description; made where there is none."""
+    found = next((key for key in kms._keys.values() if key.get("Description") == description), None)
+    if found is None:
+        kms._create_key({"Description": description})
+        found = next(key for key in kms._keys.values() if key.get("Description") == description)
+    return str(found["Arn"])
 
 
 def sessions_state() -> dict[str, Any]:

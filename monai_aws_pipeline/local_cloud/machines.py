@@ -37,7 +37,10 @@ _log: Final = logging.getLogger("local-cloud.machines")
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """What a machine is made of. ``environment`` is what the network of AWS would tell it: endpoint, metadata service, region."""
+    """What a machine is made of. ``environment`` is what the network of AWS would tell it: endpoint, metadata service, region.
+
+    ``ssh_from``: the one address that its SSH server lets in, for a machine that only its network reaches; empty: any.
+    """
 
     instance_id: str
     image: str
@@ -48,6 +51,7 @@ class MachineSpec:
     user_data: bytes
     environment: Mapping[str, str] = field(default_factory=dict)
     engine_store: Path | None = None
+    ssh_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,7 @@ def _sshd_config(spec: MachineSpec) -> str:
     return (
         f"ListenAddress {spec.address}\nPort {spec.ssh_port}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         f"PermitRootLogin prohibit-password\nUseDNS no\n{f'SetEnv {variables}' if variables else ''}\n"
+        f"{f'AllowUsers *@{spec.ssh_from}' if spec.ssh_from else ''}\n"
     )
 
 

@@ -42,6 +42,7 @@ class InstanceFacts:
     zone: str
     address: str
     hostname: str
+    public: bool = True
     lifecycle: str = "on-demand"
     role: str = ""
     profile_arn: str = ""
@@ -174,7 +175,7 @@ def _plain_facts(facts: InstanceFacts) -> dict[str, str]:
         "local-ipv4": facts.address,
         "placement/availability-zone": facts.zone,
         "placement/region": facts.region,
-        "public-ipv4": facts.address,
+        **({"public-ipv4": facts.address} if facts.public else {}),
         "services/domain": "amazonaws.com",
         "services/partition": "aws",
         "tags/instance": "\n".join(facts.tags),

@@ -33,6 +33,7 @@ from .machines import Hypervisor
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Door = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Any]]
 
 CONTROL_HEADER: Final = "x-local-cloud"
@@ -44,7 +45,9 @@ _OPEN_PATHS: Final = (
     "/_ministack/cfn-signal/",
     "/_ministack/lambda-code/",
 )
-_MACHINE_ORDERS: Final = ("cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
+TUNNEL_PATH: Final = "/openTunnel"
+"""Of the web sockets of EC2 Instance Connect Endpoints."""
+_MACHINE_ORDERS: Final = ("end_tunnels", "cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
 _SMALL: Final = 65_536
 _LOOK_S: Final = 0.05
 _log: Final = logging.getLogger("local-cloud.door")
@@ -93,6 +96,7 @@ class Cloud:
             alarms,
             authorization,
             call_record,
+            connect_endpoints,
             ec2,
             ec2_images,
             ec2_new_things,
@@ -105,6 +109,7 @@ class Cloud:
             invocations,
             multipart_dates,
             persistence,
+            profiles,
             queue_limits,
             registry,
             ssm,
@@ -115,17 +120,20 @@ class Cloud:
         self.ministack = ministack_app
         self._root, self._base = root, base
         self._identity, self._stacks, self._multipart_dates = identity, stacks, multipart_dates
-        self.faults = faults.FaultBoard(config.agent_delay_s)
+        self.faults = faults.FaultBoard(config.agent_delay_s, faults.Account(**profiles.lacking(config.profiles, config.region)))
         self.account = account.AccountFacts(self.faults)
+        self.profile_settings: dict[str, str] = {}
         self.hypervisor = Hypervisor(config, engine)
         self.room = ec2.Instances(config, self.hypervisor, self.faults, ssh_port, root.key)
+        self.endpoints = connect_endpoints.ConnectEndpoints(config, self.room, ssh_port)
         self.keeper = persistence.StateStore(config.state_dir, self._state)
         self.images = ecr.ImageRegistry(config, on_push=lambda: self.keeper.note("ecr", "PutImage"))
         self.registry_door = registry.RegistryDoor(
             registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored
         )
         calls = call_record.CallRecord(config.state_dir / call_record.FILE)
-        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls)
+        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls, lambda: self.faults.account.required_tag)
+        self.room.may_grant = self._may_grant
         self._base_image, self._plain_image = ec2_images.base_image(root.key).id, ec2_images.plain_image(root.key).id
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)
@@ -143,6 +151,7 @@ class Cloud:
 
         self._identity.seal_root_keys()
         self.room.install()
+        self.endpoints.install()
         self.images.install()
         self._run_command.install(self._base_image, self._plain_image)
         self.authorizer.install()
@@ -171,11 +180,28 @@ class Cloud:
         self.images.tokens.update(saved.get("logins", {}))
         self.room.restore_images(saved.get("images", []))
         self.images.seed(self._base)
+        self._become_the_account()
         self.account.show_spot_role()
 
     def load_base(self) -> None:
         """Bring the machines' base image into the engine, in the background: the front door need not wait for it."""
         threading.Thread(target=self.hypervisor.load_base, args=(self._root,), name="base-image", daemon=True).start()
+
+    def _become_the_account(self) -> None:
+        """Make what the profiles of the account are made of; networks live only as long as the server."""
+        from moto.ec2.models import ec2_backends
+
+        from . import profiles
+
+        self._identity.as_account()
+        ec2, name = ec2_backends[ACCOUNT][self.config.region], self.config.region
+        region = profiles.Region(name, ec2, self.endpoints, self.room.private_subnets, self._identity.customer_key)
+        self.profile_settings = profiles.prepare(self.config.profiles, region)
+
+    def _may_grant(self, access_key: str, region: str, key: str) -> bool:
+        self._identity.as_account()
+        context = {"kms:GrantIsForAWSResource": "true", "kms:ViaService": f"ec2.{region}.amazonaws.com"}
+        return self.authorizer.may(access_key, "kms:CreateGrant", region, key, context)
 
     def _state(self) -> dict[str, Any]:
         return {"sessions": self._identity.sessions_state(), "logins": self.images.tokens, "images": self.room.images_state()}
@@ -207,6 +233,14 @@ class Cloud:
                         resource_arn=arn,
                         explicit_deny=denied.decision == "Deny",
                     )
+            if arn := self.authorizer.denied_by_organisation(service, action, parameters, region):
+                refused_on = (
+                    f"is not authorized to perform: ec2:{action} on resource: {arn} with an explicit deny in a service control policy"
+                )
+                message = f"You are not authorized to perform this operation. User: {self._identity.caller_arn(access_key)} {refused_on}."
+                return iam_actions.access_denied_response(
+                    service, action, "", str(uuid.uuid4()), error_code="UnauthorizedOperation", message=message, headers=headers
+                )
             await self._through_the_network(access_key)
             fault = self.faults.take(service, action, unquote_plus(path) + (body.decode(errors="replace") if len(body) < _SMALL else ""))
             if fault:
@@ -276,7 +310,7 @@ class Cloud:
             fields = {**query, **parse_qs(body.decode(errors="replace"))}
             if told := self.account.disks(fields, router.extract_region(headers, query)):
                 return told
-            self.room.noting(fields)
+            self.room.noting(fields, router.extract_access_key_id(headers, query))
             kept = [(name, value) for name, value in headers.items() if name.lower() not in ("content-length", "transfer-encoding", "host")]
             builder = EnvironBuilder(
                 path=path, method=method, headers=kept, data=body, query_string=urlencode(query, doseq=True), base_url=self.config.endpoint
@@ -306,8 +340,8 @@ class Cloud:
         if path.startswith("/_local/"):
             await self._control(scope, headers, receive, send)
             return
-        if scope["type"] == "http" and self._is_registry(path):
-            await self._registry(scope, receive, send)
+        if own := self._own_door(scope["type"], path):
+            await own(scope, receive, send)
             return
         if path.startswith("/_") and not path.startswith(_OPEN_PATHS):
             await _json(send, 404, {"message": "not here"})
@@ -326,11 +360,13 @@ class Cloud:
                 return
         await self.ministack.app(scope, receive, send)
 
-    @staticmethod
-    def _is_registry(path: str) -> bool:
+    def _own_door(self, kind: str, path: str) -> Door | None:
+        """What answers a request that is none of an AWS service's HTTP calls: the registry, or the endpoints' tunnels."""
         from .registry import is_registry_path
 
-        return is_registry_path(path)
+        if kind == "websocket" and path == TUNNEL_PATH:
+            return self.endpoints.tunnel
+        return self._registry if kind == "http" and is_registry_path(path) else None
 
     @staticmethod
     async def _refuse(scope: Scope, headers: dict[str, str], query: dict[str, list[str]], message: str, send: Send) -> None:
@@ -365,7 +401,8 @@ class Cloud:
             return
         method, path = scope["method"], scope["path"]
         if (method, path) == ("GET", "/_local/health"):
-            await _json(send, 200, {"status": "ready", "base_image": self._base_image, "machines": self.room.overview()})
+            seen = {"base_image": self._base_image, "machines": self.room.overview(), "settings": self.profile_settings}
+            await _json(send, 200, {"status": "ready", **seen})
             return
         try:
             body = json.loads(await _body(receive) or b"{}")
@@ -403,6 +440,8 @@ class Cloud:
         machine = next((str(data[name]) for name in _MACHINE_ORDERS if name in data), "")
         if self.room.find(machine) is None:
             raise FaultError(f"no such order, or no such machine: {', '.join(sorted(data))}")
+        if "end_tunnels" in data:
+            return {"tunnels": self.endpoints.end_tunnels(machine)}
         if "cut_network" in data:
             self.faults.cut(machine, float(data.get("seconds", FOREVER)))
         elif "slow_network" in data:

@@ -21,6 +21,7 @@ def _refusal(played: Played) -> Behaviour:
 
 
 USER_GUIDE, CONSISTENCY, STATE_REASON = "EC2 User Guide", "EC2 Developer Guide, Eventual consistency", "EC2 API Reference, StateReason"
+ENDPOINT = f"{USER_GUIDE}, Connect using a private IP address and EC2 Instance Connect Endpoint"
 NEXT_ZONE = "the next zone, then the next type"
 
 BEHAVIOURS = (
@@ -132,6 +133,60 @@ BEHAVIOURS = (
         "the next market, or the command that makes the role",
         f"{USER_GUIDE}, Service-linked role for Spot Instance requests",
     ),
+    Behaviour(
+        "endpoint-takes-minutes",
+        "a new EC2 Instance Connect Endpoint is `create-in-progress` for some minutes",
+        "named, and a missing endpoint with the command that makes one",
+        f"{USER_GUIDE}, Create an EC2 Instance Connect Endpoint",
+    ),
+    Behaviour(
+        "machine-without-public-address",
+        "nobody outside of its network reaches a machine without a public address",
+        "`MONAI_AWS_REACH=endpoint`: SSH with the pinned host key goes through the endpoint",
+        ENDPOINT,
+    ),
+    Behaviour(
+        "tunnel-needs-permission",
+        "a tunnel needs `ec2-instance-connect:OpenTunnel`, whose conditions name port, address and duration",
+        "the operator role has it for port 22; where it lacks, that is named",
+        f"{USER_GUIDE}, Permissions to use EC2 Instance Connect Endpoint",
+    ),
+    Behaviour(
+        "tunnel-to-port-22",
+        "an endpoint carries to ports 22 and 3389 of private addresses alone",
+        "another `MONAI_AWS_SSH_PORT` is refused with the settings; what the endpoint does not take is named",
+        "aidansteele/rdsconn issue 5, with AWS's words",
+    ),
+    Behaviour(
+        "tunnel-through-groups",
+        "a machine whose security group does not let the endpoint in: `Unable to connect to target`",
+        "the rule names the endpoint's security group; AWS's words stand in the error",
+        f"{USER_GUIDE}, Security groups for EC2 Instance Connect Endpoint; aws-cdk issue 26226",
+    ),
+    Behaviour(
+        "tunnel-ends-after-an-hour",
+        "every tunnel ends after at most 3,600 s",
+        "the next command makes it anew; one that may take longer runs on and is followed through the next tunnel",
+        f"{USER_GUIDE}, Connect using EC2 Instance Connect Endpoint, Limitations",
+    ),
+    Behaviour(
+        "disk-key-without-grant",
+        "a launch whose caller lacks `kms:CreateGrant` for the disk's customer key is taken, and ends: `Client.InternalError`",
+        "named at once, with what the key's policy must give",
+        "EBS User Guide, Requirements for EBS encryption",
+    ),
+    Behaviour(
+        "tag-policy",
+        "a service control policy denies machines and disks without a tag: `UnauthorizedOperation`, also to administrators",
+        "every launch bears its owner's tag; a denial of the organisation is named as such",
+        "AWS Organizations User Guide, Example SCPs for tagging resources",
+    ),
+    Behaviour(
+        "organisation",
+        "an account as organisations hand it out: no default VPC, private subnets, a customer key for disks, a tag policy",
+        "works by settings alone: a machine is launched, reached and left again by the operator role",
+        "AWS Organizations User Guide; VPC User Guide, Default VPCs",
+    ),
     *map(_refusal, REFUSALS),
     Behaviour(
         "refusal-unknown",
@@ -143,9 +198,13 @@ BEHAVIOURS = (
 )
 
 NOT_IMITATED = (
-    ("Security groups filter no packets, subnets have no routes", "machines share this computer's network"),
+    ("Security groups filter no packets but an endpoint's, subnets have no routes", "machines share this computer's network"),
+    ("An endpoint speaks plain HTTP, throttles nothing and has no limit of 20 tunnels", "it is this computer's loopback"),
     ("GPUs, types, network and disk performance", "a machine is a container on this computer; types differ in name and vCPU count only"),
-    ("EBS: disks are not encrypted, KMS keys are names", "what a missing grant does is ordered as an ending of a machine that starts"),
+    (
+        "EBS: disks are not encrypted; of a customer's key only `kms:CreateGrant` is asked, and keys that KMS lacks are names",
+        "every other missing permission ends a machine in the same way",
+    ),
     ("NotFound is counted, not timed, and searches by tag find new things at once", "a test is to be the same each time"),
     ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
     *NOT_IMITATED_OF_SERVICES,

@@ -104,6 +104,10 @@ def _holds(operator: str, found: Any, expected: Any) -> bool:
             return any(value.lower() == one.lower() if operator == "Bool" else value == one for value in values for one in wanted)
         case "StringLike":
             return any(like(value, one) for value in values for one in wanted)
+        case "NumericEquals":
+            return any(float(value) == float(one) for value in values for one in wanted)
+        case "NumericLessThanEquals":
+            return any(float(value) <= float(one) for value in values for one in wanted)
         case "ForAllValues:StringEquals":
             return all(value in wanted for value in values)
     raise ValueError(f"this judge does not know the condition operator {operator}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.cloud.connect_endpoint import find_endpoint
 from monai_aws_pipeline.cloud.errors import DENIED, ImageError, code_of
 from monai_aws_pipeline.cloud.images import Image, Images
 from monai_aws_pipeline.cloud.instances import Machines, Quota, launch_attempts, quota_of
@@ -37,6 +38,7 @@ def machine_type_probes(clients: Clients, settings: Settings) -> list[Probe]:
         Probe("quota on-demand", "Service Quotas for EC2's vCPUs", lambda: _quota(clients, settings, spot=False)),
         Probe("quota spot", "Service Quotas for EC2's spot vCPUs", lambda: _quota(clients, settings, spot=True) if spot else _NO_SPOT),
         Probe("subnets", "EC2 for subnets, their zones and addresses", lambda: _subnets(clients, settings)),
+        Probe("way to machines", "EC2 for the endpoint to machines", lambda: _way(clients, settings)),
         Probe("disk key", "EC2 and KMS for the key of the disks", lambda: _disk_key(clients, settings)),
         Probe("spot role", "IAM for the role that spot needs", lambda: _spot_role(clients, settings) if spot else _NO_SPOT),
     ]
@@ -180,6 +182,13 @@ def _subnets(clients: Clients, settings: Settings) -> Judgement:
         for each in found
     ]
     return judge_subnets(sorted(places, key=lambda place: (place.zone, place.subnet)), settings.instance_types)
+
+
+def _way(clients: Clients, settings: Settings) -> Judgement:
+    if settings.reach == "public":
+        return Judgement("machines have public addresses (MONAI_AWS_REACH=public)", State.SKIPPED)
+    subnets = Machines(clients.ec2, settings.deployment, subnets=settings.subnets).subnets()
+    return Judgement(find_endpoint(clients.ec2, subnets).described(settings.deployment))
 
 
 def judge_subnets(places: Sequence[Place], types: Sequence[str]) -> Judgement:

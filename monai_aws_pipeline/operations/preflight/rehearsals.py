@@ -101,7 +101,7 @@ def _tagged(settings: Settings, *kinds: str) -> Any:
 
 def _launch(clients: Clients, settings: Settings, profile: str, role: str, market: str) -> None:
     base = base_image(clients, settings)
-    machines = Machines(clients.ec2, settings.deployment, subnets=settings.subnets)
+    machines = Machines(clients.ec2, settings.deployment, subnets=settings.subnets, public=settings.reach == "public")
     kind, subnet = next(launch_attempts(settings.instance_types, machines.offered(settings.instance_types), machines.subnets()))
     device = RootDevice(base.root_device, base.gib)
     disk = RootVolume(settings.root_volume_gib, settings.root_volume_type, settings.root_volume_encrypted, settings.root_volume_kms_key)

@@ -62,6 +62,26 @@ def test_a_call_is_granted_by_action_resource_and_every_condition():
         assert not grants(own, other)
 
 
+def test_a_condition_on_numbers_compares_numbers():
+    tunnel = "arn:aws:ec2:us-east-1:123456789012:instance-connect-endpoint/eice-0123456789abcdef0"
+    conditions = {
+        "NumericEquals": {"ec2-instance-connect:remotePort": "22"},
+        "NumericLessThanEquals": {"ec2-instance-connect:maxTunnelDuration": "3600"},
+    }
+    own = statement("ec2-instance-connect:OpenTunnel", "*", conditions)
+
+    def asked(port: str, seconds: str) -> Call:
+        keys = {"ec2-instance-connect_remotePort": port, "ec2-instance-connect_maxTunnelDuration": seconds}
+        return call("ec2-instance-connect:OpenTunnel", tunnel, [own], **keys)
+
+    assert [grants(own, asked(*each)) for each in (("22", "3600"), ("22", "900"), ("22", "3601"), ("3389", "900"))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_an_operator_that_is_not_known_is_no_yes():
     odd = statement("sqs:SendMessage", QUEUE, {"DateGreaterThan": {"aws:CurrentTime": "2030"}})
     with pytest.raises(ValueError, match="DateGreaterThan"):
