@@ -425,7 +425,8 @@ class LiveMaps:
         return self.switch(Kind.ROLLBACK, image, who, why)
 
     def switch(self, kind: Kind, image: PushedImage, who: str, why: str, proof: GoldenCheck | None = None) -> Change:
-        """Write the parameter: from its next job on, every host answers with that MAP."""
+        """Write the parameter: from its next job on, every host answers with that MAP. Raises RegistryError where it is gone meanwhile."""
+        self._registry.require(digest=image.digest)
         previous = self.live()
         self._commands.set_parameter(self._parameter, image.reference, note(kind, image, previous, who, why))
         self._report(f"live MAP is now {label(image)}, {image.digest}; hosts take it before their next job")

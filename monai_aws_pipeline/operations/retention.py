@@ -35,8 +35,8 @@ def is_stage(image: PushedImage) -> bool:
 def surplus_maps(
     maps: Sequence[PushedImage], past: Sequence[Deployment], kept: int, in_hand: Collection[str], now: datetime
 ) -> tuple[PushedImage, ...]:
-    """The MAPs (newest first) that go. ``past``: the live history, oldest first. ``in_hand``: digests that hosts were given."""
-    protected = {history_of(past).live, *lately_live(past, kept), *in_hand}
+    """The MAPs (newest first) that go. ``past``: the live history, oldest first. ``in_hand``: digests that stay in any case."""
+    protected = {*lately_live(past, kept), *in_hand}
     return tuple(
         image
         for image in maps[kept:]
@@ -45,7 +45,7 @@ def surplus_maps(
 
 
 def lately_live(past: Sequence[Deployment], count: int) -> set[str]:
-    """The last ``count`` different MAPs of a live history, and those that a rollback would go to next."""
+    """The last ``count`` different MAPs of a live history, the live one among them, and those that a rollback would go to next."""
     latest = list(dict.fromkeys(switch.digest for switch in reversed(past)))[:count]
     return {*latest, *history_of(past).before[:count]}
 
@@ -81,10 +81,11 @@ def remove_old_maps(
     if owner != settings.deployment:
         report(f"the ECR repository {registry.name} carries the tag of {owner or 'no deployment'}, so nothing of it is removed")
         return []
-    images, past = registry.images(), LiveMaps(clients, settings, report).history()
+    live_maps = LiveMaps(clients, settings, report)
+    images, past = registry.images(), live_maps.history()
     in_hand = {host.tags.get(TAG_PREPARED, "") for host in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE)}
     maps = [image for image in images if not is_stage(image)]
-    going = surplus_maps(maps, past, kept, {*in_hand, *protected}, moment)
+    going = surplus_maps(maps, past, kept, {*in_hand, *protected, live_maps.live()}, moment)
     stages = [image for image in images if is_stage(image)]
     staying = [image for image in maps if image not in going]
     layers = {image.digest: registry.layers(image.digest) for image in (*stages, *staying)} if stages else {}

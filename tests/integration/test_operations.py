@@ -5,8 +5,11 @@ No machine is needed: nobody answers the jobs, which is how they stay where a te
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +25,8 @@ from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.trigger import Trigger, queue_policy
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD, JobMessage
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.promotion import Kind, LiveMaps
+from monai_aws_pipeline.operations.retention import remove_old_maps
 from monai_aws_pipeline.operations.teardown import Teardown
 from monai_aws_pipeline.remote import KeyPair
 from tests.support.platform import Platform, environment, platform
@@ -32,7 +37,8 @@ pytestmark = pytest.mark.cloud
 
 @pytest.fixture(scope="module")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with platform(local_cloud, "operations", tmp_path_factory.mktemp("operations"), MONAI_AWS_WAKE_EVERY_MINUTES="60") as made:
+    chosen = {"MONAI_AWS_WAKE_EVERY_MINUTES": "60", "MONAI_AWS_RESULTS_EXPIRE_DAYS": "90", "MONAI_AWS_MAPS_KEPT": "1"}
+    with platform(local_cloud, "operations", tmp_path_factory.mktemp("operations"), **chosen) as made:
         assert made.materialize("s3_trigger").success
         yield made
 
@@ -161,6 +167,64 @@ def test_an_upload_without_an_answer_says_so_in_bounded_time(place: Platform, tm
     assert len(place.keys("input/")) == 3, "the same content is another job when that is asked for"
 
 
+def lifecycle(place: Platform) -> set[str]:
+    rules = place.clients.s3.get_bucket_lifecycle_configuration(Bucket=place.settings.bucket)["Rules"]
+    return {rule["ID"].rpartition("-expire-")[2] for rule in rules}
+
+
+THE_STACKS = {"abandoned-uploads", "old-versions"}
+
+
+def test_results_expire_by_rules_beside_those_of_the_stack(place: Platform):
+    assert lifecycle(place) == THE_STACKS | {"output", "jobs", "results-index"}
+
+
+def push(place: Platform, tag: str) -> str:
+    """Push an image of one small layer, as who may; its digest."""
+    name, layer = place.settings.ecr_repository, tag.encode()
+    with environment(place.cloud.environment):
+        ecr = Clients(place.settings.region).ecr
+    login = ecr.get_authorization_token()["authorizationData"][0]
+    header = {"Authorization": f"Basic {login['authorizationToken']}", "Content-Type": "application/octet-stream"}
+
+    def ask(method: str, url: str, body: bytes = b"") -> str:
+        request = urllib.request.Request(url, body, header, method=method)  # noqa: S310  # the embedded AWS's own
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return urllib.parse.urljoin(url, answer.headers["Location"])
+
+    digest = f"sha256:{hashlib.sha256(layer).hexdigest()}"
+    upload = ask("POST", f"{login['proxyEndpoint']}/v2/{name}/blobs/uploads/")
+    ask("PUT", f"{upload}{'&' if '?' in upload else '?'}digest={digest}", layer)
+    blob = {"digest": digest, "size": len(layer), "mediaType": "application/octet-stream"}
+    media = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": media, "config": blob, "layers": [blob]})
+    made = ecr.put_image(repositoryName=name, imageManifest=manifest, imageManifestMediaType=media, imageTag=tag)["image"]
+    return made["imageId"]["imageDigest"]
+
+
+def test_the_operator_removes_old_maps_and_neither_the_live_one_nor_the_newest(place: Platform):
+    clients, settings = place.clients, place.settings
+    registry = Registry(clients.ecr, settings.ecr_repository)
+    registry.ensure(settings.deployment, settings.owner)
+    live, stage = push(place, "1.0.0"), push(place, f"dependencies-{'0a' * 16}")
+    for tag in ("2.0.0", "3.0.0"):
+        push(place, tag)
+    LiveMaps(clients, settings, place.log.append).switch(Kind.DEPLOY, registry.require(digest=live), "test", "")
+    assert run(place, "sweep").exit_code == 0
+    assert len(registry.images()) == 4, "nothing is a day old"
+
+    removed = remove_old_maps(clients, settings, place.log.append, now=datetime.now(UTC) + timedelta(days=2))
+
+    assert removed == ["image 2.0.0", f"image dependencies-{'0a' * 16}"]
+    assert {image.tags[0] for image in registry.images()} == {"1.0.0", "3.0.0"}
+    assert registry.find(digest=stage) is None
+    assert registry.layers(live) == {f"sha256:{hashlib.sha256(b'1.0.0').hexdigest()}"}
+    assert clients.ecr.get_lifecycle_policy(repositoryName=registry.name)["lifecyclePolicyText"]
+    registry.keep_untagged()
+    with pytest.raises(clients.ecr.exceptions.LifecyclePolicyNotFoundException):
+        clients.ecr.get_lifecycle_policy(repositoryName=registry.name)
+
+
 # ------------------------------------------------------------------------------------------------- last: it removes the deployment
 
 
@@ -189,6 +253,7 @@ def test_a_teardown_leaves_nothing_of_ours_and_everything_of_others(place: Platf
     assert Teardown(clients, settings, lambda _: None).inventory() == []
     configuration = clients.s3.get_bucket_notification_configuration(Bucket=settings.bucket)
     assert [entry["Id"] for entry in configuration["QueueConfigurations"]] == ["theirs"]
+    assert lifecycle(place) == THE_STACKS
     assert place.keys("") == objects, "the bucket's objects stay"
     assert "nothing of deployment" in run(place, "teardown", "--yes").output
 

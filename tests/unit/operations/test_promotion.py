@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.registry import ImageParts, Registry
 from monai_aws_pipeline.cloud.run_command import ParameterVersion
@@ -283,6 +284,17 @@ def test_nothing_is_written_when_nothing_may_change(clients: Clients):
     with pytest.raises(NeverLiveError):
         live.rollback("", "test")
     assert len(live.history()) == 1
+
+
+def test_a_map_that_was_removed_meanwhile_does_not_become_live(clients: Clients):
+    first, second = push(clients, "1.0.0", "2.0.0")
+    live = LiveMaps(clients, SETTINGS, lambda _: None)
+    images = {each.image.digest: each.image for each in live.maps()}
+    live.switch(DEPLOY, images[first], "test", "")
+    clients.ecr.batch_delete_image(repositoryName="unit/map", imageIds=[{"imageDigest": second}])
+    with pytest.raises(RegistryError, match="has no image"):
+        live.switch(PROMOTE, images[second], "test", "")
+    assert live.live() == first
 
 
 def test_a_registry_without_images_says_what_to_do(clients: Clients):
