@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import ssl
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -166,12 +167,15 @@ def open_tunnel(clients: Clients, endpoint: ConnectEndpoint, machine: str, secon
     url = clients.signed_socket(f"{endpoint.address}/openTunnel?{urlencode(query)}", _SERVICE, _SIGNATURE_LASTS_S)
     try:
         # No pings of the library's own: SSH has some, and AWS's client sends none.
-        made = connect(url, ssl=_trust(url), compression=None, ping_interval=None, open_timeout=20, close_timeout=2, logger=_SOCKET_LOG)
+        made = ExitStack().enter_context(  # Tunnel.close ends it
+            connect(url, ssl=_trust(url), compression=None, ping_interval=None, open_timeout=20, close_timeout=2, logger=_SOCKET_LOG)
+        )
     except InvalidStatus as error:
         raise _refusal(endpoint, error) from None
     except (WebSocketException, OSError) as error:
         raise TunnelError(f"the endpoint {endpoint.id} does not answer ({type(error).__name__})") from None
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # the library waits for ever for a network that takes nothing more
+    # The library waits for ever for a network that takes nothing more. A tunnel that is over by now says so to whoever reads.
+    with suppress(OSError, AttributeError):
         made.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_MS)
     return Tunnel(made)
 

@@ -17,6 +17,7 @@ from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
+    "monai_aws_pipeline.cloud.connect_endpoint.TunnelError": "the machine is tried again, and it becomes the cause of a ConnectError",
     "monai_aws_pipeline.host_agent.results.commit.StudiesDecidedError": "the job then goes back to its queue",
     "monai_aws_pipeline.host_agent.runtime.docker_api.EngineError": "becomes the cause of a JobError, or a line of the log",
     "monai_aws_pipeline.host_agent.errors.InterruptedJobError": "the job then goes back to its queue",
@@ -25,6 +26,7 @@ INTERNAL = {
     "monai_aws_pipeline.host_agent.results.segmentation.SegmentationError": "a point of the golden study, or the cause of a JobError",
     "monai_aws_pipeline.host_agent.runtime.warm_runner.WarmRefusedError": "the MAP is then hosted per study",
     "monai_aws_pipeline.host_agent.runtime.warm_server.RequestRefusedError": "the same, inside of the MAP, which has none of our modules",
+    "monai_aws_pipeline.local_cloud.connect_endpoints.RefusedTunnelError": "the embedded endpoint's answer to a tunnel that it refuses",
     "monai_aws_pipeline.local_cloud.faults.FaultError": "the embedded AWS's answer to an order that makes no sense",
     "monai_aws_pipeline.maps.layers.LayerRefusedError": "becomes a finding of map_conformance",
     "monai_aws_pipeline.maps.layers.UnknownCompressionError": "the same",

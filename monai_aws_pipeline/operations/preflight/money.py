@@ -115,7 +115,7 @@ def judge_tag(statuses: Sequence[str]) -> Judgement:
     return Judgement(
         f"{TAG_DEPLOYMENT} {why}, so the budget counts nothing",
         State.ERROR if statuses else State.WARNING,
-        f"Activate it in the Billing console (Cost allocation tags), or let the budget count the account: "
-        f"monai-aws bootstrap --budget-counts account. aws ce update-cost-allocation-tags-status "
-        f"--cost-allocation-tags-status TagKey={TAG_DEPLOYMENT},Status=Active",
+        "Let the management account activate it (Billing console, Cost allocation tags, or: aws ce update-cost-allocation-tags-status "
+        f"--cost-allocation-tags-status TagKey={TAG_DEPLOYMENT},Status=Active), or let the budget count the whole account: "
+        "monai-aws bootstrap --budget-counts account",
     )

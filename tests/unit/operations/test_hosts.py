@@ -93,7 +93,7 @@ def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def launched(ec2: Any, starts: int = 0) -> str:
     tags = {"monai-aws:deployment": "unit", "monai-aws:role": "inference"} | host(starts=starts).tags
     spec = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
-    image = ec2.describe_images()["Images"][0]["ImageId"]
+    image = ec2.register_image(Name="any", RootDeviceName="/dev/sda1")["ImageId"]
     name = str(ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=spec)["Instances"][0]["InstanceId"])
     ec2.stop_instances(InstanceIds=[name])
     return name
