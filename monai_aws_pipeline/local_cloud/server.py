@@ -139,6 +139,7 @@ class Cloud:
         from ministack.core import router
 
         self._identity.seal_root_keys()
+        self._identity.remember_ended_sessions()
         self.room.install()
         self.images.install()
         self._run_command.install(self._base_image)
