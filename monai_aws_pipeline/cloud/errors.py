@@ -30,7 +30,7 @@ class CapacityError(CloudError):
 
 
 class QuotaError(CloudError):
-    """The account may not run that much."""
+    """The account has used up a quota."""
 
 
 class MarketError(CloudError):

@@ -30,6 +30,7 @@ _ON_INSTANCES: Final = frozenset(
      "ModifyInstanceMetadataOptions", "MonitorInstances", "GetConsoleOutput")
 )  # fmt: skip
 _KINDS_WITH_REQUIRED_TAG: Final = {"RunInstances": ("instance", "volume"), "CreateVolume": ("volume",), "CreateSnapshot": ("snapshot",)}
+_ON_EVENT_SOURCES: Final = {"GET": "GetEventSourceMapping", "PUT": "UpdateEventSourceMapping", "DELETE": "DeleteEventSourceMapping"}
 _INTERFACE: Final = r"NetworkInterface\.\d+\."
 _PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
 
@@ -255,6 +256,12 @@ class Authorizer:
             kind = ec2_resources(action, params, "")[0].rpartition(":")[2].partition("/")[0]
             return _request_tags(tags_in_request(action, params).get(kind, {}))
 
+        lambda_action = iam_actions._lambda_action
+
+        def action_of_lambda(method: str, path: str) -> str | None:
+            named = re.search(r"/event-source-mappings/.", path)  # ministack checks no call on one of them
+            return _ON_EVENT_SOURCES.get(method) if named else lambda_action(method, path)
+
         compile_pattern = iam_evaluator._fnmatch_compile
 
         def compile_across_lines(pattern: str, ignore_case: bool) -> re.Pattern[str]:
@@ -273,6 +280,7 @@ class Authorizer:
         if self._calls:
             self._calls.install()
         iam_actions.access_denied_response = access_denied_response
+        iam_actions._lambda_action = action_of_lambda
         iam_evaluator._fnmatch_compile = compile_across_lines
         iam_actions.extract_resource_arn = extract_resource_arn
         iam_actions.request_tag_context = request_tag_context

@@ -25,6 +25,8 @@ from .metadata import RoleCredentials
 ADMIN_USER: Final = "local-admin"
 _ADMINISTRATOR: Final = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 ROLE_SESSION_S: Final = 6 * 3600
+_REMEMBERED_S: Final = 24 * 3600
+"""How long keys that are over are still told so, and not that nobody knows them."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,17 @@ def customer_key(description: str) -> str:
 def sessions_state() -> dict[str, Any]:
     """Temporary credentials in force, for persistence; ministack forgets them."""
     return {key: dict(session) for key, session in sts._sessions.items() if session.get("Expiration", 0) > time.time()}
+
+
+def remember_ended_sessions() -> None:
+    """Let ministack forget sessions a day after their end, as AWS says for long that a token has expired, and not at the next login."""
+
+    def forget() -> None:
+        before = time.time() - _REMEMBERED_S
+        for key in [key for key, session in sts._sessions.items() if session.get("Expiration", before + 1) < before]:
+            sts._sessions.pop(key, None)
+
+    sts._evict_expired_sessions = forget
 
 
 def end_sessions(name: str) -> int:

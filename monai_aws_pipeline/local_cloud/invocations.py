@@ -1,4 +1,5 @@
-"""Who may call a function: S3, SNS and EventBridge by the function's own policy, EventBridge Scheduler by the role of its schedule.
+"""Who may call a function: S3, SNS and EventBridge by the function's own policy, EventBridge Scheduler by the role of its schedule, queues
+by the function's role.
 
 Without a permission nothing arrives, and nobody is told. All of these calls are asynchronous: Lambda tries a failed one twice more.
 Sources: Lambda Developer Guide, "Working with resource-based IAM policies", "Retry behavior"; EventBridge Scheduler User Guide, "Setting
@@ -41,17 +42,17 @@ def may_invoke(function_arn: str, service: str, source_arn: str) -> bool:
     return bool(iam_evaluator.evaluate_resource_policy(function["policy"], context, service=service).decision == "Allow")
 
 
-def role_may_invoke(role_arn: str, function_arn: str) -> bool:
-    """Whether a schedule's role trusts the scheduler and may call the function."""
+def role_may(role_arn: str, service: str, action: str, resource_arn: str) -> bool:
+    """Whether a role trusts a service, named as ``lambda``, and allows an action on a resource."""
     role = identity.role(role_arn)
-    if role is None or not identity.trusts(role, "scheduler.amazonaws.com"):
+    if role is None or not identity.trusts(role, f"{service}.amazonaws.com"):
         return False
     context = iam_evaluator.EvalContext(
         principal_arn=role_arn,
         principal_type="AssumedRole",
         principal_account=ACCOUNT,
-        action=_INVOKE,
-        resource_arn=function_arn,
+        action=action,
+        resource_arn=resource_arn,
         region=responses.get_region(),
     )
     return bool(iam_evaluator.evaluate(context, iam_evaluator._gather_role_policies(role["RoleName"], ACCOUNT)).decision == "Allow")
@@ -68,6 +69,16 @@ class Invocations:
         self._install_s3()
         self._install_schedules()
         eventbridge._dispatch_to_lambda = _call_asynchronously
+        create_source = lambda_svc._create_esm
+
+        def create_where_allowed(data: dict[str, Any]) -> Any:
+            source, (_, config, _) = str(data.get("EventSourceArn", "")), lambda_svc._get_func_record_for_ref(data.get("FunctionName", ""))
+            if config and ":sqs:" in source and not role_may(config["Role"], "lambda", "sqs:ReceiveMessage", source):
+                words = "The provided execution role does not have permissions to call ReceiveMessage on SQS"
+                return responses.error_response_json("InvalidParameterValueException", words, 400)
+            return create_source(data)
+
+        lambda_svc._create_esm = create_where_allowed
         from_topic, from_bucket = sns._deliver_to_lambda, s3._deliver_event_to_lambda
 
         def deliver_from_topic(endpoint: str, envelope: str, topic_arn: str, *more: Any) -> None:
@@ -104,7 +115,7 @@ class Invocations:
         def invoke_where_allowed(target: dict[str, Any], event: dict[str, Any], rule: dict[str, Any], *more: Any) -> None:
             arn, scheduled = str(target.get("Arn", "")), event.get("Source") == "aws.scheduler" and "FlexibleTimeWindow" in rule
             if ":lambda:" in arn:
-                by_role = scheduled and role_may_invoke(str(target.get("RoleArn", "")), arn)
+                by_role = scheduled and role_may(str(target.get("RoleArn", "")), "scheduler", _INVOKE, arn)
                 if not (by_role or (not scheduled and may_invoke(arn, "events.amazonaws.com", str(rule.get("Arn", ""))))):
                     _log.warning("%s may not call %s, so it is not called", rule.get("Arn", "an event"), arn)
                     return

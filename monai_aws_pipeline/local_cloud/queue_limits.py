@@ -64,7 +64,6 @@ class QueueLimits:
             return purged
 
         sqs._collect_msgs = collect_and_note
-        sqs._act_change_visibility = change_within_limits
         sqs._HANDLERS.update(
             ReceiveMessage=receive_within_limits, PurgeQueue=purge_now_and_then, ChangeMessageVisibility=change_within_limits
         )

@@ -150,6 +150,7 @@ class Cloud:
         from ministack.core import router
 
         self._identity.seal_root_keys()
+        self._identity.remember_ended_sessions()
         self.room.install()
         self.endpoints.install()
         self.images.install()

@@ -65,7 +65,7 @@ SERVICES_SENT: Final[Mapping[tuple[str, str], Sent]] = {
     ("logs", "ServiceUnavailableException"): Sent(500, "The service cannot complete the request."),
     ("monitoring", "LimitExceeded"): Sent(400, "The maximum limit of alarms has been reached."),
     ("monitoring", "Throttling"): _RATE,
-    ("monitoring", "AccessDenied"): Sent(403, "User is not authorized to perform: cloudwatch:PutMetricAlarm"),
+    ("monitoring", "AccessDeniedException"): Sent(403, "User is not authorized to perform: cloudwatch:PutMetricAlarm"),
     ("ecr", "ThrottlingException"): _RATE,
     ("ecr", "LimitExceededException"): Sent(400, "The operation did not succeed because it would have exceeded a service limit."),
     ("ecr", "RepositoryAlreadyExistsException"): Sent(400, "The repository with name 'monai-aws/map' already exists in the registry"),

@@ -71,7 +71,7 @@ SERVICE_REFUSALS = (
     ServicePlayed("logs", "PutRetentionPolicy", "ServiceUnavailableException", 500, "cannot complete", "ServiceError", _LATER),
     ServicePlayed("monitoring", "PutMetricAlarm", "LimitExceeded", 400, "maximum limit", "QuotaError", _QUOTA),
     ServicePlayed("monitoring", "PutMetricAlarm", "Throttling", 400, "Rate exceeded", "ThrottledError", _LATER),
-    ServicePlayed("monitoring", "PutMetricAlarm", "AccessDenied", 403, "not authorized", "AccessError", _OPERATOR),
+    ServicePlayed("monitoring", "PutMetricAlarm", "AccessDeniedException", 403, "not authorized", "AccessError", _OPERATOR),
     ServicePlayed("ecr", "CreateRepository", "RepositoryAlreadyExistsException", 400, "already exists", "again"),
     ServicePlayed("ecr", "CreateRepository", "LimitExceededException", 400, "service limit", "QuotaError", _QUOTA),
     ServicePlayed("ecr", "CreateRepository", "AccessDeniedException", 400, "not authorized", "AccessError", _OPERATOR),

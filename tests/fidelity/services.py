@@ -59,6 +59,12 @@ SERVICES = (
         "EventBridge Scheduler User Guide, Setting up the execution role",
     ),
     Behaviour(
+        "event-source-by-role",
+        "a queue calls no function whose role may not receive from it: `InvalidParameterValueException`",
+        "tried again for a minute, because a role's policy is not known at once; then named",
+        "Lambda Developer Guide, Using Lambda with Amazon SQS: execution role permissions",
+    ),
+    Behaviour(
         "schedule-at-least-once",
         "a schedule may call twice",
         "the second wake finds the host starting and the jobs there",

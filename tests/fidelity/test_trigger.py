@@ -399,6 +399,31 @@ def streams(logs: Any, group: dict[str, str]) -> list[dict[str, Any]]:
         return []
 
 
+@behaviour("event-source-by-role")
+def test_a_function_that_may_not_receive_gets_no_event_source_embedded(account: Account, bucket: str):
+    functions, queue = account.client("lambda"), queue_for(account, bucket)
+    closed = account.role([], trust("lambda.amazonaws.com"))
+    name = Account(account.cloud).client("lambda").create_function(**request(unique("deaf"), arn(closed), bucket))["FunctionName"]
+    with pytest.raises(ClientError) as error:
+        functions.create_event_source_mapping(FunctionName=name, EventSourceArn=queue.arn)
+    words = "The provided execution role does not have permissions to call ReceiveMessage on SQS"
+    assert refusal(error) == ("InvalidParameterValueException", 400, words)
+
+
+@behaviour("event-source-by-role")
+def test_a_role_that_may_not_receive_is_named_and_one_that_may_is_joined_handled(
+    account: Account, trigger: Trigger, role: str, bucket: str, impatient: None
+):
+    queue, closed = queue_for(account, bucket), account.role([], trust("lambda.amazonaws.com"))
+    deaf = Account(account.cloud).client("lambda").create_function(**request(unique("deaf"), arn(closed), bucket))["FunctionName"]
+    with pytest.raises(TriggerError, match=r"joining the queue.*permissions to call ReceiveMessage"):
+        trigger.ensure_event_source(deaf, queue)
+    hears = function_for(account, role, bucket)
+    joined = trigger.ensure_event_source(hears, queue)
+    assert trigger.ensure_event_source(hears, queue) == joined
+    trigger.remove_event_source(joined)
+
+
 @behaviour("schedule-at-least-once")
 def test_a_schedule_may_call_twice_embedded(account: Account, local_cloud: LocalCloud, role: str, bucket: str):
     function = function_for(account, role, bucket)

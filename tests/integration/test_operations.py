@@ -295,4 +295,5 @@ def _add_notification(place: Platform, theirs: dict[str, object]) -> None:
     place.clients.s3.put_bucket_notification_configuration(
         Bucket=place.settings.bucket,
         NotificationConfiguration={"QueueConfigurations": queue_configurations},  # type: ignore[typeddict-item]
+        SkipDestinationValidation=True,  # S3 does not see the queue's policy yet
     )
