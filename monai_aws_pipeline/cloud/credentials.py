@@ -7,7 +7,7 @@ itself; where somebody has logged in again meanwhile, the files hold what the ru
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import botocore.session
 from botocore.exceptions import BotoCoreError, CredentialRetrievalError, SSOError, TokenRetrievalError
@@ -66,9 +66,8 @@ def renewing_session() -> botocore.session.Session:
         is_over = response is not None and _code(response[1]) in OVER
         return 0.0 if is_over and attempts < 3 and chain.given is not None and chain.given.renew() else None
 
-    handlers: dict[str, Any] = {"needs-retry": again, "after-call": _name_the_end, "after-call-error": _name_the_missing_login}
-    for event, handler in handlers.items():  # the stubs know of no handler that answers
-        session.register(event, handler)
+    for event, handler in (("needs-retry", again), ("after-call", _name_the_end), ("after-call-error", _name_the_missing_login)):
+        session.register(event, cast("Any", handler))  # each is called with the arguments of its event by name
     return session
 
 

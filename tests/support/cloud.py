@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
 
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, up
@@ -67,4 +68,5 @@ def cloud_environment(local_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) 
     """The shared cloud, with its variables set for the test: plain ``boto3.Session()`` is the administrator."""
     for name, value in local_cloud.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # another test's would know another account
     return local_cloud
