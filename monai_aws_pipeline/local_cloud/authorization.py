@@ -156,8 +156,19 @@ def ec2_refusal(action: str, principal: str, resource: str, *, explicit: bool) -
 
 def alarm_resource(action: str, body: bytes, region: str) -> str | None:
     """ARN of a call on alarms by a list of names, which ministack takes for all of them; None to keep ministack's."""
+    if action == "DescribeAlarms":  # a search is authorised on all alarms
+        return f"arn:aws:cloudwatch:{region}:{ACCOUNT}:alarm:*"
     named = alarms_deleted(action, body, region)
     return named[0] if named else None
+
+
+def function_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of the function that is to be made, which its body names; None to keep ministack's."""
+    try:
+        name = json.loads(body or b"{}").get("FunctionName") if action == "CreateFunction" else None
+    except (ValueError, AttributeError):
+        return None
+    return f"arn:aws:lambda:{region}:{ACCOUNT}:function:{name}" if name else None
 
 
 def alarms_deleted(action: str, body: bytes, region: str) -> list[str]:
@@ -231,7 +242,13 @@ class Authorizer:
                 return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
             if service == "iam" and "RoleName" in params:  # with its path, as far as there is such a role
                 return identity.role_arn(params["RoleName"][0])
-            named = {"ssm": ssm_resource, "ecr": ecr_resource, "monitoring": alarm_resource, "servicequotas": quota_resource}.get(service)
+            named = {
+                "ssm": ssm_resource,
+                "ecr": ecr_resource,
+                "lambda": function_resource,
+                "monitoring": alarm_resource,
+                "servicequotas": quota_resource,
+            }.get(service)
             special = named(action, body, region) if named else None
             return special or str(original_resource(service, method, path, headers, body, params, region, account))
 
