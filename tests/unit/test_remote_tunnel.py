@@ -151,7 +151,7 @@ def test_a_command_that_may_outlast_a_tunnel_is_followed_through_the_next_one(tm
         command = f"echo one; while ! test -e {gate}; do sleep 0.05; done; echo two >&2; exit 7"
         with pytest.raises(RemoteCommandError, match="exit code 7") as error:
             made.run(command, hear, what="Building", seconds=2 * HOUR)
-        assert (said[0], said[-1]) == ("one", "two"), "no line is lost and none comes twice"
+        assert [line for line in said if "tunnel" not in line] == ["one", "two"], "no line is lost and none comes twice"
         assert any("the time is over" in line for line in said[1:-1])
         assert error.value.tail[-1] == "two"
         assert len(cables.laid) >= 2
