@@ -241,6 +241,8 @@ def test_a_dry_run_is_read_as_ec2_means_it():
     assert "MakeTagged, MakeGroupsInAnyVpc and TagWhileMaking" in denied.remedy
     assert "monai-aws bootstrap" in denied.remedy
     above = judge_rehearsal(GROUP, "UnauthorizedOperation", "User: x is not authorized … with an explicit deny in a service control policy")
+    boundary = judge_rehearsal(GROUP, "UnauthorizedOperation", "User: x is not authorized … with an explicit deny in a boundary")
+    assert boundary.remedy == above.remedy
     assert "bootstrap" not in above.remedy
     assert "service control policy" in above.remedy
     profile = judge_rehearsal(LAUNCH, "InvalidParameterValue", "Value (x) for parameter iamInstanceProfile.name is invalid. …")
