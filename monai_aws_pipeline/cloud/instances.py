@@ -280,7 +280,7 @@ class Machines:
                 machine = self._settled(self._run_patiently(spec, image, kind, subnet, report), report)
             except (ClientError, EndedError) as error:
                 code, refusal = (error.reason, ending_of(error.reason)) if isinstance(error, EndedError) else judged(error)
-                report(f"no {kind} in {subnet.zone} ({code}): {refusal.way}")
+                report(f"no {kind} in {subnet.zone} ({code}). {refusal.what} {refusal.way.capitalize()}.")
                 if refusal.way in (Way.NEXT_ZONE, Way.NEXT_SUBNET):
                     tried[f"{kind} in {subnet.zone} ({code})"] = refusal
                     barred |= {subnet.id} if refusal.way is Way.NEXT_SUBNET else set()

@@ -66,8 +66,8 @@ def test_a_full_quota_leads_past_everything_that_counts_against_it(buyer: Buyer,
     assert buyer.launch(*TYPES)[0] == "m5.xlarge"
     asked = [line for line in buyer.said if "quota" in line]
     assert len(asked) == 2, "the smaller one is asked for too, a g5 of the same size and another zone are not"
-    assert "does not allow g4dn.2xlarge" in asked[0]
-    assert "does not allow g4dn.xlarge" in asked[1]
+    assert asked[0].startswith("no g4dn.2xlarge ")
+    assert asked[1].startswith("no g4dn.xlarge ")
 
 
 def test_a_smaller_machine_may_fit_into_a_quota_that_is_nearly_full(buyer: Buyer, local_cloud: LocalCloud):
