@@ -28,6 +28,11 @@ class Renewable:
     def __init__(self, load: Callable[[], Credentials | None], now: Credentials) -> None:
         self._load, self._now = load, now
 
+    @property
+    def now(self) -> Credentials:
+        """Those of now, of whichever kind the chain gave them."""
+        return self._now
+
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """What a call is signed with."""
         return self._now.get_frozen_credentials()

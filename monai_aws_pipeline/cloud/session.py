@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
 
 from monai_aws_pipeline import __version__
-from monai_aws_pipeline.cloud.credentials import renewing_session
+from monai_aws_pipeline.cloud.credentials import Renewable, renewing_session
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -162,7 +162,8 @@ class Clients:
 
     def credentials(self) -> Credentials | None:
         """What the SDK's default chain finds; None where it finds nothing."""
-        return self._session.get_credentials()
+        found: Any = self._session.get_credentials()
+        return found.now if isinstance(found, Renewable) else found
 
     @property
     def plain_http(self) -> str:

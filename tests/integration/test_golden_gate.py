@@ -46,14 +46,14 @@ def golden_study(folder: Path, wish: str) -> dict[str, str]:
 
 def pushed(place: Platform) -> list[str]:
     """Tags in the repository, those of kept build stages left out."""
-    found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
-    return sorted(image["imageTag"] for image in found if image.get("imageTag", "").startswith("0.1.0-"))
+    found = place.clients.ecr.describe_images(repositoryName=place.settings.ecr_repository)["imageDetails"]
+    return sorted(tag for image in found for tag in image.get("imageTags", []) if tag.startswith("0.1.0-"))
 
 
 def kept_stages(place: Platform) -> list[str]:
     """Tags of kept build stages."""
-    found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
-    return sorted(image["imageTag"] for image in found if is_stage_tag(image.get("imageTag", "")))
+    found = place.clients.ecr.describe_images(repositoryName=place.settings.ecr_repository)["imageDetails"]
+    return sorted(tag for image in found for tag in image.get("imageTags", []) if is_stage_tag(tag))
 
 
 def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

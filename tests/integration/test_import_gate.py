@@ -27,8 +27,8 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def pushed(place: Platform) -> list[str]:
     """Tags of MAPs in the repository."""
-    found = place.clients.ecr.list_images(repositoryName=place.settings.ecr_repository)["imageIds"]
-    return sorted(image["imageTag"] for image in found if image.get("imageTag", "").startswith("0.1.0-"))
+    found = place.clients.ecr.describe_images(repositoryName=place.settings.ecr_repository)["imageDetails"]
+    return sorted(tag for image in found for tag in image.get("imageTags", []) if tag.startswith("0.1.0-"))
 
 
 def test_an_image_that_cannot_make_an_import_is_not_pushed_and_a_change_without_a_new_one_moves_no_image(place: Platform):
