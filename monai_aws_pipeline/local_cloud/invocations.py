@@ -16,11 +16,14 @@ from ministack.core import iam_evaluator, responses
 from ministack.services import eventbridge, lambda_svc, s3, scheduler, sns
 
 from . import identity
+from .call_record import CallRecord
 from .config import ACCOUNT
 from .faults import FaultBoard
 from .first_uses import FirstUses
 
 _INVOKE: Final = "lambda:InvokeFunction"
+_POLLING: Final = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+"""What Lambda does with a queue, by the function's role."""
 _log: Final = logging.getLogger("local-cloud.invocations")
 
 
@@ -42,27 +45,11 @@ def may_invoke(function_arn: str, service: str, source_arn: str) -> bool:
     return bool(iam_evaluator.evaluate_resource_policy(function["policy"], context, service=service).decision == "Allow")
 
 
-def role_may(role_arn: str, service: str, action: str, resource_arn: str) -> bool:
-    """Whether a role trusts a service, named as ``lambda``, and allows an action on a resource."""
-    role = identity.role(role_arn)
-    if role is None or not identity.trusts(role, f"{service}.amazonaws.com"):
-        return False
-    context = iam_evaluator.EvalContext(
-        principal_arn=role_arn,
-        principal_type="AssumedRole",
-        principal_account=ACCOUNT,
-        action=action,
-        resource_arn=resource_arn,
-        region=responses.get_region(),
-    )
-    return bool(iam_evaluator.evaluate(context, iam_evaluator._gather_role_policies(role["RoleName"], ACCOUNT)).decision == "Allow")
-
-
 class Invocations:
     """Calls of functions by other services of one cloud."""
 
-    def __init__(self, faults: FaultBoard, first_uses: FirstUses) -> None:
-        self._faults, self._first_uses = faults, first_uses
+    def __init__(self, faults: FaultBoard, first_uses: FirstUses, calls: CallRecord) -> None:
+        self._faults, self._first_uses, self._calls = faults, first_uses, calls
 
     def install(self) -> None:
         """Put this between ministack's services and its Lambda."""
@@ -73,8 +60,11 @@ class Invocations:
 
         def create_where_allowed(data: dict[str, Any]) -> Any:
             source, (_, config, _) = str(data.get("EventSourceArn", "")), lambda_svc._get_func_record_for_ref(data.get("FunctionName", ""))
-            if config and ":sqs:" in source and not role_may(config["Role"], "lambda", "sqs:ReceiveMessage", source):
-                words = "The provided execution role does not have permissions to call ReceiveMessage on SQS"
+            unmet = [
+                each for each in _POLLING if config and ":sqs:" in source and not self._role_may(config["Role"], "lambda", each, source)
+            ]
+            if unmet:
+                words = f"The provided execution role does not have permissions to call {unmet[0].partition(':')[2]} on SQS"
                 return responses.error_response_json("InvalidParameterValueException", words, 400)
             return create_source(data)
 
@@ -90,6 +80,26 @@ class Invocations:
                 from_bucket(arn, event, region)
 
         sns._deliver_to_lambda, s3._deliver_event_to_lambda = deliver_from_topic, deliver_from_bucket
+
+    def _role_may(self, role_arn: str, service: str, action: str, resource_arn: str) -> bool:
+        """Whether a role trusts a service, named as ``lambda``, and allows an action on a resource: then the service calls with it."""
+        role = identity.role(role_arn)
+        if role is None or not identity.trusts(role, f"{service}.amazonaws.com"):
+            return False
+        context = iam_evaluator.EvalContext(
+            principal_arn=f"arn:aws:sts::{ACCOUNT}:assumed-role/{role['RoleName']}/{service}",
+            principal_type="AssumedRole",
+            principal_account=ACCOUNT,
+            action=action,
+            resource_arn=resource_arn,
+            region=responses.get_region(),
+        )
+
+        def refusal() -> str | None:
+            decision = iam_evaluator.evaluate(context, iam_evaluator._gather_role_policies(role["RoleName"], ACCOUNT)).decision
+            return None if decision == "Allow" else str(decision)
+
+        return self._calls.watch(refusal) is None
 
     def _install_s3(self) -> None:
         validate, allows = s3._validate_notification_configs, s3._notification_destination_allows
@@ -115,7 +125,7 @@ class Invocations:
         def invoke_where_allowed(target: dict[str, Any], event: dict[str, Any], rule: dict[str, Any], *more: Any) -> None:
             arn, scheduled = str(target.get("Arn", "")), event.get("Source") == "aws.scheduler" and "FlexibleTimeWindow" in rule
             if ":lambda:" in arn:
-                by_role = scheduled and role_may(str(target.get("RoleArn", "")), "scheduler", _INVOKE, arn)
+                by_role = scheduled and self._role_may(str(target.get("RoleArn", "")), "scheduler", _INVOKE, arn)
                 if not (by_role or (not scheduled and may_invoke(arn, "events.amazonaws.com", str(rule.get("Arn", ""))))):
                     _log.warning("%s may not call %s, so it is not called", rule.get("Arn", "an event"), arn)
                     return

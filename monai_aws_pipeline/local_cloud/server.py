@@ -142,7 +142,7 @@ class Cloud:
         self._queue_limits = queue_limits.QueueLimits(self.faults)
         self._first_uses = first_uses.FirstUses()
         self._functions = functions.Functions(self._first_uses)
-        self._invocations = invocations.Invocations(self.faults, self._first_uses)
+        self._invocations = invocations.Invocations(self.faults, self._first_uses, calls)
         self._ec2_threads = ThreadPoolExecutor(4, thread_name_prefix="ec2")
 
     def install(self) -> None:
