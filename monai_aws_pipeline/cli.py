@@ -468,7 +468,7 @@ def hosts(context: click.Context, as_json: bool) -> None:
         return
     table = Table(title=f"inference hosts of deployment {settings.deployment}", title_justify="left")
     for column in ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "host")  # an id is for copying
     for each in found:
         row = (each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace)
         table.add_row(*(Text(text) for text in row))

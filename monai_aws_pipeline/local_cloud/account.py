@@ -118,7 +118,9 @@ class AccountFacts:
         if action.endswith("EbsEncryptionByDefault"):
             return _xml(action, "ebsEncryptionByDefault", str(disks.ebs_encryption_by_default).lower())
         if action.endswith("EbsDefaultKmsKeyId"):
-            return _xml(action, "kmsKeyId", disks.default_kms_key_id or _OWN_KEY)
+            # moto keeps one of its own there, once it has made an encrypted disk: what KMS does not know is AWS's.
+            customer = identity.key_arn(disks.default_kms_key_id, region) if disks.default_kms_key_id else ""
+            return _xml(action, "kmsKeyId", customer or _OWN_KEY)
         return None
 
     # ------------------------------------------------------------------------------------------------------------- subscriptions

@@ -15,7 +15,8 @@ from monai_aws_pipeline.contract import ROLE_MAP_BUILD
 from monai_aws_pipeline.deployment.build_machine import build_machine
 from monai_aws_pipeline.local_cloud.commands import LocalCloud, up
 from monai_aws_pipeline.local_cloud.errors import ProfileError
-from monai_aws_pipeline.operations.preflight import account_probes, answer
+from monai_aws_pipeline.operations.preflight.answers import State, answer
+from monai_aws_pipeline.operations.preflight.machines import machine_type_probes
 from tests.fidelity.conftest import refusal
 from tests.integration.local_cloud.conftest import Account
 from tests.support.cloud import own_cloud, say
@@ -58,9 +59,9 @@ def test_an_organisations_account_has_no_default_vpc_and_denies_what_lacks_its_t
 @behaviour
 def test_a_machine_is_launched_reached_and_left_by_settings_alone_handled(place: Platform):
     settings, clients = place.settings, place.clients
-    (way,) = [answer(probe) for probe in account_probes(clients, settings) if probe.what == "way to machines"]
-    assert way.ok, way.answer
-    assert "EC2 Instance Connect Endpoint eice-" in way.answer
+    (way,) = [answer(probe) for probe in machine_type_probes(clients, settings) if probe.check == "way to machines"]
+    assert way.state is State.OK, way
+    assert "EC2 Instance Connect Endpoint eice-" in way.what
     image = Images(clients.ec2, clients.ssm, settings.deployment).base(settings.base_ami, settings.base_ami_owner).id
     with build_machine(clients, settings, role=ROLE_MAP_BUILD, image=image, run_id="org", report=place.log.append) as built:
         assert built.remote.run("whoami", lambda _: None, what="Asking", seconds=60) == ["ubuntu"]

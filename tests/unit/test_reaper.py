@@ -181,7 +181,7 @@ def test_the_clouds_of_an_interrupted_test_run_are_taken_down_with_two_workers(t
         eventually(lambda: len([path for path in ready.iterdir() if path.read_text()]) == 2 or run.poll() is not None)
         assert run.poll() is None, (tmp_path / "output").read_text()
         servers = [int(path.read_text()) for path in ready.iterdir()]
-        assert all(len(session_members(server)) == 3 for server in servers)
+        eventually(lambda: all(len(session_members(server)) == 3 for server in servers))
         if how == "Ctrl-C":
             os.killpg(run.pid, signal.SIGINT)
         elif how == "kill of make":

@@ -213,7 +213,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         monkeypatch.setenv("JOBS_QUEUE_URL", url)
         monkeypatch.setenv("MONAI_AWS_DEPLOYMENT", "dev")
         monkeypatch.setenv("FOLDER_QUIET_MINUTES", "0")
-        image = ec2.describe_images()["Images"][0]["ImageId"]
+        image = ec2.register_image(Name="any", RootDeviceName="/dev/sda1")["ImageId"]
 
         def launch(deployment: str = "dev", role: str = "inference") -> str:
             tags = [{"Key": "monai-aws:deployment", "Value": deployment}, {"Key": "monai-aws:role", "Value": role}]
