@@ -555,6 +555,13 @@ def _frames(draft: Draft) -> None:
     draft.main.truth.clear()
 
 
+def _plane_groups(header: Dataset, step: float) -> dict[str, Sequence]:
+    """The functional groups that say how a plane lies and how large its pixels are."""
+    measures = _item(PixelSpacing=header.PixelSpacing, SliceThickness=f"{step:g}", SpacingBetweenSlices=f"{step:g}")
+    orientation = _item(ImageOrientationPatient=header.ImageOrientationPatient)
+    return {"PixelMeasuresSequence": Sequence([measures]), "PlaneOrientationSequence": Sequence([orientation])}
+
+
 def multiframe(draft: Draft, images: list[Image], how: str) -> Image:
     """Images as the frames of one Enhanced MR object (PS3.3 A.36)."""
     first = images[0].header
@@ -582,19 +589,13 @@ def multiframe(draft: Draft, images: list[Image], how: str) -> Image:
     header.NumberOfFrames = len(images)
     header.VolumetricProperties, header.PixelPresentation = "VOLUME", "MONOCHROME"
     step = draft.main.truth[0].thickness if draft.main.truth else 2.5
-    header.SharedFunctionalGroupsSequence = Sequence(
-        [
-            _item(
-                PixelMeasuresSequence=Sequence(
-                    [_item(PixelSpacing=first.PixelSpacing, SliceThickness=f"{step:g}", SpacingBetweenSlices=f"{step:g}")]
-                ),
-                PlaneOrientationSequence=Sequence([_item(ImageOrientationPatient=first.ImageOrientationPatient)]),
-            )
-        ]
-    )
+    planes = [_plane_groups(image.header, step) for image in images]
+    alike = all(plane == planes[0] for plane in planes)  # what differs from frame to frame is not the series' own
+    header.SharedFunctionalGroupsSequence = Sequence([_item(**(planes[0] if alike else {}))])
     slopes = [0.5 if how == "rescaled" and number % 2 else 1.0 for number in order]
     header.PerFrameFunctionalGroupsSequence = Sequence(
         _item(
+            **({} if alike else planes[number]),
             PlanePositionSequence=Sequence([_item(ImagePositionPatient=images[number].header.ImagePositionPatient)]),
             FrameContentSequence=Sequence([_item(StackID="1", InStackPositionNumber=number + 1, DimensionIndexValues=[1, number + 1])]),
             MREchoSequence=Sequence([_item(EffectiveEchoTime=float(images[number].header.get("EchoTime") or 10))]),
