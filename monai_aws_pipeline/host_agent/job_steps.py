@@ -366,7 +366,7 @@ def judge(limits: Limits, ready: ReadyMap, staged: StagedStudy, end: RunEnd) -> 
             cause = f"The pixels of {bad} of {len(staged.instances)} images cannot be decoded, and the application ended with an error."
             raise RefusedError(Code.DICOM_DAMAGED, cause, last_line=error.last_line) from error
         raise
-    source = read_source(staged.instances)
+    source = read_source(staged.instances, rewritten=repairs.ORIENTATION in staged.repairs)
     return Inferred(end, source, outputs.collect(staged.target, staged.study.uid, source))
 
 

@@ -17,7 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from monai_aws_pipeline.host_agent.intake.image_header import plane_of
+from monai_aws_pipeline.host_agent.intake.image_header import Plane, plane_of
 
 Array = NDArray[Any]
 
@@ -113,6 +113,11 @@ def kinds_of(grids: Sequence[Grid]) -> list[Array]:
     return kinds
 
 
+def grid_of(plane: Plane, frame: str, rows: int, columns: int) -> Grid:
+    """One plane as a grid."""
+    return Grid(np.array([plane.position]), np.array(plane.orientation), plane.spacing, rows, columns, frame)
+
+
 def planes_of(data: Dataset) -> list[Grid | None]:
     """Each frame of an image as a grid of one plane, None where it does not tell its position, orientation and pixel spacing."""
     frame, rows, columns = (
@@ -206,6 +211,4 @@ def _plane(position: Dataset, orientation: Dataset, measures: Dataset, frame: st
     if any(value is None for value in values):
         return None
     plane = plane_of(*(tuple(np.array(value, dtype=float).ravel().tolist()) for value in values))
-    if plane is None:
-        return None
-    return Grid(np.array([plane.position]), np.array(plane.orientation), plane.spacing, rows, columns, frame)
+    return None if plane is None else grid_of(plane, frame, rows, columns)

@@ -25,6 +25,7 @@ from monai_aws_pipeline.host_agent.intake.geometry import (
     Array,
     Grid,
     common_step,
+    grid_of,
     kinds_of,
     nearest_planes,
     parallel,
@@ -49,14 +50,21 @@ class SegmentationError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """An instance with one plane for each of its frames; None for a frame that does not tell where it lies."""
+    """An instance with one plane for each of its frames; None for a frame that does not tell where it lies.
+
+    ``rewritten``: whether its file says something else than its header did when it came.
+    """
 
     instance: Instance
+    rewritten: bool = False
 
     @cached_property
     def planes(self) -> tuple[Grid | None, ...]:
-        """Read when they are first asked for. An image whose geometry cannot be read is one that tells none."""
-        return _planes(self.instance.path)
+        """Read when they are first asked for, of one frame from the header that the intake has read. One that cannot be read tells none."""
+        header = self.instance.header
+        if self.rewritten or header.frames > 1 or header.plane is None:  # frames tell where they lie one by one, also where it is but one
+            return _planes(self.instance.path)
+        return (grid_of(header.plane, header.frame_of_reference, header.rows, header.columns),)
 
     @property
     def placed(self) -> tuple[Grid, ...]:
@@ -122,9 +130,9 @@ class Segmentation:
     single_bits: bool
 
 
-def read_source(instances: Sequence[Instance]) -> Source:
-    """Where the images of a study lie."""
-    return Source(tuple(Image(item) for item in instances))
+def read_source(instances: Sequence[Instance], *, rewritten: bool = False) -> Source:
+    """Where the images of a study lie. ``rewritten``: their files say another place than their headers did when they came."""
+    return Source(tuple(Image(item, rewritten) for item in instances))
 
 
 def read_segmentation(path: Path, source: Source | None = None) -> Segmentation:

@@ -66,6 +66,22 @@ def source_of(files: list[Path]) -> Source:
     return read_source(read_studies(files)[0].instances)
 
 
+def test_planes_are_those_of_the_headers_that_the_intake_has_read_and_of_the_files_where_these_were_rewritten(files: list[Path]) -> None:
+    (study,) = read_studies(files)
+    of_headers, of_files = (
+        [image.placed[0] for image in read_source(study.instances, rewritten=rewritten).images] for rewritten in (False, True)
+    )
+    for mine, theirs in zip(of_headers, of_files, strict=True):
+        assert (mine.frame, mine.rows, mine.columns, mine.spacing) == (theirs.frame, theirs.rows, theirs.columns, theirs.spacing)
+        assert np.array_equal(mine.positions, theirs.positions) and np.array_equal(mine.orientation, theirs.orientation)
+    data = pydicom.dcmread(files[0])
+    data.ImagePositionPatient = [7, 8, 9]
+    data.save_as(files[0])
+    for rewritten in (False, True):
+        places = [image.placed[0].positions[0].tolist() for image in read_source(study.instances, rewritten=rewritten).images]
+        assert ([7, 8, 9] in places) == rewritten
+
+
 def volumes(path: Path, source: Source | None = None) -> list[float]:
     return [segment.volume_ml for segment in measure(read_segmentation(path, source))]
 
