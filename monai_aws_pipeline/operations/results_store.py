@@ -64,6 +64,14 @@ class StoredResult:
     expected: tuple[ExpectedVolume, ...] = ()
 
 
+@dataclass(frozen=True)
+class StoredKey:
+    """A key of the bucket and when its object was written."""
+
+    key: str
+    modified: datetime
+
+
 class ResultsStore:
     """Reads results of one bucket through one S3 client. Safe to use from several threads, as boto3 clients are."""
 
@@ -77,6 +85,12 @@ class ResultsStore:
         for page in pages:
             for item in page.get("Contents", []):
                 yield item["Key"]
+
+    def objects(self, prefix: str) -> Iterator[StoredKey]:
+        """Keys below a prefix with the time they were written, lazily, a page of 1,000 a request. Reads no object."""
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                yield StoredKey(item["Key"], item["LastModified"])
 
     def newest_keys(self, since: datetime, limit: int) -> list[str]:
         """Keys of the index entries written last, newest first, of the hours from ``since`` on. Reads no entry."""

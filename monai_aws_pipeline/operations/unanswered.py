@@ -54,20 +54,25 @@ class UnansweredRow:
 def row_of(record: ResultRecord) -> UnansweredRow:
     """The row of a refused or failed record."""
     error = record.error
-    code = error.code if error else UNKNOWN
-    cause, remedy = split_message(code, error.message) if error else ("The record does not say why.", "Read the record and its map.log.")
-    return UnansweredRow(
+    return row_of_parts(
         at=record.committed_at,
         study=record.study,
         job=record.job,
         map_version=record.map.app_version,
         map_digest=record.map.digest,
-        code=code,
-        cause=_clipped(cause),
-        last_line=_clipped(error.last_line if error else ""),
-        remedy=_clipped(remedy),
+        code=error.code if error else UNKNOWN,
+        message=error.message if error else "",
+        last_line=error.last_line if error else "",
         record=record.commit_key,
     )
+
+
+def row_of_parts(
+    *, at: str, study: str, job: str, map_version: str, map_digest: str, code: str, message: str, last_line: str, record: str
+) -> UnansweredRow:
+    """The row of a failure that is known by its parts; ``message`` has cause and remedy."""
+    cause, remedy = split_message(code, message) if message else ("The record does not say why.", "Read the record and its map.log.")
+    return UnansweredRow(at, study, job, map_version, map_digest, code, _clipped(cause), _clipped(last_line), _clipped(remedy), record)
 
 
 def rows_of(records: Iterable[ResultRecord]) -> tuple[UnansweredRow, ...]:
