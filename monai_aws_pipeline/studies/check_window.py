@@ -105,7 +105,7 @@ class CheckWindow:
         """The window after these results, and without what has left it by now."""
         window = self
         for result in results:
-            if _in_window(result.at, now) and not result.is_superseded:
+            if _in_window(result.at, now):
                 window = window._with(check, result, now)
         first = _hour(now - WINDOW)
         hours = {hour: counts for hour, counts in window.hours.items() if hour >= first}
@@ -122,7 +122,7 @@ class CheckWindow:
             hours=_added(self.hours, _hour(parse_utc(result.at)), verdict.outcome.value, 1),
             unjudged=verdict.found if verdict.outcome is Outcome.NOT_JUDGED else self.unjudged,
         )
-        if not result.answered and verdict.outcome is not Outcome.FAILED:
+        if result.is_superseded or (not result.answered and verdict.outcome is not Outcome.FAILED):
             return counted  # the study's last answer, and what was found of it, still stands
         return counted._with_miss(result, verdict)
 

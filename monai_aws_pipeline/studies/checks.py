@@ -8,8 +8,6 @@ is answered again could never turn green. What was found of one study is therefo
 See https://docs.dagster.io/guides/test/asset-checks
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -30,6 +28,7 @@ from dagster import (
     multi_asset_check,
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.studies.check_window import WINDOW, CheckWindow, Finding, finding
@@ -94,7 +93,7 @@ def evaluations(windows: Mapping[str, CheckWindow], live: str, about: EventLogRe
 def not_shown_yet(instance: DagsterInstance, made: Iterable[AssetCheckEvaluation]) -> list[AssetCheckEvaluation]:
     """Those that say something else, or of another result, than the latest evaluation of their check."""
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(KEYS)
-    shown = {key: record.evaluation for key, record in latest.items() if record.event and record.evaluation}
+    shown = {key: record.evaluation for key, record in latest.items() if record.status in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES}
     return [each for each in made if not _same(shown.get(each.asset_check_key), each)]
 
 

@@ -4,8 +4,6 @@ Here belong the table and its asset. Which failures stand and how each is worded
 ``study_checks`` renews the table by what Dagster has recorded, materialising it by hand reads the bucket itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final

@@ -4,8 +4,6 @@ Here belongs the count. A study counts for the MAP of its latest recorded answer
 each recorded result moves its study from one MAP to another, so that nothing is read twice however many studies there are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Final
 
