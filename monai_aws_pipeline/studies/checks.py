@@ -9,7 +9,7 @@ See https://docs.dagster.io/guides/test/asset-checks
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dagster import (
@@ -28,7 +28,7 @@ from dagster import (
     multi_asset_check,
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
-from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES, AssetCheckExecutionRecord
 
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.studies.check_window import WINDOW, CheckWindow, Finding, finding
@@ -39,6 +39,9 @@ MAX_ROWS: Final = 20
 """Studies that an evaluation lists; ``unanswered_studies`` has more of those that have no answer."""
 MAX_RESULTS: Final = 2000
 """Results of each kind that are read to judge the last day by hand."""
+
+COUNTS_WAIT: Final = timedelta(minutes=10)
+"""How long an evaluation stands whose counts alone have changed."""
 
 SPECS: Final = [AssetCheckSpec(check.name, asset=INFERENCE_RESULT, description=check.description) for check in CHECKS]
 KEYS: Final = [spec.key for spec in SPECS]
@@ -90,23 +93,33 @@ def evaluations(windows: Mapping[str, CheckWindow], live: str, about: EventLogRe
         )
 
 
-def not_shown_yet(instance: DagsterInstance, made: Iterable[AssetCheckEvaluation]) -> list[AssetCheckEvaluation]:
-    """Those that say something else, or of another result, than the latest evaluation of their check."""
+def not_shown_yet(
+    instance: DagsterInstance, made: Iterable[AssetCheckEvaluation], about: EventLogRecord | None, now: datetime
+) -> list[AssetCheckEvaluation]:
+    """Those that say something else than the latest evaluation of their check, or that the node would not show any more.
+
+    Counts alone wait for ``COUNTS_WAIT``: with a study a minute they would be most of what the event log holds.
+    """
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(KEYS)
-    shown = {key: record.evaluation for key, record in latest.items() if record.status in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES}
-    return [each for each in made if not _same(shown.get(each.asset_check_key), each)]
+    return [each for each in made if not _is_shown(latest.get(each.asset_check_key), each, about, now)]
 
 
-def _same(shown: AssetCheckEvaluation | None, made: AssetCheckEvaluation) -> bool:
-    if shown is None:
+def _is_shown(record: AssetCheckExecutionRecord | None, made: AssetCheckEvaluation, about: EventLogRecord | None, now: datetime) -> bool:
+    shown = record.evaluation if record and record.status in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES else None
+    if record is None or shown is None or not record.event:
         return False
-    about = [each.target_materialization_data.storage_id if each.target_materialization_data else 0 for each in (shown, made)]
-    return about[0] == about[1] and (shown.passed, shown.description, shown.severity, shown.metadata) == (
-        made.passed,
-        made.description,
-        made.severity,
-        made.metadata,
-    )
+    target = shown.target_materialization_data
+    # Dagster shows an evaluation while it is about the latest materialization, or of its run; all that sensors record are of one "run".
+    if about and about.run_id != record.run_id and (target is None or target.storage_id != about.storage_id):
+        return False
+    if (shown.description, shown.metadata) == (made.description, made.metadata):
+        return True
+    waited = now.timestamp() - record.event.timestamp
+    return _state(shown) == _state(made) and waited < COUNTS_WAIT.total_seconds()
+
+
+def _state(evaluation: AssetCheckEvaluation) -> tuple[object, ...]:
+    return evaluation.passed, evaluation.severity, evaluation.metadata.get("what_to_do"), evaluation.metadata.get("studies")
 
 
 def _severity(check: Check, window: CheckWindow) -> AssetCheckSeverity:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from dagster import (
@@ -32,14 +32,14 @@ from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.check_window import WINDOW, CheckWindow
-from monai_aws_pipeline.studies.checks import evaluations, not_shown_yet
+from monai_aws_pipeline.studies.checks import COUNTS_WAIT, evaluations, not_shown_yet
 from monai_aws_pipeline.studies.failures import KEPT_FOR, MAX_FAILURES, UNANSWERED_STUDIES, table_metadata
 from monai_aws_pipeline.studies.recorded import Page, last_materialization, results_after, standing_failures
 from monai_aws_pipeline.studies.result_checks import CHECKS
 from monai_aws_pipeline.studies.studies_by_map import BATCH, STUDIES_BY_MAP, counted, counts_metadata, last_shown, shown
 
-LOOK_AGAIN: Final = timedelta(hours=1)
-"""Without any news too: so that what left the window leaves the node, and a check that a run has left planned is evaluated."""
+LOOK_AGAIN: Final = COUNTS_WAIT
+"""Without news too: so that counts are shown, what left the window leaves the node, and what a run has only planned is evaluated."""
 _VERSION: Final = 1
 
 Event = AssetCheckEvaluation | AssetMaterialization
@@ -112,7 +112,8 @@ def tick(instance: DagsterInstance, bucket: str, before: Tally, now: datetime) -
     if page.as_of == before.as_of and live == before.live and before.look_at and now < parse_utc(before.look_at):
         return (), before
     tally = before.after(page, live, now)
-    checks = not_shown_yet(instance, evaluations(tally.windows, live, last_materialization(instance)))
+    about = last_materialization(instance)
+    checks = not_shown_yet(instance, evaluations(tally.windows, live, about), about, now)
     rows = standing_failures(instance, now - KEPT_FOR, MAX_FAILURES)
     tables = {
         UNANSWERED_STUDIES: table_metadata(rows, bucket, now),

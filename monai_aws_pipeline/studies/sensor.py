@@ -11,7 +11,7 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies.lineage import STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
 from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
 
@@ -50,7 +50,9 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
     return study_results
 
 
-def tick(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits) -> tuple[Recording, Cursor]:
+def tick(
+    instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits = NO_LIMITS
+) -> tuple[Recording, Cursor]:
     """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it."""
     plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, EVENTS_A_TICK)
     recording = prepare(instance, store, plan.fresh, now, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,25 +21,31 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     Definitions,
+    MaterializeResult,
+    asset,
     build_sensor_context,
     materialize,
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events import DagsterEventType
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+from dagster_aws.s3 import S3Resource
+from sqlalchemy.exc import IntegrityError
 
 from monai_aws_pipeline.contract import IndexEntry, MapFacts, ResultError, ResultRecord, Status
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
-from monai_aws_pipeline.operations.results_store import StoredResult
+from monai_aws_pipeline.operations.quarantined import ended_studies
+from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies import checks_sensor, recorded
+from monai_aws_pipeline.studies import checks_sensor
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import Tally, study_checks_sensor
-from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES
-from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of, expired_event
+from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, unanswered_studies
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, event_of, expired_event
 from monai_aws_pipeline.studies.studies_by_map import STUDIES_BY_MAP, studies_by_map
-from tests.unit.studies.records import DIGEST, OTHER_DIGEST, job_of, refused, study_of, succeeded
+from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, refused, study_of, succeeded
 
 SENSOR = study_checks_sensor(30)
 ALL_CHECKS = {"answered", "outputs_valid", "geometry_on_source", "mesh_agrees", "plausible_volume", "within_time_and_cost", "by_live_map"}
@@ -77,6 +84,22 @@ class Desk:
         key = AssetCheckKey(INFERENCE_RESULT, check)
         return list(self.instance.event_log_storage.get_asset_check_execution_history(key, limit=100))
 
+    def on_the_node(self) -> set[str]:
+        """The checks that the graph shows as evaluated, by Dagster's own rule."""
+        context = LoadingContextForTest(self.instance)
+        return {check for check in ALL_CHECKS if asyncio.run(self.history(check)[0].targets_latest_materialization(context))}
+
+    def run_of(self, study: str) -> None:
+        """A run that materialises one study, without its checks."""
+
+        @asset(key=INFERENCE_RESULT, partitions_def=STUDIES)
+        def answers() -> MaterializeResult[None]:
+            (event,) = [event_of(StoredResult(succeeded(1, ago(0), job=job_of(90)), (), None), "studies", {})]
+            return MaterializeResult(metadata=event.metadata, tags=event.tags)
+
+        self.instance.add_dynamic_partitions("study", [study])
+        assert materialize([answers], instance=self.instance, partition_key=study).success
+
     def shown(self, check: str) -> AssetCheckEvaluation:
         evaluation = self.history(check)[0].evaluation
         assert evaluation
@@ -109,6 +132,17 @@ def ago(minutes: float = 1) -> datetime:
     return datetime.now(UTC) - timedelta(minutes=minutes)
 
 
+def later(**by: float) -> type[datetime]:
+    """A clock that is ahead."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(**by)
+
+    return Later
+
+
 def failed(number: int, minutes: float = 1, code: Code = Code.MAP_FAILED, study: int | None = None) -> ResultRecord:
     error = ResultError(code.value, f"The application ended with exit code 1. {REMEDIES[code]}", "RuntimeError: no volume")
     record = refused(number, ago(minutes), study_of(number if study is None else study), Status.FAILED)
@@ -135,28 +169,30 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
     assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_24_hours"] == 1
 
 
-def test_each_check_is_evaluated_about_the_result_that_was_recorded_last_so_that_the_node_shows_it(desk: Desk):
+def test_the_graphs_node_shows_every_check_after_whatever_was_recorded_last(desk: Desk):
     desk.record(succeeded(1, ago(3)), succeeded(2, ago(2)), failed(3))
     desk.tick()
-    latest = recorded.last_materialization(desk.instance)
-    assert latest
-    for check in ALL_CHECKS:
-        target = desk.shown(check).target_materialization_data
-        assert target
-        assert target.storage_id == latest.storage_id
-
-
-def test_after_another_result_the_checks_are_about_that_one_although_they_say_the_same(desk: Desk):
-    desk.record(failed(1), succeeded(2))
+    assert desk.on_the_node() == ALL_CHECKS
+    desk.record(succeeded(4, ago(1)))
+    assert desk.on_the_node() == ALL_CHECKS, "what a sensor records hides none"
+    desk.run_of(study_of(1))
+    assert desk.on_the_node() == set(), "Dagster hides them behind what a run has made"
     desk.tick()
-    desk.record(succeeded(2, ago(0), job=job_of(99)))
-    desk.tick()
-    latest = recorded.last_materialization(desk.instance)
-    target = desk.shown("answered").target_materialization_data
-    assert latest
-    assert target
-    assert target.storage_id == latest.storage_id
+    assert desk.on_the_node() == ALL_CHECKS
     assert not desk.shown("answered").passed
+
+
+def test_counts_alone_wait_so_that_a_study_a_minute_does_not_fill_the_log_with_evaluations(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    desk.record(failed(1), succeeded(2, ago(2)))
+    desk.tick()
+    desk.record(succeeded(3, ago(1)))
+    assert [each for each in desk.tick() if isinstance(each, AssetCheckEvaluation)] == []
+    monkeypatch.setattr(checks_sensor, "datetime", later(minutes=11))
+    desk.tick()
+    assert desk.shown("answered").description == "1 of 3 results of the last 24 hours: failed: map_failed"
+    assert {len(desk.history(check)) for check in ALL_CHECKS} == {2}
+    monkeypatch.setattr(checks_sensor, "datetime", later(minutes=12))
+    assert desk.tick() == []
 
 
 def test_a_failure_that_any_job_answers_later_turns_green_and_leaves_the_table(desk: Desk):
@@ -290,12 +326,7 @@ def test_what_left_the_last_day_leaves_the_node_without_any_news(desk: Desk, mon
     desk.record(failed(1), succeeded(2, ago(1)))
     desk.tick()
 
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime.now(tz) + timedelta(hours=25)
-
-    monkeypatch.setattr(checks_sensor, "datetime", Tomorrow)
+    monkeypatch.setattr(checks_sensor, "datetime", later(hours=25))
     desk.tick()
     assert desk.shown("answered").passed
     assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_24_hours"] == 0
@@ -354,6 +385,55 @@ def test_counted_by_hand_it_is_the_same(desk: Desk, monkeypatch: pytest.MonkeyPa
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ by hand
+
+
+def test_materialised_by_hand_the_table_is_read_from_the_bucket(desk: Desk, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(S3Resource, "get_client", lambda _: bucket.s3)
+    answered_later = bucket.commit(failed(1, 50))
+    bucket.commit(succeeded(1, ago(40), job=job_of(41)))
+    failed_again = bucket.commit(failed(2, 30))
+    bucket.commit(succeeded(2, ago(35), job=job_of(42)))
+    unknown = bucket.commit(refused(3, ago(20)))
+    torn = bucket.commit(failed(4, 10))
+    bucket.put(torn.commit_key, "{")
+    bucket.put(f"quarantine/{unknown.job}/error.json", "{}")
+    resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": bucket.name})}
+    assert materialize([unanswered_studies], instance=desk.instance, resources=resources).success
+    assert [row["job"] for row in desk.unanswered()] == [unknown.job, failed_again.job]
+    desk.record(answered_later, succeeded(1, ago(40), job=job_of(41)), succeeded(2, ago(35), job=job_of(42)), failed_again, unknown)
+    assert [each for each in desk.tick() if isinstance(each, AssetMaterialization) and each.asset_key == UNANSWERED_STUDIES] == [], (
+        "the event log says the same as the bucket"
+    )
+
+
+def test_of_a_bucket_full_of_failures_the_newest_are_read(desk: Desk, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    store = ResultsStore(bucket.s3, bucket.name)
+    for number in range(5):
+        bucket.commit(failed(number, 10))
+    assert len(ended_studies(store, ago(60), 3)) == 3
+    assert ended_studies(store, datetime.now(UTC) + timedelta(minutes=1), 3) == []
+    monkeypatch.setattr("monai_aws_pipeline.operations.quarantined.MAX_KEYS", 2)
+    assert len(ended_studies(store, ago(60), 10)) == 2
+
+
+def test_dagster_keeps_no_second_evaluation_of_a_partition_without_a_run(desk: Desk):
+    """Why evaluations are about the last day and not about one study. When this fails, Dagster can do it, and studies can be red alone."""
+    evaluation = AssetCheckEvaluation(asset_key=INFERENCE_RESULT, check_name="answered", passed=False, partition=study_of(1))
+    desk.instance.report_runless_asset_event(evaluation)
+    with pytest.raises(IntegrityError):
+        desk.instance.report_runless_asset_event(evaluation)
+
+
+def test_a_run_of_one_study_leaves_an_evaluation_of_the_whole_day(desk: Desk):
+    @asset(key=INFERENCE_RESULT, partitions_def=STUDIES)
+    def answers() -> None: ...
+
+    desk.record(failed(1), succeeded(2, ago(1)))
+    desk.instance.add_dynamic_partitions("study", [study_of(2)])
+    job = Definitions(assets=[answers], asset_checks=[result_checks]).resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=desk.instance, partition_key=study_of(2)).success
+    assert not desk.shown("answered").passed
+    assert desk.history("answered")[0].partition is None
 
 
 def test_executed_by_hand_a_check_says_what_the_sensor_says(desk: Desk):

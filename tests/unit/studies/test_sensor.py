@@ -97,6 +97,27 @@ def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemo
     assert event.metadata["preview"].value.startswith("![preview](data:image/png;base64,")
 
 
+def test_each_recorded_result_says_what_its_checks_found(daemon: Daemon, bucket: Bucket):
+    bucket.commit(succeeded(1, recently()))
+    bucket.commit(refused(2, recently(), study_of(2)))
+    daemon.tick()
+    (answer,), (failure,) = daemon.materializations(), daemon.observations()
+    said = [{row.data["check"]: row.data["outcome"] for row in event.metadata["checks"].records} for event in (answer, failure)]
+    assert said[0]["answered"] == said[0]["within_time_and_cost"] == "passed"
+    assert said[0]["mesh_agrees"] == "not judged", "the host of this record is older than the check"
+    assert said[1]["answered"] == "failed"
+    assert list(said[0]) == list(said[1])
+
+
+def test_a_limit_of_the_settings_is_what_a_result_is_judged_by(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MONAI_AWS_STUDY_MAX_SECONDS", "9")
+    bucket.commit(succeeded(1, recently()))
+    daemon.tick()
+    (answer,) = daemon.materializations()
+    rows = {row.data["check"]: row.data for row in answer.metadata["checks"].records}
+    assert rows["within_time_and_cost"]["found"] == "inference 9.2 s, more than 9 s"
+
+
 def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket):
     at = recently()
     for number in range(520):
