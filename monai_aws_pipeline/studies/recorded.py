@@ -6,6 +6,7 @@ Here belongs reading events of ``inference_result`` back, and the table of verdi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +18,9 @@ from dagster import (
     DagsterInstance,
     EventLogRecord,
     MetadataValue,
-    TableColumn,
-    TableMetadataValue,
-    TableRecord,
-    TableSchema,
 )
 
-from monai_aws_pipeline.contract import utc_text
+from monai_aws_pipeline.contract import quarantine_key, utc_text
 from monai_aws_pipeline.operations.unanswered import UNKNOWN, UnansweredRow, row_of_parts
 from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
@@ -33,16 +30,22 @@ INFERENCE_RESULT: Final = AssetKey("inference_result")
 CHECKS_ENTRY: Final = "checks"
 """Metadata of a recorded result: the table of its verdicts."""
 
-_VERDICTS: Final = TableSchema(columns=[TableColumn("check"), TableColumn("outcome"), TableColumn("found"), TableColumn("what_to_do")])
+MAX_CHARACTERS: Final = 999
+"""Of that table: Dagster shows Markdown openly up to here, and there is one for each study for years."""
+_MAX_FOUND: Final = 120
+_HEAD: Final = "| check | outcome | found |\n|---|---|---|"
+_ROW: Final = re.compile(r"\| (\w+) \| ([a-z ]+) \| (.*) \|")
+_MARKUP: Final = re.compile(r"[^\w\s.,:;%/=+'()-]|[\n\r]")
+"""What a found text may hold and Markdown would read as its own: labels of segments are the application's."""
 
 
 def verdict_metadata(verdicts: Iterable[Verdict]) -> dict[str, MetadataValue]:
-    """The verdicts as the study's page shows them."""
-    rows = [
-        TableRecord({"check": each.check, "outcome": each.outcome.value, "found": each.found, "what_to_do": each.remedy})
-        for each in verdicts
-    ]
-    return {CHECKS_ENTRY: MetadataValue.table(records=rows, schema=_VERDICTS)}
+    """The verdicts as the study's page shows them, and as they are read back; what is to be done is said by error and checks."""
+    table = _HEAD
+    for each in verdicts:
+        row = f"\n| {each.check} | {each.outcome.value} | {_MARKUP.sub(' ', each.found)[:_MAX_FOUND]} |"
+        table += row if len(table) + len(row) <= MAX_CHARACTERS else ""
+    return {CHECKS_ENTRY: MetadataValue.md(table)}
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,12 @@ def standing_failures(instance: DagsterInstance, since: datetime, limit: int) ->
     """The failures recorded since a moment whose study was not answered later, newest first, one a study; of the last ``limit``."""
     recorded = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp())
     records = instance.fetch_observations(recorded, limit=limit).records
-    latest: dict[str, tuple[RecordedResult, UnansweredRow]] = {}
+    latest: dict[str, UnansweredRow] = {}
     for record in records:
-        result, row = _result(instance, record), _row(record)
-        if result and row and not result.is_superseded and (result.subject not in latest or row.at > latest[result.subject][1].at):
-            latest[result.subject] = result, row
-    return tuple(sorted((row for _, row in latest.values()), key=lambda row: (row.at, row.job), reverse=True))
+        result = _result(instance, record)
+        if result and not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
+            latest[result.subject] = _row(record, result)
+    return tuple(sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True))
 
 
 def last_materialization(instance: DagsterInstance) -> EventLogRecord | None:
@@ -127,32 +130,25 @@ def _answer(instance: DagsterInstance, study: str, before: int | None) -> tuple[
     return (_text(event.metadata, "map_digest"), _moment(event.metadata)) if event else ("", "")
 
 
-def _row(record: EventLogRecord) -> UnansweredRow | None:
+def _row(record: EventLogRecord, result: RecordedResult) -> UnansweredRow:
     event = record.event_log_entry.asset_observation
-    if event is None:
-        return None
-    metadata = event.metadata
+    metadata = event.metadata if event else {}
     return row_of_parts(
-        at=_moment(metadata),
-        study=event.partition or "",
-        job=(event.tags or {}).get(JOB_TAG, ""),
+        at=result.at,
+        study=result.study,
+        job=result.job,
         map_version=_text(metadata, "map_app_version"),
-        map_digest=_text(metadata, "map_digest"),
+        map_digest=result.digest,
         code=_text(metadata, "error_code") or UNKNOWN,
         message=_text(metadata, "error"),
         last_line=_text(metadata, "application_said_last"),
-        record=_text(metadata, "record").partition("://")[2].partition("/")[2],
+        record=quarantine_key(result.job, "result.json", result.study),
     )
 
 
 def _verdicts(metadata: Mapping[str, MetadataValue[Any]]) -> tuple[Verdict, ...]:
-    table = metadata.get(CHECKS_ENTRY)
-    rows = [record.data for record in table.records] if isinstance(table, TableMetadataValue) else []
-    return tuple(
-        Verdict(str(row["check"]), Outcome(str(row["outcome"])), str(row["found"]), str(row["what_to_do"]))
-        for row in rows
-        if row.get("outcome") in set(Outcome)
-    )
+    rows = [_ROW.fullmatch(line) for line in _text(metadata, CHECKS_ENTRY).splitlines()]
+    return tuple(Verdict(row[1], Outcome(row[2]), row[3]) for row in rows if row and row[2] in set(Outcome))
 
 
 def _moment(metadata: Mapping[str, MetadataValue[Any]]) -> str:

@@ -33,7 +33,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster_aws.s3 import S3Resource
 from sqlalchemy.exc import IntegrityError
 
-from monai_aws_pipeline.contract import IndexEntry, MapFacts, ResultError, ResultRecord, Status
+from monai_aws_pipeline.contract import ExpectedVolume, IndexEntry, MapFacts, ResultError, ResultRecord, SegmentVolume, Status
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.quarantined import ended_studies
@@ -44,6 +44,8 @@ from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import Tally, study_checks_sensor
 from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, unanswered_studies
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, event_of, expired_event
+from monai_aws_pipeline.studies.recorded import MAX_CHARACTERS, results_after
+from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 from monai_aws_pipeline.studies.studies_by_map import STUDIES_BY_MAP, studies_by_map
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, refused, study_of, succeeded
 
@@ -235,6 +237,21 @@ def test_an_expired_result_and_an_observation_by_hand_are_no_results_and_stop_no
         desk.tick()
     assert [row["study"] for row in desk.unanswered()] == [study_of(9)]
     assert desk.shown("answered").description == "1 of 1 results of the last 24 hours: failed: map_failed"
+
+
+def test_a_verdict_is_read_back_as_it_was_judged_and_no_label_of_an_application_is_markup(desk: Desk):
+    hostile = "Brain | passed |\n| answered | failed | ![x](http://x) <b>`*_ 12.5 ml" + "x" * 500
+    record = replace(succeeded(1, ago(1)), outputs=())
+    found = StoredResult(record, (SegmentVolume(hostile, 5.0),), None, (ExpectedVolume(hostile, 600),))
+    event = event_of(found, "studies", {}, StudyLimits(1))
+    desk.instance.report_runless_asset_event(event)
+    shown = event.metadata["checks"].value
+    assert isinstance(shown, str)
+    assert len(shown) <= MAX_CHARACTERS
+    assert not set("![]<>`*") & set(shown)
+    ((result,), _, _) = vars(results_after(desk.instance, 0, 10)).values()
+    judged = judge(record, found.measurements, found.expected, StudyLimits(1))
+    assert [(verdict.check, verdict.outcome) for verdict in result.verdicts] == [(verdict.check, verdict.outcome) for verdict in judged]
 
 
 # --------------------------------------------------------------------------------------------------------------------------- once only
