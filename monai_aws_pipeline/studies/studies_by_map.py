@@ -43,7 +43,7 @@ Counts = Mapping[str, int]
     kinds={"table"},
     description="How many studies each MAP has answered, and how many were answered by one that is not live: those are stale. The sensor "
     "study_checks renews it when a result is recorded and when another MAP goes live. Materialise it to count all of them anew from "
-    "Dagster's event log; 10,000 studies take about a minute.",
+    "Dagster's event log; 10,000 studies take a few minutes.",
 )
 def studies_by_map(context: AssetExecutionContext) -> MaterializeResult[None]:
     """Count every recorded result, from the first on."""
