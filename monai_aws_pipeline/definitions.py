@@ -23,8 +23,12 @@ from monai_aws_pipeline.deployment.map_source import map_source
 from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies.checks import result_checks
+from monai_aws_pipeline.studies.checks_sensor import study_checks_sensor
+from monai_aws_pipeline.studies.failures import unanswered_studies
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.sensor import study_results_sensor
+from monai_aws_pipeline.studies.studies_by_map import studies_by_map
 
 
 def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
@@ -36,8 +40,8 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         "s3": S3Resource(region_name=chosen.region),
     }
     return Definitions(
-        assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result],
-        asset_checks=[machine_starts, map_conformance, map_vulnerabilities],
+        assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result, unanswered_studies, studies_by_map],
+        asset_checks=[machine_starts, map_conformance, map_vulnerabilities, result_checks],
         jobs=[
             automation.build_map,
             automation.promote_map,
@@ -53,6 +57,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         schedules=automation.schedules(chosen),
         sensors=[
             study_results_sensor(chosen.results_interval_s),
+            study_checks_sensor(chosen.results_interval_s),
             automation.map_source_changed,
             live_map_changed,
             automation.run_cleanup,

@@ -245,6 +245,10 @@ class Settings(BaseSettings):
         "", pattern=r"^$|^[0-9a-f]{32}$", examples=["0123456789abcdef" * 2], description="HealthImaging datastore; not used in this version"
     )
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
+    study_max_seconds: int = Field(
+        0, ge=0, le=36000, description="the lineage asks to look at an inference that took longer; 0: four fifths of map_timeout_s"
+    )
+    study_max_usd: float = Field(0.0, ge=0, le=10000, description="the lineage asks to look at a study that cost more; 0: not judged")
 
     alarm_topic_arn: str = Field(
         "",

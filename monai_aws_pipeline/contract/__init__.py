@@ -35,7 +35,7 @@ from monai_aws_pipeline.contract.keys import (
     study_id,
     version_of,
 )
-from monai_aws_pipeline.contract.measurements import SegmentVolume, parse_measurements
+from monai_aws_pipeline.contract.measurements import ExpectedVolume, SegmentVolume, parse_expected, parse_measurements
 from monai_aws_pipeline.contract.names import (
     AGENT_PROGRAM,
     AGENT_SETTINGS,
@@ -112,6 +112,7 @@ __all__ = [
     "Archive",
     "ContractError",
     "Cost",
+    "ExpectedVolume",
     "FailedStarts",
     "HostFacts",
     "IndexEntry",
@@ -140,6 +141,7 @@ __all__ = [
     "job_done_key",
     "job_id",
     "output_key",
+    "parse_expected",
     "parse_measurements",
     "parse_utc",
     "processed_key",

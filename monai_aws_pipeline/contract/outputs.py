@@ -11,3 +11,7 @@ OTHER: Final = "other"
 PREVIEW: Final = "preview"
 MEASUREMENTS: Final = "measurements"
 LOG: Final = "log"
+
+SOURCE: Final = "source"
+SEGMENTATION: Final = "segmentation"
+"""What an output was held against, and lies on."""

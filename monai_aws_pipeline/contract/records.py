@@ -142,13 +142,15 @@ class Cost:
 class OutputFile:
     """One output: its key, SHA-256, size in bytes and kind.
 
-    Kinds: ``dicom-seg``, ``dicom``, ``mesh``, ``preview``, ``measurements``, ``log``, ``other``.
+    Kinds: ``dicom-seg``, ``dicom``, ``mesh``, ``preview``, ``measurements``, ``log``, ``other``. ``held_against``: what the host
+    has found it to lie on (``contract.outputs``: SOURCE, SEGMENTATION); empty where it was not judged, or by an older host.
     """
 
     key: str
     sha256: str
     bytes: int
     kind: str
+    held_against: str = ""
 
 
 @dataclass(frozen=True)

@@ -428,7 +428,8 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, received.message.job
     inferred = judge(context.config.limits, ready, one.staged, tried.end)
-    extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one)
+    expected = ready.requirements.contract.volumes
+    extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one, expected)
     kinds = {"preview.png": PREVIEW, "measurements.json": MEASUREMENTS, "map.log": LOG}
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from monai_aws_pipeline.contract import (
     INDEX_PREFIX,
     ContractError,
+    ExpectedVolume,
     IndexEntry,
     JobDone,
     ResultRecord,
@@ -24,6 +25,7 @@ from monai_aws_pipeline.contract import (
     belongs_together,
     index_hour_prefix,
     job_done_key,
+    parse_expected,
     parse_measurements,
 )
 from monai_aws_pipeline.contract.outputs import MEASUREMENTS, PREVIEW
@@ -51,11 +53,23 @@ class ExpiredResultError(UnreadableResultError):
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A commit record with what lies beside it. ``preview_png`` is None where there is none."""
+    """A commit record with what lies beside it. ``preview_png`` is None where there is none.
+
+    ``expected``: the volumes that the MAP declares plausible.
+    """
 
     record: ResultRecord
     measurements: tuple[SegmentVolume, ...]
     preview_png: bytes | None
+    expected: tuple[ExpectedVolume, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    """A key of the bucket and when its object was written."""
+
+    key: str
+    modified: datetime
 
 
 class ResultsStore:
@@ -71,6 +85,12 @@ class ResultsStore:
         for page in pages:
             for item in page.get("Contents", []):
                 yield item["Key"]
+
+    def objects(self, prefix: str) -> Iterator[StoredKey]:
+        """Keys below a prefix with the time they were written, lazily, a page of 1,000 a request. Reads no object."""
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                yield StoredKey(item["Key"], item["LastModified"])
 
     def newest_keys(self, since: datetime, limit: int) -> list[str]:
         """Keys of the index entries written last, newest first, of the hours from ``since`` on. Reads no entry."""
@@ -124,19 +144,21 @@ class ResultsStore:
     def with_outputs(self, record: ResultRecord) -> StoredResult:
         """Add measurements and preview. A damaged or missing one is left out: it must not keep the result out of the lineage."""
         measurements: tuple[SegmentVolume, ...] = ()
+        expected: tuple[ExpectedVolume, ...] = ()
         preview: bytes | None = None
         for output in record.outputs:
             if output.kind == MEASUREMENTS and not measurements:
                 try:
-                    measurements = parse_measurements(self._text(output.key, MAX_RECORD_BYTES))
+                    text = self._text(output.key, MAX_RECORD_BYTES)
+                    measurements, expected = parse_measurements(text), parse_expected(text)
                 except (UnreadableResultError, ContractError):
-                    measurements = ()
+                    measurements, expected = (), ()
             elif output.kind == PREVIEW and preview is None:
                 try:
                     preview = self._read(output.key, MAX_SOURCE_BYTES)
                 except UnreadableResultError:
                     preview = None
-        return StoredResult(record, measurements, preview)
+        return StoredResult(record, measurements, preview, expected)
 
     def _parse(self, key: str, body: bytes) -> ResultRecord:
         try:

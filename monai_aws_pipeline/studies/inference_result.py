@@ -14,7 +14,9 @@ from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id, s3_path
+from monai_aws_pipeline.studies.recorded import verdict_metadata
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
+from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 
 
 @asset(
@@ -44,7 +46,8 @@ def inference_result(
         raise _failure(record, store.bucket)
     result = store.with_outputs(record)
     return MaterializeResult(
-        metadata=record_metadata(record, result.measurements, result.preview_png, bucket=store.bucket),
+        metadata=record_metadata(record, result.measurements, result.preview_png, bucket=store.bucket)
+        | verdict_metadata(judge(record, result.measurements, result.expected, StudyLimits.of(chosen))),
         data_version=DataVersion(result_id(record.job, record.study)),
         tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
     )

@@ -42,9 +42,10 @@ from monai_aws_pipeline.studies.record_metadata import (
     record_metadata,
     result_id,
 )
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, verdict_metadata
+from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 from monai_aws_pipeline.studies.results_index import Arrival
 
-INFERENCE_RESULT: Final = AssetKey("inference_result")
 LIVE_MAP: Final = AssetKey("live_map")
 S3_TRIGGER: Final = AssetKey("s3_trigger")
 STUDIES: Final = DynamicPartitionsDefinition(name="study")
@@ -52,6 +53,7 @@ STUDIES: Final = DynamicPartitionsDefinition(name="study")
 RERUN_RECORDS_ITSELF_FOR: Final = timedelta(hours=2)
 """So long after its commit a re-run's result is left to the run that asked for it, if one is still active on that study."""
 
+NO_LIMITS: Final = StudyLimits()
 _READERS: Final = 8
 _ACTIVE: Final = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
@@ -79,8 +81,8 @@ def unrecorded(instance: DagsterInstance, arrivals: Iterable[Arrival]) -> list[A
     return [entry for (job, study), entry in once.items() if not is_recorded(instance, job, study)]
 
 
-def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[Arrival], now: datetime) -> Recording:
-    """Read what is not recorded yet and make its events.
+def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[Arrival], now: datetime, limits: StudyLimits) -> Recording:
+    """Read what is not recorded yet and make its events. ``limits``: what its checks are judged by.
 
     Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
     """
@@ -106,7 +108,7 @@ def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[A
     # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
-    events = [*map(expired_event, expired), *(event_of(result, store.bucket, upstream) for result in results)]
+    events = [*map(expired_event, expired), *(event_of(result, store.bucket, upstream, limits) for result in results)]
     return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))
 
 
@@ -119,10 +121,13 @@ def expired_event(entry: IndexEntry) -> AssetObservation:
     )
 
 
-def event_of(result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tuple[str, int]]) -> AssetMaterialization | AssetObservation:
+def event_of(
+    result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tuple[str, int]], limits: StudyLimits = NO_LIMITS
+) -> AssetMaterialization | AssetObservation:
     """The event that a result becomes; see the module's first lines for the choice."""
     record = result.record
     metadata = record_metadata(record, result.measurements, result.preview_png, bucket=bucket)
+    metadata |= verdict_metadata(judge(record, result.measurements, result.expected, limits))
     if failed(record):
         what = f"{record.status.value}: {record.error.code}" if record.error else record.status.value
         return AssetObservation(

@@ -11,7 +11,8 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies.lineage import STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
 
 EVENTS_A_TICK = 200
@@ -28,11 +29,12 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
         description="Records each answered upload onto inference_result, and each refused or failed one as an observation.",
     )
     def study_results(context: SensorEvaluationContext, settings: SettingsResource, s3: S3Resource) -> SensorResult | SkipReason:
-        bucket = settings.load().bucket
+        chosen = settings.load()
+        bucket = chosen.bucket
         if not bucket:
             return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
         store = ResultsStore(s3.get_client(), bucket)
-        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC))
+        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), StudyLimits.of(chosen))
         for reason in recording.skipped:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
         if recording.events:
@@ -48,22 +50,24 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
     return study_results
 
 
-def tick(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime) -> tuple[Recording, Cursor]:
-    """One look at the bucket: what to record, and the cursor to store with it."""
+def tick(
+    instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits = NO_LIMITS
+) -> tuple[Recording, Cursor]:
+    """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it."""
     plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, EVENTS_A_TICK)
-    recording = prepare(instance, store, plan.fresh, now)
+    recording = prepare(instance, store, plan.fresh, now, limits)
     after = plan.advance(recording.deferred)
     if plan.fresh:
         return recording, after
-    return _audit(instance, store, after, now)
+    return _audit(instance, store, after, now, limits)
 
 
-def _audit(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime) -> tuple[Recording, Cursor]:
+def _audit(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits) -> tuple[Recording, Cursor]:
     """On a quiet tick, look at one past hour for entries that were written after the walk had passed it."""
     audit = plan_audit(cursor, store.index_keys(audit_start_after(cursor, now)))
     if not audit.changed:
         return Recording((), (), (), ()), audit.advance()
     late = unrecorded(instance, audit.entries)
-    recording = prepare(instance, store, late[:EVENTS_A_TICK], now)
+    recording = prepare(instance, store, late[:EVENTS_A_TICK], now, limits)
     complete = len(late) <= EVENTS_A_TICK and not recording.deferred
     return recording, audit.advance() if complete else cursor

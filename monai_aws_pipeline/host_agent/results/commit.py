@@ -168,7 +168,7 @@ def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], 
             store.upload(item.path, where, item.content_type)
         elif not store.upload_once(item.path, where, item.content_type):
             contested.append(item)  # of a try that died, or of a host that is at it now
-        kept[item] = OutputFile(where, item.sha256, item.bytes, item.kind)
+        kept[item] = OutputFile(where, item.sha256, item.bytes, item.kind, item.held_against)
     ours = replace(record(), outputs=tuple(kept[item] for item in produced))
     decided = decide(store, ours)
     if decided == ours:

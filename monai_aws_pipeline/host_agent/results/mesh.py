@@ -94,25 +94,25 @@ class Part:
     segments: tuple[tuple[Segmentation, frozenset[int]], ...]
 
 
-def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) -> None:
-    """Whether each mesh lies on the segmentations that an application wrote beside it. Raises FailedError(OUTPUT_GEOMETRY).
+def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) -> tuple[Path, ...]:
+    """Which meshes lie on the segmentations that an application wrote beside them. Raises FailedError(OUTPUT_GEOMETRY) where one does not.
 
     A mesh may show all segments, those of one segmentation, one segment, or a part of one: its bounds agree with those of the voxels, and
     mirrored it would lie no better, or they lie within and nearly all vertices lie at the edge of a segment. An empty mesh goes with an
     empty segment. Formats that are not read here are left unjudged, and so is everything beside a segmentation whose pixels this host
-    cannot decode; one log line says so.
+    cannot decode; one log line says so, and they are not among those that are returned.
     """
-    found = [(path.suffix.lower(), _surface(path)) for path in meshes]
-    if unread := sorted({suffix for suffix, surface in found if surface is None}):
+    found = [(path, _surface(path)) for path in meshes]
+    if unread := sorted({path.suffix.lower() for path, surface in found if surface is None}):
         log.warning("meshes are not held against the segmentation in this format: %s", ", ".join(unread))
     surfaces = [surface for _, surface in found if surface is not None]
     if not surfaces or not segmentations:
-        return
+        return ()
     try:
         boxes = [_boxes(segmentation) for segmentation in segmentations]
     except Exception as error:  # what this host cannot decode says nothing against the application
         log.warning("meshes are not held against a segmentation that cannot be read (%s)", type(error).__name__)
-        return
+        return ()
     full = [
         Part(box, ((segmentation, frozenset({number})),))
         for segmentation, group in zip(segmentations, boxes, strict=True)
@@ -130,6 +130,7 @@ def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) 
             groups = [Part(_union(list(group.values())), ((segmentation, frozenset(group)),)) for segmentation, group in each]
             whole = Part(_union([part.box for part in full]), tuple((segmentation, frozenset(group)) for segmentation, group in each))
             _check(surface, [*full, *groups, whole])
+    return tuple(path for path, surface in found if surface is not None)
 
 
 def _check(surface: Surface, parts: Sequence[Part]) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 import pydicom
 
-from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG, LOG, MEASUREMENTS, MESH, OTHER, PREVIEW
+from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG, LOG, MEASUREMENTS, MESH, OTHER, PREVIEW, SEGMENTATION, SOURCE
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import read_instance
 from monai_aws_pipeline.host_agent.intake.unpack import looks_like_dicom
@@ -48,13 +48,17 @@ _CONTENT_TYPES: Final = {
 
 @dataclass(frozen=True)
 class Produced:
-    """One file to be kept: where it lies, its name under ``output/STUDY/JOB/``, kind, SHA-256 and size in bytes."""
+    """One file to be kept: where it lies, its name under ``output/STUDY/JOB/``, kind, SHA-256 and size in bytes.
+
+    ``held_against``: what it was judged by and lies on, as the record says it.
+    """
 
     path: Path
     name: str
     kind: str
     sha256: str
     bytes: int
+    held_against: str = ""
 
     @property
     def named_by_content(self) -> bool:
@@ -83,32 +87,35 @@ def collect(folder: Path, study_uid: str, source: Source | None = None) -> tuple
             found.append((path, _kind(path, study_uid, patient)))
     if not found:
         raise FailedError(Code.NO_OUTPUT, "The application ended well and wrote no output.")
-    _check_geometry(found, source)
+    held = _held_against(found, source)
     numbers: Counter[str] = Counter()
     produced = []
     for path, kind in found:
         numbers[kind] += 1
         digest = sha256_of(path)
         suffix = ".dcm" if kind in (DICOM, DICOM_SEG) else known_suffix(path)
-        produced.append(Produced(path, f"{_FOLDERS[kind]}-{numbers[kind]}-{digest[:8]}{suffix}", kind, digest, path.stat().st_size))
+        produced.append(
+            Produced(path, f"{_FOLDERS[kind]}-{numbers[kind]}-{digest[:8]}{suffix}", kind, digest, path.stat().st_size, held.get(path, ""))
+        )
     return tuple(produced)
 
 
-def _check_geometry(found: Sequence[tuple[Path, str]], source: Source) -> None:
+def _held_against(found: Sequence[tuple[Path, str]], source: Source) -> dict[Path, str]:
+    """What each file lies on, of those that were judged by it. Raises FailedError where one does not."""
     segmentations, meshes = ([path for path, kind in found if kind == wanted] for wanted in (DICOM_SEG, MESH))
     if not segmentations:
-        return
+        return {}
     for path in segmentations if source.images else ():
         check_segmentation(path, source)
+    held = dict.fromkeys(segmentations if source.grids() else (), SOURCE)  # a source without geometry has nothing to lie on
     read: list[Segmentation] = []
     for path in segmentations if meshes else ():
         try:
             read.append(source.segmentation(path))
         except Exception as error:  # a segmentation that cannot be measured is still one; a mesh of it is then nobody's to judge
             log.warning("meshes are not held against a segmentation that cannot be measured (%s)", type(error).__name__)
-            return
-    if meshes:
-        check_meshes(meshes, read)
+            return held
+    return held | dict.fromkeys(check_meshes(meshes, read) if meshes else (), SEGMENTATION)
 
 
 def made_here(path: Path, kind: str) -> Produced:

@@ -21,6 +21,7 @@ import pydicom
 from PIL import Image
 from pydicom.pixels.utils import iter_pixels
 
+from monai_aws_pipeline.contract import ExpectedVolume
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.host_agent.intake.geometry import Array, Grid, kinds_of, nearest, places_of, planes_under, together
 from monai_aws_pipeline.host_agent.results import segmentation as seg
@@ -62,10 +63,17 @@ class _Plane:
 # ------------------------------------------------------------------------------------------------------------------ from the agent
 
 
-def describe(produced: Sequence[Produced], source: Source, folder: Path, without_identifiers: Callable[[str], str] = str) -> list[Path]:
+def describe(
+    produced: Sequence[Produced],
+    source: Source,
+    folder: Path,
+    without_identifiers: Callable[[str], str] = str,
+    expected: Sequence[ExpectedVolume] = (),
+) -> list[Path]:
     """Write ``measurements.json`` and ``preview.png`` into ``folder``, as far as possible; returns what was written.
 
-    ``without_identifiers`` cleans a segment's label, which is the application's own text and goes into the lineage.
+    ``without_identifiers`` cleans a segment's label, which is the application's own text and goes into the lineage. ``expected``: the
+    volumes that the MAP declares plausible, written beside those that were measured.
     """
     written: list[Path] = []
     measured: list[tuple[Segmentation, list[Segment]]] = []
@@ -79,7 +87,7 @@ def describe(produced: Sequence[Produced], source: Source, folder: Path, without
     if measured:
         path = folder / "measurements.json"
         named = [replace(segment, label=without_identifiers(segment.label)) for _, segments in measured for segment in segments]
-        path.write_text(measurements_json(named), encoding="ascii")
+        path.write_text(measurements_json(named, expected), encoding="ascii")
         written.append(path)
     # The largest first: it says which series is drawn.
     measured.sort(key=lambda one: -sum(segment.volume_ml for segment in one[1]))
@@ -95,10 +103,11 @@ def describe(produced: Sequence[Produced], source: Source, folder: Path, without
     return written
 
 
-def measurements_json(segments: Sequence[Segment]) -> str:
-    """``{"segments": [{"label", "number", "volume_ml"}]}``; millilitres with four decimals."""
+def measurements_json(segments: Sequence[Segment], expected: Sequence[ExpectedVolume] = ()) -> str:
+    """``{"segments": [{"label", "number", "volume_ml"}], "expected": [{"label", "min", "max"}]}``; millilitres with four decimals."""
     rows = [{"label": item.label, "number": item.number, "volume_ml": round(item.volume_ml, 4)} for item in segments]
-    return json.dumps({"segments": rows}, ensure_ascii=True, sort_keys=True) + "\n"
+    data = {"segments": rows, **({"expected": [{"label": each.label, **each.ends} for each in expected]} if expected else {})}
+    return json.dumps(data, ensure_ascii=True, sort_keys=True) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------------------ the source's pixels

@@ -20,6 +20,8 @@ from typing import Any, Final
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
 
+from monai_aws_pipeline.contract import ExpectedVolume
+
 LABEL_STUDY_CONTRACT: Final = "monai-aws.study-contract"
 """Label of an image: ``StudyContract.to_label``. An image without it was built elsewhere or before, and asks what its older labels say."""
 LABEL_VOLUME: Final = "monai-aws.require-volume"
@@ -29,7 +31,10 @@ LABEL_CHARACTERS: Final = 8192
 SMALLEST_STACK: Final = 3
 """Planes of which a volume has at least so many."""
 LARGEST_MINIMUM: Final = 10_000
+_SECTION: Final = ("require-volume", "min-slices", "series", "stack", "handles", "companions", "volumes-ml")
 _MAX_STACK_RULES: Final = 8
+_MAX_VOLUMES: Final = 32
+_LARGEST_ML: Final = 1e6
 _MAX_TEXT: Final = 1024 * 1024
 _MAX_FILES: Final = 2000
 
@@ -65,7 +70,8 @@ class StudyContract:
     ``volume``: a series must be one clean stack of at least ``min_slices`` planes. ``series``: the largest of those that its rules take, or
     all. ``stack``: attribute and value that choose one stack of a series that holds several. ``handles``: see ``Handles``.
     ``sdk_volume``: volumes are built by the SDK's own operator. ``companions``: objects that are no image are given too.
-    ``syntaxes``: UIDs of the transfer syntaxes that it decodes; None where that is not known.
+    ``syntaxes``: UIDs of the transfer syntaxes that it decodes; None where that is not known. ``volumes``: what is plausible for its
+    segments; no answer is refused by it.
     """
 
     volume: bool = False
@@ -76,6 +82,7 @@ class StudyContract:
     sdk_volume: bool = False
     companions: bool = False
     syntaxes: frozenset[str] | None = None
+    volumes: tuple[ExpectedVolume, ...] = ()
 
     def to_label(self) -> str:
         """Canonical JSON for ``LABEL_STUDY_CONTRACT``."""
@@ -90,6 +97,8 @@ class StudyContract:
         }
         if self.syntaxes is not None:
             data["syntaxes"] = sorted(self.syntaxes)
+        if self.volumes:
+            data["volumes-ml"] = {volume.label: volume.ends for volume in self.volumes}
         return json.dumps(data, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
@@ -100,7 +109,7 @@ def contract_of(labels: Mapping[str, str]) -> StudyContract:
         return StudyContract(volume=labels.get(LABEL_VOLUME) == "true")
     try:
         data = json.loads(text)
-        section = {name: data[name] for name in ("min-slices", "series", "stack", "handles", "companions") if name in data}
+        section = {name: data[name] for name in _SECTION[1:] if name in data}
         findings: list[str] = []
         declared = parse_section({"require-volume": data.get("volume", False), **section}, findings)
         syntaxes = data.get("syntaxes")
@@ -122,6 +131,7 @@ class Declared:
     stack: tuple[tuple[str, str], ...] = ()
     handles: frozenset[Handles] = frozenset()
     companions: bool = False
+    volumes: tuple[ExpectedVolume, ...] = ()
 
     def completed(self, *, sdk_volume: bool, volume: bool, syntaxes: frozenset[str] | None) -> StudyContract:
         """The contract, with what the code shows where the section says nothing."""
@@ -134,6 +144,7 @@ class Declared:
             sdk_volume=sdk_volume,
             companions=self.companions,
             syntaxes=syntaxes,
+            volumes=self.volumes,
         )
 
 
@@ -144,11 +155,10 @@ def parse_section(section: Any, findings: list[str]) -> Declared:
     if not isinstance(section, dict):
         findings.append("'monai-aws' must be a mapping, such as 'monai-aws: {require-volume: true}'")
         return Declared()
-    known = ("require-volume", "min-slices", "series", "stack", "handles", "companions")
-    unknown = sorted(str(name) for name in section if name not in known)
+    unknown = sorted(str(name) for name in section if name not in _SECTION)
     if unknown:
         shown = ", ".join(f"'{name[:40]}'" if name.isprintable() else "?" for name in unknown[:5])
-        findings.append(f"'monai-aws' may hold {', '.join(known)}; not known: {shown}")
+        findings.append(f"'monai-aws' may hold {', '.join(_SECTION)}; not known: {shown}")
     return Declared(
         volume=_switch(section, "require-volume", findings),
         min_slices=_minimum(section.get("min-slices"), findings),
@@ -156,6 +166,7 @@ def parse_section(section: Any, findings: list[str]) -> Declared:
         stack=_stack(section.get("stack"), findings),
         handles=_handles(section.get("handles"), findings),
         companions=bool(_switch(section, "companions", findings)),
+        volumes=_volumes(section.get("volumes-ml"), findings),
     )
 
 
@@ -287,6 +298,31 @@ def _stack(value: Any, findings: list[str]) -> tuple[tuple[str, str], ...]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _volumes(value: Any, findings: list[str]) -> tuple[ExpectedVolume, ...]:
+    """The plausible volume of each segment, by its SegmentLabel."""
+    if value is None:
+        return ()
+    found = [_volume(label, ends) for label, ends in value.items()] if isinstance(value, dict) and len(value) <= _MAX_VOLUMES else [None]
+    if None in found:
+        findings.append(
+            f"'monai-aws.volumes-ml' must map at most {_MAX_VOLUMES} segment labels to min, max or both in millilitres, "
+            "such as 'volumes-ml: {Brain: {min: 600, max: 2200}}'"
+        )
+        return ()
+    return tuple(sorted((each for each in found if each), key=lambda each: each.label))
+
+
+def _volume(label: Any, ends: Any) -> ExpectedVolume | None:
+    """None where it is no range of a label."""
+    if not isinstance(label, str) or not 0 < len(label) <= 64 or not label.isprintable() or not isinstance(ends, dict):
+        return None
+    plain = all(isinstance(end, int | float) and not isinstance(end, bool) and 0 <= end <= _LARGEST_ML for end in ends.values())
+    if not ends or not plain or not set(ends) <= {"min", "max"}:
+        return None
+    low, high = ends.get("min"), ends.get("max")
+    return None if low is not None and high is not None and low > high else ExpectedVolume(label, low, high)
 
 
 def _handles(value: Any, findings: list[str]) -> frozenset[Handles]:

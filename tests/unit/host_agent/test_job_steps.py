@@ -18,12 +18,14 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import EncapsulatedPDFStorage, RLELossless, generate_uid
 
 from monai_aws_pipeline.contract import (
+    ExpectedVolume,
     HostFacts,
     IndexEntry,
     JobMessage,
     Status,
     decisions_key,
     job_done_key,
+    parse_expected,
     processed_key,
     quarantine_key,
     result_key,
@@ -37,7 +39,7 @@ from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
 from monai_aws_pipeline.host_agent.job_steps import Outcome
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
-from monai_aws_pipeline.maps.spec.study_contract import LABEL_VOLUME
+from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, LABEL_VOLUME
 from tests.unit.host_agent.bench import FAILS, SECRET, WELL, Bench, answers, handle, zip_of
 from tests.unit.host_agent.dicom_files import write_seg, write_series
 from tests.unit.host_agent.host_config import DIGEST
@@ -587,6 +589,24 @@ def test_a_segments_label_that_names_the_patient_does_not_reach_the_measurements
     (key,) = (output.key for output in record.outputs if output.kind == "measurements")
     (segment,) = json.loads(bench.s3.get_object(Bucket="studies", Key=key)["Body"].read())["segments"]
     assert segment["label"] == "Brain of [removed]"
+
+
+def test_a_record_says_what_its_outputs_lie_on_and_its_measurements_what_the_map_declares(bench: Bench, tmp_path: Path) -> None:
+    def answer(source: Path, target: Path) -> RunEnd:
+        files = sorted(source.iterdir())
+        write_seg(target / "seg.dcm", files, np.ones((len(files), 16, 16)))
+        return WELL
+
+    bench.engine.run_map = answer
+    bench.live_map.requirements = requirements_of({LABEL_STUDY_CONTRACT: '{"volumes-ml": {"Brain": {"min": 600}}}'})
+    uid = generate_uid()
+    message = bench.upload("input/a.zip", zip_of(tmp_path, uid, slices=4))
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(result_key(study_id(SECRET, uid), message.job))
+    assert [item.held_against for item in record.outputs if item.kind == "dicom-seg"] == ["source"]
+    (key,) = (output.key for output in record.outputs if output.kind == "measurements")
+    text = bench.s3.get_object(Bucket="studies", Key=key)["Body"].read().decode()
+    assert parse_expected(text) == (ExpectedVolume("Brain", 600),)
 
 
 def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_labels_tell_what_the_application_asks_of_a_study(tmp_path):
         config.write("\nmonai-aws: {require-volume: true, min-slices: 17, stack: {EchoTime: 90}, system-packages: [libgl1]}\n")
     (source.path / "more.json").write_text('{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')
     asking = dict(write_context(source, tmp_path / "asking", base_image=BASE).labels)
-    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),), handles=frozenset())
+    assert contract_of(asking) == replace(before, min_slices=17, stack=(("EchoTime", "90"),), handles=frozenset(), volumes=())
     assert "libgl1" not in asking[LABEL_STUDY_CONTRACT], "which is the image's, and asks nothing of a study"
     assert asking[LABEL_RULES] == ""  # which of two sets of rules decides is the application's secret
 

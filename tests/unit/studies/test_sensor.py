@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -95,6 +96,28 @@ def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemo
     assert event.metadata["map_digest"].value == DIGEST
     assert event.metadata["volume_brain_ml"].value == 1437.25
     assert event.metadata["preview"].value.startswith("![preview](data:image/png;base64,")
+
+
+def test_each_recorded_result_says_what_its_checks_found(daemon: Daemon, bucket: Bucket):
+    bucket.commit(succeeded(1, recently()))
+    bucket.commit(refused(2, recently(), study_of(2)))
+    daemon.tick()
+    (answer,), (failure,) = daemon.materializations(), daemon.observations()
+    said = [
+        dict(re.findall(r"^\| (\w+) \| (passed|failed|not judged) \|", event.metadata["checks"].value, re.M)) for event in (answer, failure)
+    ]
+    assert said[0]["answered"] == said[0]["within_time_and_cost"] == "passed"
+    assert said[0]["mesh_agrees"] == "not judged", "the host of this record is older than the check"
+    assert said[1]["answered"] == "failed"
+    assert list(said[0]) == list(said[1])
+
+
+def test_a_limit_of_the_settings_is_what_a_result_is_judged_by(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MONAI_AWS_STUDY_MAX_SECONDS", "9")
+    bucket.commit(succeeded(1, recently()))
+    daemon.tick()
+    (answer,) = daemon.materializations()
+    assert "| within_time_and_cost | failed | inference 9.2 s, more than 9 s |" in answer.metadata["checks"].value
 
 
 def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket):

@@ -144,6 +144,24 @@ def test_a_surface_in_patient_millimetres_lies_on_its_segmentation(form: str, tu
     assert place.judged(write(millimetres(surface(MASK)) * turn), suffix=suffix) is None
 
 
+def held(place: Place, **meshes: bytes) -> dict[str, str]:
+    """What the host says of each output: what it was held against and lies on."""
+    for name, mesh in meshes.items():
+        (place.folder / name.replace("_", ".")).write_bytes(mesh)
+    (study,) = read_studies(place.files)
+    return {item.path.name: item.held_against for item in collect(place.folder, study.uid, read_source(study.instances))}
+
+
+def test_the_record_says_what_an_output_was_held_against_and_nothing_of_what_was_not_judged(place: Place) -> None:
+    place.segment(Brain=MASK)
+    found = held(place, a_stl=stl(millimetres(surface(MASK))), b_vtk=b"a format that is not read here")
+    assert found == {"seg.dcm": "source", "a.stl": "segmentation", "b.vtk": ""}
+
+
+def test_a_surface_alone_was_held_against_nothing(place: Place) -> None:
+    assert held(place, a_stl=stl(millimetres(surface(MASK)))) == {"a.stl": ""}
+
+
 def of_swapped_axes(points: np.ndarray) -> np.ndarray:
     """What one has who takes slice, row and column for x, y and z."""
     return points * VOXEL

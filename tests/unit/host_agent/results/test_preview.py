@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import generate_uid
 
+from monai_aws_pipeline.contract import ExpectedVolume, SegmentVolume, parse_expected, parse_measurements
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.intake.geometry import planes_under
 from monai_aws_pipeline.host_agent.results import preview, segmentation
@@ -67,6 +68,18 @@ def test_preview_and_measurements_are_written_for_a_result(study: tuple[str, lis
     picture = np.asarray(Image.open(written[1]).convert("RGB")).astype(int)
     assert written[1].stat().st_size <= preview.PREVIEW_BYTES
     assert (picture[..., 0] - picture[..., 2] > 50).any(), "the overlay's red is visible"
+
+
+def test_the_volumes_that_the_map_declares_stand_beside_the_measured_ones(study: tuple[str, list[Path]], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write_seg(tmp_path / "out" / "seg.dcm", study[1], _mask())
+    (found,) = read_studies(study[1])
+    declared = (ExpectedVolume("Brain", 0.5, 0.6), ExpectedVolume("Liver", high=2000))
+    preview.describe(collect(tmp_path / "out", study[0]), read_source(found.instances), tmp_path, expected=declared)
+    text = (tmp_path / "measurements.json").read_text()
+    assert parse_expected(text) == declared
+    assert parse_measurements(text) == (SegmentVolume("Brain", 0.576),)
+    assert parse_expected('{"segments": []}') == (), "as an older host wrote it"
 
 
 def test_a_noisy_large_volume_still_gives_a_small_preview(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
+from monai_aws_pipeline.contract import ExpectedVolume
 from monai_aws_pipeline.maps.spec.study_contract import (
     LABEL_STUDY_CONTRACT,
     Declared,
@@ -33,6 +34,7 @@ def test_the_whole_section_is_read() -> None:
     section = {
         "require-volume": True, "min-slices": 20, "series": "all", "stack": {"EchoTime": 90, "ImageType": "M"},
         "handles": ["monochrome1", "enhanced"], "companions": True,
+        "volumes-ml": {"Liver": {"min": 300.5}, "Brain": {"min": 600, "max": 2200}},
     }  # fmt: skip
     assert read(section) == Declared(
         True,
@@ -41,6 +43,7 @@ def test_the_whole_section_is_read() -> None:
         (("EchoTime", "90"), ("ImageType", "M")),
         frozenset({Handles.MONOCHROME1, Handles.ENHANCED}),
         companions=True,
+        volumes=(ExpectedVolume("Brain", 600, 2200), ExpectedVolume("Liver", 300.5)),
     )
     assert read(None) == read({}) == Declared()
 
@@ -59,6 +62,14 @@ def test_the_whole_section_is_read() -> None:
         ({"stack": {"EchoTime": float("nan")}}, "DICOM attributes"),
         ({"handles": "monochrome1"}, "a list of these"),
         ({"handles": ["everything"]}, "a list of these"),
+        ({"volumes-ml": ["Brain"]}, "segment labels"),
+        ({"volumes-ml": {"Brain": {}}}, "min, max or both"),
+        ({"volumes-ml": {"Brain": {"min": 2, "max": 1}}}, "min, max or both"),
+        ({"volumes-ml": {"Brain": {"min": -1}}}, "min, max or both"),
+        ({"volumes-ml": {"Brain": {"min": float("nan")}}}, "min, max or both"),
+        ({"volumes-ml": {"Brain": {"min": 1, "most": 2}}}, "min, max or both"),
+        ({"volumes-ml": {"Brain": 1400}}, "min, max or both"),
+        ({"volumes-ml": {"B" * 65: {"min": 1}}}, "min, max or both"),
     ],
 )
 def test_what_is_wrong_with_it_is_said(section: Any, said: str) -> None:
@@ -77,6 +88,7 @@ def test_the_label_says_the_same_again() -> None:
         frozenset({Handles.GANTRY_TILT}),
         sdk_volume=True,
         syntaxes=frozenset({RLELossless}),
+        volumes=(ExpectedVolume("Brain", 600, 2200), ExpectedVolume("Liver", high=300.5)),
     )
     assert contract_of({LABEL_STUDY_CONTRACT: contract.to_label()}) == contract
     assert contract_of({LABEL_STUDY_CONTRACT: StudyContract().to_label()}) == StudyContract()
