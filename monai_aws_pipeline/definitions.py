@@ -24,6 +24,7 @@ from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
 from monai_aws_pipeline.studies.inference_result import inference_result
+from monai_aws_pipeline.studies.rerun_job import rerun_studies
 from monai_aws_pipeline.studies.sensor import study_results_sensor
 
 
@@ -46,7 +47,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.deploy_inference,
             automation.replace_hosts,
             automation.deploy_all,
-            automation.rerun_studies,
+            rerun_studies,
             automation.sweep_orphans,
             automation.teardown,
         ],
