@@ -74,11 +74,6 @@ replace_hosts = define_asset_job(
     description="Make others in the place of hosts that cannot start, or that an operator has named (monai-aws hosts replace).",
 )
 deploy_all = define_asset_job("deploy_all", AssetSelection.assets(*PLATFORM), description="The whole platform, step by step.")
-rerun_studies = define_asset_job(
-    "rerun_studies",
-    AssetSelection.assets("inference_result"),
-    description="Answer studies again with the live MAP.",
-)
 
 
 @op

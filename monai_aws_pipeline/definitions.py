@@ -27,6 +27,7 @@ from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import study_checks_sensor
 from monai_aws_pipeline.studies.failures import unanswered_studies
 from monai_aws_pipeline.studies.inference_result import inference_result
+from monai_aws_pipeline.studies.rerun_job import rerun_studies
 from monai_aws_pipeline.studies.sensor import study_results_sensor
 from monai_aws_pipeline.studies.studies_by_map import studies_by_map
 
@@ -50,7 +51,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.deploy_inference,
             automation.replace_hosts,
             automation.deploy_all,
-            automation.rerun_studies,
+            rerun_studies,
             automation.sweep_orphans,
             automation.teardown,
         ],

@@ -5,7 +5,7 @@ this folder is shipped as it is to Lambda and to the inference host. The layout 
 """
 
 from monai_aws_pipeline.contract.hosts import FailedStarts
-from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage
+from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage, Rerun
 from monai_aws_pipeline.contract.keys import (
     GOLDEN_PREFIX,
     INDEX_PREFIX,
@@ -121,6 +121,7 @@ __all__ = [
     "JobMessage",
     "MapFacts",
     "OutputFile",
+    "Rerun",
     "Resources",
     "ResultError",
     "ResultRecord",

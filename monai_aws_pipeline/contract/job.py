@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -11,13 +12,40 @@ from monai_aws_pipeline.contract.keys import job_id, version_of
 from monai_aws_pipeline.contract.parsing import ContractError, hex_digits, json_object, parse_utc, text_field, utc_text, whole_field
 
 JOB_SCHEMA: Final = "monai-aws/job/1"
+_RERUN: Final = re.compile(r"(sha256:[0-9a-f]{64})(?:/([0-9a-f]{16}))?(?:#([1-9][0-9]{0,5}))?")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What a re-run asks for. As a job's ``request`` it is ``DIGEST[/STUDY][#ATTEMPT]``, so that each of the three makes a job of its own.
+
+    ``digest``: of the MAP. ``study``: which one of the original, where the original's key names none, as under ``quarantine/``.
+    ``attempt``: how often the same was asked before and has failed.
+    """
+
+    digest: str
+    study: str = ""
+    attempt: int = 0
+
+    @property
+    def text(self) -> str:
+        """The request of its job."""
+        return self.digest + (f"/{self.study}" if self.study else "") + (f"#{self.attempt}" if self.attempt else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Rerun:
+        """Read a job's request. Raises ContractError."""
+        found = _RERUN.fullmatch(text)
+        if not found:
+            raise ContractError("request must be the digest of a MAP, with a study and the number of an attempt where they are meant")
+        return cls(found[1], found[2] or "", int(found[3] or 0))
 
 
 @dataclass(frozen=True)
 class JobMessage:
     """One upload to be answered. The only place outside ``input/`` where the uploader's key appears.
 
-    ``size`` in bytes, ``enqueued_at`` ISO 8601 UTC. ``request`` is the MAP digest of a re-run, empty for an upload.
+    ``size`` in bytes, ``enqueued_at`` ISO 8601 UTC. ``request`` is what a re-run asks for (``Rerun``), empty for an upload.
     """
 
     job: str
@@ -38,6 +66,16 @@ class JobMessage:
         version = version_of(version)
         job = job_id(bucket, key, version or etag, request)
         return cls(job, bucket, key, version, etag.strip('"'), size, utc_text(now or datetime.now(UTC)), request)
+
+    @property
+    def rerun(self) -> Rerun | None:
+        """What a re-run asks for, None for an upload. Raises ContractError."""
+        return Rerun.parse(self.request) if self.request else None
+
+    @property
+    def map_digest(self) -> str:
+        """The MAP that is to answer, empty for the one that is live then. Raises ContractError."""
+        return self.rerun.digest if self.rerun else ""
 
     def to_json(self) -> str:
         """Compact JSON, ASCII only, so that any key survives any transport."""

@@ -32,8 +32,9 @@ def study_id(secret: bytes, study_instance_uid: str) -> str:
 def job_id(bucket: str, key: str, version: str, request: str = "") -> str:
     """The identity of one piece of work: 32 hex digits, the same for every duplicate of the same upload.
 
-    ``version`` is the object's version id, or its ETag where the bucket has no versions. ``request`` is empty for an upload and
-    the MAP digest for a re-run. The parts are hashed as a JSON array, so that no two different tuples share a serialisation.
+    ``version`` is the object's version id, or its ETag where the bucket has no versions. ``request`` is empty for an upload, and
+    for a re-run what it asks for (``job.Rerun``). The parts are hashed as a JSON array, so that no two different tuples share a
+    serialisation.
     """
     parts = json.dumps([bucket, key, version.strip('"'), request], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]

@@ -83,7 +83,7 @@ REMEDIES: Final[dict[Code, str]] = {
     ),
     Code.UPLOAD_MISSING: "Upload the study again under another name; it was removed before it could be read.",
     Code.UPLOAD_TYPE: "Upload a .zip, or a folder followed by its _READY marker.",
-    Code.BAD_REQUEST: "Ask for the re-run again from the lineage; it names a study under processed/ and a MAP digest.",
+    Code.BAD_REQUEST: "Ask for the re-run again from the lineage; it names a kept original, a study of it, and a MAP digest.",
     Code.NOT_A_ZIP: "Zip the DICOM files of one study and upload the .zip.",
     Code.ZIP_TRUNCATED: "Upload the file again; the end of the zip is missing.",
     Code.ZIP_DAMAGED: "Create the zip again and check it with `unzip -t` before uploading.",

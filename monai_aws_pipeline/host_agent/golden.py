@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pydicom
 
 from monai_aws_pipeline.contract import golden_key
@@ -27,11 +26,11 @@ from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import Study, read_studies
-from monai_aws_pipeline.host_agent.intake.geometry import Array
 from monai_aws_pipeline.host_agent.intake.unpack import unpack
 from monai_aws_pipeline.host_agent.job_steps import HOST_CODES, Inferred, as_job_error, run_study
 from monai_aws_pipeline.host_agent.results import segmentation as seg
 from monai_aws_pipeline.host_agent.results.outputs import Produced
+from monai_aws_pipeline.host_agent.results.overlap import dice
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.maps.spec.expectation import (
@@ -122,47 +121,6 @@ def _segment(segmentation: seg.Segmentation, segment: seg.Segment, reference: se
         return FoundSegment(segment.label, segment.volume_ml, dice(segmentation, segment.number, reference, numbers[0]))
     except seg.SegmentationError as error:
         return FoundSegment(segment.label, segment.volume_ml, no_dice=str(error))
-
-
-def dice(found: seg.Segmentation, number: int, reference: seg.Segmentation, its_number: int) -> float:
-    """Dice coefficient of two segments on the same grid of voxels, 1.0 where both are empty.
-
-    The planes are matched by their position in patient space alone, so that a mask that is shifted, mirrored or out of order scores badly.
-    Raises SegmentationError where voxels do not lie on voxels: then there is nothing to count.
-    """
-    ours, theirs = found.grid, reference.grid
-    same = (
-        (ours.rows, ours.columns) == (theirs.rows, theirs.columns)
-        and np.allclose(ours.orientation, theirs.orientation, atol=1e-3)
-        and np.allclose(ours.spacing, theirs.spacing, rtol=1e-3)
-        and np.isclose(found.slice_distance, reference.slice_distance, rtol=1e-3)
-    )
-    apart = ours.positions[0] - theirs.positions[0]
-    along = float(apart @ theirs.normal)
-    in_plane = float(np.linalg.norm(apart - along * theirs.normal))
-    steps = along / reference.slice_distance
-    if not same or in_plane > 0.1 * min(theirs.spacing) or abs(steps - round(steps)) > 0.1:
-        raise seg.SegmentationError("lies on another grid than the reference")
-    one, other = _planes(found, number, theirs.along[0]), _planes(reference, its_number, theirs.along[0])
-    common = sum(int((mask & other[place]).sum()) for place, mask in one.items() if place in other)
-    total = sum(int(mask.sum()) for planes in (one, other) for mask in planes.values())
-    return 2 * common / total if total else 1.0
-
-
-def _planes(segmentation: seg.Segmentation, number: int, origin: float) -> dict[int, Array]:
-    """Masks of a segment by the index of their plane, counted from ``origin`` in mm along the normal."""
-    chosen = np.flatnonzero((segmentation.segment_of_frame == number) | (segmentation.segment_of_frame == 0)).tolist()
-    planes: dict[int, Array] = {}
-    for index, of, values in seg.masks(segmentation, chosen):
-        if of != number:
-            continue
-        steps = float(segmentation.grid.along[index] - origin) / segmentation.slice_distance
-        place = round(steps)
-        if abs(steps - place) > 0.25:
-            raise seg.SegmentationError("its planes are unevenly spaced")
-        mask = values >= 0.5
-        planes[place] = planes[place] | mask if place in planes else mask
-    return planes
 
 
 def _only_study(archive: Path, target: Path) -> Study:

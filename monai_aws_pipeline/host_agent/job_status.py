@@ -22,6 +22,8 @@ class Phase(StrEnum):
 
     FETCHING = "fetching"
     WAITING = "waiting"
+    PULLING = "pulling"
+    """Its turn has come, and the MAP is made ready; a moment where the image is on the host already."""
     INFERRING = "inferring"
     PUBLISHING = "publishing"
 

@@ -55,7 +55,7 @@ from monai_aws_pipeline.host_agent.intake.dicom import Instance, Study, read_stu
 from monai_aws_pipeline.host_agent.intake.map_requirements import Given, MapRequirements
 from monai_aws_pipeline.host_agent.intake.pixel_types import undecodable
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, with_free_space
-from monai_aws_pipeline.host_agent.job_status import Board
+from monai_aws_pipeline.host_agent.job_status import Board, Phase
 from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.log_redaction.identifiers import IdentifierFilter
 from monai_aws_pipeline.host_agent.results import commit, outputs, preview
@@ -307,7 +307,8 @@ def run_inference(context: HostContext, message: JobMessage, one: OneStudy, on_e
     began = time.monotonic()
     spent, ready = replace(one.timings, waiting=began - one.at), None
     try:
-        ready = context.live_map.ready(message.request, context.stop)
+        ready = context.live_map.ready(message.map_digest, context.stop)
+        context.board.show(message.job, Phase.INFERRING)
         spent = replace(spent, pull=ready.seconds)
         requirements = ready.requirements.requiring_volume() if context.config.require_volume else ready.requirements
         one = _with_facts(replace(one, staged=give(one.staged, requirements)))
@@ -331,7 +332,7 @@ def _with_facts(one: OneStudy) -> OneStudy:
 
 def start_ahead(context: HostContext, message: JobMessage, staged: StagedStudy) -> Callable[[], None] | None:
     """Have the MAP's container started for a study whose turn comes next; what undoes that, None where the MAP is not known yet."""
-    ready = context.live_map.last(message.request)
+    ready = context.live_map.last(message.map_digest)
     if not ready:
         return None
     name, limits = _container(staged, context.config.limits)

@@ -192,7 +192,7 @@ class Pipeline:
             turn.enter_context(self._turn)
             self._check_stop()
             self._not_waiting(job)
-            self._context.board.show(job.message.job, Phase.INFERRING)
+            self._context.board.show(job.message.job, Phase.PULLING)
             return run_inference(self._context, job.message, one, on_exit=turn.close)
 
     def _finish(

@@ -165,14 +165,14 @@ class Watch:
         }
         return DeploymentState(
             deployment=self.settings.deployment,
-            machines=self._machines(found),
+            machines=self.machines(found),
             queues=queues,
             dead_letters=sum(max(queues[name].waiting, 0) for name in (names.uploads_dead_letters, names.jobs_dead_letters)),
             live_map=Commands(self.clients.ssm).parameter(names.live_map_parameter),
             results=tuple(self._results()),
         )
 
-    def _machines(self, found: Sequence[Machine]) -> tuple[MachineState, ...]:
+    def machines(self, found: Sequence[Machine]) -> tuple[MachineState, ...]:
         """The machines, with what those that infer have in hand: asked at the same time, because each takes a second or two to answer."""
         asked = {m.id for m in found if m.state == "running" and m.tags.get(TAG_ROLE) == ROLE_INFERENCE}
         with ThreadPoolExecutor(max(1, min(len(asked), 8))) as threads:

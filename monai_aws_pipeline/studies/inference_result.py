@@ -1,22 +1,24 @@
 """The asset ``inference_result``: one partition for each study.
 
 Here belongs what happens when a partition is materialised from the UI or by a backfill: that study is answered again by the MAP that is
-live now. Uploads do not come this way; the sensor ``study_results`` records them onto the same asset.
+live now, whether it was answered before, has failed or was refused. Many at once, chosen by what became of them, are ``rerun_job``'s.
+Uploads do not come this way; the sensor ``study_results`` records them onto the same asset.
 """
 
 from collections.abc import Callable
 
-from dagster import AssetExecutionContext, DagsterExecutionInterruptedError, DataVersion, Failure, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, DagsterExecutionInterruptedError, DataVersion, Failure, MaterializeResult, asset
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
-from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id, s3_path
 from monai_aws_pipeline.studies.recorded import verdict_metadata
+from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
 from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
+from monai_aws_pipeline.studies.study_history import StudyHistory, history_of
 
 
 @asset(
@@ -26,17 +28,18 @@ from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
     deps=[LIVE_MAP, S3_TRIGGER],
     group_name="studies",
     kinds={"dicom", "s3"},
-    description="The answer to one study, recorded when its upload was answered. Materialise it to have the live MAP answer again.",
+    description="The answer to one study, recorded when its upload was answered. Materialise it to have the live MAP answer again: "
+    "a study that has failed or was refused, and one that another MAP has answered, from the newest original that is kept.",
 )
 def inference_result(
     context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource, s3: S3Resource
 ) -> MaterializeResult[None]:
-    """Answer the partition's study again with the live MAP. Idempotent: the same MAP on the same original is one job and one result."""
+    """Answer the partition's study again with the live MAP. The same MAP on the same original is one job and one result, until it fails."""
     chosen = settings.load()
     store = ResultsStore(s3.get_client(), chosen.require_bucket())
     reruns = Reruns(cloud.clients(), chosen, store, context.log.info)
     try:
-        record = answer_again(reruns, context.partition_key, context.log.info)
+        record = answer_again(reruns, history_of(context.instance, context.partition_key), context.log.info)
     except DagsterExecutionInterruptedError:
         context.log.warning("Cancelled: only the waiting ends. A queued job is still answered, and the sensor study_results records it.")
         raise
@@ -53,13 +56,16 @@ def inference_result(
     )
 
 
-def answer_again(reruns: Reruns, study: str, log: Callable[[str], None]) -> ResultRecord:
+def answer_again(reruns: Reruns, study: StudyHistory, log: Callable[[str], None]) -> ResultRecord:
     """Ask, say what was asked, wait. Raises RerunError."""
-    asked: Asked = reruns.ask(study)
+    if study.last and not study.last.answered:
+        log(f"{study.study} has no answer: {study.last.text}.")
+    asked: Asked = reruns.ask(study.study, study.failed_uploads)
     if asked.answered_before:
         log(f"{asked.digest} has answered this original before; its result (job {asked.job}) is recorded again.")
     else:
-        log(f"Queued job {asked.job} for {asked.digest}.")
+        again = f", attempt {asked.attempt + 1} of this MAP on this original" if asked.attempt else ""
+        log(f"Queued job {asked.job} for {asked.digest}{again}.")
     return reruns.wait(asked)
 
 
@@ -67,6 +73,6 @@ def _failure(record: ResultRecord, bucket: str) -> Failure:
     error = record.error
     return Failure(
         f"The job {record.status.value}: {error.text}" if error else f"The job {record.status.value}.",
-        metadata={"job": MetadataValue.text(record.job), "record": MetadataValue.path(s3_path(bucket, record.commit_key))},
+        metadata=record_metadata(record, (), None, bucket=bucket),
         allow_retries=False,
     )

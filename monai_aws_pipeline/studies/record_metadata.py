@@ -56,7 +56,7 @@ def record_metadata(
             "host_type": record.host.type,
             "host_ami": record.host.ami,
             "modalities": ", ".join(record.input.modalities),
-            "rerun_of_map": record.request,
+            "rerun_of_map": re.split("[/#]", record.request)[0],
         }
     )
     metadata["committed_at"] = MetadataValue.timestamp(parse_utc(record.committed_at))

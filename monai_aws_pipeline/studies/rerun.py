@@ -1,29 +1,38 @@
 """Asking for a study to be answered again by the MAP that is live now, and waiting for the answer.
 
-Here belong the request (a job message for the study's original) and the bounded wait for its commit record. How the job is done is
-the host agent's; how the answer is shown is ``inference_result``'s. No Dagster.
+Here belong the request (a job message for the study's original, wherever that is kept) and the bounded wait for its commit record. How
+the job is done is the host agent's; how the answer is shown is ``inference_result``'s and ``rerun_job``'s. No Dagster.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, ResultRecord, commit_keys
+from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
+from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.settings import Settings
+from monai_aws_pipeline.studies.rerun_progress import look, where
 
-POLL_SECONDS: Final = 3.0
-PROGRESS_SECONDS: Final = 30.0
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+POLL_SECONDS: Final = 2.0
 QUEUE_ALLOWANCE_SECONDS: Final = 2 * 3600
 """How long a re-run may wait behind other studies and for a machine, on top of the MAP's own time limit."""
+MAX_ATTEMPTS: Final = 30
+"""So often one MAP may fail on one original before it is not asked again: each attempt looks for the ends of those before it."""
 WAKE_EVENT: Final = b'{"source": "monai-aws.rerun"}'
 """Not an upload: the wake function only looks whether jobs are queued, as it does on its schedule."""
 
@@ -40,18 +49,42 @@ class NoOriginalError(RerunError):
     """The study's original is not in the bucket (any more)."""
 
 
+class TooManyAttemptsError(RerunError):
+    """The live MAP has failed on this original as often as it may."""
+
+
 class NotAnsweredError(RerunError):
     """The wait is over and there is no commit record; the job itself stays queued."""
 
 
 @dataclass(frozen=True)
+class Original:
+    """A study's original as it is kept: ``version`` is empty in a bucket without versions, ``size`` in bytes."""
+
+    key: str
+    version: str
+    etag: str
+    size: int
+    modified: datetime
+
+    @property
+    def names_study(self) -> bool:
+        """Whether its key says which study is meant. In quarantine it does not, and an upload may hold several."""
+        return self.key.startswith(PROCESSED_PREFIX)
+
+
+@dataclass(frozen=True)
 class Asked:
-    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and whether it had been answered before."""
+    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and whether it had been answered before.
+
+    ``attempt``: how often that MAP has failed on this original before.
+    """
 
     study: str
     job: str
     digest: str
     answered_before: bool
+    attempt: int = 0
 
 
 class Reruns:
@@ -77,74 +110,134 @@ class Reruns:
             raise NoLiveMapError(f"The parameter {name} names no MAP. Materialise inference_host first; it writes the digest there.")
         return digest[0]
 
-    def ask(self, study: str) -> Asked:
-        """Queue the study's latest original for the live MAP, unless that MAP answered it before.
+    def ask(self, study: str, failed_uploads: Sequence[str] = (), *, wake: bool = True) -> Asked:
+        """Queue the study's latest original for the live MAP, unless that MAP has answered it as a re-run before.
 
-        Raises NoLiveMapError, NoOriginalError.
+        Where it has failed on it, the next attempt is a job of its own. While that is not answered, whoever asks gets the same job.
+
+        Args:
+            study: Its pseudonym.
+            failed_uploads: Jobs of uploads of this study that failed, whose originals are in quarantine.
+            wake: Whether a host is woken at once.
+
+        Raises:
+            NoLiveMapError, NoOriginalError, TooManyAttemptsError.
         """
         digest = self.live_digest()
-        message = self._message(study, digest)
-        answered = self.answer(study, message.job) is not None
-        if not answered:
-            queue = self._clients.sqs.get_queue_url(QueueName=self._settings.names.jobs_queue)["QueueUrl"]
-            self._clients.sqs.send_message(QueueUrl=queue, MessageBody=message.to_json())
-            self._wake()
-        return Asked(study, message.job, digest, answered)
+        original = self.original(study, failed_uploads)
+        for attempt in range(MAX_ATTEMPTS):
+            message = self._message(original, Rerun(digest, "" if original.names_study else study, attempt))
+            ended = self.answer(study, message.job)
+            if ended is None:
+                queue = self._clients.sqs.get_queue_url(QueueName=self._settings.names.jobs_queue)["QueueUrl"]
+                self._clients.sqs.send_message(QueueUrl=queue, MessageBody=message.to_json())
+                if wake:
+                    self.wake()
+            if ended is None or ended.status is Status.SUCCEEDED:
+                return Asked(study, message.job, digest, ended is not None, attempt)
+        raise TooManyAttemptsError(
+            f"The live MAP has failed {MAX_ATTEMPTS} times on the original of {study}.",
+            "Mend the MAP and promote it: another MAP is asked anew. Or upload the study again.",
+        )
+
+    def original(self, study: str, failed_uploads: Sequence[str] = ()) -> Original:
+        """The newest original that is kept of a study. Raises NoOriginalError."""
+        kept = [*self._answered_originals(study), *self._quarantined_originals(failed_uploads)]
+        if not kept:
+            raise NoOriginalError(
+                f"No original of {study} is kept, neither under {PROCESSED_PREFIX}{study}/ nor under quarantine/ for its "
+                f"{len(failed_uploads)} recorded failures: it was removed or has expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), or the upload "
+                "was gone before a host could keep it.",
+                "Upload it again.",
+            )
+        return max(kept, key=lambda original: (original.modified, original.key))
 
     def answer(self, study: str, job: str) -> ResultRecord | None:
         """The commit record of a job, wherever it ended; None while there is none."""
         return next((record for key in commit_keys(study, job) if (record := self._store.record(key))), None)
 
     def wait(self, asked: Asked, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> ResultRecord:
-        """Wait for the commit record. Raises NotAnsweredError after the MAP's time limit and the queue's allowance."""
-        began = clock()
-        bound = self._settings.map_timeout_s + QUEUE_ALLOWANCE_SECONDS
-        reported = began
-        while True:
-            record = self.answer(asked.study, asked.job)
-            if record is not None:
-                return record
-            waited = clock() - began
-            if waited > bound:
-                raise NotAnsweredError(
-                    f"Job {asked.job} has no result after {waited:.0f} s. It stays queued and is recorded when it is answered; "
-                    f"see docs/operations.md for where a waiting job may be."
-                )
-            if clock() - reported >= PROGRESS_SECONDS:
-                reported = clock()
-                self._log(f"Waiting for job {asked.job} for {waited:.0f} s; {self._queue_state()}")
-            sleep(POLL_SECONDS)
+        """Wait for the commit record, saying every 10 s what is waited for.
 
-    def _message(self, study: str, digest: str) -> JobMessage:
-        bucket = self._store.bucket
-        pages = self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{PROCESSED_PREFIX}{study}/")
-        originals = [item for page in pages for item in page.get("Contents", []) if item["Key"].endswith("/upload.zip")]
-        if not originals:
-            raise NoOriginalError(
-                f"There is no original under {PROCESSED_PREFIX}{study}/: the study was never answered, or its original was removed or has "
-                "expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS). Upload it again."
-            )
-        key = max(originals, key=lambda item: (item["LastModified"], item["Key"]))["Key"]
-        head = self._clients.s3.head_object(Bucket=bucket, Key=key)
-        return JobMessage.for_object(
-            bucket=bucket, key=key, version=head.get("VersionId", ""), etag=head["ETag"], size=head["ContentLength"], request=digest
+        Raises NotAnsweredError after the MAP's time limit and the queue's allowance.
+        """
+        record = wait_until(
+            lambda: self.answer(asked.study, asked.job),
+            lambda found: found is not None,
+            self.bound,
+            what=self.progress([asked.job], clock),
+            report=self._log,
+            pause=POLL_SECONDS,
+            sleep=sleep,
+            clock=clock,
         )
+        if record is None:
+            raise NotAnsweredError(not_answered(asked.job, self.bound))
+        return record
 
-    def _wake(self) -> None:
+    @property
+    def bound(self) -> float:
+        """Longest wait for one re-run, in seconds."""
+        return self._settings.map_timeout_s + QUEUE_ALLOWANCE_SECONDS
+
+    def progress(self, jobs: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Callable[[object], str]:
+        """Says where jobs are, asking AWS anew every 10 s: ``jobs`` may change meanwhile."""
+        said, asked_at = "", -math.inf
+
+        def say(_: object) -> str:
+            nonlocal said, asked_at
+            if clock() - asked_at >= EVERY_S:
+                said = where(set(jobs), look(self._clients, self._settings), self._settings.wake_every_minutes)
+                asked_at = clock()
+            return f"Waiting for job {jobs[0]}: {said}" if len(jobs) == 1 else f"Waiting for {len(jobs)} jobs: {said}"
+
+        return say
+
+    def wake(self) -> None:
+        """Have a host started for what is queued."""
         name = self._settings.names.wake_function
         try:
             self._clients.functions.invoke(FunctionName=name, InvocationType="Event", Payload=WAKE_EVENT)
         except ClientError as error:
             # Nothing is lost: the schedule wakes the same function and finds the queued job.
-            code = error.response.get("Error", {}).get("Code", "unknown")
-            self._log(f"Could not wake a host at once ({code}); the schedule does within {self._settings.wake_every_minutes} minutes.")
+            minutes = self._settings.wake_every_minutes
+            self._log(f"Could not wake a host at once ({code_of(error)}); the schedule does within {minutes} minutes.")
 
-    def _queue_state(self) -> str:
+    def _answered_originals(self, study: str) -> Iterator[Original]:
+        pages = self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=self._store.bucket, Prefix=f"{PROCESSED_PREFIX}{study}/")
+        kept = [item for page in pages for item in page.get("Contents", []) if item["Key"].endswith("/upload.zip")]
+        if kept:
+            key = max(kept, key=lambda item: (item["LastModified"], item["Key"]))["Key"]
+            yield from self._found(key)
+
+    def _quarantined_originals(self, failed_uploads: Sequence[str]) -> Iterator[Original]:
+        """What a study was read from is a zip, or a folder that is kept as one; so no other name is looked for."""
+        for job in failed_uploads:
+            yield from self._found(quarantine_key(job, "upload.zip"))
+
+    def _found(self, key: str) -> Iterator[Original]:
         try:
-            queue = self._clients.sqs.get_queue_url(QueueName=self._settings.names.jobs_queue)["QueueUrl"]
-            state = self._clients.sqs.get_queue_attributes(
-                QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-            )["Attributes"]
+            head: HeadObjectOutputTypeDef = self._clients.s3.head_object(Bucket=self._store.bucket, Key=key)
         except ClientError as error:
-            return f"the queue cannot be read ({error.response.get('Error', {}).get('Code', 'unknown')})"
-        return f"{state['ApproximateNumberOfMessages']} jobs queued, {state['ApproximateNumberOfMessagesNotVisible']} at work"
+            if code_of(error) in ("404", "NoSuchKey", "NotFound"):
+                return
+            raise
+        yield Original(key, head.get("VersionId", ""), head["ETag"], head["ContentLength"], head["LastModified"])
+
+    def _message(self, original: Original, wanted: Rerun) -> JobMessage:
+        return JobMessage.for_object(
+            bucket=self._store.bucket,
+            key=original.key,
+            version=original.version,
+            etag=original.etag,
+            size=original.size,
+            request=wanted.text,
+        )
+
+
+def not_answered(job: str, seconds: float) -> str:
+    """Why a wait ended without a result, and what becomes of the job."""
+    return (
+        f"Job {job} has no result after {seconds:.0f} s. It stays queued and is recorded when it is answered; "
+        "see docs/operations.md for where a waiting job may be."
+    )

@@ -85,11 +85,23 @@ class Platform:
         with environment(chosen):
             return replace(self, settings=load_settings(), variables=chosen)
 
-    def rerun(self, study: str) -> ExecuteInProcessResult:
+    def rerun(self, study: str, *, raise_on_error: bool = True) -> ExecuteInProcessResult:
         """Materialise one partition of inference_result, as the UI does."""
         with environment(self.variables):
+            job = build_defs(self.settings).resolve_implicit_global_asset_job_def()
+            return job.execute_in_process(
+                instance=self.instance,
+                asset_selection=[AssetKey("inference_result")],
+                partition_key=study,
+                raise_on_error=raise_on_error,
+            )
+
+    def rerun_studies(self, config: Mapping[str, Any]) -> ExecuteInProcessResult:
+        """Launch the job rerun_studies, as the launchpad does."""
+        with environment(self.variables):
             job = build_defs(self.settings).get_repository_def().get_job("rerun_studies")
-            return job.execute_in_process(instance=self.instance, partition_key=study)
+            run_config = {"ops": {"answer_studies_again": {"config": dict(config)}}}
+            return job.execute_in_process(instance=self.instance, run_config=run_config)
 
     def machines(self, role: str = "") -> list[Machine]:
         """Machines of this deployment that are not terminated."""

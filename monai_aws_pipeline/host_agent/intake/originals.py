@@ -22,8 +22,11 @@ from typing import Final
 from monai_aws_pipeline.contract import (
     INPUT_PREFIX,
     PROCESSED_PREFIX,
+    QUARANTINE_PREFIX,
     READY_MARKER,
+    ContractError,
     JobMessage,
+    Rerun,
     ResultRecord,
     Status,
     folder_key,
@@ -37,7 +40,8 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, Unpacked, check_size, keep_dicom, unpack
 
 FOLDER_SCHEMA: Final = "monai-aws/folder/1"
-_RERUN_KEY: Final = re.compile(re.escape(PROCESSED_PREFIX) + r"([0-9a-f]{16})/[0-9a-f]{32}/upload\.zip")
+_ANSWERED_KEY: Final = re.compile(re.escape(PROCESSED_PREFIX) + r"([0-9a-f]{16})/[0-9a-f]{32}/upload\.zip")
+_QUARANTINED_KEY: Final = re.compile(re.escape(QUARANTINE_PREFIX) + r"[0-9a-f]{32}/upload\.zip")
 _CONTENT_TYPES: Final = {".zip": "application/zip", ".dcm": "application/dicom"}
 _KNOWN_SUFFIXES: Final = (
     ".zip", ".dcm", ".dicom", ".ima", ".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".gz", ".bz2", ".xz",
@@ -75,10 +79,7 @@ class FetchedUpload:
 def source_of(message: JobMessage) -> Source:
     """Decide by key and request alone. Raises RefusedError for a key that is no upload and no original."""
     if message.request:
-        found = _RERUN_KEY.fullmatch(message.key)
-        if not found:
-            raise RefusedError(Code.BAD_REQUEST, "The re-run does not name an original under processed/.")
-        return Source(Kind.RERUN, found[1])
+        return Source(Kind.RERUN, _study_of_rerun(message))
     if not message.key.startswith(INPUT_PREFIX):
         raise RefusedError(Code.UPLOAD_TYPE, "The object does not lie under input/.")
     if is_marker(message.key):
@@ -86,6 +87,21 @@ def source_of(message: JobMessage) -> Source:
     if message.key.lower().endswith(".zip"):
         return Source(Kind.ZIP)
     raise RefusedError(Code.UPLOAD_TYPE, "The upload is neither a .zip nor a folder with its marker.")
+
+
+def _study_of_rerun(message: JobMessage) -> str:
+    """The one study that a re-run is about: named by the key of an answered original, and by the request where the key names none."""
+    try:
+        wanted = Rerun.parse(message.request)
+    except ContractError as error:
+        raise RefusedError(Code.BAD_REQUEST, "The re-run names no MAP digest, or more than one study.") from error
+    answered = _ANSWERED_KEY.fullmatch(message.key)
+    if not answered and not _QUARANTINED_KEY.fullmatch(message.key):
+        raise RefusedError(Code.BAD_REQUEST, "The re-run does not name an original under processed/ or quarantine/.")
+    study = answered[1] if answered else wanted.study
+    if not study or wanted.study not in ("", study):
+        raise RefusedError(Code.BAD_REQUEST, "The re-run does not say which study of the original it means, or says it of another's.")
+    return study
 
 
 def fetch(store: Store, message: JobMessage, kind: Kind, folder: Path, limits: IntakeLimits) -> FetchedUpload:
@@ -186,7 +202,7 @@ def _content_type(key: str) -> str:
 
 
 def _is_ours_to_move(message: JobMessage, kind: Kind) -> bool:
-    """An original under ``processed/`` stays, and a message that names anything else outside ``input/`` moves nothing."""
+    """The original of a re-run stays, and a message that names anything else outside ``input/`` moves nothing."""
     return kind is not Kind.RERUN and message.key.startswith(INPUT_PREFIX)
 
 

@@ -21,6 +21,7 @@ from monai_aws_pipeline.contract import (
     JobMessage,
     MapFacts,
     OutputFile,
+    Rerun,
     Resources,
     ResultError,
     ResultRecord,
@@ -94,6 +95,25 @@ def test_a_job_id_is_32_hex_digits_for_any_key_and_the_same_for_every_duplicate(
     assert re.fullmatch(r"[0-9a-f]{32}", first)
     assert job_id(bucket, key, version, request) == first
     assert job_id(bucket, key, f'"{version.strip(chr(34))}"', request) == first, "an ETag is the same with and without its quotes"
+
+
+def test_what_a_rerun_asks_for_is_read_as_it_was_written_and_each_attempt_and_study_is_a_job_of_its_own() -> None:
+    digest, study = "sha256:" + "d" * 64, "ab" * 8
+    asked = [Rerun(digest), Rerun(digest, study), Rerun(digest, "cd" * 8), Rerun(digest, attempt=1), Rerun(digest, study, 12)]
+    assert [Rerun.parse(one.text) for one in asked] == asked
+    assert asked[0].text == digest, "as those before there were attempts"
+    messages = [JobMessage.for_object(bucket="b", key="k", version="", etag="e", size=1, request=one.text) for one in asked]
+    assert len({message.job for message in messages}) == len(asked)
+    assert [JobMessage.from_json(message.to_json()).rerun for message in messages] == asked
+    assert {message.map_digest for message in messages} == {digest}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "latest", "sha256:d", "sha256:" + "d" * 64 + "#0", "sha256:" + "d" * 64 + "/ab", "sha256:" + "d" * 64 + "\n"]
+)
+def test_a_request_that_names_no_map_is_none(text: str) -> None:
+    with pytest.raises(ContractError):
+        Rerun.parse(text)
 
 
 @given(st.lists(st.tuples(*[st.text(max_size=4).filter(lambda text: '"' not in text)] * 4), min_size=2, max_size=2, unique=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent.job_status import Board, Phase, read_board
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.operations.status import HostWork, JobAtWork, parse_work
 from tests.unit.host_agent.bench import Bench
 from tests.unit.host_agent.pipeline_bench import HeldMap, until, uploads
@@ -54,6 +56,22 @@ def test_the_pipeline_shows_the_way_of_a_job_and_no_name(bench: Bench, tmp_path:
     the_map.released.set()
     until(lambda: not read_board(file)["jobs"], "they end")
     pipeline.close()
+
+
+def test_a_job_whose_map_is_still_pulled_is_not_said_to_be_inferred(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, shown = tmp_path / "at-work.json", []
+    ready = bench.live_map.ready
+
+    def pulls(request: str, stop: threading.Event) -> ReadyMap:
+        shown.extend(each["phase"] for each in read_board(file)["jobs"])
+        return ready(request, stop)
+
+    monkeypatch.setattr(bench.live_map, "ready", pulls)
+    _, _, (delivery,) = uploads(bench, tmp_path, 1)
+    pipeline = Pipeline(replace(bench.host(), board=Board(file)))
+    pipeline.accept(delivery).result(60)
+    pipeline.close()
+    assert shown == ["pulling"]
 
 
 def test_an_operator_reads_what_the_host_says() -> None:

@@ -22,6 +22,7 @@ from monai_aws_pipeline.contract import (
     HostFacts,
     IndexEntry,
     JobMessage,
+    Rerun,
     Status,
     decisions_key,
     job_done_key,
@@ -280,6 +281,40 @@ def test_a_rerun_answers_its_one_study_and_leaves_the_original_where_it_is(bench
     assert (record.request, record.map.digest) == (digest, digest)
     assert original in bench.stored()
     assert len(bench.stored("results-index/")) == 3
+
+
+def test_a_failed_study_is_asked_again_from_quarantine_without_the_others_of_its_upload(bench: Bench, tmp_path: Path) -> None:
+    bad, other = generate_uid(), generate_uid()
+    bench.engine.run_map = lambda source, target: replace(WELL, exit_code=3)
+    upload = bench.upload("input/two.zip", zip_of(tmp_path, bad, other))
+    assert bench.turn() is Outcome.ANSWERED
+    study, original = study_id(SECRET, bad), quarantine_key(upload.job, "upload.zip")
+    head = bench.s3.head_object(Bucket="studies", Key=original)
+
+    def ask(attempt: int) -> JobMessage:
+        asked = JobMessage.for_object(
+            bucket="studies",
+            key=original,
+            version="",
+            etag=head["ETag"],
+            size=head["ContentLength"],
+            request=Rerun(DIGEST, study, attempt).text,
+        )
+        return bench.send(asked)
+
+    first = ask(0)
+    assert bench.turn() is Outcome.ANSWERED
+    assert bench.record(quarantine_key(first.job, "result.json", study)).error is not None
+    ask(0)
+    assert bench.turn() is Outcome.REPEATED, "the same attempt is the same job"
+    bench.engine.run_map = answers
+    second = ask(1)
+    assert bench.turn() is Outcome.ANSWERED
+    record = bench.record(result_key(study, second.job))
+    assert (record.study, record.map.digest, record.request) == (study, DIGEST, f"{DIGEST}/{study}#1")
+    assert original in bench.stored(), "the original stays where it is"
+    assert not bench.stored("processed/")
+    assert not any(study_id(SECRET, other) in key for key in bench.stored("output/"))
 
 
 # --------------------------------------------------------------------------------------------------------------- once, and only once

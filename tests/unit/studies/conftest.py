@@ -9,7 +9,9 @@ import pytest
 from dagster import DagsterInstance
 from moto import mock_aws
 
-from tests.unit.studies.records import Bucket
+from monai_aws_pipeline.contract import processed_key
+from tests.unit.studies.records import Bucket, job_of
+from tests.unit.studies.rerun_bench import STUDY, Deployment
 
 
 @pytest.fixture
@@ -30,3 +32,9 @@ def bucket(aws: None) -> Bucket:
 def instance() -> Iterator[DagsterInstance]:
     with DagsterInstance.ephemeral() as instance:
         yield instance
+
+
+@pytest.fixture
+def deployment(bucket: Bucket) -> Deployment:
+    bucket.put(processed_key(STUDY, job_of(1), "upload.zip"), b"PK first")
+    return Deployment(bucket)

@@ -12,51 +12,17 @@ from dagster._core.loader import LoadingContextForTest
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.registry import PushedImage
-from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import InputFacts, JobMessage, ResultRecord, Status, processed_key
+from monai_aws_pipeline.contract import Rerun, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
 from monai_aws_pipeline.operations.promotion import Change, Kind
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies import rerun
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, current_versions, event_of
-from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, NotAnsweredError, Reruns
+from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, NotAnsweredError, Reruns, TooManyAttemptsError
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
-
-STUDY = study_of(1)
-
-
-class Deployment:
-    """What a re-run meets: a live MAP, a jobs queue, a study's original, and an agent that answers when told."""
-
-    def __init__(self, bucket: Bucket):
-        self.bucket = bucket
-        self.settings: Settings = load_settings(bucket=bucket.name, _env_file=None)
-        self.clients = Clients("us-east-1")
-        self.queue = self.clients.sqs.create_queue(QueueName=self.settings.names.jobs_queue)["QueueUrl"]
-        self.log: list[str] = []
-        self.reruns = Reruns(self.clients, self.settings, ResultsStore(bucket.s3, bucket.name), self.log.append)
-
-    def make_live(self, digest: str) -> None:
-        self.clients.ssm.put_parameter(
-            Name=self.settings.names.live_map_parameter, Value=f"registry/map@{digest}", Type="String", Overwrite=True
-        )
-
-    def queued(self) -> list[JobMessage]:
-        messages = self.clients.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10, VisibilityTimeout=0).get("Messages", [])
-        return [JobMessage.from_json(message["Body"]) for message in messages]
-
-    def answer(self, digest: str = OTHER_DIGEST) -> ResultRecord:
-        (message,) = self.queued()
-        record = replace(succeeded(1, digest=digest, request=message.request, outputs=()), job=message.job)
-        return self.bucket.commit(record, picture())
-
-
-@pytest.fixture
-def deployment(bucket: Bucket) -> Deployment:
-    bucket.put(processed_key(STUDY, job_of(1), "upload.zip"), b"PK first")
-    return Deployment(bucket)
+from tests.unit.studies.rerun_bench import STUDY, Deployment, fail, failed_upload
 
 
 def test_the_live_map_is_asked_about_the_latest_original(deployment: Deployment, bucket: Bucket):
@@ -72,7 +38,6 @@ def test_the_same_map_and_original_are_one_job_and_an_answered_one_is_not_queued
     deployment.make_live(OTHER_DIGEST)
     first = deployment.reruns.ask(STUDY)
     deployment.answer()
-    deployment.clients.sqs.purge_queue(QueueUrl=deployment.queue)
     again = deployment.reruns.ask(STUDY)
     assert (again.job, again.answered_before) == (first.job, True)
     assert deployment.queued() == []
@@ -96,8 +61,93 @@ def test_the_wait_reports_progress_and_ends(deployment: Deployment):
 
     with pytest.raises(NotAnsweredError, match="stays queued"):
         deployment.reruns.wait(asked, sleep, lambda: now[0])
-    assert now[0] < 3 * 3600
+    assert now[0] < 3 * 3600 + 600
     assert any("1 jobs queued, 0 at work" in line for line in deployment.log)
+
+
+def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployment):
+    deployment.make_live(OTHER_DIGEST)
+    asked = deployment.reruns.ask(STUDY)
+    deployment.log.clear()
+    now, heard, silences = 0.0, 0, [0.0]
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, heard
+        now += seconds
+        silences[-1] = max(silences[-1], seconds) if len(deployment.log) > heard else silences[-1] + seconds
+        if len(deployment.log) > heard:
+            heard = len(deployment.log)
+            silences.append(seconds)
+        if now > 60:
+            deployment.answer()
+
+    deployment.reruns.wait(asked, sleep, lambda: now)
+    assert max(silences) <= 14
+    assert asked.job in deployment.log[0]
+    assert "it is queued: 1 jobs queued, 0 at work; there is no host; materialise inference_host" in deployment.log[0]
+
+
+def test_a_failed_study_is_asked_from_quarantine_and_the_request_says_which_study_of_the_upload_is_meant(deployment: Deployment):
+    deployment.make_live(DIGEST)
+    study, other = study_of(7), study_of(8)
+    upload = failed_upload(deployment, 7, study=study)
+    asked = {name: deployment.reruns.ask(name, [upload.job]) for name in (study, other)}
+    found = {message.job: message for message in deployment.queued()}
+    for name in (study, other):
+        message = found[asked[name].job]
+        assert message.key == quarantine_key(upload.job, "upload.zip")
+        assert message.rerun == Rerun(DIGEST, name)
+
+
+def test_the_newest_original_is_asked_about_wherever_it_is_kept(deployment: Deployment):
+    deployment.make_live(DIGEST)
+    upload = failed_upload(deployment, 7)
+    assert deployment.reruns.original(STUDY, [upload.job]).key == quarantine_key(upload.job, "upload.zip")
+    deployment.bucket.s3.delete_object(Bucket=deployment.bucket.name, Key=quarantine_key(upload.job, "upload.zip"))
+    assert deployment.reruns.original(STUDY, [upload.job]).key == processed_key(STUDY, job_of(1), "upload.zip")
+
+
+def test_a_failed_study_whose_original_is_not_kept_is_a_named_refusal(deployment: Deployment):
+    deployment.make_live(DIGEST)
+    study = study_of(7)
+    upload = failed_upload(deployment, 7, None, study)
+    with pytest.raises(NoOriginalError, match="expired") as refusal:
+        deployment.reruns.ask(study, [upload.job])
+    assert refusal.value.remedy == "Upload it again."
+    assert deployment.queued() == []
+
+
+def test_after_a_failure_the_same_map_is_really_asked_again_and_a_second_click_is_the_same_job(deployment: Deployment):
+    deployment.make_live(DIGEST)
+    jobs = []
+    for attempt in range(3):
+        asked, twice = deployment.reruns.ask(STUDY), deployment.reruns.ask(STUDY)
+        assert asked == twice
+        assert (asked.attempt, asked.answered_before) == (attempt, False)
+        jobs.append(fail(deployment).job)  # of both messages, which are one job
+    assert len(set(jobs)) == 3
+
+
+def test_an_attempt_that_is_answered_is_not_asked_again(deployment: Deployment):
+    deployment.make_live(OTHER_DIGEST)
+    deployment.reruns.ask(STUDY)
+    fail(deployment)
+    second = deployment.reruns.ask(STUDY)
+    deployment.answer()
+    again = deployment.reruns.ask(STUDY)
+    assert (again.job, again.answered_before, deployment.queued()) == (second.job, True, [])
+
+
+def test_what_fails_for_ever_is_not_asked_for_ever(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rerun, "MAX_ATTEMPTS", 2)
+    deployment.make_live(OTHER_DIGEST)
+    for _ in range(2):
+        deployment.reruns.ask(STUDY)
+        fail(deployment)
+    with pytest.raises(TooManyAttemptsError, match="2 times"):
+        deployment.reruns.ask(STUDY)
+    deployment.make_live(DIGEST)
+    assert deployment.reruns.ask(STUDY).attempt == 0, "another MAP is asked anew"
 
 
 def test_a_host_that_cannot_be_woken_at_once_only_delays_the_job(deployment: Deployment):
@@ -231,7 +281,7 @@ def test_materialising_a_stale_study_has_the_live_map_answer_and_makes_it_fresh(
     lineage.record(succeeded(1, digest=DIGEST, outputs=()))
     lineage.release(OTHER_DIGEST)
     deployment = lineage.deployment
-    monkeypatch.setattr(Reruns, "_wake", lambda self: deployment.answer())  # the agent, prompt
+    monkeypatch.setattr(Reruns, "wake", lambda self: deployment.answer())  # the agent, prompt
     result = lineage.rerun(STUDY)
     assert result.success
     (event,) = result.asset_materializations_for_node("inference_result")
@@ -244,14 +294,29 @@ def test_a_rerun_that_fails_for_good_fails_the_run_with_its_reason(lineage: Line
     lineage.instance.add_dynamic_partitions("study", [STUDY])
     deployment = lineage.deployment
 
-    def refuse(_: Reruns) -> None:
-        (message,) = deployment.queued()
-        facts = InputFacts("a" * 64, "0" * 32, 1)
-        failed = ResultRecord(message.job, STUDY, Status.FAILED, "2026-03-14T12:30:00Z", facts, request=message.request)
-        deployment.bucket.put(failed.commit_key, failed.to_json())
-
-    monkeypatch.setattr(Reruns, "_wake", refuse)
+    monkeypatch.setattr(Reruns, "wake", lambda _: fail(deployment))
     result = lineage.rerun(STUDY)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "The job failed" in str(failure.step_failure_data.user_failure_data)
+    shown = failure.step_failure_data.user_failure_data
+    assert "The job failed: map_failed: The application ended with exit code 3." in shown.description
+    assert "tiny: failing" in shown.description
+    assert (shown.metadata["error_code"].value, shown.metadata["application_said_last"].value) == ("map_failed", "tiny: failing")
+
+
+def test_materialising_a_failed_study_asks_again_from_quarantine_until_it_is_answered(lineage: Lineage, monkeypatch: pytest.MonkeyPatch):
+    deployment, study = lineage.deployment, study_of(7)
+    lineage.record(failed_upload(deployment, 7, study=study))
+    monkeypatch.setattr(Reruns, "wake", lambda _: fail(deployment, study))
+    assert not lineage.rerun(study).success
+
+    def answers(_: Reruns) -> None:
+        (message,) = deployment.take()
+        deployment.bucket.commit(replace(succeeded(7, digest=DIGEST, request=message.request, outputs=()), job=message.job), picture())
+
+    monkeypatch.setattr(Reruns, "wake", answers)
+    result = lineage.rerun(study)
+    assert result.success
+    (event,) = result.asset_materializations_for_node("inference_result")
+    assert event.metadata["rerun_of_map"].value == DIGEST
+    assert lineage.judged(study) == ("FRESH", [])

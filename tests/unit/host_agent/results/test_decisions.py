@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.contract import HostFacts, JobDone, JobMessage, ResultError, Timings
+from monai_aws_pipeline.contract import HostFacts, JobDone, JobMessage, Rerun, ResultError, Timings
 from monai_aws_pipeline.host_agent.agent import BootOnce, Preparing
 from monai_aws_pipeline.host_agent.aws.instance_metadata import seconds_since_start
 from monai_aws_pipeline.host_agent.config import AgentConfig, ConfigError, parse_config
@@ -112,9 +112,26 @@ def test_a_rerun_infers_only_the_study_its_original_is_kept_for() -> None:
     assert (found.kind, found.only_study) == (Kind.RERUN, "ab" * 8)
 
 
-def test_a_rerun_of_anything_else_is_refused() -> None:
+def test_a_rerun_from_quarantine_infers_the_study_that_its_request_names() -> None:
+    found = source_of(message(f"quarantine/{'0' * 32}/upload.zip", Rerun(DIGEST, "cd" * 8, 2).text))
+    assert (found.kind, found.only_study) == (Kind.RERUN, "cd" * 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "request_text"),
+    [
+        ("input/a.zip", DIGEST),
+        (f"quarantine/{'0' * 32}/upload.zip", DIGEST),
+        (f"quarantine/{'0' * 32}/upload.bin", f"{DIGEST}/{'ab' * 8}"),
+        (f"quarantine/{'0' * 32}/upload/000001", f"{DIGEST}/{'ab' * 8}"),
+        (f"processed/{'ab' * 8}/{'0' * 32}/upload.zip", f"{DIGEST}/{'cd' * 8}"),
+        (f"processed/{'ab' * 8}/{'0' * 32}/upload.zip", "latest"),
+        (f"processed/{'ab' * 8}/{'0' * 32}/upload.zip", f"{DIGEST}#0"),
+    ],
+)
+def test_a_rerun_that_names_no_kept_original_no_study_or_another_one_is_refused(key: str, request_text: str) -> None:
     with pytest.raises(RefusedError, match="bad_request"):
-        source_of(message("input/a.zip", DIGEST))
+        source_of(message(key, request_text))
 
 
 @pytest.mark.parametrize(

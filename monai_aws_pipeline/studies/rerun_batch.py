@@ -1,0 +1,103 @@
+"""Many re-runs at once: asked for in batches, waited for together, each with an end of its own.
+
+Here belongs the loop alone. So many are in the queue at once as were allowed, so that a new upload never waits behind all of them, and a
+run that is cancelled leaves no more than those behind, which are answered and recorded. No Dagster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from monai_aws_pipeline.cloud.waiting import Telling
+from monai_aws_pipeline.contract import ResultRecord
+from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
+from monai_aws_pipeline.studies.rerun import Asked, NoLiveMapError, RerunError, Reruns, not_answered
+
+POLL_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A study to be asked for, with the jobs of its uploads that failed."""
+
+    study: str
+    failed_uploads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RerunEnd:
+    """What became of one study: its commit record, or why there is none. ``asked`` is None where it could not even be asked."""
+
+    study: str
+    asked: Asked | None = None
+    record: ResultRecord | None = None
+    refused: str = ""
+
+
+class RerunBatch:
+    """Asks for studies, no more than ``at_once`` in the queue, and waits for all of them."""
+
+    def __init__(
+        self,
+        reruns: Reruns,
+        store: ResultsStore,
+        at_once: int,
+        report: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reruns, self._store, self._at_once, self._report = reruns, store, at_once, report
+        self._sleep, self._clock = sleep, clock
+        self._waiting: dict[str, tuple[Asked, float]] = {}
+
+    def run(self, studies: Sequence[Meant]) -> Iterator[RerunEnd]:
+        """The end of each study, as they come. A study that cannot be asked for ends with its reason; no MAP at all ends everything.
+
+        Raises NoLiveMapError.
+        """
+        left, done = deque(studies), 0
+        telling = Telling(self._report, self._clock)
+        jobs: list[str] = []
+        progress = self._reruns.progress(jobs, self._clock)
+        while left or self._waiting:
+            for end in (*self._fill(left), *self._ended()):
+                done += 1
+                yield end
+            if self._waiting:
+                jobs[:] = self._waiting
+                telling(f"{done} of {len(studies)} studies have ended. {progress(None)}")
+                telling.again()
+                self._sleep(POLL_SECONDS)
+
+    def _fill(self, left: deque[Meant]) -> Iterator[RerunEnd]:
+        queued = False
+        while left and len(self._waiting) < self._at_once:
+            meant = left.popleft()
+            try:
+                asked = self._reruns.ask(meant.study, meant.failed_uploads, wake=False)
+            except NoLiveMapError:
+                raise
+            except (RerunError, UnreadableResultError) as error:
+                yield RerunEnd(meant.study, refused=str(error))
+            else:
+                self._waiting[asked.job] = asked, self._clock()
+                queued |= not asked.answered_before
+        if queued:
+            self._reruns.wake()
+
+    def _ended(self) -> Iterator[RerunEnd]:
+        for job, (asked, since) in list(self._waiting.items()):
+            try:
+                record = self._reruns.answer(asked.study, job) if asked.answered_before else next(iter(self._store.answers(job)), None)
+            except UnreadableResultError as error:
+                end = RerunEnd(asked.study, asked, refused=str(error))
+            else:
+                if record is None and self._clock() - since <= self._reruns.bound:
+                    continue
+                end = RerunEnd(asked.study, asked, record, "" if record else not_answered(job, self._reruns.bound))
+            del self._waiting[job]
+            yield end
