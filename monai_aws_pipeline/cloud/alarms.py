@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -17,6 +18,7 @@ from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, 
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_cloudwatch.type_defs import MetricAlarmTypeDef
 
     from monai_aws_pipeline.settings import Names
 
@@ -114,6 +116,15 @@ def wanted(names: Names, job_minutes: int, wake_minutes: int, host_hours: float)
     )
 
 
+@dataclass(frozen=True)
+class Raised:
+    """An alarm that is raised: what it says, and since when."""
+
+    name: str
+    says: str
+    since: str
+
+
 class Alarms:
     """The alarms of one deployment."""
 
@@ -139,9 +150,24 @@ class Alarms:
         except ClientError as error:
             raise named(error, "looking at the alarms") from error
 
+    def raised(self) -> list[Raised]:
+        """Those that are raised now."""
+        try:
+            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
+            found = [alarm for page in pages for alarm in page["MetricAlarms"] if alarm.get("StateValue") == "ALARM"]
+        except ClientError as error:
+            raise named(error, "looking at the alarms") from error
+        return [Raised(each.get("AlarmName", ""), each.get("AlarmDescription", ""), _since(each)) for each in found]
+
     def remove(self, name: str) -> None:
         """Delete an alarm; one that is gone already is fine."""
         try:
             self._client.delete_alarms(AlarmNames=[name])
         except ClientError as error:
             raise named(error, f"deleting the alarm {name}") from error
+
+
+def _since(alarm: MetricAlarmTypeDef) -> str:
+    """When its state changed last: the time of an update moves while it stays raised."""
+    moment = alarm.get("StateTransitionedTimestamp") or alarm.get("StateUpdatedTimestamp")
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if moment else ""

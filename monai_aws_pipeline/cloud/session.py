@@ -146,8 +146,13 @@ class Clients:
 
     @cached_property
     def sns(self) -> Any:
-        """Who is told of alarms."""
+        """Who is told of alarms, and messages to them."""
         return self._session.client("sns", config=self._config)
+
+    @cached_property
+    def budgets(self) -> Any:
+        """What was spent of the deployment's budget."""
+        return self._session.client("budgets", config=self._config)
 
     @cached_property
     def costs(self) -> Any:
