@@ -209,7 +209,7 @@ def _ran_since(instance: DagsterInstance, state: InstigatorState, due: float) ->
 
 
 def _alarms(settings: Settings, clients: Clients) -> tuple[RaisedAlarm, ...]:
-    raised = Alarms(clients.cloudwatch, settings.names.alarms).raised()
+    raised = Alarms(clients.cloudwatch, settings.names).raised()
     return tuple(RaisedAlarm(each.name.removeprefix(settings.names.alarms), each.says, each.since) for each in raised)
 
 

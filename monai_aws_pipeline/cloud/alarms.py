@@ -128,8 +128,8 @@ class Raised:
 class Alarms:
     """The alarms of one deployment."""
 
-    def __init__(self, client: CloudWatchClient, prefix: str) -> None:
-        self._client, self._prefix = client, prefix
+    def __init__(self, client: CloudWatchClient, names: Names) -> None:
+        self._client, self._names = client, names
 
     def ensure(self, alarms: Iterable[Alarm], topic: str, tags: Mapping[str, str]) -> None:
         """Make the alarms, or bring them to what is wanted, and remove those of this deployment that are no longer wanted."""
@@ -144,20 +144,24 @@ class Alarms:
 
     def names(self) -> list[str]:
         """Names of the alarms there are."""
-        try:
-            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
-            return [alarm.get("AlarmName", "") for page in pages for alarm in page["MetricAlarms"]]
-        except ClientError as error:
-            raise named(error, "looking at the alarms") from error
+        return [alarm.get("AlarmName", "") for alarm in self._all()]
 
     def raised(self) -> list[Raised]:
         """Those that are raised now."""
+        found = [alarm for alarm in self._all() if alarm.get("StateValue") == "ALARM"]
+        return [Raised(each.get("AlarmName", ""), each.get("AlarmDescription", ""), _since(each)) for each in found]
+
+    def _all(self) -> list[MetricAlarmTypeDef]:
+        """Ours. By what they watch: names of deployment ``a`` begin as those of ``a-b`` do."""
+        names = self._names
+        queues = (names.uploads_queue, names.uploads_dead_letters, names.jobs_queue, names.jobs_dead_letters)
+        watched = {*queues, names.wake_function, names.deployment}
         try:
-            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
-            found = [alarm for page in pages for alarm in page["MetricAlarms"] if alarm.get("StateValue") == "ALARM"]
+            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=names.alarms, AlarmTypes=["MetricAlarm"])
+            found = [alarm for page in pages for alarm in page["MetricAlarms"]]
         except ClientError as error:
             raise named(error, "looking at the alarms") from error
-        return [Raised(each.get("AlarmName", ""), each.get("AlarmDescription", ""), _since(each)) for each in found]
+        return [alarm for alarm in found if any(each.get("Value") in watched for each in alarm.get("Dimensions", []))]
 
     def remove(self, name: str) -> None:
         """Delete an alarm; one that is gone already is fine."""

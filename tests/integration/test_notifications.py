@@ -114,12 +114,12 @@ def test_a_failed_study_arrives_at_a_webhook_whose_address_lies_in_the_deploymen
 
 def test_secrets_and_topics_of_others_are_none_of_the_operators(place: Platform):
     with administrator(place) as session:
-        session.client("secretsmanager").create_secret(Name="monai-aws/told-other/notify", SecretString="https://hooks.example.org/x")
-        topic = session.client("sns").create_topic(Name="monai-aws-tolds-alarms")["TopicArn"]
+        session.client("secretsmanager").create_secret(Name="monai-aws/told-2/notify", SecretString="https://hooks.example.org/x")
+        topic = session.client("sns").create_topic(Name="monai-aws-told-2-alarms")["TopicArn"]
     with environment(place.variables):
         clients = Clients(place.settings.region)
         with pytest.raises(AccessError, match=SETTING):
-            channel_of(place.settings.model_copy(update={"notify": "monai-aws/told-other/notify"}), clients)
+            channel_of(place.settings.model_copy(update={"notify": "monai-aws/told-2/notify"}), clients)
         from monai_aws_pipeline.operations.notifications import Kind, Message
 
         with pytest.raises(AccessError, match="AWS refused a message to"):
@@ -131,11 +131,11 @@ def test_the_operator_sees_its_own_budget_and_no_other(place: Platform, tmp_path
 
     with administrator(place) as session:
         account = session.client("sts").get_caller_identity()["Account"]
-        for name in ("monai-aws-told", "monai-aws-tolds"):
+        for name in ("monai-aws-told", "monai-aws-told-2"):
             budget = {"BudgetName": name, "BudgetType": "COST", "TimeUnit": "MONTHLY", "BudgetLimit": {"Amount": "100", "Unit": "USD"}}
             session.client("budgets").create_budget(AccountId=account, Budget=budget)
     with environment(place.variables):
         budgets = Clients(place.settings.region).budgets
         assert spent_of(budgets, account, "monai-aws-told") == (0.0, 100.0)
-        with pytest.raises(AccessError, match="monai-aws-tolds"):
-            spent_of(budgets, account, "monai-aws-tolds")
+        with pytest.raises(AccessError, match="monai-aws-told-2"):
+            spent_of(budgets, account, "monai-aws-told-2")

@@ -222,7 +222,7 @@ def _expired(number: int) -> Any:
 
 def test_alarms_are_told_where_they_have_no_topic_of_their_own_and_only_there(instance: DagsterInstance, mailbox: Mailbox):
     cloudwatch, names = boto3.client("cloudwatch"), Names("dev")
-    Alarms(cloudwatch, names.alarms).ensure(wanted(names, 60, 5, 24), "", {})
+    Alarms(cloudwatch, names).ensure(wanted(names, 60, 5, 24), "", {})
     cloudwatch.set_alarm_state(AlarmName=names.jobs_dead_letters, StateValue="ALARM", StateReason="a test")
     with_topic = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
     assert with_topic.tick() == "Nothing to tell.", "CloudWatch tells it"
