@@ -43,11 +43,11 @@ FIRST, SECOND = "pair", "pair-2"
 
 @pytest.fixture(scope="module")
 def pair(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, Platform]]:
-    """Both with a trigger, a registry, a live MAP, and what a build has left behind an hour ago."""
     with ExitStack() as stack:
         made = []
         for name in (FIRST, SECOND):
             place = stack.enter_context(platform(local_cloud, name, tmp_path_factory.mktemp(name), MONAI_AWS_WAKE_EVERY_MINUTES="60"))
+            place.clients.make_all()  # as long as this one's operator is who the environment names
             made.append(place)
         yield made[0], made[1]
 
@@ -68,7 +68,7 @@ def furnish(place: Platform) -> None:
 def standing(place: Platform) -> list[str]:
     """Everything of a deployment, with the objects in its bucket."""
     found = Teardown(place.clients, place.settings, lambda _: None).inventory()
-    return sorted([*map(str, found), *place.keys("")])
+    return sorted([*(f"{thing.kind} {thing.id}" for thing in found), *place.keys("")])  # notes say how many messages a queue has just now
 
 
 def run(place: Platform, *arguments: str) -> str:
