@@ -60,7 +60,7 @@ def _without(settings: Mapping[str, str], beginnings: tuple[str, ...]) -> dict[s
     return {name: value for name, value in settings.items() if not name.startswith(beginnings)}
 
 
-def open_ui(place: Workplace, exported: Mapping[str, str], env_file: Path, port: int | None, report: Report) -> str:
+def open_ui(place: Workplace, exported: Mapping[str, str], env_file: Path, port: int | None, report: Report, seconds: float = 120) -> str:
     """Start the UI of the deployment that the settings name; returns its address. Raises DemoError, SettingsError, DagsterProcessError.
 
     Changes this process's environment to the embedded AWS's, so that boto3 reads it.
@@ -83,7 +83,7 @@ def open_ui(place: Workplace, exported: Mapping[str, str], env_file: Path, port:
         report(f"Your shell as the operator of {chosen[NAME]}:  set -a; . {own.env_file}; set +a")
     report(f"deployment {chosen[NAME]}, bucket {environment[BUCKET]}, DAGSTER_HOME {home}")
     dagster = DagsterProcesses(home)
-    return dagster.start(environment, port or UI_PORT, report, inherited=inherited, exact=port is not None)
+    return dagster.start(environment, port or UI_PORT, report, seconds, inherited=inherited, exact=port is not None)
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
