@@ -60,7 +60,12 @@ def furnish(place: Platform) -> None:
     Registry(clients.ecr, settings.ecr_repository).ensure(settings.deployment, settings.owner)
     Commands(clients.ssm).set_parameter(names.live_map_parameter, f"repository@sha256:{'0' * 64}", "test")
     clients.s3.put_object(Bucket=settings.bucket, Key="processed/kept", Body=b"kept")
-    machines, ago = Machines(clients.ec2, settings.deployment), datetime.now(UTC) - timedelta(hours=1)
+
+
+def leave_behind(place: Platform) -> None:
+    """What a build of an hour ago would have left: two things that a sweep takes."""
+    settings, names = place.settings, place.settings.names
+    machines, ago = Machines(place.clients.ec2, settings.deployment), datetime.now(UTC) - timedelta(hours=1)
     tags = Tags(settings.deployment, ROLE_MAP_BUILD, settings.owner, "left-behind", names.machine(ROLE_MAP_BUILD), ago)
     machines.security_group(tags, "left behind")
     machines.import_key(tags, KeyPair.fresh().public)
@@ -82,6 +87,7 @@ def run(place: Platform, *arguments: str) -> str:
 def test_neither_sweep_nor_trigger_nor_teardown_of_one_touches_the_other(pair: tuple[Platform, Platform]):
     for place in pair:
         furnish(place)
+        leave_behind(place)
     for one, other in (pair[::-1], pair):
         before = standing(other)
         kinds = (
@@ -101,6 +107,7 @@ def test_neither_sweep_nor_trigger_nor_teardown_of_one_touches_the_other(pair: t
             assert one.materialize("s3_trigger").success
         assert "2 removed" in run(one, "sweep")
         assert standing(other) == before
+        leave_behind(one)
     before = standing(pair[1])
     assert "nothing is left" in run(pair[0], "teardown", "--yes")
     assert standing(pair[1]) == before
