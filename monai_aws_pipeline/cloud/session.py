@@ -146,8 +146,14 @@ class Clients:
 
     @cached_property
     def sns(self) -> Any:
-        """Who is told of alarms, and messages to them."""
+        """Who is told of alarms."""
         return self._session.client("sns", config=self._config)
+
+    @cached_property
+    def sns_messages(self) -> Any:
+        """SNS for messages: it gives up within half a minute, because a sensor's tick has one minute, and the next tick tries again."""
+        soon = self._config.merge(Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}))
+        return self._session.client("sns", config=soon)
 
     @cached_property
     def budgets(self) -> Any:

@@ -124,7 +124,7 @@ def topic_of(settings: Settings) -> str:
 def channel_of(settings: Settings, clients: Clients) -> Channel:
     """The channel that the settings name. Raises CloudError where its secret cannot be read or holds no address."""
     if topic := topic_of(settings):
-        return Topic(clients.elsewhere(topic.split(":")[3]).sns, topic)
+        return Topic(clients.elsewhere(topic.split(":")[3]).sns_messages, topic)
     try:
         return Webhook(checked_url(read_secret(clients.secrets, settings.notify, SETTING), settings.notify))
     except BotoCoreError as error:
