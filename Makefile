@@ -17,7 +17,7 @@ PARALLEL ?= 2
 help:
 	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"
 	@echo "make demo-down  stop everything the demo started"
-	@echo "make ui         start the Dagster UI on the demo's embedded AWS again"
+	@echo "make ui         start the Dagster UI on the demo's embedded AWS again (PORT=, MONAI_AWS_DEPLOYMENT=)"
 	@echo "make test       unit, integration, fidelity and end-to-end tests (TESTS=path for some)"
 	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
@@ -42,7 +42,7 @@ demo-down:
 	@.venv/bin/monai-aws demo --down
 
 ui: use
-	@.venv/bin/monai-aws ui
+	@.venv/bin/monai-aws ui $(if $(PORT),--port $(PORT))
 
 test: dev
 	@$(PYTHON) -m pytest --numprocesses $(PARALLEL) --dist loadfile --no-loadscope-reorder $(TESTS)

@@ -79,17 +79,17 @@ def demo(down: bool, roll_back: bool) -> None:
 
 
 @cli.command()
-def ui() -> None:
-    """Start the Dagster UI of the demo again, on loopback."""
-    _find_the_example()
-    from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
-    from monai_aws_pipeline.demo.steps import UI_PORT, Workplace
+@click.option("--port", type=click.IntRange(1, 65535), help="Loopback port; default: 3000, or the next that is free.")
+def ui(port: int | None) -> None:
+    """Start the Dagster UI of the demo, or of MONAI_AWS_DEPLOYMENT, on the embedded AWS; on loopback.
 
-    place = Workplace.default()
-    environment = place.environment()
-    if not environment:
-        raise click.ClickException("There is no demo here yet. Run: make demo")
-    _say(f"The UI answers at {DagsterProcesses(place.home).start(environment, UI_PORT, _say)}")
+    Settings are those that are exported, then those of .env, then the demo's (docs/local-cloud.md, "A deployment of your own").
+    """
+    _find_the_example()
+    from monai_aws_pipeline.demo.deployments import dotenv_file, open_ui
+    from monai_aws_pipeline.demo.steps import Workplace
+
+    _say(f"The UI answers at {open_ui(Workplace.default(), dict(os.environ), dotenv_file(), port, _say)}")
 
 
 def _find_the_example() -> None:

@@ -21,6 +21,7 @@ from monai_aws_pipeline.deployment.map_checks import map_conformance, map_vulner
 from monai_aws_pipeline.deployment.map_image import map_image
 from monai_aws_pipeline.deployment.map_source import map_source
 from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
+from monai_aws_pipeline.notifications import notifications
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
 from monai_aws_pipeline.studies.checks import result_checks
@@ -63,6 +64,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             live_map_changed,
             automation.run_cleanup,
             automation.hosts_to_replace,
+            notifications,
         ],
         executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes
         resources=resources | dict(resource_overrides or {}),

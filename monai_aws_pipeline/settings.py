@@ -22,6 +22,9 @@ PROJECT_ROOT = PACKAGE_ROOT.parent
 # Source: CloudWatch Logs API Reference, "PutRetentionPolicy", up to two years.
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
 
+_NOT_SHOWN = frozenset({"notify"})
+"""Settings into which somebody may have put a secret by mistake: a webhook's own address."""
+
 BASES = {
     "ubuntu": "ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
     "deep-learning": "ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
@@ -256,6 +259,19 @@ class Settings(BaseSettings):
         examples=["arn:aws:sns:us-east-1:123456789012:NAME"],
         description="SNS topic that the deployment's alarms tell; empty: they only show in CloudWatch",
     )
+    notify: str = Field(
+        "",
+        pattern=r"^$|^arn:[\w:/+=.@-]+$|^[A-Za-z0-9/_+=.@-]+$",
+        examples=["monai-aws/dev/notify"],
+        description="how people are told of what fails: sns (the topic of the alarms), an SNS topic's ARN, or name or ARN of the secret "
+        "that holds a webhook's address (Slack, Teams, …); empty: nobody is told",
+    )
+    ui_address: str = Field(
+        "",
+        pattern=r"^$|^https?://[^\s@]+$",
+        examples=["https://dagster.example.org"],
+        description="where people reach Dagster's UI, for the links in what they are told; make ui fills it in",
+    )
     alarm_job_minutes: int = Field(60, ge=5, le=10080, description="an alarm is raised when a job waits, or is worked on, for longer")
     alarm_host_hours: float = Field(24, gt=0, le=8760, description="an alarm is raised when a host has been running for so many hours")
     results_expire_days: int = Field(
@@ -315,6 +331,13 @@ class Settings(BaseSettings):
                 f"expected {', '.join(BASES)}, ami- and 8 to 17 hex digits, ssm: and a parameter's path that starts with /, "
                 "or name: and a name"
             )
+        return value
+
+    @field_validator("notify")
+    @classmethod
+    def _topic_or_secret(cls, value: str) -> str:
+        if value.startswith("arn:") and value.split(":")[2] not in ("sns", "secretsmanager"):
+            raise ValueError("expected sns, the ARN of an SNS topic, or the name or ARN of a secret in Secrets Manager")
         return value
 
     @field_validator("log_retention_days")
@@ -395,6 +418,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}_sha256 is missing: give the SHA-256 of the file at {name}, so that an altered file is noticed")
         if self.golden_reference and not self.golden_study:
             raise ValueError("golden_study is missing: a golden_reference is what its result is compared with")
+        if self.notify == "sns" and not self.alarm_topic_arn:
+            raise ValueError("notify is sns, and alarm_topic_arn is empty: set it to the stack's output AlarmTopicArn (--alarm-email)")
         if self.root_volume_kms_key and not self.root_volume_encrypted:
             raise ValueError("root_volume_kms_key is set, but root_volume_encrypted is off: set one or the other")
         if self.reach == "endpoint" and self.ssh_port != 22:
@@ -423,7 +448,7 @@ def load_settings(**overrides: Any) -> Settings:
             name = str(error["loc"][0]) if error["loc"] else ""
             known = Settings.model_fields.get(name)
             label = f"MONAI_AWS_{name.upper()}" if name else "together"
-            value = f" = {error['input']!r}" if name else ""
+            value = f" = {'(not shown)' if name in _NOT_SHOWN else repr(error['input'])}" if name else ""
             meant = f" ({known.description})" if known and known.description else ""
             expected = error["msg"].removeprefix("Value error, ")
             if known and error["type"] == "string_pattern_mismatch":

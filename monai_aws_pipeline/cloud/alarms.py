@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -17,6 +18,7 @@ from monai_aws_pipeline.contract import HOST_HOURS_METRIC, HOST_MISSING_METRIC, 
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_cloudwatch.type_defs import MetricAlarmTypeDef
 
     from monai_aws_pipeline.settings import Names
 
@@ -114,11 +116,20 @@ def wanted(names: Names, job_minutes: int, wake_minutes: int, host_hours: float)
     )
 
 
+@dataclass(frozen=True)
+class Raised:
+    """An alarm that is raised: what it says, and since when."""
+
+    name: str
+    says: str
+    since: str
+
+
 class Alarms:
     """The alarms of one deployment."""
 
-    def __init__(self, client: CloudWatchClient, prefix: str) -> None:
-        self._client, self._prefix = client, prefix
+    def __init__(self, client: CloudWatchClient, names: Names) -> None:
+        self._client, self._names = client, names
 
     def ensure(self, alarms: Iterable[Alarm], topic: str, tags: Mapping[str, str]) -> None:
         """Make the alarms, or bring them to what is wanted, and remove those of this deployment that are no longer wanted."""
@@ -133,11 +144,24 @@ class Alarms:
 
     def names(self) -> list[str]:
         """Names of the alarms there are."""
+        return [alarm.get("AlarmName", "") for alarm in self._all()]
+
+    def raised(self) -> list[Raised]:
+        """Those that are raised now."""
+        found = [alarm for alarm in self._all() if alarm.get("StateValue") == "ALARM"]
+        return [Raised(each.get("AlarmName", ""), each.get("AlarmDescription", ""), _since(each)) for each in found]
+
+    def _all(self) -> list[MetricAlarmTypeDef]:
+        """Ours. By what they watch: names of deployment ``a`` begin as those of ``a-b`` do."""
+        names = self._names
+        queues = (names.uploads_queue, names.uploads_dead_letters, names.jobs_queue, names.jobs_dead_letters)
+        watched = {*queues, names.wake_function, names.deployment}
         try:
-            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"])
-            return [alarm.get("AlarmName", "") for page in pages for alarm in page["MetricAlarms"]]
+            pages = self._client.get_paginator("describe_alarms").paginate(AlarmNamePrefix=names.alarms, AlarmTypes=["MetricAlarm"])
+            found = [alarm for page in pages for alarm in page["MetricAlarms"]]
         except ClientError as error:
             raise named(error, "looking at the alarms") from error
+        return [alarm for alarm in found if any(each.get("Value") in watched for each in alarm.get("Dimensions", []))]
 
     def remove(self, name: str) -> None:
         """Delete an alarm; one that is gone already is fine."""
@@ -145,3 +169,9 @@ class Alarms:
             self._client.delete_alarms(AlarmNames=[name])
         except ClientError as error:
             raise named(error, f"deleting the alarm {name}") from error
+
+
+def _since(alarm: MetricAlarmTypeDef) -> str:
+    """When its state changed last: the time of an update moves while it stays raised."""
+    moment = alarm.get("StateTransitionedTimestamp") or alarm.get("StateUpdatedTimestamp")
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if moment else ""

@@ -150,6 +150,17 @@ class Clients:
         return self._session.client("sns", config=self._config)
 
     @cached_property
+    def sns_messages(self) -> Any:
+        """SNS for messages: it gives up within half a minute, because a sensor's tick has one minute, and the next tick tries again."""
+        soon = self._config.merge(Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}))
+        return self._session.client("sns", config=soon)
+
+    @cached_property
+    def budgets(self) -> Any:
+        """What was spent of the deployment's budget."""
+        return self._session.client("budgets", config=self._config)
+
+    @cached_property
     def costs(self) -> Any:
         """Cost Explorer; each request is billed with 0.01 USD."""
         return self._session.client("ce", config=self._config)

@@ -30,9 +30,12 @@ class DagsterProcessError(NamedError):
     """Webserver or daemon did not come up. The message names the log file."""
 
 
+PORTS_TRIED = 10
+
+
 def free_port(preferred: int) -> int:
-    """The preferred loopback port, or any free one where it is taken."""
-    for port in (preferred, 0):
+    """The preferred loopback port, one of the next where it is taken, or any free one."""
+    for port in (*range(preferred, min(preferred + PORTS_TRIED, 65536) if preferred else 0), 0):
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))
@@ -54,10 +57,23 @@ class DagsterProcesses:
         """Where the UI answers, empty when it is not running."""
         return str(self._running().get("address", ""))
 
-    def start(self, environment: Mapping[str, str], port: int, report: Callable[[str], None], seconds: float = 120) -> str:
-        """Start both unless they run with the same settings and code, and wait until the UI answers. Returns its address."""
+    def start(
+        self,
+        environment: Mapping[str, str],
+        port: int,
+        report: Callable[[str], None],
+        seconds: float = 120,
+        *,
+        inherited: Mapping[str, str] | None = None,
+        exact: bool = False,
+    ) -> str:
+        """Start both unless they run with the same settings and code, and wait until the UI answers. Returns its address.
+
+        ``inherited``: what they have of an environment beside their own; by default all of this process's. ``exact``: no other port.
+        """
         loaded = _fingerprint(environment)
-        if self.address and self._running().get("loaded") == loaded and self._answers(self.address):
+        as_wanted = self._running().get("loaded") == loaded and (not exact or self.address.endswith(f":{port}"))
+        if self.address and as_wanted and self._answers(self.address):
             report(f"the UI is running already at {self.address}")
             return self.address
         from dagster import DagsterInstance
@@ -69,8 +85,11 @@ class DagsterProcesses:
         with DagsterInstance.from_config(str(self.home)):
             pass
         chosen = free_port(port)
+        if exact and chosen != port:
+            raise DagsterProcessError(f"Port {port} of this machine is taken.", "Name another one, or none.")
         address = f"http://{HOST}:{chosen}"
-        env = {**os.environ, **environment, "DAGSTER_HOME": str(self.home)}
+        rest = os.environ if inherited is None else inherited
+        env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, "DAGSTER_HOME": str(self.home)}
         workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
         programs = {
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],

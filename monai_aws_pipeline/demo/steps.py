@@ -10,6 +10,7 @@ import configparser
 import json
 import os
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -144,10 +145,33 @@ class Workplace:
 
     def environment(self) -> dict[str, str]:
         """The environment of the last run, empty where there was none."""
-        if not self.env_file.exists():
-            return {}
-        lines = [line for line in self.env_file.read_text().splitlines() if "=" in line and not line.startswith("#")]
-        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+        return read_variables(self.env_file)
+
+    def write_environment(self, environment: Mapping[str, str], purpose: str) -> None:
+        """Write it down for the user's shell, readable by its owner only."""
+        lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items())
+        self.env_file.write_text(f"# {purpose}: set -a; . {self.env_file}; set +a\n{lines}")
+        self.env_file.chmod(0o600)
+
+    def of(self, deployment: str) -> Workplace:
+        """The folder of a deployment of one's own on the demo's embedded AWS."""
+        return Workplace(self.root / "deployments" / deployment, self.state, self.port)
+
+    def env_files(self) -> list[Path]:
+        """What was written for shells that act in deployments of one's own."""
+        return sorted(self.root.glob("deployments/*/env"))
+
+    def homes(self) -> list[Path]:
+        """The DAGSTER_HOME of the demo and of each deployment of one's own."""
+        return [self.home, *sorted(self.root.glob("deployments/*/dagster"))]
+
+
+def read_variables(path: Path) -> dict[str, str]:
+    """The variables in a file that was written for a shell; none where there is no such file."""
+    if not path.exists():
+        return {}
+    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    return {name: "".join(shlex.split(value)) for name, _, value in (line.partition("=") for line in lines)}
 
 
 def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
@@ -193,7 +217,8 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
 def down(place: Workplace, console: Console | None = None) -> None:
     """End every process of the demo and of its embedded AWS. Files stay in the project folder; ``make clean`` removes them."""
     out = (console or literal_console()).print
-    DagsterProcesses(place.home).stop()
+    for home in place.homes():
+        DagsterProcesses(home).stop()
     out("Dagster has ended")
     local_cloud.down(configure(place.state, place.port), out)
     out(f"the embedded AWS has ended; its bucket and registry are kept in {place.state.name}/ for the next time")
@@ -235,6 +260,14 @@ def become_operator(base: Mapping[str, str], deployment: str, config: Path, repo
         },
         report,
     )
+    return operator_environment(base, deployment, outputs, f"monai-aws/{deployment}", deployment, config)
+
+
+def operator_environment(
+    base: Mapping[str, str], deployment: str, outputs: Mapping[str, str], repository: str, owner: str, config: Path
+) -> dict[str, str]:
+    """An environment that acts as the operator role of a deployment's stack, by a profile that is written to ``config``."""
+    region = base["AWS_DEFAULT_REGION"]
     profiles = configparser.ConfigParser()
     profiles.read(base["AWS_CONFIG_FILE"])
     profiles["profile operator"] = {"role_arn": outputs["OperatorRoleArn"], "source_profile": base["AWS_PROFILE"], "region": region}
@@ -246,9 +279,9 @@ def become_operator(base: Mapping[str, str], deployment: str, config: Path, repo
         "AWS_PROFILE": "operator",
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "MONAI_AWS_DEPLOYMENT": deployment,
-        "MONAI_AWS_OWNER": deployment,
+        "MONAI_AWS_OWNER": owner,
         "MONAI_AWS_BUCKET": outputs["Bucket"],
-        "MONAI_AWS_ECR_REPOSITORY": f"monai-aws/{deployment}",
+        "MONAI_AWS_ECR_REPOSITORY": repository,
     }
 
 
@@ -264,9 +297,7 @@ def _settings_of_the_demo(place: Workplace, operator: Mapping[str, str], files: 
         "MONAI_AWS_WAKE_EVERY_MINUTES": "1",
         "MONAI_AWS_RESULTS_INTERVAL_S": "5",
     }
-    lines = "".join(f"{name}={value}\n" for name, value in environment.items())
-    place.env_file.write_text(f"# To act as the demo's operator: set -a; . .demo/env; set +a\n{lines}")
-    place.env_file.chmod(0o600)
+    place.write_environment(environment, "To act as the demo's operator")
     return environment
 
 

@@ -30,6 +30,7 @@ _ON_INSTANCES: Final = frozenset(
      "ModifyInstanceMetadataOptions", "MonitorInstances", "GetConsoleOutput")
 )  # fmt: skip
 _KINDS_WITH_REQUIRED_TAG: Final = {"RunInstances": ("instance", "volume"), "CreateVolume": ("volume",), "CreateSnapshot": ("snapshot",)}
+_VIEW_BUDGET: Final = {"budgets:DescribeBudget": "budgets:ViewBudget", "budgets:DescribeBudgets": "budgets:ViewBudget"}
 _ON_EVENT_SOURCES: Final = {"GET": "GetEventSourceMapping", "PUT": "UpdateEventSourceMapping", "DELETE": "DeleteEventSourceMapping"}
 _INTERFACE: Final = r"NetworkInterface\.\d+\."
 _PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
@@ -144,6 +145,15 @@ def quota_resource(action: str, body: bytes, region: str) -> str | None:
     return f"arn:aws:servicequotas:{region}:{ACCOUNT}:{data['ServiceCode']}/{data['QuotaCode']}" if "QuotaCode" in data else None
 
 
+def budget_resource(_action: str, body: bytes, _region: str) -> str | None:
+    """ARN of the budget that is looked at; None for a list of them."""
+    try:
+        name = json.loads(body or b"{}").get("BudgetName")
+    except (ValueError, AttributeError):
+        return None
+    return f"arn:aws:budgets::{ACCOUNT}:budget/{name}" if name else None
+
+
 def ec2_refusal(action: str, principal: str, resource: str, *, explicit: bool) -> str:
     """EC2's words for a call that no policy allows."""
     because = f"because no identity-based policy allows the {action} action"
@@ -248,6 +258,7 @@ class Authorizer:
                 "lambda": function_resource,
                 "monitoring": alarm_resource,
                 "servicequotas": quota_resource,
+                "budgets": budget_resource,
             }.get(service)
             special = named(action, body, region) if named else None
             return special or str(original_resource(service, method, path, headers, body, params, region, account))
@@ -255,6 +266,7 @@ class Authorizer:
         def enforce(
             access_key: str, action: str, service: str, region: str, resource_arn: str = "*", service_context: dict[str, Any] | None = None
         ) -> Any:
+            action = _VIEW_BUDGET.get(action, action)  # what IAM calls it
             context = dict(service_context or {})
             for name, value in self._tags(resource_arn).items():
                 context.setdefault(f"ec2:ResourceTag/{name}", value)

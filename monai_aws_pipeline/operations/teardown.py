@@ -95,7 +95,7 @@ class Teardown:
         self._bucket = settings.require_bucket()
         self._trigger = Trigger(clients, {})
         self._expiry = BucketExpiry(clients.s3, self._bucket, settings.deployment)
-        self._alarms = Alarms(clients.cloudwatch, settings.names.alarms)
+        self._alarms = Alarms(clients.cloudwatch, settings.names)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._images = ImageRegions(clients, settings.deployment, settings.ami_regions)
         self._copied_to: tuple[str, ...] = ()

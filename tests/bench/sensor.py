@@ -1,7 +1,8 @@
 """What one quiet tick of ``study_results`` costs as results pile up, beside the way dagster-aws offers for sensors on S3.
 
 Both look at the same bucket of the same emulated S3, one after the other, and both find nothing new: the cost that is paid every half
-minute for ever. ``get_objects`` lists the whole prefix; our tick lists after its cursor's floor. Counted are seconds and LIST requests.
+minute for ever. ``get_objects`` lists the whole prefix; our tick lists after its cursor's floor, and one past hour for its audit. A row has
+LIST requests (the most that a tick made), seconds (median) and the peak of what Python held meanwhile, in MB of 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +33,11 @@ from monai_aws_pipeline.studies.results_index import Cursor, plan_tick
 from monai_aws_pipeline.studies.sensor import tick
 from tests.unit.studies.records import job_of, study_of
 
-SIZES = (1_000, 5_000, 20_000)
-RESULTS_AN_HOUR = 60  # 1,500 a day
-REPEATS = 5
+SIZES = (1_000, 10_000, 100_000)
+RESULTS_AN_HOUR = 63  # 1,500 a day
+TICKS = 20
+CALLS = 3  # of get_objects, which takes a minute at the largest size
+CATCH_UP = 20_000
 BUCKET = "studies"
 
 
@@ -48,39 +52,47 @@ def measure() -> dict[str, Any]:
             fill(s3, now, filled, size)
             filled = size
             rows.append(compare(s3, requests, now, size))
-        return {"results_an_hour": RESULTS_AN_HOUR, "repeats": REPEATS, "sizes": rows}
+        return {"results_an_hour": RESULTS_AN_HOUR, "ticks": TICKS, "calls": CALLS, "rows": rows}
 
 
 def compare(s3: Any, requests: list[int], now: datetime, size: int) -> dict[str, Any]:
-    """One row: a quiet tick each way, with the cursor that the last result left."""
+    """One row: quiet ticks each way, with the cursor that the last result left."""
     store = ResultsStore(s3, BUCKET)
     cursor = Cursor()
     while True:  # catch up first; nothing is recorded, only the cursor matters here
-        plan = plan_tick(cursor, store.index_keys(cursor.start_after), now)
+        plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, CATCH_UP)
         cursor = plan.advance()
         if not plan.more:
             break
     newest = max(store.index_keys(""))
     with DagsterInstance.ephemeral() as instance:
-        ours, our_lists = timed(requests, lambda: tick(instance, store, cursor, now))
-    theirs, their_lists = timed(requests, lambda: get_objects(BUCKET, INDEX_PREFIX, since_key=newest, client=s3))
-    return {
-        "results": size,
-        "ours": {"seconds": ours, "list_requests": our_lists, "cursor_bytes": len(cursor.to_text())},
-        "get_objects": {"seconds": theirs, "list_requests": their_lists},
-        "ratio": round(theirs / ours, 1),
-    }
+        state = [cursor.to_text()]
+
+        def quiet_tick() -> None:
+            recording, after = tick(instance, store, Cursor.parse(state[0]), now)
+            if recording.events:
+                raise RuntimeError("a tick that was to be quiet found something new")
+            state[0] = after.to_text()
+
+        ours = measured(requests, quiet_tick, TICKS) | {"cursor_bytes": len(state[0])}
+    theirs = measured(requests, lambda: get_objects(BUCKET, INDEX_PREFIX, since_key=newest, client=s3), CALLS)
+    return {"records": size, "ours": ours, "dagster_aws": theirs, "ratio": round(theirs["seconds"] / ours["seconds"], 1)}
 
 
-def timed(requests: list[int], action: Callable[[], object]) -> tuple[float, int]:
-    """Median seconds, and LIST requests of one call."""
-    seconds = []
-    for _ in range(REPEATS):
+def measured(requests: list[int], action: Callable[[], object], times: int) -> dict[str, Any]:
+    """The most LIST requests of a call, median seconds, and the peak of one more call: watching memory takes time itself."""
+    lists, seconds = [], []
+    for _ in range(times):
         requests.clear()
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)
-    return round(statistics.median(seconds), 4), len(requests)
+        lists.append(len(requests))
+    tracemalloc.start()
+    action()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {"list_calls": max(lists), "seconds": round(statistics.median(seconds), 4), "peak_mb": round(peak / 1e6, 2)}
 
 
 def count_lists(s3: Any) -> list[int]:

@@ -19,6 +19,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import Change, Proposal, apply, propose, stack_outputs
 from monai_aws_pipeline.cloud.trigger import FunctionSpec, Queue, Trigger
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.settings import Names
 from tests.fidelity.conftest import refusal
 from tests.fidelity.played_services import SERVICE_REFUSALS, ServicePlayed
 from tests.integration.local_cloud.conftest import Account
@@ -120,7 +121,7 @@ CALLS = {
         (("create_log_group", {}),),
     ),
     "PutMetricAlarm": Call(
-        "cloudwatch", lambda clients, _: Alarms(clients.cloudwatch, "a").ensure([ALARM], "", {}), ALARM.request("", {"a": "b"})
+        "cloudwatch", lambda clients, _: Alarms(clients.cloudwatch, Names("a")).ensure([ALARM], "", {}), ALARM.request("", {"a": "b"})
     ),
     "CreateRepository": Call(
         "ecr",

@@ -302,6 +302,8 @@ ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
     ("alarms that wait for a click", unheard_alarms, "alarm mail", State.WARNING, "link in the mail"),
     ("a topic", settings(alarm_topic_arn=GONE_TOPIC), "alarm mail", State.ERROR, "--alarm-email"),
     ("a topic that is not in the settings", settings(alarm_topic_arn=""), "alarm mail", State.WARNING, "MONAI_AWS_ALARM_TOPIC_ARN"),
+    ("a webhook's secret", settings(notify="monai-aws/field/notify"), "notifications", State.ERROR, "MONAI_AWS_NOTIFY"),
+    ("a topic for notifications", settings(notify=GONE_TOPIC), "notifications", State.ERROR, "Correct MONAI_AWS_NOTIFY"),
     ("a tag that Billing does not count", inactive_tag, "budget tag", State.ERROR, "--budget-counts account"),
 )  # fmt: skip
 

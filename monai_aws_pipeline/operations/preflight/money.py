@@ -1,4 +1,4 @@
-"""Whether somebody hears of trouble and of money: the alarm topic's subscriptions, and the tag that a budget counts by.
+"""Whether somebody hears of trouble and of money: the alarm topic's subscriptions, the channel of notifications, and a budget's tag.
 
 Sources: SNS API Reference, "ListSubscriptionsByTopic" (``PendingConfirmation``); AWS Billing User Guide, "Activating user-defined cost
 allocation tags", which only the management account of an organisation may look at. A request to Cost Explorer is billed with 0.01 USD, so
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.errors import DENIED, code_of, message_of
+from monai_aws_pipeline.cloud.errors import DENIED, AccessError, code_of, message_of
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name, stack_parameters
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT
+from monai_aws_pipeline.operations.channels import SETTING, channel_of, topic_of
 from monai_aws_pipeline.operations.preflight.answers import OPERATOR, Judgement, Probe, State
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ ALARM_EMAIL: Final = "Let an administrator run: monai-aws bootstrap --alarm-emai
 
 
 def money_probes(clients: Clients, settings: Settings) -> list[Probe]:
-    """Alarms and budget."""
+    """Alarms, notifications and budget."""
     return [
         Probe("alarm mail", "SNS for the topic's subscriptions", lambda: _alarms(clients, settings), ALARM_EMAIL),
+        Probe("notifications", f"AWS for what {SETTING} names", lambda: _notifications(clients, settings)),
         Probe("budget tag", "Cost Explorer for the tag", lambda: _budget_tag(clients, settings)),
     ]
 
@@ -41,6 +43,10 @@ def _alarms(clients: Clients, settings: Settings) -> Judgement:
     topic = settings.alarm_topic_arn
     if not topic:
         return judge_no_topic(_parameters(clients, settings).get("AlarmEmail", ""))
+    return _heard(clients, settings, topic, "MONAI_AWS_ALARM_TOPIC_ARN")
+
+
+def _heard(clients: Clients, settings: Settings, topic: str, setting: str) -> Judgement:
     try:
         pages = clients.sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic)
         arns = [str(each["SubscriptionArn"]) for page in pages for each in page["Subscriptions"]]
@@ -48,9 +54,30 @@ def _alarms(clients: Clients, settings: Settings) -> Judgement:
         if code_of(error) in DENIED and not _is_ours(topic, settings):
             return Judgement(f"{topic} is not the stack's topic, and the operator may not look at its subscriptions", State.SKIPPED)
         if code_of(error).startswith("NotFound"):
-            return Judgement(f"there is no topic {topic}", State.ERROR, f"Correct MONAI_AWS_ALARM_TOPIC_ARN. {ALARM_EMAIL}")
+            return Judgement(f"there is no topic {topic}", State.ERROR, f"Correct {setting}. {ALARM_EMAIL}")
         raise
     return judge_subscriptions(topic, arns)
+
+
+def _notifications(clients: Clients, settings: Settings) -> Judgement:
+    if not settings.notify:
+        return Judgement(f"{SETTING} is empty: nobody is told of failed runs and studies", State.SKIPPED)
+    topic = topic_of(settings)
+    if topic and topic == settings.alarm_topic_arn:
+        return Judgement("they go to the topic of the alarms, see there")
+    if topic:
+        return _heard(clients, settings, topic, SETTING)
+    try:
+        channel_of(settings, clients)
+    except AccessError as error:
+        return judge_secret_denied(error.cause, settings.deployment)
+    return Judgement("the webhook's address is readable; nothing was sent to it")
+
+
+def judge_secret_denied(cause: str, deployment: str) -> Judgement:
+    """A secret that the operator may not read: it may read one name."""
+    own = f"monai-aws/{deployment}/notify"
+    return Judgement(cause, State.ERROR, f"The operator may read the secret {own}: call it so, and set {SETTING}={own}. {OPERATOR}")
 
 
 def _is_ours(topic: str, settings: Settings) -> bool:

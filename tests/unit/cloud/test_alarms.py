@@ -36,11 +36,12 @@ def test_the_alarm_of_a_missing_host_outlasts_the_time_between_two_wakes(minutes
     assert missing.period_s % 60 == 0
 
 
-def test_alarms_are_made_once_and_brought_up_to_date_and_those_of_others_stay():
+@pytest.mark.parametrize("other", ["unit2", "unit-2", "unit-uploads"])
+def test_alarms_are_made_once_and_brought_up_to_date_and_those_of_others_stay(other: str):
     with mock_aws():
         client = boto3.client("cloudwatch", region_name="us-east-1")
-        alarms, theirs = Alarms(client, NAMES.alarms), wanted(Names("unit2"), 60, 5, 24)
-        Alarms(client, Names("unit2").alarms).ensure(theirs, "", {})
+        alarms, theirs = Alarms(client, NAMES), wanted(Names(other), 60, 5, 24)
+        Alarms(client, Names(other)).ensure(theirs, "", {})
         alarms.ensure(wanted(NAMES, 60, 5, 24), TOPIC, {"monai-aws:deployment": "unit"})
         alarms.ensure(wanted(NAMES, 30, 5, 24)[1:], "", {"monai-aws:deployment": "unit"})
         left = {alarm["AlarmName"]: alarm for alarm in client.describe_alarms()["MetricAlarms"]}

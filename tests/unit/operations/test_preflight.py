@@ -31,7 +31,13 @@ from monai_aws_pipeline.operations.preflight.machines import (
     judge_root_volume,
     judge_subnets,
 )
-from monai_aws_pipeline.operations.preflight.money import judge_no_topic, judge_subscriptions, judge_tag, judge_tag_hidden
+from monai_aws_pipeline.operations.preflight.money import (
+    judge_no_topic,
+    judge_secret_denied,
+    judge_subscriptions,
+    judge_tag,
+    judge_tag_hidden,
+)
 from monai_aws_pipeline.operations.preflight.rehearsals import GROUP, IMAGE, KEY, LAUNCH, SPOT, Rehearsed, judge_rehearsal
 from monai_aws_pipeline.operations.preflight.sources import Reference, Reply, judge_file, judge_manifest, manifest_status
 from tests.permissions.policies import roles
@@ -336,6 +342,12 @@ def test_alarms_that_nobody_hears_are_named():
     assert judge_subscriptions("topic", ["arn:1", "PendingConfirmation"]).state is State.OK
     assert "link in the mail" in judge_subscriptions("topic", ["PendingConfirmation"]).remedy
     assert "--alarm-email" in judge_subscriptions("topic", []).remedy
+
+
+def test_a_webhooks_secret_that_may_not_be_read_is_told_the_name_that_may():
+    found = judge_secret_denied("AWS refused it.", "dev")
+    assert found.state is State.ERROR
+    assert "MONAI_AWS_NOTIFY=monai-aws/dev/notify" in found.remedy
     assert judge_no_topic("").state is State.SKIPPED
     assert "MONAI_AWS_ALARM_TOPIC_ARN" in judge_no_topic("me@example.com").remedy
     assert "me@example.com" not in judge_no_topic("me@example.com").what
