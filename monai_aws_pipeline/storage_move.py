@@ -173,7 +173,7 @@ class _Files:
 
     def shards(self) -> Iterator[tuple[str, Path]]:
         """Run id and file of each run's events; what belongs to no run has a file without a name."""
-        for path in sorted(self.index.parent.glob("*.db")) + sorted(self.index.parent.glob(".db")):
+        for path in sorted(self.index.parent.glob("*.db")):
             if path != self.index:
                 yield path.name.removesuffix(".db"), path
 

@@ -66,8 +66,8 @@ class DagsterProcesses:
         self.home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT_ROOT / "infra" / "dagster.yaml", self.home / "dagster.yaml")
         # Made once, here: webserver and daemon that both make it at their start can leave a database that neither opens again.
-        with DagsterInstance.from_config(str(self.home)):
-            pass
+        with DagsterInstance.from_config(str(self.home)) as instance:
+            instance.event_log_storage.set_concurrency_slots("builds", 1)  # the queue itself learns of a pool one run too late
         chosen = free_port(port)
         address = f"http://{HOST}:{chosen}"
         env = {**os.environ, **environment, "DAGSTER_HOME": str(self.home)}

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg2
 import pytest
 
 from monai_aws_pipeline.local_cloud.system import install_packages
@@ -54,7 +53,9 @@ class Postgres:
         return name
 
     def connect(self, database: str) -> Any:
-        """A connection of psycopg2."""
+        """A connection of psycopg2, which only those need who use this."""
+        import psycopg2
+
         return psycopg2.connect(host="127.0.0.1", port=self.port, user=_USER, password=self.password, dbname=database)
 
     def environment(self, database: str) -> dict[str, str]:
@@ -105,6 +106,8 @@ def _programs() -> list[Path]:
 
 
 def _start(programs: Path, folder: Path, options: Sequence[str]) -> Postgres:
+    from psycopg2 import OperationalError
+
     made = Postgres(free_port(), secrets.token_hex(16))
     password, data = folder / "password", folder / "data"
     password.write_text(made.password)
@@ -123,7 +126,7 @@ def _start(programs: Path, folder: Path, options: Sequence[str]) -> Postgres:
     while True:
         try:
             made.connect("postgres").close()
-        except psycopg2.OperationalError:
+        except OperationalError:
             said = (folder / "log").read_text()
             assert process.poll() is None, f"PostgreSQL ended with {process.returncode}: {said[-2000:]}"
             assert time.monotonic() < deadline, f"PostgreSQL does not answer: {said[-2000:]}"
