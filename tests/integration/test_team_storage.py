@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from dagster import AssetKey, DagsterInstance, DagsterRunStatus, SensorDefinitio
 from dagster_aws.s3 import S3Resource
 from moto import mock_aws
 
+from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.resources import CloudResource
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT
 from tests.support.postgres import Postgres
@@ -61,26 +63,25 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     with mock_aws():
         made = Bucket(boto3.client("s3", region_name="us-east-1"))
         monkeypatch.setenv("MONAI_AWS_BUCKET", made.name)
-        monkeypatch.setattr(S3Resource, "get_client", lambda _: made.s3)
+        clients = Clients("us-east-1")
+        monkeypatch.setattr(S3Resource, "get_client", lambda _: made.s3)  # making clients costs more than ticks
+        monkeypatch.setattr(CloudResource, "clients", lambda _: clients)
         yield made
 
 
 class Ticks(threading.Thread):
     """Evaluates one sensor again and again, as the daemon does, until told to end; ``error`` is what went wrong."""
 
-    def __init__(self, instance: DagsterInstance, sensor: SensorDefinition) -> None:
+    def __init__(self, instance: DagsterInstance, sensor: SensorDefinition, resources: Mapping[str, Any]) -> None:
         super().__init__(name=sensor.name)
-        self.instance, self.sensor = instance, sensor
+        self.instance, self.sensor, self.resources = instance, sensor, dict(resources)
         self.over, self.count, self.cursor = threading.Event(), 0, ""
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        from monai_aws_pipeline.definitions import build_defs
-
-        resources = build_defs().resources or {}
         try:
             while not self.over.is_set() or self.count < 3:
-                context = build_sensor_context(instance=self.instance, cursor=self.cursor or None, resources=dict(resources))
+                context = build_sensor_context(instance=self.instance, cursor=self.cursor or None, resources=self.resources)
                 data = self.sensor.evaluate_tick(context)
                 for event in data.asset_events:
                     self.instance.report_runless_asset_event(event)
@@ -97,12 +98,13 @@ def test_four_jobs_and_all_sensors_at_once_lose_nothing(home: Path, bucket: Buck
     now = datetime.now(UTC)
     for number in range(STUDIES):
         bucket.commit(succeeded(number, now))
-    others = [sensor for sensor in build_defs().get_repository_def().sensor_defs if sensor.name != "study_results"]
+    definitions = build_defs()
+    others = [sensor for sensor in definitions.get_repository_def().sensor_defs if sensor.name != "study_results"]
     assert len(others) >= 4
     with DagsterInstance.from_config(str(home)) as instance:
         command = [sys.executable, "-c", A_JOB, str(home)]
         jobs = [subprocess.Popen([*command, f"job{number}", str(STEPS)], stderr=subprocess.PIPE, text=True) for number in range(JOBS)]
-        beside = [Ticks(instance, sensor) for sensor in others]
+        beside = [Ticks(instance, sensor, definitions.resources or {}) for sensor in others]
         for ticks in beside:
             ticks.start()
         try:
