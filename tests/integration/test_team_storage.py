@@ -24,7 +24,7 @@ from tests.support.postgres import Postgres
 from tests.unit.studies.records import Bucket, job_of, study_of, succeeded
 from tests.unit.studies.test_sensor import Daemon
 
-JOBS, STEPS, STUDIES = 4, 8, 20
+JOBS, STEPS, STUDIES = 4, 5, 12
 A_JOB = """
 import sys
 from dagster import AssetCheckResult, DagsterInstance, Definitions, MaterializeResult, StaticPartitionsDefinition, asset, asset_check
@@ -87,7 +87,7 @@ class Ticks(threading.Thread):
                     self.instance.report_runless_asset_event(event)
                 self.cursor = data.cursor or self.cursor
                 self.count += 1
-                self.over.wait(0.2)  # the jobs want a core too
+                self.over.wait(0.5)  # the jobs want a core too
         except BaseException as error:
             self.error = error
 
