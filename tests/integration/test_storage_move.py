@@ -224,6 +224,20 @@ def test_wiped_events_stay_in_their_runs_log_and_out_of_the_lineage(old: Dagster
         assert new.get_latest_materialization_event(image.key) is None
 
 
+def test_an_event_that_never_reached_the_lineage_does_not_come_into_it_by_the_move(old: DagsterInstance, target: Path):
+    """SQLite writes an event into its run's file first: Dagster may have been killed in between."""
+    with sqlite3.connect(at(old) / "history" / "runs" / "index.db") as index:
+        [newest] = index.execute(
+            "select max(id) from event_logs where dagster_event_type = 'ASSET_MATERIALIZATION' and run_id != ''"
+        ).fetchone()
+        index.execute("delete from event_logs where id = ?", [newest])
+    made, logs = [record.storage_id for record in old.fetch_materializations(image.key, limit=10).records], run_logs(old)
+    move(at(old), target, nothing)
+    with opened(target) as new:
+        assert [record.storage_id for record in new.fetch_materializations(image.key, limit=10).records] == made
+        assert run_logs(new) == logs
+
+
 # ------------------------------------------------------------------------------------------------------------------ what is refused
 
 
