@@ -579,6 +579,21 @@ def sweep() -> None:
     _say(f"{len(removed)} removed" if removed else "nothing was left behind")
 
 
+@cli.command("move-storage")
+@click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="The DAGSTER_HOME that keeps its storage in SQLite.")
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A folder whose dagster.yaml names a PostgreSQL.")
+def move_storage(source: Path, target: Path) -> None:
+    """Move Dagster's storage from SQLite into an empty PostgreSQL: runs, events, lineage, sensors' state. All of it or nothing.
+
+    Stop daemon and webserver first. See docs/team.md, "From one machine to a team".
+    """
+    from monai_aws_pipeline.storage_move import move
+
+    moved = move(source, target, _say)
+    _say(f"Moved: {moved}.")
+    _say(f"Start webserver and daemon with DAGSTER_HOME={target} from now on. What is in {source} stays as it was, as a copy of today.")
+
+
 def main() -> None:
     """Entry point. Named errors end with exit code 1 and their text alone."""
     # Dagster's notes to developers about its beta interfaces: the versions are pinned, and a user can do nothing about them.

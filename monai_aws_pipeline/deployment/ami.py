@@ -65,6 +65,7 @@ def min_driver(settings: Settings) -> str:
     group_name="platform",
     kinds={"ec2"},
     description="GPU machine image with container engine, agent and its unit. Baked only when its inputs changed.",
+    pool="builds",  # infra/dagster.yaml: one run at a time
 )
 def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Bake the image, or take the one that was baked from the same inputs.

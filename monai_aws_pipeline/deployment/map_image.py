@@ -204,7 +204,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     return replace(plan, start=start)
 
 
-@op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.")
+@op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.", pool="builds")
 def build_and_push(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource, plan: MapPlan) -> BuiltMap:
     """The machine's whole life; nothing of it is left, whatever happens."""
     if plan.digest:

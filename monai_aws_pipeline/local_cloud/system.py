@@ -103,6 +103,13 @@ def ensure_system_packages(config: CloudConfig, on_progress: Progress, *, engine
         _ensure(config, _Apt(lock, on_progress), engine_wanted)
 
 
+def install_packages(packages: Sequence[str], on_progress: Progress) -> None:
+    """Install Debian packages by name, without starting their services. PackagesError where there is no apt or it fails."""
+    with _LOCK.open("w") as lock:
+        take_lock(lock, lambda: on_progress("waiting for another command that installs packages"))
+        _install(list(packages), _Apt(lock, on_progress))
+
+
 def _ensure(config: CloudConfig, apt: _Apt, engine_wanted: bool) -> None:
     wanted = [need for need in (*NEEDS, *((ENGINE,) if engine_wanted else ())) if not program(need.program)]
     if wanted:
