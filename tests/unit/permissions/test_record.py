@@ -35,9 +35,9 @@ def keep_calls(folder: Path, *names: str) -> None:
 
 def test_a_reason_or_a_comment_makes_no_other_version_and_a_statement_does(tmp_path: Path):
     text, now = TEMPLATE.read_text(), roles()["wake"].version
-    reason = '"Log": Lambda writes'
+    reason = '"Log logs:PutLogEvents": Lambda writes'
     assert text.count(reason) == 1
-    assert written("wake", text.replace(reason, '"Log": As AWS says, Lambda writes'), tmp_path).version == now
+    assert written("wake", text.replace(reason, f"{reason} by itself and"), tmp_path).version == now
     assert written("wake", f"# more words\n{text}", tmp_path).version == now
     action = '"s3:ListBucketMultipartUploads"'
     assert text.count(action) == 1
