@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.permissions.record import FOLDERS, begin, note_passed
+from tests.permissions.record import TESTS, begin, note_passed
 
 _CHOOSING = ("keyword", "markexpr", "deselect", "lf", "stepwise")
 """Options of pytest that leave tests of a file out."""
@@ -17,7 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Look on, where files are run as they are."""
     chosen = any(config.getoption(name, None) for name in _CHOOSING) or any("::" in each for each in config.args)
     if not (chosen or hasattr(config, "workerinput") or config.option.collectonly):
-        config.pluginmanager.register(Passed(whole=set(FOLDERS) <= {each.rstrip("/") for each in config.args}))
+        config.pluginmanager.register(Passed(whole=set(TESTS) <= {each.rstrip("/") for each in config.args}))
 
 
 class Passed:
@@ -34,7 +34,7 @@ class Passed:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test that failed or was left out called nothing, or not all that it calls."""
-        if (name := report.nodeid.partition("::")[0]).startswith(tuple(f"{each}/" for each in FOLDERS)):
+        if (name := report.nodeid.partition("::")[0]).startswith(tuple(f"{each}/" for each in TESTS)):
             (self._passed if report.passed else self._other).add(name)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:

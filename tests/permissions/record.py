@@ -15,7 +15,7 @@ from tests.permissions.policies import TEMPLATE, roles
 
 ROOT = TEMPLATE.parents[1]
 FOLDER = ROOT / "build" / "iam-calls"
-FOLDERS = ("tests/e2e", "tests/integration", "tests/fidelity")
+TESTS = ("tests/e2e", "tests/integration", "tests/fidelity")
 """What shows together, by ``make test``, which calls there are."""
 
 
@@ -47,7 +47,7 @@ def note_passed(names: Iterable[str], folder: Path = FOLDER) -> None:
 def not_passed(role: str, version: str, folder: Path = FOLDER, root: Path = ROOT) -> list[str]:
     """Test files that have not passed whole since a role's statements are what they are."""
     passed = _passed(folder)
-    there = [str(path.relative_to(root)) for each in FOLDERS for path in sorted((root / each).rglob("test_*.py"))]
+    there = [str(path.relative_to(root)) for each in TESTS for path in sorted((root / each).rglob("test_*.py"))]
     return [name for name in there if passed.get(name, {}).get(role) != version]
 
 

@@ -10,7 +10,7 @@ from tests.permissions.record import ROOT
 pytest_plugins = ["pytester"]
 
 WHOLE = "tests/e2e/test_whole.py"
-FOLDERS = ("tests/e2e", "tests/integration", "tests/fidelity")
+TESTS = ("tests/e2e", "tests/integration", "tests/fidelity")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     ("arguments", "noted", "begun"),
     [
         (("tests",), {WHOLE, "tests/fidelity/test_other.py"}, [False]),
-        ((*FOLDERS, "tests/unit"), {WHOLE, "tests/fidelity/test_other.py"}, [True]),
+        ((*TESTS, "tests/unit"), {WHOLE, "tests/fidelity/test_other.py"}, [True]),
         ((WHOLE, "-n", "1", "--dist", "loadfile"), {WHOLE}, [False]),
         ((WHOLE, "-k", "one"), set(), []),
         ((f"{WHOLE}::test_one",), set(), []),
@@ -56,5 +56,5 @@ def test_a_session_with_a_failure_proves_nothing(project: pytest.Pytester, monke
     monkeypatch.setattr(passed, "note_passed", names.update)
     monkeypatch.setattr(passed, "begin", lambda *, whole: None)
     (project.path / "tests/e2e/test_fails.py").write_text("def test_one(): assert False\n")
-    project.runpytest_inprocess("-p", "tests.permissions.passed", "-p", "no:cacheprovider", "-x", *FOLDERS)
+    project.runpytest_inprocess("-p", "tests.permissions.passed", "-p", "no:cacheprovider", "-x", *TESTS)
     assert names == set()
