@@ -39,5 +39,5 @@ class Passed:
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Of a session that ended well: one that broke off has begun files whose other tests nobody has seen."""
-        if exitstatus == pytest.ExitCode.OK:
-            note_passed(self._passed - self._other)
+        if exitstatus == pytest.ExitCode.OK and (whole := self._passed - self._other):
+            note_passed(whole)
