@@ -2,7 +2,7 @@
 
 ministack checks one resource a call and does not know EC2's; AWS checks all of them, and ``iam:PassRole`` for a role that is handed
 on. The first half of this file is pure; ``install`` puts it into ministack.
-Source: Service Authorization Reference, Amazon EC2, AWS Systems Manager, IAM.
+Source: Service Authorization Reference, Amazon EC2, AWS Systems Manager, IAM, Amazon CloudWatch Logs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _ON_INSTANCES: Final = frozenset(
 _KINDS_WITH_REQUIRED_TAG: Final = {"RunInstances": ("instance", "volume"), "CreateVolume": ("volume",), "CreateSnapshot": ("snapshot",)}
 _VIEW_BUDGET: Final = {"budgets:DescribeBudget": "budgets:ViewBudget", "budgets:DescribeBudgets": "budgets:ViewBudget"}
 _ON_EVENT_SOURCES: Final = {"GET": "GetEventSourceMapping", "PUT": "UpdateEventSourceMapping", "DELETE": "DeleteEventSourceMapping"}
+_ON_LOG_STREAMS: Final = frozenset(("CreateLogStream", "DeleteLogStream", "GetLogEvents", "PutLogEvents"))
 _INTERFACE: Final = r"NetworkInterface\.\d+\."
 _PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
 
@@ -134,6 +135,17 @@ def ecr_resource(action: str, body: bytes, region: str) -> str | None:
     except (ValueError, AttributeError, KeyError):
         return None
     return f"arn:aws:ecr:{region}:{ACCOUNT}:repository/{names[0]}" if action == "DescribeRepositories" and len(names) == 1 else None
+
+
+def log_resource(action: str, body: bytes, region: str) -> str | None:
+    """ARN of a log stream where a call is on one, which ministack takes for its whole group; None to keep ministack's."""
+    if action not in _ON_LOG_STREAMS:
+        return None
+    try:
+        data = json.loads(body or b"{}")
+        return f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{data['logGroupName']}:log-stream:{data['logStreamName']}"
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def quota_resource(action: str, body: bytes, region: str) -> str | None:
@@ -256,6 +268,7 @@ class Authorizer:
                 "ssm": ssm_resource,
                 "ecr": ecr_resource,
                 "lambda": function_resource,
+                "logs": log_resource,
                 "monitoring": alarm_resource,
                 "servicequotas": quota_resource,
                 "budgets": budget_resource,

@@ -2,8 +2,9 @@
 
 Administrators approve policies by what is really called; ``tests/permissions`` reads this file and holds it against the policies and AWS's
 published tables. Here belongs writing it down, no judgement. One JSON object a line, ``{role, policies}`` or
-``{role, action, resource, keys, allowed}``; ``keys`` are the values of those condition keys that the role's policies ask for. No name of an
-upload is written.
+``{role, action, resource, keys, allowed}``; ``keys`` are the values of those condition keys that the role's policies ask for, ``allowed``
+is what these policies say: a bucket that refuses the call by its own policy takes no permission from the role. No name of an upload is
+written.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _UPLOAD: Final = re.compile(r"(?P<before>(?:arn:[\w-]+:s3:::[^/]+/)?input/)(?P<f
 """A key or prefix under ``input/``: an uploader chose it, and it may be a patient's name."""
 _MARKER: Final = "_READY"
 
-_evaluated: ContextVar[list[tuple[Any, Any]] | None] = ContextVar("evaluated", default=None)
+_evaluated: ContextVar[list[tuple[Any, Any, Any]] | None] = ContextVar("evaluated", default=None)
 
 
 class CallRecord:
@@ -41,34 +42,35 @@ class CallRecord:
         self._lock = threading.Lock()
 
     def watch(self, enforce: Callable[[], Any]) -> Any:
-        """Let ministack judge a call, and note who made it with its final word. ``enforce`` returns None where the call is allowed.
+        """Let ministack judge a call, and note who made it and what the caller's own policies say of it. Returns ministack's final word.
 
         What is evaluated outside of this is no call, but a question about one (SimulatePrincipalPolicy).
         """
-        evaluated: list[tuple[Any, Any]] = []
+        evaluated: list[tuple[Any, Any, Any]] = []
         token = _evaluated.set(evaluated)
         try:
-            refusal = enforce()
+            final = enforce()
         finally:
             _evaluated.reset(token)
         # The first evaluation is that of the caller's own policies; those of resources come after it.
-        for context, policies in evaluated[:1]:
+        for context, policies, decision in evaluated[:1]:
             if context.principal_type == "AssumedRole":
                 role = iam_evaluator._role_name_from_assumed_arn(context.principal_arn)
                 statements = [statement for document in policies for statement in document]
                 keys = keys_asked_for(statements, context)
-                self.note(role, statements, context.action, context.resource_arn, keys, allowed=refusal is None)
-        return refusal
+                self.note(role, statements, context.action, context.resource_arn, keys, allowed=decision == "Allow")
+        return final
 
     def install(self) -> None:
         """Look on when ministack evaluates policies."""
         original = iam_evaluator.evaluate
 
         def evaluate(context: Any, policies: Any, *limits: Any) -> Any:
+            result = original(context, policies, *limits)
             evaluated = _evaluated.get()
             if evaluated is not None:
-                evaluated.append((context, policies))
-            return original(context, policies, *limits)
+                evaluated.append((context, policies, result.decision))
+            return result
 
         iam_evaluator.evaluate = evaluate
 

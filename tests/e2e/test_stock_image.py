@@ -1,14 +1,18 @@
-"""``ami_mode`` stock: no image is baked; build machine and host are provisioned when they are made, and the host answers a study."""
+"""``ami_mode`` stock: no image is baked; build machine and host are provisioned when they are made, and the host answers a study.
+
+Its bucket keeps versions, as ``bootstrap --versioning`` makes one: the host reads, moves and deletes exactly the version it was told of.
+"""
 
 from __future__ import annotations
 
+import boto3
 import pytest
 
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import tag_filters, tags_of
 from monai_aws_pipeline.contract import ROLE_INFERENCE, TAG_EXPIRES_AT, Status
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from tests.support.platform import platform
+from tests.support.platform import environment, platform
 from tests.support.studies import tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
@@ -33,6 +37,9 @@ def test_a_study_is_answered_without_a_baked_image(local_cloud: LocalCloud, tmp_
         again = place.materialize("inference_host")
         assert again.asset_materializations_for_node("inference_host")[0].metadata["reused"].value is True
 
+        with environment(local_cloud.environment):
+            s3 = boto3.Session().client("s3")
+        s3.put_bucket_versioning(Bucket=place.settings.bucket, VersioningConfiguration={"Status": "Enabled"})
         job = place.upload("input/study.zip", tiny_study_zip())
         (answer,) = place.answers([job])[job]
         assert answer.status is Status.SUCCEEDED
@@ -40,6 +47,9 @@ def test_a_study_is_answered_without_a_baked_image(local_cloud: LocalCloud, tmp_
 
         # Neither our key nor the timer of the time when it was made is on it.
         place.wait_stopped()
+        kept = s3.list_object_versions(Bucket=place.settings.bucket)
+        assert [each["Key"] for each in kept["Versions"] if each["Key"].startswith("input/")] == [], "the version itself is gone"
+        assert [each["Key"] for each in kept.get("DeleteMarkers", []) if each["Key"].startswith("input/")] == []
         place.clients.ec2.start_instances(InstanceIds=[host.id])
         commands = Commands(place.clients.ssm)
         commands.wait_online(host.id)

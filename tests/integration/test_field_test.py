@@ -90,22 +90,29 @@ def whole(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         "MONAI_AWS_GOLDEN_STUDY_SHA256": HASH,
     }
     with platform(local_cloud, "field", folder, **variables) as bare:
-        bucket, ec2 = bare.settings.bucket, account.client("ec2")
+        models, ec2 = f"models-{uuid.uuid4().hex[:10]}", account.client("ec2")
+        account.client("s3").create_bucket(Bucket=models)
         key = account.client("kms").create_key(Description="disks")["KeyMetadata"]["Arn"]
         ec2.modify_ebs_default_kms_key_id(KmsKeyId=key)
         outputs = deploy_stack(
             account.client("cloudformation"),
             stack_name(bare.settings.deployment),
             PROJECT_ROOT / "infra" / "bootstrap.yaml",
-            {"KmsKeyArns": key, "AlarmEmail": "alarms@example.org", "BudgetEmail": "money@example.org", "BudgetCounts": "deployment"},
+            {
+                "KmsKeyArns": key,
+                "ModelObjects": f"arn:aws:s3:::{models}/brain/*",
+                "AlarmEmail": "alarms@example.org",
+                "BudgetEmail": "money@example.org",
+                "BudgetCounts": "deployment",
+            },
             lambda _: None,
         )
         control(local_cloud.config, "POST", "/_local/faults", {"confirm_mail": outputs["AlarmTopicArn"]})
         account.client("ce").update_cost_allocation_tags_status(CostAllocationTagsStatus=[{"TagKey": TAG_DEPLOYMENT, "Status": "Active"}])
-        account.client("s3").put_object(Bucket=bucket, Key="models/net.ts", Body=b"weights")
+        account.client("s3").put_object(Bucket=models, Key="brain/net.ts", Body=b"weights")
         place = bare.changed(
             MONAI_AWS_ALARM_TOPIC_ARN=outputs["AlarmTopicArn"],
-            MONAI_AWS_MODEL_URI=f"s3://{bucket}/models/net.ts",
+            MONAI_AWS_MODEL_URI=f"s3://{models}/brain/net.ts",
             MONAI_AWS_MODEL_SHA256=HASH,
         )
         try:

@@ -18,20 +18,24 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.trigger import Trigger, queue_policy
-from monai_aws_pipeline.contract import ROLE_MAP_BUILD, JobMessage
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ROLE_MAP_BUILD, JobMessage
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.hosts import starts_of
+from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.promotion import Kind, LiveMaps
 from monai_aws_pipeline.operations.retention import remove_old_maps
 from monai_aws_pipeline.operations.teardown import Teardown
 from monai_aws_pipeline.remote import KeyPair
+from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.platform import Platform, environment, platform
-from tests.support.studies import tiny_study_zip
+from tests.support.studies import text_zip, tiny_study_zip
 
 pytestmark = pytest.mark.cloud
 
@@ -229,6 +233,70 @@ def test_the_operator_removes_old_maps_and_neither_the_live_one_nor_the_newest(p
     registry.keep_untagged()
     with pytest.raises(clients.ecr.exceptions.LifecyclePolicyNotFoundException):
         clients.ecr.get_lifecycle_policy(repositoryName=registry.name)
+
+
+def test_a_sweep_removes_the_disk_of_a_launch_that_broke_off_and_outputs_that_no_result_names(place: Platform):
+    settings, now = place.settings, datetime.now(UTC)
+    tags = Tags(settings.deployment, ROLE_MAP_BUILD, "test", "broken-off", "disk", expires_at=now - timedelta(days=1))
+    with environment(place.cloud.environment):
+        ec2 = Clients(settings.region).ec2
+        disk = ec2.create_volume(
+            AvailabilityZone="us-east-1a", Size=1, TagSpecifications=[{"ResourceType": "volume", "Tags": tags.as_list()}]
+        )["VolumeId"]
+    assert f"removed volume {disk}" in run(place, "sweep").output
+
+    study, failed = "0b" * 8, "0c" * 16
+    left = f"output/{study}/{failed}/dicom/1.dcm"
+    for key in (f"quarantine/{failed}/{study}/result.json", left):
+        place.clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=b"{}")
+    assert sweep_outputs(place.clients.s3, settings.require_bucket(), place.log.append) == [], "nothing is a day old"
+    assert sweep_outputs(place.clients.s3, settings.require_bucket(), place.log.append, now + timedelta(days=2)) == [left]
+
+
+def test_what_somebody_changed_of_the_wake_function_is_put_right(place: Platform):
+    name = place.settings.names.wake_function
+    before = place.clients.functions.get_function_configuration(FunctionName=name)
+    with environment(place.cloud.environment):
+        functions = Clients(place.settings.region).functions
+        functions.update_function_code(FunctionName=name, ZipFile=text_zip())
+        settled = functions.get_waiter("function_updated_v2")
+        settled.wait(FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        functions.update_function_configuration(FunctionName=name, Timeout=1)
+        settled.wait(FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    assert place.materialize("s3_trigger").success
+    after = place.clients.functions.get_function_configuration(FunctionName=name)
+    assert (after["CodeSha256"], after["Timeout"]) == (before["CodeSha256"], before["Timeout"])
+
+
+def test_the_wake_function_counts_failed_starts_and_gives_the_grant_for_the_key_of_a_hosts_disk(place: Platform):
+    """A start is a call of the wake function's role: so are the tag that counts it and, with a customer's key, EC2's grant."""
+    clients, settings, names = place.clients, place.settings, place.settings.names
+    with environment(place.cloud.environment):
+        administrator = Clients(settings.region)
+        key = administrator.kms.create_key(Description="disks")["KeyMetadata"]["Arn"]
+        template = PROJECT_ROOT / "infra" / "bootstrap.yaml"
+        deploy_stack(administrator.cloudformation, stack_name(settings.deployment), template, {"KmsKeyArns": key}, place.log.append)
+    machines = Machines(clients.ec2, settings.deployment, clients.ec2_launches)
+    tags = Tags(settings.deployment, ROLE_INFERENCE, "test", "keyed", names.machine(ROLE_INFERENCE))
+    image = clients.ssm.get_parameter(Name=settings.base_ami.removeprefix("ssm:"))["Parameter"]["Value"]
+    group, disk = machines.security_group(tags, "no way in"), RootVolume(150, kms_key=key)
+    host = machines.launch(LaunchSpec(image, ("g4dn.xlarge",), names.inference_profile, tags, "", disk, group), place.log.append).id
+    try:
+        machines.stop(host)
+        machines.wait(host, "stopped", 120)
+        # More than the five times that the SDK tries: an event of a test before may wake too.
+        place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", status=500, times=20)
+        send(place, names.jobs_queue, job(place, 1).to_json())
+        place.wake()
+        (stopped,) = place.machines(ROLE_INFERENCE)
+        assert (starts_of(stopped).count, starts_of(stopped).code) == (1, "InsufficientInstanceCapacity")
+        place.cloud.clear_faults()
+        place.wake()
+        assert machines.wait(host, "running", 120).state == "running", "not Client.InternalError"
+    finally:
+        place.cloud.clear_faults()
+        machines.terminate(host)
+        machines.wait(host, "terminated", 120)
 
 
 # ------------------------------------------------------------------------------------------------- last: it removes the deployment

@@ -24,17 +24,23 @@ class Call:
     """All statements of the role at that time, rendered."""
 
 
-def read(files: Iterable[Path], names: Iterable[str]) -> dict[str, list[Call]]:
-    """The calls of each role that the template makes, by the last part of its name (``names``); other roles' are not ours to judge."""
-    ours = re.compile(rf"monai-aws-[a-z0-9-]+?-({'|'.join(map(re.escape, names))})")
+def read(files: Iterable[Path], versions: Mapping[str, str]) -> dict[str, list[Call]]:
+    """The calls of each role that the template makes, by the last part of its name; other roles' are not ours to judge.
+
+    ``versions``: of the roles' statements, by name. Calls that were judged by others are left out.
+    """
+    ours = re.compile(rf"monai-aws-[a-z0-9-]+?-({'|'.join(map(re.escape, versions))})")
     found: dict[str, list[Call]] = {}
     for path in files:
         statements: dict[str, tuple[Statement, ...]] = {}
+        current: set[str] = set()
         for line in path.read_text().splitlines():
             entry = json.loads(line)
-            if "policies" in entry:
+            if "versions" in entry:
+                current = {name for name, version in entry["versions"].items() if versions.get(name) == version}
+            elif "policies" in entry:
                 statements[entry["role"]] = tuple(Statement.read(written) for written in entry["policies"])
-            elif role := ours.fullmatch(entry["role"]):
+            elif (role := ours.fullmatch(entry["role"])) and role[1] in current:
                 call = Call(entry["action"], entry["resource"], entry["keys"], entry["allowed"], statements[entry["role"]])
                 found.setdefault(role[1], []).append(call)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 from policy_sentry.shared.iam_data import get_service_prefix_data
 
 from tests.permissions.calls import Call
-from tests.permissions.policies import Role, Statement
+from tests.permissions.policies import SOMETIMES, Role, Statement
 
 _ANY_NAME = re.compile(r"\$\{[^}]*\}")
 _ANY_ARN = re.compile(r"\$\{\w+\.Arn\}")
@@ -26,7 +26,7 @@ _BEYOND_THE_TABLE = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one role. ``used`` and ``unused``: ``Sid action``; ``explained``: unused, with the reason written in the template."""
+    """Of one role. ``used`` and ``unused``: ``Sid action``; ``explained``: unused, or used sometimes, with the reason in the template."""
 
     used: tuple[str, ...]
     unused: tuple[str, ...]
@@ -56,13 +56,15 @@ def judge(role: Role, called: Mapping[str, Sequence[Call]], on_purpose: Iterable
         for missing in sorted(required_types(action) - kinds):
             findings.add(f"{action}: AWS also asks for a resource of type {missing}, which was never judged")
     written = [f"{statement.sid} {action}" for statement in role.statements for action in statement.actions]
-    unused = [each for each in written if not any(like(one, each) for one in used)]
-    why = {each: role.reasons.get(each) or role.reasons.get(each.partition(" ")[0], "") for each in unused}
-    for name in sorted(set(role.reasons) - {key for each in unused for key in (each, each.partition(" ")[0])}):
-        findings.add(f"{name}: a reason is written for what is called")
-    explained = {each: reason for each, reason in why.items() if reason}
+    called_for = {each for each in written if any(like(one, each) for one in used)}
+    sometimes = {each for each in written if role.reason(each).startswith(SOMETIMES)}
+    unused = [each for each in written if each not in called_for | sometimes]
+    explained = {each: role.reason(each) for each in written if each in sometimes or (each in unused and role.reason(each))}
+    for name in set(role.reasons) - {key for each in explained for key in (each, each.partition(" ")[0])}:
+        there = any(name in (each, each.partition(" ")[0]) for each in written)
+        findings.add(f"{name}: a reason is written for what {'is called' if there else 'no statement allows'}")
     return Verdict(
-        tuple(sorted(used)),
+        tuple(each for each in sorted(used) if not any(like(each, one) for one in sometimes)),
         tuple(each for each in unused if each not in explained),
         explained,
         tuple(sorted(denied)),

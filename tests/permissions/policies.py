@@ -1,18 +1,22 @@
 """The roles of infra/bootstrap.yaml: their statements as they are written, and the reasons for what no test on this machine can call.
 
 A resource's ``Metadata`` holds under ``NeededOnAws`` a reason by ``Sid`` or by ``Sid action``; CloudFormation ignores it, and an
-administrator reads it beside the statement.
+administrator reads it beside the statement. A reason that begins with ``Sometimes:`` is of a permission that a run of the tests may or may
+not use, as it happens to go; every other one says that none does.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+SOMETIMES = "Sometimes:"
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "bootstrap.yaml"
 
 
@@ -62,6 +66,15 @@ class Role:
     name: str
     statements: tuple[Statement, ...]
     reasons: Mapping[str, str]
+
+    @property
+    def version(self) -> str:
+        """Another one for other statements, and the same whatever reasons and comments stand beside them."""
+        return hashlib.sha256(json.dumps([asdict(statement) for statement in self.statements], sort_keys=True).encode()).hexdigest()[:12]
+
+    def reason(self, permission: str) -> str:
+        """What is written for ``Sid action``, or for its whole statement; empty where nothing is."""
+        return self.reasons.get(permission) or self.reasons.get(permission.partition(" ")[0], "")
 
 
 def roles(template: Path = TEMPLATE) -> dict[str, Role]:

@@ -116,6 +116,17 @@ def test_run_command_is_enforced_on_document_and_instance(account: Account):
         account.client("ssm", account.assume([{**send, "Resource": [document, instance]}])).send_command(**order)
 
 
+def test_log_streams_are_enforced_as_resources_of_their_own(account: Account):
+    group, admin = unique("/aws/lambda/logs"), account.client("logs")
+    admin.create_log_group(logGroupName=group)
+    arn = f"arn:aws:logs:us-east-1:123456789012:log-group:{group}"
+    create = {"Effect": "Allow", "Action": "logs:CreateLogStream"}
+    with pytest.raises(ClientError, match="AccessDenied"):
+        account.client("logs", account.assume([{**create, "Resource": arn}])).create_log_stream(logGroupName=group, logStreamName="a")
+    account.client("logs", account.assume([{**create, "Resource": f"{arn}:*"}])).create_log_stream(logGroupName=group, logStreamName="a")
+    assert [each["logStreamName"] for each in admin.describe_log_streams(logGroupName=group)["logStreams"]] == ["a"]
+
+
 def test_an_instance_profile_needs_permission_to_pass_its_role(account: Account):
     profile = account.profile([{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}])
     order = {

@@ -55,15 +55,17 @@ def lines(tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_a_kind_of_call_and_the_policies_are_written_once(record: CallRecord, tmp_path: Path):
     for number in range(3):
-        call(record, f"{BUCKET}/jobs/{number:032x}.json")
+        call(record, f"{BUCKET}/jobs/{number:032x}.json", s3_prefix="jobs/")
     policies, one = lines(tmp_path)
     assert [each["Sid"] for each in policies["policies"]] == ["It"], "those of the caller, not of a resource"
     assert (one["role"], one["action"], one["allowed"]) == ("monai-aws-dev-operator", "s3:GetObject", True)
 
 
-def test_the_last_word_counts(record: CallRecord, tmp_path: Path):
-    call(record, f"{BUCKET}/output/a", refusal="denied by the bucket")
-    assert lines(tmp_path)[-1]["allowed"] is False
+def test_what_the_bucket_refuses_is_no_decision_of_the_role(record: CallRecord, tmp_path: Path):
+    call(record, f"{BUCKET}/output/a", refusal="denied by the bucket", s3_prefix="output/")
+    assert lines(tmp_path)[-1]["allowed"] is True
+    call(record, f"{BUCKET}/output/b", refusal="denied by the role")
+    assert lines(tmp_path)[-1]["allowed"] is False, "the role's statement asks for a prefix"
 
 
 def test_a_question_about_a_call_is_none(record: CallRecord, tmp_path: Path):

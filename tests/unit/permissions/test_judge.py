@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.permissions.__main__ import summary
 from tests.permissions.calls import Call
-from tests.permissions.judge import grants, judge, required_types, resource_types, static_findings
+from tests.permissions.judge import Verdict, grants, judge, required_types, resource_types, static_findings
 from tests.permissions.policies import Role, Statement, documents, roles
 
 QUEUE = "arn:aws:sqs:us-east-1:123456789012:monai-aws-dev-jobs"
@@ -121,10 +122,40 @@ def test_a_reason_for_what_is_called_is_out_of_date():
     assert verdict.findings == ("It: a reason is written for what is called",)
 
 
+def test_what_is_called_sometimes_makes_the_same_report_either_way():
+    statements = (statement(["sqs:SendMessage", "sqs:ReceiveMessage"], QUEUE),)
+    role = Role("wake", statements, {"It sqs:ReceiveMessage": "Sometimes: where a host is interrupted"})
+    sent = [call("sqs:SendMessage", QUEUE, statements)]
+    verdict = judge(role, {"wake": sent})
+    assert verdict == judge(role, {"wake": [*sent, call("sqs:ReceiveMessage", QUEUE, statements)]})
+    assert (verdict.used, verdict.unused, verdict.findings) == (("It sqs:SendMessage",), (), ())
+    assert verdict.explained == {"It sqs:ReceiveMessage": "Sometimes: where a host is interrupted"}
+
+
+def test_a_reason_for_a_permission_that_is_not_there_is_found():
+    verdict = judge(Role("wake", (statement("sqs:SendMessage", QUEUE),), {"It sqs:PurgeQueue": "Sometimes: never"}), {})
+    assert verdict.findings == ("It sqs:PurgeQueue: a reason is written for what no statement allows",)
+
+
 def test_a_resource_is_of_the_types_of_awss_table():
     assert resource_types("ec2:StartInstances", INSTANCE) == {"instance"}
     assert resource_types("ec2:DescribeInstances", "*") == {""}
     assert resource_types("sqs:SendMessage", INSTANCE) == set()
+
+
+UNUSED, DENIED = Verdict((), ("It sqs:SendMessage",), {}, (), ()), Verdict((), (), {}, ("sqs:PurgeQueue q",), ())
+
+
+def test_only_a_run_of_all_tests_says_what_is_unused():
+    code, text = summary({"wake": UNUSED}, [])
+    assert code == 1
+    assert "wake: unused: It sqs:SendMessage" in text
+    code, text = summary({"wake": UNUSED}, ["tests/e2e/test_restart.py"])
+    assert code == 2, "not in order, for it is not known"
+    assert "It sqs:SendMessage" not in text
+    assert "  tests/e2e/test_restart.py" in text.splitlines()
+    assert summary({"wake": DENIED}, ["tests/e2e/test_restart.py"])[0] == 1, "what is denied is wrong whatever else has run"
+    assert summary({"wake": Verdict((), (), {}, (), ())}, [])[0] == 0
 
 
 # Source: IAM User Guide, "IAM and AWS STS quotas": characters without white space.
