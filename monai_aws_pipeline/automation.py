@@ -51,33 +51,46 @@ PLATFORM: Sequence[str] = ("gpu_ami", "map_image", "inference_host", "s3_trigger
 build_map = define_asset_job(
     "build_map",
     AssetSelection.assets("gpu_ami", "map_image"),
-    description="Build and push the MAP; nothing is deployed.",
+    description="Build and push the MAP; nothing is deployed. Start it to see whether an application builds and answers its golden study. "
+    "It takes and costs what gpu_ami and map_image do: one to three minutes on the embedded AWS, on AWS the time of two machines.",
 )
 promote_map = define_asset_job(
     "promote_map",
     AssetSelection.assets("live_map"),
-    description="Make a built MAP answer studies, after a host has answered the golden study with it; by default the one built last.",
+    description="Make a built MAP answer studies, after a host has answered the golden study with it; by default the one built last. "
+    "Start it where promote_on_deploy is off, or after a rollback. It takes the golden study's time, 12 s with the example on the "
+    "embedded AWS, and costs a host's time for that long.",
 )
 release_map = define_asset_job(
     "release_map",
     AssetSelection.assets("gpu_ami", "map_image", "live_map"),
-    description="Build and push the MAP, then promote it. What map_source_changed starts with on_source_change=promote.",
+    description="Build and push the MAP, then promote it. The sensor map_source_changed starts it where on_source_change is promote. It "
+    "takes and costs what build_map and promote_map do: one to three minutes with the example on the embedded AWS.",
 )
 deploy_inference = define_asset_job(
     "deploy_inference",
     AssetSelection.assets("inference_host", "s3_trigger"),
-    description="Bring hosts and trigger to the current image and MAP.",
+    description="Bring hosts and trigger to the current image and MAP. Start it after build_map, or when a setting of either changed. It "
+    "took 25 to 50 s on the embedded AWS; on AWS it costs the hosts' time until they are stopped again.",
 )
 replace_hosts = define_asset_job(
     "replace_hosts",
     AssetSelection.assets("inference_host"),
-    description="Make others in the place of hosts that cannot start, or that an operator has named (monai-aws hosts replace).",
+    description="Make others in the place of hosts that cannot start, or that an operator has named (monai-aws hosts replace). The sensor "
+    "hosts_to_replace starts it. It takes and costs what inference_host does: 25 to 50 s a host on the embedded AWS.",
 )
-deploy_all = define_asset_job("deploy_all", AssetSelection.assets(*PLATFORM), description="The whole platform, step by step.")
+deploy_all = define_asset_job(
+    "deploy_all",
+    AssetSelection.assets(*PLATFORM),
+    description="The whole platform, step by step: image, MAP, hosts, trigger. Start it first of all, and whenever several of them are "
+    "stale. It took two to three minutes with the example on the embedded AWS, where it is free; the first one on AWS, with a few "
+    "studies, is reckoned at one to two USD, which nobody has measured yet.",
+)
 rerun_studies = define_asset_job(
     "rerun_studies",
     AssetSelection.assets("inference_result"),
-    description="Answer studies again with the live MAP.",
+    description="Answer studies again with the live MAP, each in its partition. Start it for studies that are stale after a promotion or "
+    "a rollback. Each takes and costs what the study did the first time, seconds with the example, beside the boot of a host.",
 )
 
 
@@ -101,7 +114,8 @@ def keep_so_many_maps(context: OpExecutionContext, settings: SettingsResource, c
 
 @job(
     description="Remove what lost its owner: expired machines, disks, keys, groups, half-made images, outputs that no result names; and "
-    "MAPs beyond those that are kept."
+    "MAPs beyond those that are kept. scheduled_orphan_sweep starts it every hour. It takes a second where nothing is left, two minutes "
+    "where a machine is, and costs nothing."
 )
 def sweep_orphans() -> None:
     """See ``cloud.sweep`` and ``cloud.retention``."""
@@ -130,7 +144,11 @@ def remove_deployment(context: OpExecutionContext, config: TeardownConfig, setti
     context.log.info(f"{len(outcome.removed)} things removed; nothing of {chosen.deployment} is left but the bucket and its stack")
 
 
-@job(description="Take the deployment down: all but the administrator's stack and the bucket's objects. Asks for its name in the config.")
+@job(
+    description="Take the deployment down: all but the administrator's stack and the bucket's objects. Start it with the deployment's "
+    "name in its config, when it is no longer needed. It takes some minutes on AWS, most of them for machines to end, and costs nothing; "
+    "what is kept in S3 goes on costing."
+)
 def teardown() -> None:
     """See ``cloud.teardown``."""
     remove_deployment()
@@ -140,7 +158,8 @@ def teardown() -> None:
     job=sweep_orphans,
     minimum_interval_seconds=60,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Removes what ended runs have left behind: cancelled, failed or killed.",
+    description="Removes what ended runs have left behind: cancelled, failed or killed. It is on from the start, looks every minute and "
+    "starts no run. It takes a few calls, which cost nothing, and saves what a forgotten machine would.",
 )
 def run_cleanup(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SkipReason:
     """Look at what is short-lived and remove it where its run has ended.
@@ -165,7 +184,9 @@ def _has_ended(context: SensorEvaluationContext, run_id: str) -> bool:
     jobs=[build_map, release_map],
     minimum_interval_seconds=60,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Records a new version of the source, and starts build_map or release_map where on_source_change says so.",
+    description="Records a new version of the source, and starts build_map or release_map where on_source_change says so. It is on from "
+    "the start and looks every minute, less often where the source does not answer. A look takes some seconds and costs nothing; what it "
+    "starts does.",
 )
 def map_source_changed(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
     """Compare the source with the last look. A remote that does not answer is asked again after a pause that grows."""
@@ -205,7 +226,8 @@ def _is_active(context: SensorEvaluationContext, jobs: Iterable[str]) -> bool:
     job=replace_hosts,
     minimum_interval_seconds=60,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Starts replace_hosts for hosts that could not start as often as replace_host_after says, or that an operator has named.",
+    description="Starts replace_hosts for hosts that could not start as often as replace_host_after says, or that an operator has named. "
+    "It is on from the start and looks every minute. A look is one call and costs nothing; what it starts costs what inference_host does.",
 )
 def hosts_to_replace(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> RunRequest | SkipReason:
     """Look at the hosts' tags. What was asked for once starts one run; further failed starts start another."""
@@ -223,17 +245,28 @@ def hosts_to_replace(context: SensorEvaluationContext, settings: SettingsResourc
 def schedules(settings: Settings) -> list[ScheduleDefinition]:
     """The schedules, off until someone turns them on (the sweep is on: it costs nothing and saves money)."""
     return [
-        ScheduleDefinition(name="scheduled_map_rebuild", job=build_map, cron_schedule=settings.rebuild_cron),
+        ScheduleDefinition(
+            name="scheduled_map_rebuild",
+            job=build_map,
+            cron_schedule=settings.rebuild_cron,
+            description="Starts build_map, by default on Mondays at 03:00 UTC (MONAI_AWS_REBUILD_CRON). Turn it on where no push builds; "
+            "a MAP that is in the registry is found within seconds and costs nothing.",
+        ),
         ScheduleDefinition(
             name="scheduled_ami_refresh",
             target=AssetSelection.assets("gpu_ami"),
             cron_schedule=settings.ami_refresh_cron,
+            description="Has gpu_ami follow the setting of its base image anew, by default on the first of a month at 02:00 UTC "
+            "(MONAI_AWS_AMI_REFRESH_CRON). Turn it on for the base's security updates. A bake of a new base takes and costs what gpu_ami "
+            "does, and 4 to 8 USD a month for each older image that is kept.",
             tags={REFRESH_BASE_TAG: "true"},
         ),
         ScheduleDefinition(
             name="scheduled_orphan_sweep",
             job=sweep_orphans,
             cron_schedule=settings.sweep_cron,
+            description="Starts sweep_orphans, by default every hour (MONAI_AWS_SWEEP_CRON). It is on from the start, because it costs "
+            "nothing and ends machines that were left behind. It takes a second where there are none.",
             default_status=DefaultScheduleStatus.RUNNING,
         ),
     ]

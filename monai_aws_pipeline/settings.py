@@ -293,6 +293,12 @@ class Settings(BaseSettings):
     local_profile: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="account profiles of the embedded AWS (docs/local-cloud.md), for monai-aws local up and the demo"
     )
+    code_url: str = Field(
+        "",
+        pattern=r"^$|^https?://[\w.:-]+(/[\w.~%+/-]*)?[^/]$",
+        examples=["https://github.com/OWNER/REPOSITORY/blob/main"],
+        description="web address of this project's folder at a branch, to which pages in Dagster link; empty: they name the files here",
+    )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("base_ami")
@@ -419,7 +425,7 @@ def load_settings(**overrides: Any) -> Settings:
             name = str(error["loc"][0]) if error["loc"] else ""
             known = Settings.model_fields.get(name)
             label = f"MONAI_AWS_{name.upper()}" if name else "together"
-            value = f" = {error['input']!r}" if name else ""
+            value = f" = {re.sub(r'(?<=://)[^/@]+@', '[redacted]@', repr(error['input']))}" if name else ""
             meant = f" ({known.description})" if known and known.description else ""
             expected = error["msg"].removeprefix("Value error, ")
             if known and error["type"] == "string_pattern_mismatch":

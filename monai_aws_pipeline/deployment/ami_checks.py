@@ -73,7 +73,9 @@ def faults(facts: Mapping[str, str], oldest_driver: str) -> tuple[str, ...]:
 @asset_check(
     asset=AssetKey("gpu_ami"),
     blocking=False,
-    description="A machine started from a newly baked image boots, is online in SSM, and has engine, agent and (where wanted) GPU.",
+    description="A machine started from a newly baked image boots, is online in SSM, and has engine, agent and, where wanted, GPU, driver "
+    "and toolkit. It runs with gpu_ami; an image that passed is not started again. It took about 5 s on the embedded AWS; on AWS reckon "
+    "with two to four minutes and 0.03 USD for a g4dn.xlarge.",
 )
 def machine_starts(context: AssetCheckExecutionContext, settings: SettingsResource, cloud: CloudResource) -> AssetCheckResult:
     """Start a machine from the image, ask it, end it."""

@@ -363,7 +363,10 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
     ins={"map_source": AssetIn(dagster_type=Nothing), "gpu_ami": AssetIn(dagster_type=Nothing)},
     group_name="platform",
     kinds={"docker"},
-    description="The MONAI Application Package in ECR, built over SSH on a machine that exists only for that.",
+    description="The MONAI Application Package (MAP) in ECR, built over SSH on a machine that exists only for that. Materialise it after "
+    "a change of application or model; what is in the registry already is found within seconds and not built again. A build of the "
+    "example took 45 to 110 s on the embedded AWS, where it is free; on AWS, where nobody has measured it, it costs the machine's time "
+    "(g4dn.xlarge: 0.53 USD an hour) and 0.10 USD a month for each GB that is kept.",
 )
 def map_image(map_source, gpu_ami):  # type: ignore[no-untyped-def]
     """Plan, build and push, record."""

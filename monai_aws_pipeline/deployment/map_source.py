@@ -21,7 +21,12 @@ LONGEST_PAUSE_S: Final = 3600.0
 
 
 @observable_source_asset(
-    key=KEY, group_name="platform", description="The MAP application's source at app_ref. Observe it to see whether map_image is behind."
+    key=KEY,
+    group_name="platform",
+    tags={"dagster/kind/git": ""},
+    description="The MAP application's source at app_ref: its commit, or a hash of its content where the folder is outside git or holds "
+    "changes. Observe it to see whether map_image is behind; the sensor map_source_changed does so every minute. It takes some seconds "
+    "and costs nothing.",
 )
 def map_source(settings: SettingsResource) -> DataVersion:
     """Ask the git remote (or look at the folder) for what app_ref means now."""

@@ -29,7 +29,9 @@ RETENTION_S = 14 * 24 * 3600
     deps=[AssetKey("inference_host")],
     group_name="platform",
     kinds={"lambda", "sqs"},
-    description="Bucket notification and expiry, queues with dead letters, wake function and its schedule, alarms.",
+    description="What turns an upload into a job and wakes a host: bucket notification and expiry, queues with dead letters, wake "
+    "function and its schedule, alarms. Materialise it once, and when a setting of these changed. It took a second on the embedded AWS; "
+    "on AWS it costs at most 1.30 USD a month, most of it for alarms.",
 )
 def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Bring queues, function, event source, schedule, notification, expiry and alarms to what is wanted."""

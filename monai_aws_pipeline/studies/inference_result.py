@@ -24,7 +24,9 @@ from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
     deps=[LIVE_MAP, S3_TRIGGER],
     group_name="studies",
     kinds={"dicom", "s3"},
-    description="The answer to one study, recorded when its upload was answered. Materialise it to have the live MAP answer again.",
+    description="The answer to one study, recorded when its upload was answered. Materialise its partition to have the live MAP answer "
+    "again, as where it is stale. The example took 2 to 3 s on a warm host on the embedded AWS and 7 to 9 s in a container of its own; "
+    "what a study cost is its cost_usd.",
 )
 def inference_result(
     context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource, s3: S3Resource
