@@ -32,7 +32,7 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.deployment.map_source import Watched, observation
+from monai_aws_pipeline.deployment.map_source import Watched, observation, version_in
 from monai_aws_pipeline.maps.git import SourceError
 from monai_aws_pipeline.operations.hosts import replacement_key, why_replaced
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
@@ -194,14 +194,14 @@ def map_source_changed(context: SensorEvaluationContext, settings: SettingsResou
     if now < before.not_before:
         return SkipReason(f"The source could not be looked at {before.failures} times; next look in {before.not_before - now:.0f} s.")
     try:
-        seen = observation(chosen)
+        seen = observation(chosen, known=before.version)
     except (SourceError, CloudError) as error:
         after = before.missed(now)
         return SensorResult(
             skip_reason=SkipReason(f"The source could not be looked at: {error} Next look in {after.not_before - now:.0f} s."),
             cursor=after.to_text(),
         )
-    version = str(seen.tags["dagster/data_version"])
+    version = version_in(seen)
     wanted = STARTED_BY_A_CHANGE.get(chosen.on_source_change, "")
     after = before.saw(version, starts=bool(wanted))
     events = [seen] if version != before.version else []
@@ -209,7 +209,7 @@ def map_source_changed(context: SensorEvaluationContext, settings: SettingsResou
         request = RunRequest(run_key=f"{wanted}:{after.run_key}", job_name=wanted)
         return SensorResult(asset_events=events, run_requests=[request], cursor=after.started().to_text())
     state = "waits for the build that is at work" if after.pending else "is recorded" if events else "is as before: nothing changed"
-    return SensorResult(asset_events=events, skip_reason=SkipReason(f"The source at {version[:7]} {state}."), cursor=after.to_text())
+    return SensorResult(asset_events=events, skip_reason=SkipReason(f"The source, {seen.description}, {state}."), cursor=after.to_text())
 
 
 def _is_building(context: SensorEvaluationContext) -> bool:

@@ -1,8 +1,8 @@
 """live_map: the MAP that answers studies. Data version: its digest.
 
 Materialising it promotes a MAP: a host answers the golden study with it first. The job ``rollback_map`` records onto it too, and so does
-the sensor ``live_map_changed`` where something else has changed the parameter: the command line, another Dagster, AWS's console. The
-deed itself is in ``cloud.promotion``.
+the sensor ``live_map_changed`` where something else has changed the parameter: the command line, another Dagster, AWS's console. All of
+them record the same. The change itself is in ``operations.promotion``.
 
 Its provenance is the image it is, not the newest one: while another MAP is built and not promoted, live_map is stale, and the results
 of the live one are not.
@@ -65,16 +65,16 @@ def change_metadata(change: Change) -> Metadata:
         "by": change.who,
         "why": change.why or "not said",
         "changed": MetadataValue.bool(change.changed),
+        **({"changed_at": change.at} if change.at else {}),
     }
-    return found | (_proof_metadata(change.proof) if change.proof else {})
+    return found | (_proof_metadata(change.proof) if change.proof else {"golden_study": "not asked"})
 
 
 def _proof_metadata(proof: GoldenCheck) -> dict[str, str | int | float | bool | MetadataValue]:
     rows = [TableRecord({"point": p.name, "expected": p.expected, "found": p.found, "met": p.ok}) for p in proof.points]
     return {
         "golden_study": proof.golden,
-        "golden_seconds": proof.seconds,
-        "golden_host": proof.host,
+        **({"golden_seconds": proof.seconds, "golden_host": proof.host} if proof.host else {}),
         **({"golden_points": MetadataValue.table(records=rows, schema=_POINTS)} if rows else {}),
     }
 
@@ -128,7 +128,7 @@ def take_back(context: OpExecutionContext, config: WhichMap, settings: SettingsR
     "answers wrongly. It takes seconds, because nothing is built and no host is asked, and costs nothing."
 )
 def rollback_map() -> None:
-    """See ``cloud.promotion``."""
+    """See ``operations.promotion``."""
     take_back()
 
 
@@ -146,11 +146,7 @@ def live_map_changed(context: SensorEvaluationContext, settings: SettingsResourc
         return SkipReason("No MAP is live yet.")
     if digest == latest_version(context.instance, "live_map"):
         return SkipReason(f"{digest[:19]} is live and recorded.")
-    image, last = maps.find(digest), maps.history()[-1]
-    metadata = {"digest": digest, "tag": label(image) if image else "no longer in the registry", "note": last.note, "at": last.at}
-    return SensorResult(
-        asset_events=[
-            AssetMaterialization(LIVE_MAP, metadata=metadata, tags=live_tags(digest)),
-            AssetObservation(INFERENCE_HOST, description=f"answers with {metadata['tag']}", metadata=metadata),
-        ]
-    )
+    change = maps.last_change()
+    if change is None or change.image.digest != digest:
+        return SkipReason(f"{digest[:19]} is live, and the parameter's history does not show it yet.")
+    return SensorResult(asset_events=list(change_events(change)))

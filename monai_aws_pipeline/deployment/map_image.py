@@ -38,11 +38,14 @@ from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
+from monai_aws_pipeline.deployment.map_source import application_metadata
 from monai_aws_pipeline.deployment.source_login import asked_login, source_login
 from monai_aws_pipeline.maps import build_context, golden, models, monai_deploy, requirements, source, wheelhouse
 from monai_aws_pipeline.maps.doctor import Examination
 from monai_aws_pipeline.maps.findings import Severity
+from monai_aws_pipeline.maps.manifest import read_app_config
 from monai_aws_pipeline.maps.sbom import MapImage
+from monai_aws_pipeline.maps.source import Observed
 from monai_aws_pipeline.maps.spec.expectation import Point
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
@@ -58,7 +61,8 @@ class MapPlan:
 
     tag: str
     version: str
-    commit: str
+    title: str
+    source: Observed
     sdk_version: str
     model_sha256: str
     machine_image: str
@@ -134,7 +138,7 @@ def prepare_context(
     checked_out = examined or source.checkout(
         settings.app_source, settings.app_ref, settings.app_dir, folder / "source", source_login(settings)
     )
-    report(f"source is at {checked_out.commit[:7]}{' with changes that are not committed' if checked_out.dirty else ''}")
+    report(f"the source is {checked_out.observed}")
     fetched = models.fetch(settings.model_uri, settings.model_sha256, settings.cache_dir, download_s3=_from_s3(clients))
     gathered, wheels = "", None
     if settings.wheelhouse == "collect" and settings.packager == "layered":
@@ -186,7 +190,8 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
     plan = MapPlan(
         tag=wanted.tag,
         version=wanted.version,
-        commit=wanted.commit,
+        title=read_app_config(sound.path).title,
+        source=sound.observed,
         sdk_version=wanted.sdk_version,
         model_sha256=wanted.model_sha256,
         golden=f"passed ({wanted.golden.study_sha256})" if wanted.golden else "",
@@ -341,7 +346,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "tag": built.plan.tag,
         "app_version": built.plan.version,
         "sdk_version": built.plan.sdk_version,
-        "commit": built.plan.commit,
+        **application_metadata(chosen, built.plan.title, built.plan.source),
         "model_sha256": built.plan.model_sha256 or "no model file",
         "bytes_compressed": image.bytes,
         "pushed_at": image.pushed_at,
