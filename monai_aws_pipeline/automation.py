@@ -29,6 +29,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.deployment.ami import REFRESH_BASE_TAG
 from monai_aws_pipeline.deployment.lineage import latest_version
@@ -97,19 +98,23 @@ rerun_studies = define_asset_job(
 @op
 def end_what_expired(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
     """Remove everything short-lived of this deployment whose time is over, and outputs that no result names."""
-    chosen, clients = settings.load(), cloud.clients()
-    removed = sweep(clients, chosen.deployment, run_ids=None, report=context.log.info, regions=chosen.ami_regions)
-    removed += sweep_outputs(clients.s3, chosen.require_bucket(), context.log.info)
-    context.log.info(f"{len(removed)} orphans removed" if removed else "nothing was left behind")
-    context.add_output_metadata({"removed": removed})
+    with repeating(context.log.info) as report:
+        report("looking for what has lost its owner")
+        chosen, clients = settings.load(), cloud.clients()
+        removed = sweep(clients, chosen.deployment, run_ids=None, report=report, regions=chosen.ami_regions)
+        removed += sweep_outputs(clients.s3, chosen.require_bucket(), report)
+        report(f"{len(removed)} orphans removed" if removed else "nothing was left behind")
+        context.add_output_metadata({"removed": removed})
 
 
 @op
 def keep_so_many_maps(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> None:
     """Remove old MAPs from ECR where maps_kept says how many are kept; never the live one, nor one that a rollback would go to."""
-    built = latest_version(context.instance, "map_image")  # may be an old one that a build has found again
-    removed = remove_old_maps(cloud.clients(), settings.load(), context.log.info, protected=[built])
-    context.add_output_metadata({"removed": removed})
+    with repeating(context.log.info) as report:
+        report("looking for MAPs beyond those that are kept")
+        built = latest_version(context.instance, "map_image")  # may be an old one that a build has found again
+        removed = remove_old_maps(cloud.clients(), settings.load(), report, protected=[built])
+        context.add_output_metadata({"removed": removed})
 
 
 @job(
@@ -133,15 +138,17 @@ class TeardownConfig(Config):
 @op
 def remove_deployment(context: OpExecutionContext, config: TeardownConfig, settings: SettingsResource, cloud: CloudResource) -> None:
     """Remove everything the lineage has made. Raises Failure without confirmation, and when something is left afterwards."""
-    chosen = settings.load()
-    if config.confirm != chosen.deployment:
-        raise Failure(f"Nothing was removed. To take down {chosen.deployment}, set the op's config 'confirm' to that name.")
-    teardown_of = Teardown(cloud.clients(), chosen, context.log.info)
-    outcome = teardown_of.run(plan(teardown_of.inventory(), config.keep_images), config.keep_images)
-    context.add_output_metadata({"removed": [str(thing) for thing in outcome.removed], "left": [str(thing) for thing in outcome.left]})
-    if outcome.left:
-        raise Failure(f"Still there: {', '.join(map(str, outcome.left))}. Run teardown again; what is gone does not matter to it.")
-    context.log.info(f"{len(outcome.removed)} things removed; nothing of {chosen.deployment} is left but the bucket and its stack")
+    with repeating(context.log.info) as report:
+        report("looking what there is of the deployment")
+        chosen = settings.load()
+        if config.confirm != chosen.deployment:
+            raise Failure(f"Nothing was removed. To take down {chosen.deployment}, set the op's config 'confirm' to that name.")
+        teardown_of = Teardown(cloud.clients(), chosen, report)
+        outcome = teardown_of.run(plan(teardown_of.inventory(), config.keep_images), config.keep_images)
+        context.add_output_metadata({"removed": [str(thing) for thing in outcome.removed], "left": [str(thing) for thing in outcome.left]})
+        if outcome.left:
+            raise Failure(f"Still there: {', '.join(map(str, outcome.left))}. Run teardown again; what is gone does not matter to it.")
+        report(f"{len(outcome.removed)} things removed; nothing of {chosen.deployment} is left but the bucket and its stack")
 
 
 @job(

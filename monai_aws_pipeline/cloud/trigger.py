@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import TriggerError, code_of, message_of, named
 from monai_aws_pipeline.cloud.progress import Report
-from monai_aws_pipeline.cloud.waiting import silently, wait_until
+from monai_aws_pipeline.cloud.waiting import retried, silently, wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType as AttributeName
@@ -114,20 +114,11 @@ class Trigger:
     def _ask(self, doing: str, call: Callable[[], T]) -> T:
         """Make a call, again for a minute while AWS does not know what was just made or is at work on it; what stays refused is named."""
 
-        def once() -> tuple[T | None, ClientError | None]:
-            try:
-                return call(), None
-            except ClientError as error:
-                if not _passes(error):
-                    raise named(error, doing, TriggerError) from error
-                return None, error
-
-        answer, error = wait_until(
-            once, lambda seen: seen[1] is None, _SETTLE_SECONDS, what=f"AWS is not ready yet for {doing}", report=self._report, pause=2.0
-        )
-        if error is not None:
+        waiting = f"AWS is not ready yet for {doing}"
+        try:
+            return retried(call, ClientError, _passes, _SETTLE_SECONDS, what=waiting, report=self._report, pause=2.0)
+        except ClientError as error:
             raise named(error, doing, TriggerError) from error
-        return cast("T", answer)
 
     def _find(self, doing: str, call: Callable[[], T], absent: Collection[str] = (_NOT_FOUND,)) -> T | None:
         """Make a call about something that need not be there: None for these codes, any other refusal is named."""

@@ -19,6 +19,7 @@ from monai_aws_pipeline.cloud.images import Image, ImageRegions, fingerprint
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, Tags
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_CONTENT
 from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_machine, expiring_tags, provision
 from monai_aws_pipeline.deployment.host_bundle import Bundle, bundle_version, make_bundle
@@ -71,30 +72,32 @@ def min_driver(settings: Settings) -> str:
 )
 def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Bake the image, or take the one that was baked from the same inputs."""
-    chosen, clients, report = settings.load(), cloud.clients(), context.log.info
-    images = ImageRegions(clients, chosen.deployment, chosen.ami_regions)
-    started = time.monotonic()
-    former_base = latest_metadata(context.instance, "gpu_ami", "base_image") if _same_base_wanted(context.instance, chosen) else ""
-    anew = context.run.tags.get(REFRESH_BASE_TAG) == "true"
-    base = images.home.resolve(chosen.base_ami, chosen.base_ami_owner, anew=anew, report=report, former=former_base)
-    if chosen.ami_mode == "stock":
-        report(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
-        return _record(chosen, base, base, "stock", reused=True, seconds=time.monotonic() - started)
+    with repeating(context.log.info) as report:
+        report("looking for the base image and for what was baked before")
+        chosen, clients = settings.load(), cloud.clients()
+        images = ImageRegions(clients, chosen.deployment, chosen.ami_regions)
+        started = time.monotonic()
+        former_base = latest_metadata(context.instance, "gpu_ami", "base_image") if _same_base_wanted(context.instance, chosen) else ""
+        anew = context.run.tags.get(REFRESH_BASE_TAG) == "true"
+        base = images.home.resolve(chosen.base_ami, chosen.base_ami_owner, anew=anew, report=report, former=former_base)
+        if chosen.ami_mode == "stock":
+            report(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
+            return _record(chosen, base, base, "stock", reused=True, seconds=time.monotonic() - started)
 
-    former = latest_version(context.instance, "gpu_ami")
-    with scratch("monai-aws-bundle") as folder:
-        bundle = make_bundle(chosen, folder, report, builds=True)
-        inputs = ami_inputs(chosen, base, bundle)
-        found = images.home.find(inputs.content)
-        if found:
-            report(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
-        image = found or _bake(clients, chosen, images, base, bundle, inputs, context.run.run_id, report)
-    copies = images.spread(
-        image, _image_tags(chosen, context.run.run_id, base, inputs), encrypted=chosen.root_volume_encrypted, report=report
-    )
-    retired = images.retire(chosen.ami_keep, {image.id, former}, report)
-    seconds = time.monotonic() - started
-    return _record(chosen, image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
+        former = latest_version(context.instance, "gpu_ami")
+        with scratch("monai-aws-bundle") as folder:
+            bundle = make_bundle(chosen, folder, report, builds=True)
+            inputs = ami_inputs(chosen, base, bundle)
+            found = images.home.find(inputs.content)
+            if found:
+                report(f"nothing changed: {found.id} was baked from the same inputs ({inputs.content})")
+            image = found or _bake(clients, chosen, images, base, bundle, inputs, context.run.run_id, report)
+        copies = images.spread(
+            image, _image_tags(chosen, context.run.run_id, base, inputs), encrypted=chosen.root_volume_encrypted, report=report
+        )
+        retired = images.retire(chosen.ami_keep, {image.id, former}, report)
+        seconds = time.monotonic() - started
+        return _record(chosen, image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
 
 
 def ami_inputs(settings: Settings, base: Image, bundle: Bundle) -> AmiInputs:
@@ -137,6 +140,7 @@ def _bake(
 ) -> Image:
     with build_machine(clients, settings, role=ROLE_AMI_BAKE, image=base.id, run_id=run_id, report=report) as built:
         provision(built.remote, bundle.path, inputs.min_driver, report)
+        report("sealing the image: taking out keys, identity and what was sent")
         built.remote.run(SEAL, report, what="Sealing the image", seconds=120)
         report("capturing the machine's disk as an image")
         description = f"monai_aws_pipeline GPU host, from {base.id}"

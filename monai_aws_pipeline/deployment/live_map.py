@@ -34,6 +34,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
 from monai_aws_pipeline.operations.promotion import Change, GoldenCheck, LiveMaps, label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -104,23 +105,27 @@ def change_events(change: Change) -> tuple[AssetMaterialization, AssetObservatio
 )
 def live_map(context: AssetExecutionContext, config: WhichMap, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Promote the named MAP, or the one that map_image has made last."""
-    chosen = settings.load()
-    maps = LiveMaps(cloud.clients(), chosen, context.log.info)
-    wanted = config.map or materialized_version(context.instance, "map_image")
-    change = maps.promote(wanted, who=f"{chosen.owner}, run {context.run.run_id[:8]}", why=config.why)
-    context.log_event(change_events(change)[1])
-    digest = change.image.digest
-    return MaterializeResult(data_version=DataVersion(digest), tags=live_tags(digest), metadata=change_metadata(change))
+    with repeating(context.log.info) as report:
+        report("asking which MAP is live and which is wanted")
+        chosen = settings.load()
+        maps = LiveMaps(cloud.clients(), chosen, report)
+        wanted = config.map or materialized_version(context.instance, "map_image")
+        change = maps.promote(wanted, who=f"{chosen.owner}, run {context.run.run_id[:8]}", why=config.why)
+        context.log_event(change_events(change)[1])
+        digest = change.image.digest
+        return MaterializeResult(data_version=DataVersion(digest), tags=live_tags(digest), metadata=change_metadata(change))
 
 
 @op
 def take_back(context: OpExecutionContext, config: WhichMap, settings: SettingsResource, cloud: CloudResource) -> None:
     """Make a MAP live that was so before: the named one, or the one before the present one. No host is asked, nothing is built."""
-    chosen = settings.load()
-    maps = LiveMaps(cloud.clients(), chosen, context.log.info)
-    change = maps.rollback(config.map, who=f"{chosen.owner}, run {context.run_id[:8]}", why=config.why)
-    for event in change_events(change):
-        context.log_event(event)
+    with repeating(context.log.info) as report:
+        report("asking which MAP is live and which was before")
+        chosen = settings.load()
+        maps = LiveMaps(cloud.clients(), chosen, report)
+        change = maps.rollback(config.map, who=f"{chosen.owner}, run {context.run_id[:8]}", why=config.why)
+        for event in change_events(change):
+            context.log_event(event)
 
 
 @job(

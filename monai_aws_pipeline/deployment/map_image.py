@@ -32,6 +32,7 @@ from monai_aws_pipeline.cloud.objects import looking_into
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
 from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, import_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
@@ -177,67 +178,73 @@ def _from_s3(clients: Clients) -> Callable[[str, str, Path], None]:
 @op(description="What would be built from the source as it is now, and is it in the registry already?", ins={"ready": In(Nothing)})
 def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MapPlan:
     """Observe source and registry; decide."""
-    chosen, clients = settings.load(), cloud.clients()
-    with working_folder(chosen) as folder:
-        seen = doctor.consult(
-            chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=looking_into(clients.s3),
-            login=lambda: asked_login(chosen), report=context.log.info,
-        )  # fmt: skip
-        sound = require_sound(seen, context.log.info, context.log.warning)
-        registry = Registry(clients.ecr, chosen.ecr_repository)
-        registry.ensure(chosen.deployment, chosen.owner)
-        wanted = prepare_context(chosen, clients, folder, context.log.info, examined=sound)
-    plan = MapPlan(
-        tag=wanted.tag,
-        version=wanted.version,
-        title=read_app_config(sound.path).title,
-        source=sound.observed,
-        sdk_version=wanted.sdk_version,
-        model_sha256=wanted.model_sha256,
-        golden=f"passed ({wanted.golden.study_sha256})" if wanted.golden else "",
-        machine_image=materialized_version(context.instance, "gpu_ami"),
-    )
-    found = registry.find(tag=plan.tag)
-    if found:
-        golden_gate.keep(clients.s3, chosen.bucket, wanted.golden)  # the bucket may have been emptied since
-        context.log.info(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
-        return replace(plan, digest=found.digest)
-    # What is put together needs the dependencies alone; the official packager starts from nothing of ours.
-    stages = {"layered": wanted.stages if wanted.golden else wanted.stages[:1]}.get(chosen.packager, ())
-    start = packaging.starting_point(stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
-    context.log.info(f"{plan.tag} has to be built; kept in the registry of it: {' and '.join(start.kept) or 'nothing'}")
-    return replace(plan, start=start)
+    with repeating(context.log.info) as report:
+        report("looking at the application and at what the registry holds")
+        chosen, clients = settings.load(), cloud.clients()
+        with working_folder(chosen) as folder:
+            seen = doctor.consult(
+                chosen, target=folder / "source", download_s3=_from_s3(clients), look_s3=looking_into(clients.s3),
+                login=lambda: asked_login(chosen), report=report,
+            )  # fmt: skip
+            sound = require_sound(seen, report, context.log.warning)
+            registry = Registry(clients.ecr, chosen.ecr_repository)
+            registry.ensure(chosen.deployment, chosen.owner)
+            wanted = prepare_context(chosen, clients, folder, report, examined=sound)
+        plan = MapPlan(
+            tag=wanted.tag,
+            version=wanted.version,
+            title=read_app_config(sound.path).title,
+            source=sound.observed,
+            sdk_version=wanted.sdk_version,
+            model_sha256=wanted.model_sha256,
+            golden=f"passed ({wanted.golden.study_sha256})" if wanted.golden else "",
+            machine_image=materialized_version(context.instance, "gpu_ami"),
+        )
+        found = registry.find(tag=plan.tag)
+        if found:
+            golden_gate.keep(clients.s3, chosen.bucket, wanted.golden)  # the bucket may have been emptied since
+            report(f"nothing changed: {plan.tag} is in the registry as {found.digest}")
+            return replace(plan, digest=found.digest)
+        # What is put together needs the dependencies alone; the official packager starts from nothing of ours.
+        stages = {"layered": wanted.stages if wanted.golden else wanted.stages[:1]}.get(chosen.packager, ())
+        start = packaging.starting_point(stages, lambda tag: kept.reference if (kept := registry.find(tag=tag)) else "")
+        report(f"{plan.tag} has to be built; kept in the registry of it: {' and '.join(start.kept) or 'nothing'}")
+        return replace(plan, start=start)
 
 
 @op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.")
 def build_and_push(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource, plan: MapPlan) -> BuiltMap:
     """The machine's whole life; nothing of it is left, whatever happens."""
-    if plan.digest:
-        return BuiltMap(plan, reused=True, seconds={})
-    chosen, clients, report = settings.load(), cloud.clients(), context.log.info
-    repository = Registry(clients.ecr, chosen.ecr_repository).ensure(chosen.deployment, chosen.owner)
-    clock = _Clock()
-    with working_folder(chosen) as folder:
-        prepared = prepare_context(chosen, clients, folder, report, start=plan.start)
-        if prepared.tag != plan.tag:
-            raise Failure(
-                f"The source changed while the build was planned ({plan.tag} became {prepared.tag}). Materialise map_image again."
-            )
-        clock.lap("prepare")
-        with build_machine(clients, chosen, role=ROLE_MAP_BUILD, image=plan.machine_image, run_id=context.run_id, report=report) as built:
-            if chosen.ami_mode == "stock":
-                provision(built.remote, make_bundle(chosen, folder / "bundle", report, builds=True).path, min_driver(chosen), report)
-            clock.lap("machine")
-            build_host = packaging.BuildHost(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
-            if chosen.packager == "layered" and prepared.golden is None:
-                made = _assemble(build_host, clients, chosen, prepared, plan.start, folder, clock)
-            else:
-                made = _build_and_judge(build_host, clients, chosen, prepared, plan.start, folder, clock)
-        clock.lap("terminate")
-    if made.content:
-        described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
-        bill_of_materials.keep(clients.s3, chosen.bucket, described, made.content, report)
-    return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points, imports=made.imports)
+    with repeating(context.log.info) as report:
+        if plan.digest:
+            return BuiltMap(plan, reused=True, seconds={})
+        report("putting together what is built")
+        chosen, clients = settings.load(), cloud.clients()
+        repository = Registry(clients.ecr, chosen.ecr_repository).ensure(chosen.deployment, chosen.owner)
+        clock = _Clock()
+        with working_folder(chosen) as folder:
+            prepared = prepare_context(chosen, clients, folder, report, start=plan.start)
+            if prepared.tag != plan.tag:
+                raise Failure(
+                    f"The source changed while the build was planned ({plan.tag} became {prepared.tag}). Materialise map_image again."
+                )
+            clock.lap("prepare")
+            with build_machine(
+                clients, chosen, role=ROLE_MAP_BUILD, image=plan.machine_image, run_id=context.run_id, report=report
+            ) as built:
+                if chosen.ami_mode == "stock":
+                    provision(built.remote, make_bundle(chosen, folder / "bundle", report, builds=True).path, min_driver(chosen), report)
+                clock.lap("machine")
+                build_host = packaging.BuildHost(built.remote, repository, chosen.region, chosen.build_ttl_minutes * 60, report)
+                if chosen.packager == "layered" and prepared.golden is None:
+                    made = _assemble(build_host, clients, chosen, prepared, plan.start, folder, clock)
+                else:
+                    made = _build_and_judge(build_host, clients, chosen, prepared, plan.start, folder, clock)
+            clock.lap("terminate")
+        if made.content:
+            described = MapImage(repository, made.digest, plan.version, datetime.now(UTC))
+            bill_of_materials.keep(clients.s3, chosen.bucket, described, made.content, report)
+        return BuiltMap(replace(plan, digest=made.digest), reused=False, seconds=clock.laps, golden=made.points, imports=made.imports)
 
 
 @dataclass(frozen=True)
