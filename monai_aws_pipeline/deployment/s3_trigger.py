@@ -11,7 +11,9 @@ from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeRes
 
 from monai_aws_pipeline.cloud.alarms import Alarms, wanted
 from monai_aws_pipeline.cloud.expiry import BucketExpiry, expiry_rules
-from monai_aws_pipeline.cloud.trigger import FunctionSpec, Trigger, queue_policy, redrive
+from monai_aws_pipeline.cloud.functions import FunctionSpec
+from monai_aws_pipeline.cloud.queues import queue_policy, redrive
+from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
 from monai_aws_pipeline.deployment.lambda_package import build_zip

@@ -22,9 +22,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.cloud.errors import CloudError, code_of
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands, ParameterVersion
-from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit, change_key
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
@@ -386,7 +386,7 @@ class LiveMaps:
         self._registry = Registry(clients.ecr, settings.ecr_repository)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._commands = Commands(clients.ssm)
-        self._trigger = Trigger(clients, {})
+        self._queues = Queues(clients, {})
         self._s3 = clients.s3
 
     def live(self) -> str:
@@ -504,8 +504,8 @@ class LiveMaps:
 
     def jobs_at_work(self) -> bool:
         """Whether studies wait or are answered now; about, as SQS counts."""
-        queue = self._trigger.find_queue(self._settings.names.jobs_queue)
-        return queue is not None and any(self._trigger.depth(queue))
+        queue = self._queues.find_queue(self._settings.names.jobs_queue)
+        return queue is not None and any(self._queues.depth(queue))
 
     def _images(self) -> list[PushedImage]:
         """The MAPs of the repository, newest first: without the lower stages of builds, which it keeps too."""

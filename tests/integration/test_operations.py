@@ -19,11 +19,12 @@ from click.testing import CliRunner, Result
 
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import Machines
+from monai_aws_pipeline.cloud.queues import queue_policy
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.cloud.trigger import Trigger, queue_policy
+from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD, JobMessage
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.promotion import Kind, LiveMaps
