@@ -11,10 +11,24 @@ from functools import cache
 from typing import Any
 
 import pytest
-from dagster import AssetKey, LocalFileCodeReference, PathMetadataValue, RepositoryDefinition, UrlCodeReference, UrlMetadataValue
+from dagster import (
+    AssetCheckResult,
+    AssetKey,
+    DagsterInstance,
+    Definitions,
+    LocalFileCodeReference,
+    PathMetadataValue,
+    RepositoryDefinition,
+    UrlCodeReference,
+    UrlMetadataValue,
+    asset,
+    asset_check,
+)
 
 from monai_aws_pipeline.definitions import build_defs
-from monai_aws_pipeline.pages import PAGES, code_of, heading_of
+from monai_aws_pipeline.deployment.map_source import map_source
+from monai_aws_pipeline.pages import PAGES, code_of, heading_of, with_pages
+from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
 
 SECONDS = r"\b(seconds?|minutes?|hours?|Mondays|first of a month)\b|\d s\b"
@@ -66,13 +80,13 @@ def test_the_code_of_a_definition_is_found_and_its_guide_is_a_heading_that_is_th
 
 @pytest.mark.parametrize("key", sorted(repository().asset_graph.get_all_asset_keys()), ids=AssetKey.to_user_string)
 def test_an_asset_has_group_owner_kinds_tags_links_and_the_meaning_of_its_metadata(key: AssetKey):
-    asset = repository().asset_graph.get(key)
-    assert asset.group_name in ("platform", "studies")
-    assert asset.owners == ["team:imaging team"]
-    assert asset.kinds
-    assert asset.tags["monai-aws/costs"] == PAGES[key.to_user_string()].costs
-    assert asset.metadata["metadata_keys"].value.records
-    references = {each.label: each for each in asset.metadata["dagster/code_references"].value.code_references}
+    node = repository().asset_graph.get(key)
+    assert node.group_name in ("platform", "studies")
+    assert node.owners == ["team:imaging team"]
+    assert node.kinds
+    assert node.tags["monai-aws/costs"] == PAGES[key.to_user_string()].costs
+    assert node.metadata["metadata_keys"].value.records
+    references = {each.label: each for each in node.metadata["dagster/code_references"].value.code_references}
     assert {"code", "guide"} == set(references)
     for reference in references.values():
         assert isinstance(reference, LocalFileCodeReference)
@@ -124,3 +138,25 @@ def test_an_address_of_the_code_with_credentials_or_of_another_kind_is_no_settin
     with pytest.raises(SettingsError, match="MONAI_AWS_CODE_URL") as error:
         load_settings(code_url=wrong)
     assert "secret" not in str(error.value)
+
+
+def test_what_has_a_page_still_runs():
+    @asset(name="map_image")
+    def made() -> None:
+        pass
+
+    @asset_check(asset="map_image", name="map_conformance")
+    def checked() -> AssetCheckResult:
+        return AssetCheckResult(passed=True)
+
+    folder = str(PROJECT_ROOT / "examples" / "brain_mri" / "app")
+    settings = {"settings": SettingsResource(overrides={"app_source": folder, "app_ref": "HEAD"})}
+    defined = with_pages(Definitions(assets=[made, map_source], asset_checks=[checked], resources=settings), load_settings())
+    with DagsterInstance.ephemeral() as instance:
+        job = defined.resolve_implicit_global_asset_job_def()
+        built = job.execute_in_process(instance=instance, asset_selection=[AssetKey("map_image")])
+        assert [each.passed for each in built.get_asset_check_evaluations()] == [True]
+        looked = job.execute_in_process(instance=instance, asset_selection=[AssetKey("map_source")])
+        (seen,) = looked.asset_observations_for_node("map_source")
+    assert seen.metadata["application"].value
+    assert seen.metadata["repository"].value == folder
