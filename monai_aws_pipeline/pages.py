@@ -130,6 +130,8 @@ def with_pages(defined: Definitions, settings: Settings) -> Definitions:
 
 
 class _Pages:
+    """Each kind of definition with what belongs on its page."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
