@@ -13,15 +13,17 @@ from dagster import Definitions, in_process_executor
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline import automation
-from monai_aws_pipeline.deployment.ami import gpu_ami
+from monai_aws_pipeline.deployment.ami import code_version, gpu_ami
 from monai_aws_pipeline.deployment.ami_checks import machine_starts
 from monai_aws_pipeline.deployment.inference_host import inference_host
+from monai_aws_pipeline.deployment.lineage import with_code_version
 from monai_aws_pipeline.deployment.live_map import live_map, live_map_changed, rollback_map
 from monai_aws_pipeline.deployment.map_checks import map_conformance, map_vulnerabilities
 from monai_aws_pipeline.deployment.map_image import map_image
 from monai_aws_pipeline.deployment.map_source import map_source
 from monai_aws_pipeline.deployment.s3_trigger import s3_trigger
 from monai_aws_pipeline.notifications import notifications
+from monai_aws_pipeline.pages import with_pages
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
 from monai_aws_pipeline.studies.checks import result_checks
@@ -41,7 +43,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         "cloud": CloudResource(region=chosen.region),
         "s3": S3Resource(region_name=chosen.region),
     }
-    return Definitions(
+    defined = Definitions(
         assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result, unanswered_studies, studies_by_map],
         asset_checks=[machine_starts, map_conformance, map_vulnerabilities, result_checks],
         jobs=[
@@ -69,6 +71,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         executor=in_process_executor,  # a process start costs seconds, and a machine's life must not span processes
         resources=resources | dict(resource_overrides or {}),
     )
+    return with_pages(with_code_version(defined, gpu_ami.key, code_version(chosen)), chosen)
 
 
 defs = build_defs()

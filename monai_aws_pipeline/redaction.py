@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit, urlunsplit
 
 REDACTED = "[redacted]"
 
@@ -59,6 +60,12 @@ _BUILD_STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?")
 _WRAPPED_START = re.compile(r"(?:eyJ|ew[0o]g|QVdTOm|LS0tLS1CRUdJTi|IQoJb3JpZ2lu|FwoGZXIvYXdz|FQoGZXIvYXdz)[A-Za-z0-9+/_-]{30,}={0,2}")
 _WIDEST_WRAP = 80  # base64 wraps at 64 or 76 characters; a longer line is one that nobody wrapped
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+
+
+def without_login(address: str) -> str:
+    """An address without user information, query and fragment, as it may be shown to anybody; what is no address stays as it is."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else address
 
 
 class Redactor:

@@ -313,6 +313,12 @@ class Settings(BaseSettings):
     local_profile: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="account profiles of the embedded AWS (docs/local-cloud.md), for monai-aws local up and the demo"
     )
+    code_url: str = Field(
+        "",
+        pattern=r"^$|^https?://[\w.:-]+(/[\w.~%+/-]*)?[^/]$",
+        examples=["https://github.com/OWNER/REPOSITORY/blob/main"],
+        description="web address of this project's folder at a branch, to which pages in Dagster link; empty: they name the files here",
+    )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("base_ami")
@@ -448,7 +454,8 @@ def load_settings(**overrides: Any) -> Settings:
             name = str(error["loc"][0]) if error["loc"] else ""
             known = Settings.model_fields.get(name)
             label = f"MONAI_AWS_{name.upper()}" if name else "together"
-            value = f" = {'(not shown)' if name in _NOT_SHOWN else repr(error['input'])}" if name else ""
+            shown = "(not shown)" if name in _NOT_SHOWN else re.sub(r"(?<=://)[^/@]+@", "[redacted]@", repr(error["input"]))
+            value = f" = {shown}" if name else ""
             meant = f" ({known.description})" if known and known.description else ""
             expected = error["msg"].removeprefix("Value error, ")
             if known and error["type"] == "string_pattern_mismatch":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as UnreachableError
 
+from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.refusals import Kind, Meaning, meaning_of
+from monai_aws_pipeline.cloud.waiting import retried, silently
 from monai_aws_pipeline.contract.ec2_refusals import Refusal, Way, ending_of, refusal_of
 from monai_aws_pipeline.errors import NamedError
 
@@ -137,37 +138,26 @@ def refused_launch(error: ClientError | EndedError, doing: str) -> CloudError:
     return _BY_WAY.get(refusal.way, LaunchError)(what, refusal.remedy)
 
 
-def when_known(call: Callable[[], T], seconds: float) -> T:
+def when_known(call: Callable[[], T], seconds: float, report: Report = silently) -> T:
     """Make a call about something that was just made, again while AWS does not know it yet, and raise its error when it never does."""
-    deadline, pause = time.monotonic() + seconds, 0.5
-    while True:
-        try:
-            return call()
-        except ClientError as error:
-            _, refusal = judged(error)
-            if refusal.way is not Way.NOT_YET or time.monotonic() > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(pause * 2, 8.0)
+    return retried(call, ClientError, _is_not_known, seconds, what="waiting until AWS knows what was just made", report=report)
 
 
-def remove(call: Callable[[], object], listed: Callable[[], bool], seconds: float = NEW_SECONDS) -> None:
+def remove(call: Callable[[], object], listed: Callable[[], bool], seconds: float = NEW_SECONDS, report: Report = silently) -> None:
     """Make a call that removes something. What AWS does not know is gone, unless a search still finds it: that is new, and waited for."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def attempt() -> None:
         try:
             call()
         except ClientError as error:
-            _, refusal = judged(error)
-            if refusal.way is not Way.NOT_YET:
+            if not _is_not_known(error) or listed():
                 raise
-            if not listed():
-                return
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-        else:
-            return
+
+    retried(attempt, ClientError, _is_not_known, seconds, what="waiting until AWS knows what is to be removed", report=report, pause=1.0)
+
+
+def _is_not_known(error: ClientError) -> bool:
+    return judged(error)[1].way is Way.NOT_YET
 
 
 DENIED = frozenset(

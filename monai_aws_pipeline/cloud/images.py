@@ -21,7 +21,7 @@ from monai_aws_pipeline.cloud.errors import NEW_SECONDS, CloudError, ImageError,
 from monai_aws_pipeline.cloud.instances import root_device
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, TAG_COPIES, TAG_COPY_OF, Tags, tag_filters, tags_of
-from monai_aws_pipeline.cloud.waiting import silently, wait_until
+from monai_aws_pipeline.cloud.waiting import retried, silently, wait_until
 from monai_aws_pipeline.contract import TAG_CONTENT, TAG_EXPIRES_AT
 
 if TYPE_CHECKING:
@@ -286,23 +286,22 @@ class Images:
         for snapshot in dict.fromkeys(snapshots):
             self.remove_snapshot(snapshot)
 
-    def remove_snapshot(self, snapshot: str, seconds: float = 60) -> None:
+    def remove_snapshot(self, snapshot: str, seconds: float = 60, report: Report = silently) -> None:
         """Delete a snapshot, waiting while an image that was just deregistered still holds it; one that is gone already is fine."""
 
-        def delete() -> ClientError | None:
-            """The error where it is still held."""
+        def delete() -> None:
             try:
                 self._ec2.delete_snapshot(SnapshotId=snapshot)
             except ClientError as error:
-                if code_of(error) == "InvalidSnapshot.InUse":
-                    return error
                 if code_of(error) != "InvalidSnapshot.NotFound":
                     raise
-            return None
 
         waiting = f"waiting until no image holds the snapshot {snapshot} any more"
-        if held := wait_until(delete, lambda error: error is None, seconds, what=waiting, pause=2.0):
-            raise held
+        retried(delete, ClientError, _is_held, seconds, what=waiting, report=report, pause=2.0)
+
+
+def _is_held(error: ClientError) -> bool:
+    return code_of(error) == "InvalidSnapshot.InUse"
 
 
 class ImageRegions:

@@ -36,7 +36,7 @@ from monai_aws_pipeline.cloud.errors import (
 )
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import TAG_LEASE, Tags, tag_filters, tags_of
-from monai_aws_pipeline.cloud.waiting import silently, wait_until
+from monai_aws_pipeline.cloud.waiting import retried, silently, wait_until
 from monai_aws_pipeline.contract import TAG_EXPIRES_AT
 from monai_aws_pipeline.contract.ec2_refusals import Refusal, Way, ending_of
 
@@ -397,7 +397,7 @@ class Machines:
             request["KeyName"] = spec.key_name
         return request
 
-    def taken_back(self, machine_id: str, seconds: float = 30) -> bool:
+    def taken_back(self, machine_id: str, seconds: float = 30, report: Report = silently) -> bool:
         """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""
 
         def verdict() -> bool | None:
@@ -409,7 +409,8 @@ class Machines:
                     return False
             return None
 
-        return bool(wait_until(verdict, lambda known: known is not None, seconds, what=f"asking whether AWS took {machine_id} back"))
+        asking = f"asking whether AWS took {machine_id} back"
+        return bool(wait_until(verdict, lambda known: known is not None, seconds, what=asking, report=report))
 
     def _root_device(self, image_id: str) -> RootDevice:
         try:
@@ -575,19 +576,9 @@ class Machines:
         def listed() -> bool:
             return bool(self._ec2.describe_security_groups(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroups"])
 
-        def delete() -> ClientError | None:
-            """The error where it is still held."""
-            try:
-                remove(partial(self._ec2.delete_security_group, GroupId=group), listed)
-            except ClientError as error:
-                if code_of(error) == "DependencyViolation":
-                    return error
-                    raise
-            return None
-
+        delete = partial(remove, partial(self._ec2.delete_security_group, GroupId=group), listed)
         waiting = f"waiting until no machine holds the security group {group} any more"
-        if held := wait_until(delete, lambda error: error is None, seconds, what=waiting, report=report):
-            raise held
+        retried(delete, ClientError, _is_held, seconds, what=waiting, report=report, pause=1.0)
 
     def import_key(self, tags: Tags, public_key: str) -> str:
         """Import a public key under a fresh name. Returns the name."""
@@ -612,6 +603,10 @@ class Machines:
         except ClientError as error:
             if code_of(error) not in GONE:
                 raise
+
+
+def _is_held(error: ClientError) -> bool:
+    return code_of(error) == "DependencyViolation"
 
 
 def _source(ingress_from: str) -> dict[str, list[dict[str, str]]]:

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import RegistryError, code_of, named
 from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
-from monai_aws_pipeline.maps.spec.disk_space import image_of_index, layers_of
+from monai_aws_pipeline.maps.spec.manifests import image_of_index, layers_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from monai_aws_pipeline.cloud.progress import Report
 
@@ -20,6 +20,7 @@ _GROWTH: Final = 1.5
 _TICK_S: Final = 1.0
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 
 def silently(_: str) -> None:
@@ -37,11 +38,15 @@ class Telling:
 
     def __call__(self, line: str) -> None:
         """Say it, unless it is what was said last."""
+        if line != self._line:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Say it, also where it is what was said last."""
         with self._lock:
-            if line != self._line:
-                self._line = line
-                self._since = self._last = self._clock()
-                self._report(line)
+            self._line = line
+            self._since = self._last = self._clock()
+            self._report(line)
 
     def again(self) -> None:
         """Say the last line again where that is due."""
@@ -89,9 +94,44 @@ def wait_until(
         nap = min(nap * _GROWTH, pause)
 
 
+def retried(
+    call: Callable[[], T],
+    expected: type[E],
+    passes: Callable[[E], bool],
+    seconds: float,
+    *,
+    what: str | Callable[[E], str],
+    report: Report,
+    pause: float = 8.0,
+) -> T:
+    """Make a call, again while it raises what passes, and give what it gives; what it raises at the end, or does not pass, is raised.
+
+    The other arguments are those of ``wait_until``.
+    """
+
+    def once() -> tuple[T | None, E | None]:
+        try:
+            return call(), None
+        except expected as error:
+            if not passes(error):
+                raise
+            return None, error
+
+    def waiting(seen: tuple[T | None, E | None]) -> str:
+        return what if isinstance(what, str) else what(cast("E", seen[1]))
+
+    answer, error = wait_until(once, lambda seen: seen[1] is None, seconds, what=waiting, report=report, pause=pause)
+    if error is not None:
+        raise error
+    return cast("T", answer)
+
+
 @contextmanager
 def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """A report whose last line is said again every 10 s until the block ends: for calls that block. It repeats from a thread of its own."""
+    """A report whose last line is said again when 10 s have passed without another, until the block ends; from a thread of its own.
+
+    For calls that block, and around the whole of a step of a run, so that nothing in it is silent for longer.
+    """
     telling, over = Telling(report, clock), threading.Event()
 
     def repeat() -> None:
@@ -101,7 +141,7 @@ def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float
     thread = threading.Thread(target=repeat, name="repeating", daemon=True)
     thread.start()
     try:
-        yield telling
+        yield telling.say
     finally:
         over.set()
         thread.join()

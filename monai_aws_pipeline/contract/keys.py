@@ -99,6 +99,12 @@ def sbom_key(digest: str) -> str:
     return f"{MAPS_PREFIX}{hex_digits(digest.removeprefix('sha256:'), 64, 'digest')}/sbom.cdx.json"
 
 
+def change_key(digest: str, description: str) -> str:
+    """Key of what is kept of a change of the live MAP to a digest, beside the description that its parameter has room for."""
+    name = sha256_text(description)[:16]
+    return f"{MAPS_PREFIX}{hex_digits(digest.removeprefix('sha256:'), 64, 'digest')}/changes/{name}.json"
+
+
 def index_key(committed_at: datetime, job: str, study: str = "") -> str:
     """Key of the sensor's entry, derived from the commit record alone, so that whoever repairs it writes the same key.
 

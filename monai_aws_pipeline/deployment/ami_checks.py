@@ -19,6 +19,7 @@ from monai_aws_pipeline.cloud.prices import basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_AMI_BAKE
 from monai_aws_pipeline.deployment.ami import min_driver
 from monai_aws_pipeline.deployment.build_machine import expiring_tags, machines_of, own_timer, root_volume
@@ -73,54 +74,58 @@ def faults(facts: Mapping[str, str], oldest_driver: str) -> tuple[str, ...]:
 @asset_check(
     asset=AssetKey("gpu_ami"),
     blocking=False,
-    description="A machine started from a newly baked image boots, is online in SSM, and has engine, agent and (where wanted) GPU.",
+    description="A machine started from a newly baked image boots, is online in SSM, and has engine, agent and, where wanted, GPU, driver "
+    "and toolkit. It runs with gpu_ami; an image that passed is not started again. It took about 5 s on the embedded AWS; on AWS reckon "
+    "with two to four minutes and 0.03 USD for a g4dn.xlarge.",
 )
 def machine_starts(context: AssetCheckExecutionContext, settings: SettingsResource, cloud: CloudResource) -> AssetCheckResult:
     """Start a machine from the image, ask it, end it."""
-    chosen, clients = settings.load(), cloud.clients()
-    if chosen.ami_mode == "stock":
-        return AssetCheckResult(passed=True, description="nothing was baked: every machine is checked when it is provisioned")
-    image_id = materialized_version(context.instance, "gpu_ami")
-    images = Images(clients.ec2, clients.ssm, chosen.deployment)
-    image = images.look(image_id)
-    passed_at = image.tags.get(TAG_CHECKED, "") if image else ""
-    if passed_at:
+    with repeating(context.log.info) as report:
+        report("asking whether the image was checked before")
+        chosen, clients = settings.load(), cloud.clients()
+        if chosen.ami_mode == "stock":
+            return AssetCheckResult(passed=True, description="nothing was baked: every machine is checked when it is provisioned")
+        image_id = materialized_version(context.instance, "gpu_ami")
+        images = Images(clients.ec2, clients.ssm, chosen.deployment)
+        image = images.look(image_id)
+        passed_at = image.tags.get(TAG_CHECKED, "") if image else ""
+        if passed_at:
+            return AssetCheckResult(
+                passed=True, description=f"{image_id} was not started again: it passed at {passed_at}", metadata={"image_id": image_id}
+            )
+        if not chosen.ami_check:
+            return AssetCheckResult(
+                passed=False,
+                severity=AssetCheckSeverity.WARN,
+                description=f"{image_id} was not checked: MONAI_AWS_AMI_CHECK is off",
+                metadata={"image_id": image_id},
+            )
+        started = time.monotonic()
+        facts = dict.fromkeys(FACTS, "")
+        kind = chosen.instance_types[0]
+        try:
+            kind, facts = _ask_one(clients, chosen, image_id, context.run.run_id, report)
+            wrong = faults(facts, min_driver(chosen))
+        except (CloudError, ClientError, BotoCoreError) as error:  # a check that cannot be made is a failed check and no failed run
+            wrong = (str(error),)
+        seconds = time.monotonic() - started
+        if not wrong:
+            images.tag(image_id, {TAG_CHECKED: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"})
+        for fault in wrong:
+            context.log.error(fault)
         return AssetCheckResult(
-            passed=True, description=f"{image_id} was not started again: it passed at {passed_at}", metadata={"image_id": image_id}
+            passed=not wrong,
+            severity=AssetCheckSeverity.ERROR,
+            description="; ".join(wrong) or f"a machine from {image_id} is what it should be",
+            metadata={
+                "image_id": image_id,
+                **{name: value or "(none)" for name, value in facts.items()},
+                "instance_type": kind,
+                "machine_seconds": round(seconds, 1),
+                "cost_usd": round(max(seconds, MINIMUM_BILLED_S) / 3600 * usd_per_hour(kind), 4),
+                "cost_basis": f"{kind} {basis(chosen.region)}",
+            },
         )
-    if not chosen.ami_check:
-        return AssetCheckResult(
-            passed=False,
-            severity=AssetCheckSeverity.WARN,
-            description=f"{image_id} was not checked: MONAI_AWS_AMI_CHECK is off",
-            metadata={"image_id": image_id},
-        )
-    started = time.monotonic()
-    facts = dict.fromkeys(FACTS, "")
-    kind = chosen.instance_types[0]
-    try:
-        kind, facts = _ask_one(clients, chosen, image_id, context.run.run_id, context.log.info)
-        wrong = faults(facts, min_driver(chosen))
-    except (CloudError, ClientError, BotoCoreError) as error:  # a check that cannot be made is a failed check and no failed run
-        wrong = (str(error),)
-    seconds = time.monotonic() - started
-    if not wrong:
-        images.tag(image_id, {TAG_CHECKED: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"})
-    for fault in wrong:
-        context.log.error(fault)
-    return AssetCheckResult(
-        passed=not wrong,
-        severity=AssetCheckSeverity.ERROR,
-        description="; ".join(wrong) or f"a machine from {image_id} is what it should be",
-        metadata={
-            "image_id": image_id,
-            **{name: value or "(none)" for name, value in facts.items()},
-            "instance_type": kind,
-            "machine_seconds": round(seconds, 1),
-            "cost_usd": round(max(seconds, MINIMUM_BILLED_S) / 3600 * usd_per_hour(kind), 4),
-            "cost_basis": f"{kind} {basis(chosen.region)}",
-        },
-    )
 
 
 def _ask_one(clients: Clients, settings: Settings, image_id: str, run_id: str, report: Report) -> tuple[str, dict[str, str]]:

@@ -127,7 +127,7 @@ def build_machine(clients: Clients, settings: Settings, *, role: str, image: str
         try:
             yield BuildMachine(machine, remote)
         except (RemoteError, OSError, EOFError) as error:
-            if "spot" in spec.markets and machines.taken_back(machine.id):
+            if "spot" in spec.markets and machines.taken_back(machine.id, report=report):
                 raise MachineError(
                     f"AWS took the spot machine {machine.id} back before the work was done; nothing is left of it.",
                     "Start the run again, or set MONAI_AWS_BUILD_MARKET=on-demand.",

@@ -59,6 +59,14 @@ def content_hash(folder: Path) -> str:
     return whole.hexdigest()
 
 
+def sources_content() -> str:
+    """SHA-256 in hex over what of a bundle lies in this project: all of it but the wheels, which its pins decide."""
+    whole = hashlib.sha256(_agent_tar())
+    for name in _HOST_FILES:
+        whole.update(f"\0{name}\0".encode() + (_HOST_FOLDER / name).read_bytes())
+    return whole.hexdigest()
+
+
 def agent_sources() -> Iterator[Path]:
     """The files of this package that run on a host."""
     for pattern in _SOURCES:

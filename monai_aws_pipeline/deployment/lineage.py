@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dagster import AssetKey, DagsterInstance, Failure
+from dagster import AssetKey, AssetSpec, DagsterInstance, Definitions, Failure
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 
 DATA_VERSION_TAG: Final = "dagster/data_version"
@@ -16,6 +16,15 @@ _CODE_VERSION: Final = "dagster/code_version"
 _DATA_VERSION_IS_OURS: Final = "dagster/data_version_is_user_provided"
 _INPUT_DATA_VERSION: Final = "dagster/input_data_version"
 _INPUT_EVENT: Final = "dagster/input_event_pointer"
+
+
+def with_code_version(defined: Definitions, asset: AssetKey, version: str) -> Definitions:
+    """Definitions in which an asset has a code version, so that it is stale when that is another one than it was made with."""
+
+    def versioned(spec: AssetSpec) -> AssetSpec:
+        return spec.replace_attributes(code_version=version) if spec.key == asset else spec
+
+    return defined.permissive_map_resolved_asset_specs(func=versioned, selection=None)
 
 
 def latest_version(instance: DagsterInstance, name: str) -> str:

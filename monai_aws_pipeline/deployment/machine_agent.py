@@ -40,6 +40,7 @@ def ask(remote: Remote, arguments: Sequence[str], report: Report, *, what: str, 
         else:
             report(f"{BUILD_LINE}{line}")
 
+    report(f"asking the agent on the machine: {what[:1].lower()}{what[1:]}")
     try:
         remote.run(command(arguments), on_line, what=what, seconds=seconds)
     except RemoteCommandError as error:

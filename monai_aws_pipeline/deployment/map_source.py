@@ -1,17 +1,23 @@
 """map_source: the application's source, observed and never built here. Data version: its commit, or a hash of its content.
 
-The sensor ``map_source_changed`` is in ``automation``; what follows from one of its looks is decided here.
+What the lineage says of an application (title, repository, version) is here for map_image too. The sensor ``map_source_changed`` is in
+``automation``; what follows from one of its looks is decided here.
 """
 
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from dagster import AssetKey, AssetObservation, DataVersion, observable_source_asset
+from dagster import AssetKey, AssetObservation, DataVersion, ObserveResult, observable_source_asset
 
+from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.deployment.source_login import source_login
-from monai_aws_pipeline.maps.source import observe
+from monai_aws_pipeline.maps import source
+from monai_aws_pipeline.maps.git import Login, SourceError
+from monai_aws_pipeline.maps.manifest import ManifestError, read_app_config
+from monai_aws_pipeline.redaction import without_login
 from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
 KEY = AssetKey("map_source")
@@ -21,18 +27,57 @@ LONGEST_PAUSE_S: Final = 3600.0
 
 
 @observable_source_asset(
-    key=KEY, group_name="platform", description="The MAP application's source at app_ref. Observe it to see whether map_image is behind."
+    key=KEY,
+    group_name="platform",
+    tags={"dagster/kind/git": ""},
+    description="The MAP application's source at app_ref: its commit, or a hash of its content where the folder is outside git or holds "
+    "changes. Observe it to see whether map_image is behind; the sensor map_source_changed does so every minute. It takes some seconds "
+    "and costs nothing.",
 )
-def map_source(settings: SettingsResource) -> DataVersion:
+def map_source(settings: SettingsResource) -> ObserveResult:
     """Ask the git remote (or look at the folder) for what app_ref means now."""
-    chosen = settings.load()
-    return DataVersion(observe(chosen.app_source, chosen.app_ref, source_login(chosen)))
+    seen = observation(settings.load())
+    return ObserveResult(data_version=DataVersion(version_in(seen)), metadata=seen.metadata)
 
 
-def observation(settings: Settings) -> AssetObservation:
-    """What the source is now, as an event for the lineage. Raises SourceError or, for its login, CloudError."""
-    version = observe(settings.app_source, settings.app_ref, source_login(settings))
-    return AssetObservation(asset_key=KEY, tags={"dagster/data_version": version}, metadata={"commit": version, "ref": settings.app_ref})
+def observation(settings: Settings, known: str = "") -> AssetObservation:
+    """What the source is now, as an event for the lineage. Raises SourceError or, for its login, CloudError.
+
+    ``known``: a version whose title is not asked again, because nothing is recorded of it.
+    """
+    login = source_login(settings)
+    seen = source.look(settings.app_source, settings.app_ref, login)
+    title = "" if seen.version == known else title_of(settings, login)
+    tags = {DATA_VERSION_TAG: seen.version}
+    return AssetObservation(asset_key=KEY, description=str(seen), tags=tags, metadata=application_metadata(settings, title, seen))
+
+
+def version_in(seen: AssetObservation) -> str:
+    """The version that an observation has recorded."""
+    return str(seen.tags[DATA_VERSION_TAG])
+
+
+def application_metadata(settings: Settings, title: str, seen: source.Observed) -> dict[str, str]:
+    """Which application it is and where it comes from. What is no git commit is not called one."""
+    return {
+        **({"application": title} if title else {}),
+        "repository": without_login(settings.app_source),
+        "ref": settings.app_ref,
+        "content" if seen.dirty else "commit": seen.version,
+    }
+
+
+def title_of(settings: Settings, login: Login | None) -> str:
+    """The application's title in its app.yaml, empty where that cannot be read: what is wrong with it the doctor says."""
+    try:
+        folder = source.folder_of(settings.app_source, settings.app_ref, settings.app_dir)
+        if folder:
+            return read_app_config(folder).title
+        with scratch("monai-aws-title") as copy:
+            copied = source.checkout(settings.app_source, settings.app_ref, settings.app_dir, copy / "source", login)
+            return read_app_config(copied.path).title
+    except (SourceError, ManifestError):
+        return ""
 
 
 @dataclass(frozen=True)

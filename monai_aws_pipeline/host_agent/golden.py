@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -51,6 +52,8 @@ from monai_aws_pipeline.maps.spec.run import Limits
 log = logging.getLogger(__name__)
 
 _LOG_LINES: Final = 60
+_LEVEL: Final = re.compile(r"(?<![A-Za-z])(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?![A-Za-z])")
+"""As Python's logging writes it, and the SDK: the first such word of a line."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,13 @@ def _show_log(path: Path) -> None:
     """The application's last lines, out of which ``run_study`` has taken identifiers already."""
     if path.is_file():
         for line in filter(str.strip, path.read_text("utf-8").splitlines()[-_LOG_LINES:]):
-            log.warning("the application said: %s", line)
+            log.log(_level_of(line), "the application said: %s", line)
+
+
+def _level_of(line: str) -> int:
+    """The level that an application gave its own line; of one that names none, as little as is shown."""
+    named = _LEVEL.search(line)
+    return max(logging.INFO, logging.getLevelNamesMapping()[named[1]]) if named else logging.INFO
 
 
 # ----------------------------------------------------------------------------------------------------------------- by the image's labels

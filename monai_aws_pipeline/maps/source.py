@@ -46,9 +46,31 @@ class Source:
     dirty: bool
     content_hash: str
 
+    @property
+    def observed(self) -> Observed:
+        """Its version."""
+        return Observed(self.commit, self.dirty)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The version of a source: 40 hex digits of a git commit or, when ``dirty``, of the content of a folder that is none."""
+
+    version: str
+    dirty: bool
+
+    def __str__(self) -> str:
+        short = self.version[:7]
+        return f"content {short} (no commit: outside git, or with changes that are not committed)" if self.dirty else f"commit {short}"
+
 
 def observe(app_source: str, ref: str, login: git.Login | None = None) -> str:
-    """The current version of a source as 40 hex digits, without copying it.
+    """``look`` for whoever wants the digits alone."""
+    return look(app_source, ref, login).version
+
+
+def look(app_source: str, ref: str, login: git.Login | None = None) -> Observed:
+    """The current version of a source, without copying it.
 
     For a folder and the ref ``HEAD`` that is the working folder as it is; any other ref, and any address, is read from git. ``login`` is
     for a private repository.
@@ -56,14 +78,19 @@ def observe(app_source: str, ref: str, login: git.Login | None = None) -> str:
     """
     _check_ref(ref)
     if _is_address(app_source):
-        return _resolve_remote(app_source, ref, login)
+        return Observed(_resolve_remote(app_source, ref, login), dirty=False)
     folder = _local_folder(app_source)
     repository = _repository_of(folder)
     if ref != "HEAD":
         if repository is None:
             raise RefMissingError(f"{app_source} is not in a git repository, so it has no ref {ref!r}; set MONAI_AWS_APP_REF=HEAD")
-        return _commit_of(repository, folder, ref)
-    return _version_of_folder(folder, repository)[0]
+        return Observed(_commit_of(repository, folder, ref), dirty=False)
+    return Observed(*_version_of_folder(folder, repository))
+
+
+def folder_of(app_source: str, ref: str, app_dir: str) -> Path | None:
+    """The application's folder where it can be read as it is, without a copy; None where git holds it. Raises SourceError."""
+    return None if ref != "HEAD" or _is_address(app_source) else _local_folder(app_source) / _inside(app_dir)
 
 
 def checkout(

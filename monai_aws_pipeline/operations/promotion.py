@@ -1,7 +1,8 @@
 """Which MAP answers studies, which ones did before, and how another one takes over.
 
 Here belong the parameter ``live-map`` with its history, which AWS keeps (the last 100 versions), and the two ways to change it: a promotion
-after a host has answered the golden study with the candidate, and a rollback to a MAP that was live before, which nothing delays. What is
+after a host has answered the golden study with the candidate, and a rollback to a MAP that was live before, which nothing delays. What the
+parameter's description has no room for, such as the points of the golden study, is kept in the bucket (``contract.change_key``). What is
 decided from history and registry is in pure functions. Hosts read the parameter before each job, so that none changes its MAP within one.
 """
 
@@ -11,19 +12,20 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.errors import CloudError, code_of
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands, ParameterVersion
-from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit
+from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit, change_key
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
 from monai_aws_pipeline.operations.hosts import cannot_start
@@ -39,9 +41,12 @@ TAG_PREPARED: Final = "monai-aws:prepared-map"
 PULL_SECONDS: Final = 1800
 MAX_POINTS: Final = 100
 MAX_WHY: Final = 300
+CHANGE_SCHEMA: Final = "monai-aws/live-map-change/1"
 SHORTEST_PREFIX: Final = 7
 
+_MOST_BYTES: Final = 1 << 20
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_NOTE: Final = re.compile(r"\w+ \S+; before: (?P<previous>\S+); by (?P<who>.*?)(?:; why: (?P<why>.*))?", re.DOTALL)
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -105,7 +110,7 @@ class GoldenCheck:
 
 @dataclass(frozen=True)
 class Change:
-    """A MAP that became live, or was so already (``changed`` is False). ``previous`` is empty for the first one."""
+    """A MAP that became live, or was so already (``changed`` is False). ``previous`` is empty for the first one. ``at``: ISO 8601, UTC."""
 
     kind: Kind
     image: PushedImage
@@ -114,6 +119,11 @@ class Change:
     why: str
     changed: bool
     proof: GoldenCheck | None = None
+    at: str = ""
+
+    def to_json(self) -> str:
+        """As it is kept in the bucket."""
+        return json.dumps({"schema": CHANGE_SCHEMA, **asdict(self)}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -295,6 +305,35 @@ def note(kind: Kind, image: PushedImage, previous: str, who: str, why: str) -> s
     return "; ".join(parts)[:1024]
 
 
+def parse_change(text: str, switch: Deployment) -> Change | None:
+    """A change as it was kept in the bucket; None for what is no record of this one."""
+    try:
+        data = json.loads(text)
+        image, proof = data["image"], data["proof"]
+        checked = proof and GoldenCheck(
+            str(proof["host"]), str(proof["golden"]), tuple(map(_point, proof["points"][:MAX_POINTS])), float(proof["seconds"])
+        )
+        if data["schema"] != CHANGE_SCHEMA or image["digest"] != switch.digest:
+            return None
+        kept = PushedImage(
+            str(image["repository"]), switch.digest, tuple(map(str, image["tags"])), int(image["bytes"]), str(image["pushed_at"])
+        )
+        return Change(
+            switch.kind, kept, str(data["previous"]), str(data["who"]), str(data["why"]), data["changed"] is True, checked, str(data["at"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def told_change(switch: Deployment, image: PushedImage | None) -> Change:
+    """A change of which nothing is kept but the parameter's description: set by hand, or without a bucket. ``image``: where it is left."""
+    told = _NOTE.fullmatch(switch.note)
+    previous, who, why = (told["previous"], told["who"], told["why"] or "") if told else ("", "somebody who did not say", switch.note)
+    known = image or PushedImage("", switch.digest, (), 0, "")
+    unknown = GoldenCheck("", "not known", (), 0.0)
+    return Change(switch.kind, known, "" if previous == "none" else previous, who, why, changed=True, proof=unknown, at=switch.at)
+
+
 def parse_deployment(version: ParameterVersion) -> Deployment | None:
     """One version of the parameter as a switch; None where its value names no digest."""
     digest = _DIGEST.search(version.value)
@@ -347,7 +386,8 @@ class LiveMaps:
         self._registry = Registry(clients.ecr, settings.ecr_repository)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._commands = Commands(clients.ssm)
-        self._trigger = Trigger(clients, {})
+        self._queues = Queues(clients, {})
+        self._s3 = clients.s3
 
     def live(self) -> str:
         """Digest of the live MAP, empty where there is none."""
@@ -358,6 +398,11 @@ class LiveMaps:
         """Every switch that AWS still remembers, oldest first."""
         found = (parse_deployment(version) for version in self._commands.parameter_history(self._parameter))
         return tuple(switch for switch in found if switch)
+
+    def last_change(self) -> Change | None:
+        """What made the live MAP live, with all that is kept of it; None where there is none."""
+        past = self.history()
+        return (self._kept(past[-1]) or told_change(past[-1], self.find(past[-1].digest))) if past else None
 
     def find(self, digest: str) -> PushedImage | None:
         """The image with a digest, or None."""
@@ -428,14 +473,39 @@ class LiveMaps:
         """Write the parameter: from its next job on, every host answers with that MAP. Raises RegistryError where it is gone meanwhile."""
         self._registry.require(digest=image.digest)
         previous = self.live()
-        self._commands.set_parameter(self._parameter, image.reference, note(kind, image, previous, who, why))
+        change = Change(kind, image, previous, who, why, changed=True, proof=proof, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        description = note(kind, image, previous, who, why)
+        self._keep(change, description)
+        self._commands.set_parameter(self._parameter, image.reference, description)
         self._report(f"live MAP is now {label(image)}, {image.digest}; hosts take it before their next job")
-        return Change(kind, image, previous, who, why, changed=True, proof=proof)
+        return change
+
+    def _keep(self, change: Change, description: str) -> None:
+        """Keep it before it is made, so that whoever sees the parameter finds it. What cannot be kept delays no rollback."""
+        if not self._settings.bucket:
+            return
+        key, body = change_key(change.image.digest, description), change.to_json().encode()
+        try:
+            self._s3.put_object(Bucket=self._settings.bucket, Key=key, Body=body, ContentType="application/json")
+        except (ClientError, BotoCoreError) as error:
+            self._report(f"what is known of this change beside the parameter's description could not be kept: {error}")
+
+    def _kept(self, switch: Deployment) -> Change | None:
+        """What was kept of a change; None where nothing is. Raises ClientError for any other trouble than that."""
+        if not self._settings.bucket:
+            return None
+        try:
+            body = self._s3.get_object(Bucket=self._settings.bucket, Key=change_key(switch.digest, switch.note))["Body"].read(_MOST_BYTES)
+        except ClientError as error:
+            if code_of(error) not in ("NoSuchKey", "NoSuchBucket", "404"):
+                raise
+            return None
+        return parse_change(body.decode("utf-8", "replace"), switch)
 
     def jobs_at_work(self) -> bool:
         """Whether studies wait or are answered now; about, as SQS counts."""
-        queue = self._trigger.find_queue(self._settings.names.jobs_queue)
-        return queue is not None and any(self._trigger.depth(queue))
+        queue = self._queues.find_queue(self._settings.names.jobs_queue)
+        return queue is not None and any(self._queues.depth(queue))
 
     def _images(self) -> list[PushedImage]:
         """The MAPs of the repository, newest first: without the lower stages of builds, which it keeps too."""

@@ -14,8 +14,8 @@ from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
-from monai_aws_pipeline.studies.recorded import verdict_metadata
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id
+from monai_aws_pipeline.studies.recorded import verdict_metadata
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
 from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 from monai_aws_pipeline.studies.study_history import StudyHistory, history_of
@@ -28,8 +28,9 @@ from monai_aws_pipeline.studies.study_history import StudyHistory, history_of
     deps=[LIVE_MAP, S3_TRIGGER],
     group_name="studies",
     kinds={"dicom", "s3"},
-    description="The answer to one study, recorded when its upload was answered. Materialise it to have the live MAP answer again: "
-    "a study that has failed or was refused, and one that another MAP has answered, from the newest original that is kept.",
+    description="The answer to one study, recorded when its upload was answered. Materialise its partition to have the live MAP answer "
+    "again: where it is stale, has failed or was refused; the newest original that is kept is asked. The example took 2 to 3 s on a warm "
+    "host on the embedded AWS and 7 to 9 s in a container of its own; what a study cost is its cost_usd.",
 )
 def inference_result(
     context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource, s3: S3Resource

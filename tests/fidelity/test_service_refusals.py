@@ -11,13 +11,15 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from monai_aws_pipeline.cloud import trigger as trigger_module
 from monai_aws_pipeline.cloud.alarms import Alarm, Alarms
 from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.functions import FunctionSpec
+from monai_aws_pipeline.cloud.queues import Queue
 from monai_aws_pipeline.cloud.registry import Registry
+from monai_aws_pipeline.cloud.service_calls import ServiceCalls
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import Change, Proposal, apply, propose, stack_outputs
-from monai_aws_pipeline.cloud.trigger import FunctionSpec, Queue, Trigger
+from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.settings import Names
 from tests.fidelity.conftest import refusal
@@ -195,7 +197,7 @@ def test_a_refusal_is_tried_again_or_named_with_what_to_do_handled(
             assert played.remedy in error.value.remedy
         stub.assert_no_pending_responses()
     if played.end == "again" and call.again:
-        monkeypatch.setattr(trigger_module, "_SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(ServiceCalls, "settle_seconds", 0.0)
         with Stubber(getattr(clients, call.client)) as stub, pytest.raises(CloudError, match=played.code) as error:
             answer(stub, *call.before)
             stub.add_client_error(name, played.code, f"x {played.words} y", played.status)

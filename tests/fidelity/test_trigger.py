@@ -18,11 +18,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from lambda_fn import hosts, wake
-from monai_aws_pipeline.cloud import trigger as trigger_module
 from monai_aws_pipeline.cloud.errors import TriggerError
+from monai_aws_pipeline.cloud.functions import FunctionSpec
+from monai_aws_pipeline.cloud.queues import Queue, queue_policy
+from monai_aws_pipeline.cloud.service_calls import ServiceCalls
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack
-from monai_aws_pipeline.cloud.trigger import FunctionSpec, Queue, Trigger, queue_policy
+from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import JobMessage
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.bootstrap import TEMPLATE
@@ -69,7 +71,7 @@ def trigger(clients: Clients) -> Trigger:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for that does not pass."""
-    monkeypatch.setattr(trigger_module, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(ServiceCalls, "settle_seconds", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,13 @@ from click.testing import CliRunner, Result
 
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume
+from monai_aws_pipeline.cloud.queues import queue_policy
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.cloud.trigger import Trigger, queue_policy
+from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ROLE_MAP_BUILD, JobMessage
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.hosts import starts_of

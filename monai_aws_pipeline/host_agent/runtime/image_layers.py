@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.maps.spec.disk_space import image_of_index, layers_of
+from monai_aws_pipeline.maps.spec.manifests import image_of_index, layers_of
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient

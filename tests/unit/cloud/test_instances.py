@@ -97,3 +97,22 @@ def test_without_spot_capacity_the_next_market_is_tried_where_the_settings_allow
     assert any("trying the next market" in line for line in said)
     with pytest.raises(CapacityError):
         machines.launch(replace(spec, markets=("spot",)), said.append)
+
+
+def test_a_group_that_may_not_be_deleted_is_said_and_one_that_is_held_is_waited_for(ec2: Any):
+    machines = Machines(ec2, "unit")
+    group = machines.security_group(Tags("unit", "map-build", "o", "run", "n"), "x")
+    refusals = ["DependencyViolation"]
+
+    def refuse(**_: Any) -> None:
+        if refusals:
+            raise ClientError({"Error": {"Code": refusals.pop(0)}}, "DeleteSecurityGroup")
+
+    ec2.meta.events.register("before-parameter-build.ec2.DeleteSecurityGroup", refuse)
+    said: list[str] = []
+    machines.delete_security_group(group, said.append)
+    assert said == [f"waiting until no machine holds the security group {group} any more"]
+    assert machines.security_groups() == []
+    refusals.append("UnauthorizedOperation")
+    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+        machines.delete_security_group(group, said.append)

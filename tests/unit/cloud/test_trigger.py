@@ -2,8 +2,8 @@
 
 import pytest
 
+from monai_aws_pipeline.cloud.bucket_notifications import merge_notification
 from monai_aws_pipeline.cloud.errors import TriggerError
-from monai_aws_pipeline.cloud.trigger import merge_notification
 
 
 def _entry(identifier, prefix="input/", suffix="", event="s3:ObjectCreated:*"):

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from monai_aws_pipeline.cloud.waiting import repeating, wait_until
+from monai_aws_pipeline.cloud.waiting import Telling, repeating, retried, wait_until
 
 
 class Time:
@@ -104,3 +104,60 @@ def test_work_that_blocks_is_said_again_until_it_ends() -> None:
     assert said[1].startswith("asking pip (for ")
     assert not [thread for thread in threading.enumerate() if thread.name == "repeating"]
     assert len(said) == count
+
+
+class NotYetError(Exception):
+    """What passes."""
+
+
+def failing(times: int, error: Exception) -> Callable[[], str]:
+    left = iter([error] * times)
+
+    def call() -> str:
+        for each in left:
+            raise each
+        return "made"
+
+    return call
+
+
+def test_what_passes_is_tried_again_and_said() -> None:
+    said: list[str] = []
+    made = retried(
+        failing(2, NotYetError("soon")),
+        NotYetError,
+        lambda _: True,
+        5,
+        what=lambda error: f"not yet: {error}",
+        report=said.append,
+        pause=0.01,
+    )
+    assert (made, said) == ("made", ["not yet: soon"])
+
+
+def test_what_does_not_pass_is_raised_at_once_and_what_never_ends_at_the_end() -> None:
+    said: list[str] = []
+    with pytest.raises(NotYetError, match="for good"):
+        retried(failing(1, NotYetError("for good")), NotYetError, lambda _: False, 60, what="x", report=said.append)
+    with pytest.raises(KeyError):
+        retried(failing(1, KeyError("another")), NotYetError, lambda _: True, 60, what="x", report=said.append)
+    assert said == []
+    with pytest.raises(NotYetError, match="never"):
+        retried(failing(99, NotYetError("never")), NotYetError, lambda _: True, 0, what="x", report=said.append)
+
+
+def test_a_line_that_a_program_prints_twice_is_said_twice() -> None:
+    time, said = Time(), list[str]()
+    telling = Telling(said.append, time.clock)
+    for _ in range(2):
+        telling.say("│ ok")
+    time.sleep(9)
+    telling.again()
+    assert said == ["│ ok", "│ ok"]
+    time.sleep(1)
+    telling.again()
+    assert said[-1] == "│ ok (for 10 s)"
+    with repeating(said.append, tick_s=60) as report:
+        report("│ same")
+        report("│ same")
+    assert said[-2:] == ["│ same", "│ same"]

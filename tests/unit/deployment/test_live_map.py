@@ -8,11 +8,18 @@ from typing import Any
 import boto3
 import pytest
 from dagster import AssetMaterialization, AssetObservation, DagsterInstance, SkipReason, build_sensor_context
+from hypothesis import given
+from hypothesis import strategies as st
 from moto import mock_aws
 
+from monai_aws_pipeline.cloud.registry import PushedImage, Registry
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.deployment.live_map import live_map_changed
+from monai_aws_pipeline.deployment.live_map import change_metadata, live_map_changed
+from monai_aws_pipeline.maps.spec.expectation import Point
+from monai_aws_pipeline.operations.promotion import Deployment, GoldenCheck, Kind, LiveMaps, parse_change
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import load_settings
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST
 
 PARAMETER = "/monai-aws/unit/live-map"
@@ -27,7 +34,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def tick(instance: DagsterInstance) -> Any:
-    resources = {"settings": SettingsResource(overrides={"deployment": "unit"}), "cloud": CloudResource(region="us-east-1")}
+    resources = {
+        "settings": SettingsResource(overrides={"deployment": "unit", "bucket": "studies"}),
+        "cloud": CloudResource(region="us-east-1"),
+    }
     result = live_map_changed(build_sensor_context(instance=instance, resources=resources))
     for event in getattr(result, "asset_events", None) or []:
         instance.report_runless_asset_event(event)
@@ -38,12 +48,80 @@ def test_what_the_command_line_has_changed_is_recorded_once(aws: None):
     ssm = boto3.client("ssm", region_name="us-east-1")
     with DagsterInstance.ephemeral() as instance:
         assert isinstance(tick(instance), SkipReason), "nothing is live yet"
-        for digest, note in ((DIGEST, "deploy 1.0.0; before: none"), (OTHER_DIGEST, "promote 2.0.0; by someone; why: better")):
+        for digest, note in (
+            (DIGEST, "deploy 1.0.0; before: none; by someone"),
+            (OTHER_DIGEST, "promote 2.0.0; before: none; by someone; why: better"),
+        ):
             ssm.put_parameter(Name=PARAMETER, Value=f"registry/map@{digest}", Description=note, Type="String", Overwrite=True)
             recorded, observed = tick(instance).asset_events
             assert isinstance(recorded, AssetMaterialization)
-            assert recorded.metadata["note"].value == note
+            assert note.startswith(str(recorded.metadata["kind"].value))
+            assert recorded.metadata["golden_study"].value == "not known", "nothing but the parameter's description is kept"
             assert isinstance(observed, AssetObservation)
             assert observed.asset_key.to_user_string() == "inference_host"
             assert latest_version(instance, "live_map") == digest
             assert isinstance(tick(instance), SkipReason), "what is recorded is not recorded again"
+
+
+OLD = PushedImage("registry/map", OTHER_DIGEST, ("1.0.0-0123456-01234567",), 7, "2026-11-01T00:00:00+00:00")
+NEW = PushedImage("registry/map", DIGEST, ("1.1.0-0123456-01234567",), 8, "2026-11-02T00:00:00+00:00")
+POINTS = tuple(Point(f"Dice of segment {number}", "0.9 at least", f"0.{number}", ok=number > 8) for number in range(1, 10))
+WHY = "recall is better on small lesions; " * 40
+
+
+@pytest.fixture
+def maps(aws: None, monkeypatch: pytest.MonkeyPatch) -> LiveMaps:
+    """The live MAP with both images in the registry; a host passes each golden study."""
+    images = {image.digest: image for image in (NEW, OLD)}
+    monkeypatch.setattr(Registry, "images", lambda _: list(images.values()))
+    monkeypatch.setattr(Registry, "require", lambda _, digest: images[digest])
+    monkeypatch.setattr(Registry, "find", lambda _, digest: images.get(digest))
+    monkeypatch.setattr(LiveMaps, "_prove", lambda *_: GoldenCheck("i-1", "passed", POINTS, 12.5))
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="studies")
+    return LiveMaps(Clients("us-east-1"), load_settings(deployment="unit", bucket="studies"), lambda _: None)
+
+
+def plain(metadata: Any) -> dict[str, Any]:
+    return {name: getattr(value, "value", value) for name, value in metadata.items()}
+
+
+def test_a_change_by_the_command_line_records_what_one_by_a_run_records(maps: LiveMaps):
+    with DagsterInstance.ephemeral() as instance:
+        for make in (
+            lambda: maps.switch(Kind.DEPLOY, OLD, "team, monai-aws promote", ""),
+            lambda: maps.promote(DIGEST, "team, monai-aws promote", WHY),
+            lambda: maps.rollback("", "team, monai-aws rollback", "volumes are too small"),
+        ):
+            change = make()
+            by_a_run = plain(change_metadata(change))
+            recorded, observed = tick(instance).asset_events
+            assert plain(recorded.metadata) == by_a_run
+            assert set(plain(observed.metadata)) == set(by_a_run)
+            if change.kind is Kind.PROMOTE:
+                assert by_a_run["why"] == WHY, "whole, although the parameter's description is cut"
+                assert [row.data["point"] for row in by_a_run["golden_points"].records] == [point.name for point in POINTS]
+                assert (by_a_run["previous"], by_a_run["golden_host"]) == (OTHER_DIGEST, "i-1")
+
+
+def test_a_change_of_which_nothing_could_be_kept_is_recorded_by_what_the_parameter_says(maps: LiveMaps):
+    s3 = boto3.client("s3", region_name="us-east-1")
+    s3.delete_bucket(Bucket="studies")
+    maps.switch(Kind.DEPLOY, OLD, "team, monai-aws promote", "")
+    change = maps.switch(Kind.ROLLBACK, NEW, "team, monai-aws rollback", "too slow")
+    with DagsterInstance.ephemeral() as instance:
+        recorded, _ = tick(instance).asset_events
+    said = plain(recorded.metadata)
+    assert (said["previous"], said["by"], said["why"], said["tag"]) == (OTHER_DIGEST, change.who, "too slow", NEW.tags[0])
+    assert said["golden_study"] == "not known"
+
+
+def test_a_record_of_another_change_is_none(maps: LiveMaps):
+    change = maps.switch(Kind.DEPLOY, OLD, "team", "")
+    switch = maps.history()[-1]
+    assert parse_change(change.to_json(), switch) == change
+    assert parse_change(change.to_json(), Deployment(DIGEST, Kind.DEPLOY, "", "")) is None
+
+
+@given(st.text(max_size=80) | st.dictionaries(st.sampled_from(["schema", "image", "proof"]), st.none() | st.text(max_size=9)).map(str))
+def test_what_is_no_record_is_taken_for_none(text: str):
+    assert parse_change(text, Deployment(DIGEST, Kind.DEPLOY, "", "")) is None

@@ -13,8 +13,10 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, build_sensor_context
 
 from monai_aws_pipeline.automation import map_source_changed
-from monai_aws_pipeline.deployment.map_source import Watched
+from monai_aws_pipeline.deployment.map_source import Watched, application_metadata, observation
+from monai_aws_pipeline.maps.source import Observed
 from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.settings import load_settings
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -172,3 +174,67 @@ def test_a_changed_folder_without_git_is_a_change_too(tmp_path: Path):
 @pytest.mark.parametrize("cursor", [None, "", "4df28b3", "[]", '{"version": 1}', '{"version": "v", "count": "x"}'])
 def test_a_cursor_of_another_time_is_nothing_seen(cursor: str | None):
     assert Watched.parse(cursor) == Watched()
+
+
+APP_YAML = """application:
+  title: Brain volumes
+  version: 1.0.0
+  input-formats: [DICOM]
+  output-formats: [DICOM]
+resources:
+  cpu: 1
+  gpu: 0
+  memory: 1Gi
+"""
+
+
+def shown(**settings: Any) -> tuple[str, dict[str, Any]]:
+    seen = observation(load_settings(**settings))
+    return seen.description or "", {name: value.value for name, value in seen.metadata.items()}
+
+
+def test_the_lineage_says_which_application_it_is_and_of_which_commit(remote: Path):
+    commit(remote, APP_YAML)
+    head = git(remote, "rev-parse", "HEAD")
+    for source, ref in ((f"file://{remote}", "main"), (str(remote), "main"), (str(remote), "HEAD")):
+        said, metadata = shown(app_source=source, app_ref=ref)
+        assert metadata == {"application": "Brain volumes", "repository": source, "ref": ref, "commit": head}
+        assert said == f"commit {head[:7]}"
+
+
+def test_a_folder_that_is_no_commit_is_not_called_one(remote: Path, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "app.yaml").write_text(APP_YAML)
+    (remote / "app.yaml").write_text(APP_YAML)
+    for folder in (outside, remote):
+        said, metadata = shown(app_source=str(folder), app_ref="HEAD")
+        assert "commit" not in metadata
+        assert len(metadata["content"]) == 40
+        assert metadata["application"] == "Brain volumes"
+        assert said.startswith(f"content {metadata['content'][:7]} (no commit")
+    tick = Ticks(str(outside), "observe")
+    tick.settings["app_ref"] = "HEAD"
+    tick()
+    assert "no commit" in tick().skip_message
+
+
+def test_an_application_that_cannot_be_read_is_observed_without_its_title(remote: Path):
+    _, metadata = shown(app_source=f"file://{remote}", app_ref="main")
+    assert "application" not in metadata
+    assert metadata["commit"] == git(remote, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown_as"),
+    [
+        ("https://user:s3cret@git.example.org/team/app.git?private_token=abc#x", "https://git.example.org/team/app.git"),
+        ("ssh://git@git.example.org:2222/team/app.git", "ssh://git.example.org:2222/team/app.git"),
+        ("git@git.example.org:team/app.git", "git@git.example.org:team/app.git"),
+        ("examples/brain_mri/app", "examples/brain_mri/app"),
+        ("/srv/apps/brain", "/srv/apps/brain"),
+    ],
+)
+def test_a_repository_is_shown_without_credentials(address: str, shown_as: str):
+    seen = Observed("1" * 40, dirty=False)
+    assert application_metadata(load_settings(app_source=address), "", seen)["repository"] == shown_as

@@ -98,6 +98,7 @@ def test_a_shifted_answer_has_the_volume_and_not_the_dice(place: Place):
 
 
 def test_an_application_that_fails_writes_nothing_or_never_ends_is_a_miss_with_its_code(place: Place, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
     for verdict, code in (
         (place.examine(None, exit_code=3), "map_failed"),
         (place.examine(None), "no_output"),
@@ -107,6 +108,24 @@ def test_an_application_that_fails_writes_nothing_or_never_ends_is_a_miss_with_i
         (point,) = verdict.missed
         assert (point.name, point.found.partition(":")[0]) == ("application", code)
     assert "the application said: hello" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("[2026-11-28 10:00:00,000] [INFO] (root) - Parsed args", "INFO"),
+        ("DEBUG:app:details", "INFO"),
+        ("2026-11-28 WARNING no series", "WARNING"),
+        ("[error] - INFORMATION about ERRORS", "INFO"),
+        ("ValueError: no such file", "INFO"),
+        ("[ERROR] (app) - failed after INFO", "ERROR"),
+    ],
+)
+def test_a_line_of_the_application_has_the_level_that_it_gave_itself(place: Place, caplog: pytest.LogCaptureFixture, line: str, level: str):
+    caplog.set_level("INFO")
+    place.examine(None, exit_code=3, log_tail=(line,))
+    (shown,) = [record for record in caplog.records if record.getMessage().startswith("the application said: ")]
+    assert (shown.levelname, shown.getMessage()) == (level, f"the application said: {line}")
 
 
 def test_a_surface_that_does_not_lie_on_its_segmentation_is_a_miss_before_anything_is_measured(
@@ -212,6 +231,7 @@ def test_a_missing_altered_or_unreadable_object_is_named(store: Store, tmp_path:
 
 
 def test_an_application_that_prints_the_patient_is_shown_without(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     verdict = place.examine(None, exit_code=3, log_tail=("hello Nobody Invented, INV-1", "2.25.329800735698586629295641978511506172918"))
     assert not verdict.passed
     assert "the application said: hello [removed]" in caplog.text

@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
+from monai_aws_pipeline.cloud.bucket_notifications import without_notification
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.trigger import without_notification
 from monai_aws_pipeline.operations import teardown
 from monai_aws_pipeline.operations.teardown import Kind, Teardown, Thing, plan
 from monai_aws_pipeline.settings import Settings
