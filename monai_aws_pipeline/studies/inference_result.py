@@ -11,8 +11,9 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
+from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions, earlier
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id, s3_path
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
 
@@ -44,7 +45,7 @@ def inference_result(
         raise _failure(record, store.bucket)
     result = store.with_outputs(record)
     return MaterializeResult(
-        metadata=record_metadata(record, result.measurements, result.preview_png, bucket=store.bucket),
+        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), earlier(context.instance, record)),
         data_version=DataVersion(result_id(record.job, record.study)),
         tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
     )
