@@ -13,13 +13,12 @@ from typing import Any, Final
 
 from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, parse_utc
 
-_MOST_VOLUMES: Final = 5
 _NAME: Final = re.compile(r"volume_(.+)_ml")
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is compared of an answer. ``volumes`` in millilitres by the slug of their segment; empty texts are not known."""
+    """What is compared of an answer. ``volumes`` in millilitres by the name of their segment; empty texts are not known."""
 
     at: datetime
     version: str = ""
@@ -30,8 +29,8 @@ class Earlier:
     @classmethod
     def of(cls, record: ResultRecord, measurements: tuple[SegmentVolume, ...]) -> Earlier:
         """As a record has it."""
-        volumes = {slug(each.label): round(each.volume_ml, 3) for each in measurements}
-        return cls(parse_utc(record.committed_at), record.map.app_version, record.map.digest, record.map.model_sha256, volumes)
+        made = record.map
+        return cls(parse_utc(record.committed_at), made.app_version, made.digest, made.model_sha256, volumes_by_name(measurements))
 
     @classmethod
     def recorded(cls, metadata: Mapping[str, Any]) -> Earlier | None:
@@ -45,29 +44,36 @@ class Earlier:
         return cls(datetime.fromtimestamp(at, UTC), version, digest, model, volumes)
 
 
-def comparison(this: Earlier, before: Earlier) -> str:
-    """A Markdown table of both, the change in its last column."""
+def comparison(this: Earlier, before: Earlier, most: int) -> str:
+    """A Markdown table of both, the change in its last column. ``most``: of the segments that both have."""
     rows = [
         ("answered", f"{this.at:%Y-%m-%d %H:%M}", f"{before.at:%Y-%m-%d %H:%M}", ""),
-        ("MAP", this.version, before.version, _changed(this.version, before.version)),
+        ("MAP", _short(this.version), _short(before.version), _changed(this.version, before.version)),
         ("digest", _short(this.digest), _short(before.digest), _changed(this.digest, before.digest)),
         ("model", _short(this.model), _short(before.model), _changed(this.model, before.model)),
     ]
-    for name in sorted(this.volumes.keys() & before.volumes.keys())[:_MOST_VOLUMES]:
+    for name in sorted(this.volumes.keys() & before.volumes.keys())[:most]:
         now, then = this.volumes[name], before.volumes[name]
-        share = f" ({(now - then) / then:+.1%})" if then else ""
-        rows.append((f"{name.replace('_', ' ')}, ml", f"{now:.1f}", f"{then:.1f}", f"{now - then:+.1f}{share}" if now != then else "same"))
+        change = f"{now - then:+.1f}{f' ({(now - then) / then:+.1%})' if then else ''}" if now != then else "same"
+        rows.append(
+            (f"{name.replace('_', ' ')[:24]}, ml", f"{now:.1f}", f"{then:.1f}", f"{now - then:+.1f}{share}" if now != then else "same")
+        )
     lines = [f"| {' | '.join(row)} |" for row in rows if row[1] or row[2]]
     return "\n".join(["| | this answer | the one before | change |", "|---|---|---|---|", *lines])
 
 
-def slug(label: str) -> str:
-    """A segment's label as metadata keys have it."""
-    return re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")[:40] or "other"
+def volumes_by_name(measurements: tuple[SegmentVolume, ...]) -> dict[str, float]:
+    """Millilitres by names fit for metadata keys; segments of one name are numbered, so that none hides another."""
+    named: dict[str, float] = {}
+    for each in measurements:
+        name = re.sub(r"[^a-z0-9]+", "_", each.label.lower()).strip("_")[:40] or "other"
+        same = sum(1 for other in named if other == name or re.fullmatch(rf"{name}_no\d+", other))
+        named[f"{name}_no{same + 1}" if same else name] = round(float(each.volume_ml), 3)
+    return named
 
 
 def _short(text: str) -> str:
-    return text.removeprefix("sha256:")[:12]
+    return re.sub(r"[|\\[\]`*_<>]", "", text.removeprefix("sha256:"))[:12]
 
 
 def _changed(this: str, before: str) -> str:

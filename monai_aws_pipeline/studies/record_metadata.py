@@ -21,7 +21,7 @@ from monai_aws_pipeline.contract import IndexEntry, ResultRecord, SegmentVolume,
 from monai_aws_pipeline.contract.outputs import LOG, PREVIEW
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG, version_tags
 from monai_aws_pipeline.portal.addresses import LOG_FILE, ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses
-from monai_aws_pipeline.studies.compared import Earlier, comparison, slug
+from monai_aws_pipeline.studies.compared import Earlier, comparison
 
 JOB_TAG: Final = "monai-aws/job"
 STATUS_TAG: Final = "monai-aws/status"
@@ -32,8 +32,12 @@ MAX_STORED_BYTES: Final = 4096
 """Of one event's metadata, as Dagster's event log holds it."""
 OPEN_CHARACTERS: Final = 999
 """The longest Markdown that Dagster's pages show without a click."""
-_ENTRY_BYTES: Final = 160
+_ENTRY_BYTES: Final = 146
 """What the event log writes around the name and the value of an entry, at most."""
+_FIRST_VOLUMES: Final = 2
+"""Taken before anything else that may have to be left out."""
+_LEFT_OUT_BYTES: Final = 210
+"""Of the entry that says how many volumes are left out."""
 _ERROR_CHARACTERS: Final = 600
 _LINE_CHARACTERS: Final = 300
 _FACT_CHARACTERS: Final = 160
@@ -49,17 +53,16 @@ def record_metadata(
     kept = _Bounded()
     for name, value in _core(record, where).items():
         kept.add(name, value)
-    volumes = {volume_name(each.label): MetadataValue.float(round(each.volume_ml, 3)) for each in measurements}
+    this = Earlier.of(record, measurements)
+    volumes = {f"volume_{name}_ml": MetadataValue.float(volume) for name, volume in this.volumes.items()}
+    for name in list(volumes)[:_FIRST_VOLUMES]:
+        kept.add(name, volumes.pop(name))
     if before is not None:
-        kept.add("compared_with_before", MetadataValue.md(comparison(Earlier.of(record, measurements), before)))
+        tables = (MetadataValue.md(comparison(this, before, most)) for most in (3, 1, 0))
+        any(kept.add("compared_with_before", table, _LEFT_OUT_BYTES if volumes else 0) for table in tables)
     kept.add_some(volumes, "volumes_left_out", "more segments: on the study's page")
     kept.add_table("details", _details(record))
     return kept.metadata
-
-
-def volume_name(label: str) -> str:
-    """The metadata key of a segment's volume."""
-    return f"volume_{slug(label)}_ml"
 
 
 @dataclass
@@ -126,9 +129,6 @@ def _core(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]:
     core["inference_s"] = MetadataValue.float(float(record.timings.inference))
     core["cost_usd"] = MetadataValue.float(float(record.cost.usd))
     core |= _links(record, where)
-    core["peak_memory_mib"] = MetadataValue.float(round(record.resources.peak_rss / 2**20, 1))
-    if record.resources.peak_gpu_memory is not None:
-        core["peak_gpu_memory_mib"] = MetadataValue.float(round(record.resources.peak_gpu_memory / 2**20, 1))
     return core
 
 
@@ -143,12 +143,12 @@ def _preview(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]
 
 
 def _links(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]:
-    """Where page, log, original, record and folder open; the record's place in S3 where there are no pages."""
+    """Where page, log, original and record open; the page leads to the console. The places in S3 where there are no pages."""
     page = where.page(record.study, record.job)
-    console = where.in_console(record.commit_key.rpartition("/")[0] + "/")
     if not page:
-        core: dict[str, MetadataValue] = {"record": MetadataValue.path(where.s3(record.commit_key))}
-        return core | ({"s3_console": MetadataValue.url(console)} if console else {})
+        console = where.in_console(record.commit_key.rpartition("/")[0] + "/")
+        places: dict[str, MetadataValue] = {"record": MetadataValue.path(where.s3(record.commit_key))}
+        return places | ({"s3_console": MetadataValue.url(console)} if console else {})
     log = any(output.kind == LOG for output in record.outputs)
     links = {
         "page": page,
@@ -156,7 +156,6 @@ def _links(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]:
         "log": page + LOG_FILE if log else "",
         "original": f"{page}{ORIGINAL_FOLDER}/",
         "record": page + RECORD_FILE,
-        "S3 console": console,
     }
     return {"links": MetadataValue.md(", ".join(f"[{name}]({address})" for name, address in links.items() if address))}
 
@@ -170,14 +169,15 @@ def _details(record: ResultRecord) -> dict[str, str]:
     commit, sdk = made.commit and f"commit {made.commit}", made.sdk_version and f"SDK {made.sdk_version}"
     details = {
         "seconds": ", ".join(f"{phase.name} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
-        "cost, USD": "; ".join(filter(None, (shares, costs.basis))),
         "host": " ".join(filter(None, (record.host.type, record.host.instance_id, record.host.ami))),
         "input": ", ".join([*given.modalities, images]),
+        "cost, USD": "; ".join(filter(None, (shares, costs.basis))),
         "source": ", ".join(filter(None, (commit, sdk))),
         "asked by a re-run with": record.request,
         "series": "; ".join(given.selection),
         "passed over": ", ".join(f"{count} {kind}" for kind, count in given.passed_over.items()),
         "evened out": "; ".join(given.repairs),
+        "peak memory": ", ".join(filter(None, (_mib(record.resources.peak_rss), _mib(record.resources.peak_gpu_memory, " of the GPU")))),
         "hosting": record.resources.hosting,
         "CPU seconds": f"{record.resources.cpu_seconds:g}" if record.resources.cpu_seconds else "",
     }
@@ -229,6 +229,10 @@ def plain(text: str, most: int) -> str:
 
 def _clipped(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 2]} …"
+
+
+def _mib(count: int | None, of: str = "") -> str:
+    return f"{count / 2**20:.0f} MiB{of}" if count else ""
 
 
 def _texts(values: Mapping[str, str]) -> dict[str, MetadataValue]:

@@ -18,6 +18,7 @@ from dagster import (
     TableRecord,
     TextMetadataValue,
     TimestampMetadataValue,
+    UrlMetadataValue,
 )
 from dagster._serdes import serialize_value
 
@@ -34,7 +35,7 @@ from monai_aws_pipeline.contract import (
 from monai_aws_pipeline.contract.outputs import DICOM_SEG, LOG, MEASUREMENTS, PREVIEW
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.compared import Earlier, slug
+from monai_aws_pipeline.studies.compared import Earlier, volumes_by_name
 from monai_aws_pipeline.studies.record_metadata import MAX_STORED_BYTES, record_metadata
 from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, refused, succeeded
 
@@ -82,7 +83,6 @@ def test_a_result_is_shown_with_units_and_types():
     assert metadata["cost_usd"] == FloatMetadataValue(0.0065)
     assert metadata["volume_brain_ml"] == FloatMetadataValue(1437.251)
     assert metadata["volume_left_kidney_ml"] == FloatMetadataValue(0.5)
-    assert metadata["peak_memory_mib"] == FloatMetadataValue(1536.0)
     assert metadata["map_digest"] == TextMetadataValue(DIGEST)
     assert isinstance(metadata["committed_at"], TimestampMetadataValue)
     assert metadata["preview"] == MarkdownMetadataValue(f"[![preview]({page}preview.png)]({page})")
@@ -90,12 +90,11 @@ def test_a_result_is_shown_with_units_and_types():
     assert f"[original]({page}original/)" in links
     assert f"[record]({page}result.json)" in links
     assert f"[all answers](http://127.0.0.1:3070/studies/{record.study}/)" in links
-    assert "console.aws.amazon.com/s3/buckets/studies?region=eu-central-1&prefix=output/" in links
     details = str(metadata["details"].value)
     assert "| host | g4dn.xlarge i-0123456789abcdef0 ami-0123456789abcdef0 |" in details
     assert "0.526 USD/h g4dn.xlarge for 44.4 s" in details
     assert "MR, 181 images in 1 series" in details
-    assert "peak_gpu_memory_mib" not in metadata, "no GPU, no figure"
+    assert "| peak memory | 1536 MiB |" in details, "no GPU, no figure of it"
 
 
 def test_what_dagster_is_to_show_openly_is_short_enough_for_it():
@@ -108,8 +107,8 @@ def test_what_dagster_is_to_show_openly_is_short_enough_for_it():
     assert {"preview", "links", "details"} <= record_metadata(succeeded(1), SEGMENTS[:8], WHERE, BEFORE).keys()
 
 
-SEGMENTS = tuple(SegmentVolume(f"Segment with a very long name indeed, number {number}", 123456.789) for number in range(64))
-BEFORE = Earlier(NOON - timedelta(days=1), "0.9.0", OTHER_DIGEST, "a" * 64, {slug(each.label): 100.5 for each in SEGMENTS})
+SEGMENTS = tuple(SegmentVolume(f"Segment {number} with a very long name indeed", 123456.789) for number in range(64))
+BEFORE = Earlier(NOON - timedelta(days=1), "0.9.0", OTHER_DIGEST, "a" * 64, dict.fromkeys(volumes_by_name(SEGMENTS), 100.5))
 
 
 @pytest.mark.parametrize("where", [WHERE, NOWHERE, LONGEST], ids=["pages", "no pages", "long names"])
@@ -118,6 +117,18 @@ def test_the_fattest_record_takes_no_more_than_4_kib_of_the_event_log(where: Add
     metadata = record_metadata(fattest(), SEGMENTS, where, before)
     assert 3000 < stored_bytes(metadata) <= MAX_STORED_BYTES == 4096
     assert {"status", "preview", "map_digest", "model_sha256", "job", "committed_at", "cost_usd"} <= metadata.keys()
+
+
+def test_segments_of_one_name_do_not_hide_each_other():
+    metadata = record_metadata(
+        succeeded(1), tuple(SegmentVolume(label, ml) for ml, label in enumerate(("Lesion", "lesion", "LESION", "?"))), WHERE
+    )
+    assert {name: value.value for name, value in metadata.items() if name.startswith("volume_")} == {
+        "volume_lesion_ml": 0.0,
+        "volume_lesion_no2_ml": 1.0,
+        "volume_lesion_no3_ml": 2.0,
+        "volume_other_ml": 3.0,
+    }
 
 
 def test_segments_beyond_what_fits_are_counted():
@@ -142,6 +153,11 @@ def test_without_pages_the_places_in_s3_are_shown():
     assert metadata["record"] == PathMetadataValue(f"{folder}/result.json")
     assert metadata["preview"] == PathMetadataValue(f"{folder}/preview.png")
     assert "links" not in metadata
+    assert "s3_console" not in metadata
+    console = record_metadata(record, (), replace(WHERE, links=""))["s3_console"]
+    folder = f"output/{record.study}/{record.job}/"
+    address = f"https://eu-central-1.console.aws.amazon.com/s3/buckets/studies?region=eu-central-1&prefix={folder}&showversions=false"
+    assert console == UrlMetadataValue(address)
 
 
 def test_what_a_record_says_is_not_read_as_markdown():
