@@ -13,6 +13,9 @@ from urllib.parse import quote, urlencode
 from monai_aws_pipeline.settings import Settings
 
 PREVIEW_FILE: Final = "preview.png"
+LINEAGE_WIDTH: Final = 600
+LINEAGE_PREVIEW_FILE: Final = f"preview-{LINEAGE_WIDTH}.png"
+"""The same at a width that Dagster's page of a partition does not cut, on a screen of 1,400 pixels."""
 RECORD_FILE: Final = "result.json"
 LOG_FILE: Final = "map.log"
 ORIGINAL_FOLDER: Final = "original"

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
+from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
 from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, message_page, study_page
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 
@@ -51,6 +51,7 @@ def build_app(files: StudyFiles, where: Addresses) -> Starlette:
             Route("/studies/{study}/", routes.study),
             Route("/studies/{study}/{job}/", routes.answer),
             Route(f"/studies/{{study}}/{{job}}/{PREVIEW_FILE}", routes.preview),
+            Route(f"/studies/{{study}}/{{job}}/{LINEAGE_PREVIEW_FILE}", routes.lineage_preview),
             Route(f"/studies/{{study}}/{{job}}/{ORIGINAL_FOLDER}/", routes.originals),
             Route(f"/studies/{{study}}/{{job}}/{ORIGINAL_FOLDER}/{{name}}", routes.original),
             Route("/studies/{study}/{job}/{name:path}", routes.file),
@@ -91,10 +92,14 @@ class StudyRoutes:
         return HTMLResponse(answer_page(result, self._files.originals(result.record), self._where))
 
     def preview(self, request: Request) -> Response:
-        """The picture. The lineage shows it on Dagster's own pages, so it alone may be shown on a page of another origin."""
-        picture = self._files.preview(self._files.record(*_named(request)))
-        headers = {"Cross-Origin-Resource-Policy": "cross-origin", "Cache-Control": "private, max-age=600"}
-        return Response(picture, media_type="image/png", headers=headers)
+        """The picture as it was drawn."""
+        return _picture(self._files.preview(self._files.record(*_named(request))))
+
+    def lineage_preview(self, request: Request) -> Response:
+        """The picture as the lineage shows it, on Dagster's own pages: so it alone may be shown on a page of another origin."""
+        picture = _picture(self._files.preview(self._files.record(*_named(request)), LINEAGE_WIDTH))
+        picture.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return picture
 
     def file(self, request: Request) -> Response:
         """An output, the log or the record: the browser is sent to where S3 gives it for the next minutes."""
@@ -131,6 +136,10 @@ class _Secured:
             await send(message)
 
         await self._app(scope, receive, send_secured)
+
+
+def _picture(png: bytes) -> Response:
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
 
 def _named(request: Request) -> tuple[str, str]:

@@ -24,15 +24,15 @@ class PreviewError(NamedError, ValueError):
     """The preview is no PNG that can be shown: too large, of another format, or damaged."""
 
 
-def fit_to_show(png: bytes) -> bytes:
-    """The picture as a PNG of our own, without anything that is not a pixel. Raises PreviewError."""
+def fit_to_show(png: bytes, widest: int = MAX_SOURCE_PIXELS) -> bytes:
+    """The picture as a PNG of our own, at most so many pixels wide, without anything that is not a pixel. Raises PreviewError."""
     if len(png) > MAX_SOURCE_BYTES:
         raise PreviewError(f"the preview has more than {MAX_SOURCE_BYTES} bytes")
     try:
         with _DECODING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(png), formats=["PNG"]) as source:
-                return _written_anew(source) if source.width * source.height <= MAX_SOURCE_PIXELS else _too_large()
+                return _written_anew(source, widest) if source.width * source.height <= MAX_SOURCE_PIXELS else _too_large()
     except PreviewError:
         raise
     # Pillow's decoders raise almost anything on damaged input: ValueError, SyntaxError, OSError, struct.error, EOFError …
@@ -40,9 +40,12 @@ def fit_to_show(png: bytes) -> bytes:
         raise PreviewError(f"the preview is no readable PNG ({type(error).__name__})") from error
 
 
-def _written_anew(source: Image.Image) -> bytes:
+def _written_anew(source: Image.Image, widest: int) -> bytes:
+    shown = source.convert("RGB")
+    if shown.width > widest:
+        shown = shown.resize((widest, max(1, round(shown.height * widest / shown.width))), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    Image.frombytes("RGB", source.size, source.convert("RGB").tobytes()).save(buffer, "PNG")
+    Image.frombytes("RGB", shown.size, shown.tobytes()).save(buffer, "PNG")
     return buffer.getvalue()
 
 

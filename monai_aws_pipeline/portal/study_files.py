@@ -30,7 +30,7 @@ from monai_aws_pipeline.contract.outputs import LOG, PREVIEW
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import LOG_FILE, PREVIEW_FILE, RECORD_FILE
-from monai_aws_pipeline.portal.picture import MAX_SOURCE_BYTES, fit_to_show
+from monai_aws_pipeline.portal.picture import MAX_SOURCE_BYTES, MAX_SOURCE_PIXELS, fit_to_show
 
 SIGNED_SECONDS: Final = 300
 MAX_ORIGINALS: Final = 100
@@ -130,8 +130,8 @@ class StudyFiles:
             raise NotThereError("There is no such original in the bucket, or it has expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS).")
         return self._signed(original.key, name, "")
 
-    def preview(self, record: ResultRecord) -> bytes:
-        """The picture, as a PNG that is fit for a browser. Raises NotThereError, PreviewError."""
+    def preview(self, record: ResultRecord, widest: int = MAX_SOURCE_PIXELS) -> bytes:
+        """The picture, at most so many pixels wide, as a PNG that is fit for a browser. Raises NotThereError, PreviewError."""
         output = files_of(record).get(PREVIEW_FILE)
         if output is None or output.kind != PREVIEW:
             raise NotThereError("This answer has no preview: there was nothing to draw.")
@@ -142,7 +142,7 @@ class StudyFiles:
                 raise NotThereError("The preview is not in the bucket any more.") from error
             raise
         with body:
-            return fit_to_show(body.read(MAX_SOURCE_BYTES + 1))
+            return fit_to_show(body.read(MAX_SOURCE_BYTES + 1), widest)
 
     def _signed(self, key: str, name: str, shown_as: str) -> str:
         saved_as = f'{"inline" if shown_as else "attachment"}; filename="{name.rpartition("/")[2]}"'

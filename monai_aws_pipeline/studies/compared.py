@@ -55,9 +55,7 @@ def comparison(this: Earlier, before: Earlier, most: int) -> str:
     for name in sorted(this.volumes.keys() & before.volumes.keys())[:most]:
         now, then = this.volumes[name], before.volumes[name]
         change = f"{now - then:+.1f}{f' ({(now - then) / then:+.1%})' if then else ''}" if now != then else "same"
-        rows.append(
-            (f"{name.replace('_', ' ')[:24]}, ml", f"{now:.1f}", f"{then:.1f}", f"{now - then:+.1f}{share}" if now != then else "same")
-        )
+        rows.append((f"{name.replace('_', ' ')[:24]}, ml", f"{now:.1f}", f"{then:.1f}", change))
     lines = [f"| {' | '.join(row)} |" for row in rows if row[1] or row[2]]
     return "\n".join(["| | this answer | the one before | change |", "|---|---|---|---|", *lines])
 

@@ -20,7 +20,7 @@ from dagster import AssetKey, MetadataValue
 from monai_aws_pipeline.contract import IndexEntry, ResultRecord, SegmentVolume, Status, Timings, parse_utc
 from monai_aws_pipeline.contract.outputs import LOG, PREVIEW
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG, version_tags
-from monai_aws_pipeline.portal.addresses import LOG_FILE, ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses
+from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LOG_FILE, ORIGINAL_FOLDER, RECORD_FILE, Addresses
 from monai_aws_pipeline.studies.compared import Earlier, comparison
 
 JOB_TAG: Final = "monai-aws/job"
@@ -138,7 +138,7 @@ def _preview(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]
     page = where.page(record.study, record.job)
     if not found:
         return {}
-    shown = MetadataValue.md(f"[![preview]({page}{PREVIEW_FILE})]({page})") if page else MetadataValue.path(where.s3(found))
+    shown = MetadataValue.md(f"[![preview]({page}{LINEAGE_PREVIEW_FILE})]({page})") if page else MetadataValue.path(where.s3(found))
     return {"preview": shown}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
+from PIL import Image
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
@@ -77,11 +79,14 @@ def test_a_page_has_picture_volumes_map_files_original_and_record(browser: TestC
 
 def test_the_picture_is_a_png_that_a_page_of_another_origin_may_show(browser: TestClient, bucket: Bucket):
     answered(bucket)
-    shown = browser.get(f"{PAGE}preview.png")
+    bucket.put(f"output/{S}/{J}/preview.png", picture(768, 256))
+    shown = browser.get(f"{PAGE}preview-600.png")
     assert shown.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(shown.content)) as small, Image.open(io.BytesIO(browser.get(f"{PAGE}preview.png").content)) as whole:
+        assert (small.size, whole.size) == ((600, 200), (768, 256))
     assert shown.headers["cross-origin-resource-policy"] == "cross-origin"
-    assert shown.content.startswith(b"\x89PNG")
-    assert browser.get(PAGE).headers["cross-origin-resource-policy"] == "same-origin", "nothing else may be"
+    for other in ("", "preview.png", "map.log"):
+        assert browser.get(PAGE + other).headers["cross-origin-resource-policy"] == "same-origin", "nothing else may be"
 
 
 @pytest.mark.parametrize(

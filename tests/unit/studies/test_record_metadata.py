@@ -85,7 +85,7 @@ def test_a_result_is_shown_with_units_and_types():
     assert metadata["volume_left_kidney_ml"] == FloatMetadataValue(0.5)
     assert metadata["map_digest"] == TextMetadataValue(DIGEST)
     assert isinstance(metadata["committed_at"], TimestampMetadataValue)
-    assert metadata["preview"] == MarkdownMetadataValue(f"[![preview]({page}preview.png)]({page})")
+    assert metadata["preview"] == MarkdownMetadataValue(f"[![preview]({page}preview-600.png)]({page})")
     links = str(metadata["links"].value)
     assert f"[original]({page}original/)" in links
     assert f"[record]({page}result.json)" in links
@@ -104,7 +104,8 @@ def test_what_dagster_is_to_show_openly_is_short_enough_for_it():
         openly = {name: len(value.value) for name, value in metadata.items() if isinstance(value, MarkdownMetadataValue)}
         assert {"preview", "links", "compared_with_before"} <= openly.keys()
         assert max(openly.values()) < 1000
-    assert {"preview", "links", "details"} <= record_metadata(succeeded(1), SEGMENTS[:8], WHERE, BEFORE).keys()
+    usual = record_metadata(succeeded(1), (SegmentVolume("Brain", 1437.25),), WHERE, replace(BEFORE, volumes={"brain": 1400.0}))
+    assert {"preview", "volume_brain_ml", "links", "compared_with_before", "details"} <= usual.keys()
 
 
 SEGMENTS = tuple(SegmentVolume(f"Segment {number} with a very long name indeed", 123456.789) for number in range(64))

@@ -94,7 +94,7 @@ def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemo
     assert daemon.studies() == {record.study}
     assert event.metadata["map_digest"].value == DIGEST
     assert event.metadata["volume_brain_ml"].value == 1437.25
-    assert f"/studies/{record.study}/{record.job}/preview.png)" in event.metadata["preview"].value
+    assert f"/studies/{record.study}/{record.job}/preview-600.png)" in event.metadata["preview"].value
 
 
 def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket):
