@@ -47,6 +47,7 @@ def serve(settings: Settings, report: Callable[[str], None]) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
+            listener.listen()  # before it is said to be there: whoever connects at once waits for the first answer
         except OSError as error:
             raise LinksError(
                 f"Port {port} of this machine is taken ({error.strerror}).", "Choose another in MONAI_AWS_LINKS_URL."

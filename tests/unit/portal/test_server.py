@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_said():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(LinksError, match=r"cannot be used .* Choose another in MONAI_AWS_LINKS_URL"):
+        with pytest.raises(LinksError, match=r"is taken .* Choose another in MONAI_AWS_LINKS_URL"):
             serve(chosen(other.getsockname()[1]), lambda _: None)
 
 
