@@ -40,7 +40,7 @@ def test_it_serves_on_loopback_logs_nothing_and_ends_when_told():
         assert process.stdout is not None
         assert f"loopback port {port}" in process.stdout.readline()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("GET", "/studies/" + "x" * 40)
+        connection.request("GET", "/input/DOE-JANE.zip")
         answer = connection.getresponse()
         assert answer.status == 404
         assert answer.getheader("server") is None
