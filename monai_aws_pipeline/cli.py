@@ -349,6 +349,14 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], object] | None]:
 
 
 @cli.command()
+def links() -> None:
+    """Serve the pages of studies that the lineage links to (MONAI_AWS_LINKS_URL), on loopback, until Ctrl-C."""
+    from monai_aws_pipeline.portal.server import serve
+
+    serve(load_settings(), _say)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--watch", is_flag=True, help="Look every two seconds until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:

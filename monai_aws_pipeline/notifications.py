@@ -56,8 +56,8 @@ from monai_aws_pipeline.operations.notifications import (
 )
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 
 INTERVAL_SECONDS: Final = 120
 LATE_SECONDS: Final = 600

@@ -319,6 +319,18 @@ class Settings(BaseSettings):
         examples=["https://github.com/OWNER/REPOSITORY/blob/main"],
         description="web address of this project's folder at a branch, to which pages in Dagster link; empty: they name the files here",
     )
+    links_url: str = Field(
+        "http://127.0.0.1:3070",
+        pattern=r"^$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?$",
+        examples=["http://127.0.0.1:3070"],
+        description="where a browser opens studies' pages (monai-aws links), as the lineage links to them; empty: no pages, no such links",
+    )
+    console_url: str = Field(
+        "auto",
+        pattern=r"^$|^auto$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?$",
+        examples=["auto"],
+        description="AWS console that links to S3 lead to; auto: the region's own; empty: none, as the embedded AWS sets it",
+    )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 
     @field_validator("base_ami")

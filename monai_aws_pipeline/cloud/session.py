@@ -104,6 +104,11 @@ class Clients:
         return self._session.client("s3", config=self._config)
 
     @cached_property
+    def s3_presigning(self) -> S3Client:
+        """S3 for addresses that a browser opens: in some regions the SDK would sign them the old way, which objects under KMS refuse."""
+        return self._session.client("s3", config=self._config.merge(Config(signature_version="s3v4")))
+
+    @cached_property
     def scheduler(self) -> EventBridgeSchedulerClient:
         """The scheduled wake."""
         return self._session.client("scheduler", config=self._config)

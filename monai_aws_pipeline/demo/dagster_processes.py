@@ -1,6 +1,7 @@
 """Dagster's webserver and daemon as processes of our own, for one machine: started, found again, ended by their ids.
 
-``dagster dev`` started from a script does not end when told, so the two are started here. They listen on loopback only and send no
+``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the pages of studies that the
+lineage links to (``monai-aws links``), unless the settings switch those off. They listen on loopback only and send no
 telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.md.
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.settings import PACKAGE_ROOT, PROJECT_ROOT
+from monai_aws_pipeline.settings import PACKAGE_ROOT, PROJECT_ROOT, load_settings
 
 HOST = "127.0.0.1"
 
@@ -46,7 +47,7 @@ def free_port(preferred: int) -> int:
 
 
 class DagsterProcesses:
-    """The two processes of one DAGSTER_HOME. ``home`` also holds their logs and the file with their ids."""
+    """The processes of one DAGSTER_HOME. ``home`` also holds their logs and the file with their ids."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -67,7 +68,7 @@ class DagsterProcesses:
         inherited: Mapping[str, str] | None = None,
         exact: bool = False,
     ) -> str:
-        """Start both unless they run with the same settings and code, and wait until the UI answers. Returns its address.
+        """Start all of them unless they run with the same settings and code, and wait until the UI answers. Returns its address.
 
         ``inherited``: what they have of an environment beside their own; by default all of this process's. ``exact``: no other port.
         """
@@ -89,11 +90,13 @@ class DagsterProcesses:
             raise DagsterProcessError(f"Port {port} of this machine is taken.", "Name another one, or none.")
         address = f"http://{HOST}:{chosen}"
         rest = os.environ if inherited is None else inherited
-        env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, "DAGSTER_HOME": str(self.home)}
+        links = _free_links(environment.get("MONAI_AWS_LINKS_URL", load_settings().links_url), report)
+        env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, "DAGSTER_HOME": str(self.home), "MONAI_AWS_LINKS_URL": links}
         workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
         programs = {
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
             "daemon": ["dagster-daemon", "run", *workspace],
+            **({"links": ["monai-aws", "links"]} if links else {}),
         }
         started: dict[str, int] = {}
         for name, arguments in programs.items():
@@ -151,7 +154,7 @@ class DagsterProcesses:
         return noted if alive and isinstance(noted, dict) else {}
 
     def stop(self, seconds: float = 20) -> None:
-        """End both and everything they started; processes that are gone already are fine."""
+        """End all of them and everything they started; processes that are gone already are fine."""
         try:
             noted = json.loads(self._file.read_text())
         except (OSError, ValueError):
@@ -166,6 +169,20 @@ class DagsterProcesses:
                 alive = [pid for pid in alive if _group_lives(pid)]
                 time.sleep(0.1)
         self._file.unlink(missing_ok=True)
+
+
+def _free_links(wanted: str, report: Callable[[str], None]) -> str:
+    """Where the pages of studies are to open: as wanted, or at any free port of loopback where that one is taken; empty: nowhere."""
+    from monai_aws_pipeline.portal.server import port_of
+
+    if not wanted:
+        return ""
+    port = port_of(wanted)
+    chosen = free_port(port)
+    if chosen == port:
+        return wanted
+    report(f"port {port} is taken, so the pages of studies open at port {chosen}; MONAI_AWS_LINKS_URL names another")
+    return f"http://{HOST}:{chosen}"
 
 
 def _fingerprint(environment: Mapping[str, str]) -> str:

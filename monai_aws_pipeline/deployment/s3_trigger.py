@@ -94,7 +94,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
                 f"lifecycle rules of {bucket}: {', '.join(rule['ID'] for rule in expiry) or 'none of ours any more'}; those of others stay"
             )
         alarms = wanted(names, chosen.alarm_job_minutes, chosen.wake_every_minutes, chosen.alarm_host_hours)
-        Alarms(clients.cloudwatch, names.alarms).ensure(alarms, chosen.alarm_topic_arn, tags)
+        Alarms(clients.cloudwatch, names).ensure(alarms, chosen.alarm_topic_arn, tags)
         report(
             f"{len(alarms)} alarms watch dead letters, hosts and waiting jobs and tell {chosen.alarm_topic_arn or 'nobody but CloudWatch'}"
         )

@@ -302,6 +302,7 @@ def _write_environment(config: CloudConfig, base: MapBase, ssh_port: int) -> Non
         "MONAI_AWS_GPUS": "",
         "MONAI_AWS_HOST_PYTHON": base.python,
         "MONAI_AWS_MAP_PYTHON": base.python,
+        "MONAI_AWS_CONSOLE_URL": "",
         **control(config, "GET", "/_local/health")["settings"],
     }
     lines = [

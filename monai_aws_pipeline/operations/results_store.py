@@ -1,4 +1,4 @@
-"""Results as they lie in the bucket: listing the index, reading entries, records, measurements and previews.
+"""Results as they lie in the bucket: listing the index, reading entries, records and measurements.
 
 Here belongs S3, by reads alone. What is new is decided in ``results_index``; what is said about it in ``record_metadata``. No Dagster.
 A damaged or missing object is a ``UnreadableResultError``; trouble of the service (throttling, network, denied) is raised as it is, so that
@@ -28,9 +28,8 @@ from monai_aws_pipeline.contract import (
     parse_expected,
     parse_measurements,
 )
-from monai_aws_pipeline.contract.outputs import MEASUREMENTS, PREVIEW
+from monai_aws_pipeline.contract.outputs import MEASUREMENTS
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.studies.preview import MAX_SOURCE_BYTES
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,14 +52,10 @@ class ExpiredResultError(UnreadableResultError):
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A commit record with what lies beside it. ``preview_png`` is None where there is none.
-
-    ``expected``: the volumes that the MAP declares plausible.
-    """
+    """A commit record with the measurements that lie beside it. ``expected``: the volumes that the MAP declares plausible."""
 
     record: ResultRecord
     measurements: tuple[SegmentVolume, ...]
-    preview_png: bytes | None
     expected: tuple[ExpectedVolume, ...] = ()
 
 
@@ -129,7 +124,7 @@ class ResultsStore:
         return None if body is None else self._parse(key, body)
 
     def result(self, entry: IndexEntry) -> StoredResult:
-        """Read the record an entry points to, with measurements and preview. Raises UnreadableResultError."""
+        """Read the record an entry points to, with its measurements. Raises UnreadableResultError."""
         return self.with_outputs(self.result_record(entry))
 
     def result_record(self, entry: IndexEntry) -> ResultRecord:
@@ -142,23 +137,13 @@ class ResultsStore:
         return record
 
     def with_outputs(self, record: ResultRecord) -> StoredResult:
-        """Add measurements and preview. A damaged or missing one is left out: it must not keep the result out of the lineage."""
-        measurements: tuple[SegmentVolume, ...] = ()
-        expected: tuple[ExpectedVolume, ...] = ()
-        preview: bytes | None = None
-        for output in record.outputs:
-            if output.kind == MEASUREMENTS and not measurements:
-                try:
-                    text = self._text(output.key, MAX_RECORD_BYTES)
-                    measurements, expected = parse_measurements(text), parse_expected(text)
-                except (UnreadableResultError, ContractError):
-                    measurements, expected = (), ()
-            elif output.kind == PREVIEW and preview is None:
-                try:
-                    preview = self._read(output.key, MAX_SOURCE_BYTES)
-                except UnreadableResultError:
-                    preview = None
-        return StoredResult(record, measurements, preview, expected)
+        """Add the measurements. Damaged or missing ones are left out: they must not keep the result out of the lineage."""
+        key = next((output.key for output in record.outputs if output.kind == MEASUREMENTS), "")
+        try:
+            text = self._text(key, MAX_RECORD_BYTES) if key else ""
+            return StoredResult(record, parse_measurements(text), parse_expected(text)) if text else StoredResult(record, ())
+        except (UnreadableResultError, ContractError):
+            return StoredResult(record, ())
 
     def _parse(self, key: str, body: bytes) -> ResultRecord:
         try:

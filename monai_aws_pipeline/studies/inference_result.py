@@ -12,8 +12,9 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions
+from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions, earlier
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id
 from monai_aws_pipeline.studies.recorded import verdict_metadata
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
@@ -47,10 +48,10 @@ def inference_result(
     except RerunError as error:
         raise Failure(str(error), allow_retries=False) from error
     if failed(record):
-        raise _failure(record, store.bucket)
+        raise _failure(record, Addresses.of(chosen))
     result = store.with_outputs(record)
     return MaterializeResult(
-        metadata=record_metadata(record, result.measurements, result.preview_png, bucket=store.bucket)
+        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), earlier(context.instance, record))
         | verdict_metadata(judge(record, result.measurements, result.expected, StudyLimits.of(chosen))),
         data_version=DataVersion(result_id(record.job, record.study)),
         tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
@@ -70,10 +71,10 @@ def answer_again(reruns: Reruns, study: StudyHistory, log: Callable[[str], None]
     return reruns.wait(asked)
 
 
-def _failure(record: ResultRecord, bucket: str) -> Failure:
+def _failure(record: ResultRecord, where: Addresses) -> Failure:
     error = record.error
     return Failure(
         f"The job {record.status.value}: {error.text}" if error else f"The job {record.status.value}.",
-        metadata=record_metadata(record, (), None, bucket=bucket),
+        metadata=record_metadata(record, (), where),
         allow_retries=False,
     )

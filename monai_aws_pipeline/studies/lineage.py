@@ -14,7 +14,7 @@ and study as data version, and what is found by that is not recorded twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +35,8 @@ from dagster import (
 from monai_aws_pipeline.contract import IndexEntry, ResultRecord, parse_utc
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.results_store import ExpiredResultError, ResultsStore, StoredResult, UnreadableResultError
+from monai_aws_pipeline.portal.addresses import Addresses
+from monai_aws_pipeline.studies.compared import Earlier
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -81,8 +83,15 @@ def unrecorded(instance: DagsterInstance, arrivals: Iterable[Arrival]) -> list[A
     return [entry for (job, study), entry in once.items() if not is_recorded(instance, job, study)]
 
 
-def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[Arrival], now: datetime, limits: StudyLimits) -> Recording:
-    """Read what is not recorded yet and make its events. ``limits``: what its checks are judged by.
+def prepare(
+    instance: DagsterInstance,
+    store: ResultsStore,
+    arrivals: Sequence[Arrival],
+    now: datetime,
+    limits: StudyLimits,
+    where: Addresses | None = None,
+) -> Recording:
+    """Read what is not recorded yet and make its events. ``limits``: what its checks are judged by; ``where``: as what things open.
 
     Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
     """
@@ -108,7 +117,7 @@ def prepare(instance: DagsterInstance, store: ResultsStore, arrivals: Sequence[A
     # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
-    events = [*map(expired_event, expired), *(event_of(result, store.bucket, upstream, limits) for result in results)]
+    events = [*map(expired_event, expired), *_events(instance, results, where or Addresses(store.bucket), upstream, limits)]
     return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))
 
 
@@ -121,12 +130,43 @@ def expired_event(entry: IndexEntry) -> AssetObservation:
     )
 
 
+def _events(
+    instance: DagsterInstance,
+    results: Iterable[StoredResult],
+    where: Addresses,
+    upstream: Mapping[AssetKey, tuple[str, int]],
+    limits: StudyLimits,
+) -> Iterator[AssetMaterialization | AssetObservation]:
+    """The events of results in the order of their commits, each beside the answer that its study had before."""
+    newest: dict[str, Earlier] = {}  # of this tick: what it yields is recorded after it
+    for result in results:
+        record = result.record
+        if failed(record):
+            yield event_of(result, where, upstream, limits)
+        else:
+            before = newest.get(record.study) or earlier(instance, record)
+            newest[record.study] = Earlier.of(record, result.measurements)
+            yield event_of(result, where, upstream, limits, before)
+
+
+def earlier(instance: DagsterInstance, record: ResultRecord) -> Earlier | None:
+    """The answer to the same study that was recorded last; None where there is none, or where that one was committed later."""
+    latest = instance.fetch_materializations(AssetRecordsFilter(INFERENCE_RESULT, asset_partitions=[record.study]), limit=1).records
+    event = latest[0].asset_materialization if latest else None
+    found = Earlier.recorded(event.metadata) if event else None
+    return found if found and found.at < parse_utc(record.committed_at) else None
+
+
 def event_of(
-    result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tuple[str, int]], limits: StudyLimits = NO_LIMITS
+    result: StoredResult,
+    where: Addresses,
+    upstream: Mapping[AssetKey, tuple[str, int]],
+    limits: StudyLimits = NO_LIMITS,
+    before: Earlier | None = None,
 ) -> AssetMaterialization | AssetObservation:
-    """The event that a result becomes; see the module's first lines for the choice."""
+    """The event that a result becomes; see the module's first lines for the choice. ``before``: the answer it takes the place of."""
     record = result.record
-    metadata = record_metadata(record, result.measurements, result.preview_png, bucket=bucket)
+    metadata = record_metadata(record, result.measurements, where, before)
     metadata |= verdict_metadata(judge(record, result.measurements, result.expected, limits))
     if failed(record):
         what = f"{record.status.value}: {record.error.code}" if record.error else record.status.value

@@ -10,6 +10,7 @@ from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, Sens
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
 from monai_aws_pipeline.studies.result_checks import StudyLimits
@@ -32,11 +33,11 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
     )
     def study_results(context: SensorEvaluationContext, settings: SettingsResource, s3: S3Resource) -> SensorResult | SkipReason:
         chosen = settings.load()
-        bucket = chosen.bucket
-        if not bucket:
+        where = Addresses.of(chosen)
+        if not where.bucket:
             return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
-        store = ResultsStore(s3.get_client(), bucket)
-        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), StudyLimits.of(chosen))
+        store, limits = ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
+        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where)
         for reason in recording.skipped:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
         if recording.events:
@@ -53,23 +54,30 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
 
 
 def tick(
-    instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits = NO_LIMITS
+    instance: DagsterInstance,
+    store: ResultsStore,
+    cursor: Cursor,
+    now: datetime,
+    limits: StudyLimits = NO_LIMITS,
+    where: Addresses | None = None,
 ) -> tuple[Recording, Cursor]:
     """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it."""
     plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, EVENTS_A_TICK)
-    recording = prepare(instance, store, plan.fresh, now, limits)
+    recording = prepare(instance, store, plan.fresh, now, limits, where)
     after = plan.advance(recording.deferred)
     if plan.fresh:
         return recording, after
-    return _audit(instance, store, after, now, limits)
+    return _audit(instance, store, after, now, limits, where)
 
 
-def _audit(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits) -> tuple[Recording, Cursor]:
+def _audit(
+    instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits, where: Addresses | None
+) -> tuple[Recording, Cursor]:
     """On a quiet tick, look at one past hour for entries that were written after the walk had passed it."""
     audit = plan_audit(cursor, store.index_keys(audit_start_after(cursor, now)))
     if not audit.changed:
         return Recording((), (), (), ()), audit.advance()
     late = unrecorded(instance, audit.entries)
-    recording = prepare(instance, store, late[:EVENTS_A_TICK], now, limits)
+    recording = prepare(instance, store, late[:EVENTS_A_TICK], now, limits, where)
     complete = len(late) <= EVENTS_A_TICK and not recording.deferred
     return recording, audit.advance() if complete else cursor

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from dagster import AssetRecordsFilter, DagsterEventType, DagsterInstance, EventLogRecord
 
 from monai_aws_pipeline.contract import Status, parse_utc
-from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 
 PAGE: Final = 500
 """Events a query: a few megabytes, and fewer than SQLite takes in one list of ids."""

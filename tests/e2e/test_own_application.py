@@ -33,6 +33,7 @@ from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status, pr
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, current_versions, event_of
 from tests.support.platform import Platform, environment, platform
@@ -123,7 +124,7 @@ def record(place: Platform, uploaded: str) -> ResultRecord:
     store = ResultsStore(place.clients.s3, place.settings.bucket)
     upstream = current_versions(place.instance, [AssetKey("s3_trigger")])
     place.instance.add_dynamic_partitions(str(STUDIES.name), [found.study])
-    place.instance.report_runless_asset_event(event_of(store.with_outputs(found), store.bucket, upstream))
+    place.instance.report_runless_asset_event(event_of(store.with_outputs(found), Addresses(store.bucket), upstream))
     return found
 
 

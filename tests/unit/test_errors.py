@@ -32,7 +32,6 @@ INTERNAL = {
     "monai_aws_pipeline.maps.layers.UnknownCompressionError": "the same",
     "monai_aws_pipeline.maps.sbom.InventoryError": "becomes a line of map_image's metadata",
     "monai_aws_pipeline.maps.spec.series_rules.UndecidedError": "the rule is then left to the application",
-    "monai_aws_pipeline.studies.preview.PreviewError": "becomes a line of the result's metadata",
 }
 """Exceptions that nobody is shown, and what becomes of them instead."""
 

@@ -150,6 +150,7 @@ ROOMS = {
     "host_agent": {"dagster", "dagster_aws", "pydantic", "rich", "paramiko", "yaml"},
     "local_cloud": {"dagster", "dagster_aws"},
     "operations": {"dagster", "dagster_aws"},
+    "portal": {"dagster", "dagster_aws"},
     "remote": {"dagster", "dagster_aws", "boto3", "botocore"},
 }
 

@@ -16,6 +16,7 @@ from monai_aws_pipeline.contract import Rerun, ResultRecord, Status, processed_k
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
 from monai_aws_pipeline.operations.promotion import Change, Kind
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies import rerun
 from monai_aws_pipeline.studies.inference_result import inference_result
@@ -207,7 +208,7 @@ class Lineage:
         self.instance.add_dynamic_partitions("study", [record.study])
         store = ResultsStore(self.deployment.bucket.s3, self.deployment.bucket.name)
         upstream = current_versions(self.instance, [AssetKey("s3_trigger")])
-        self.instance.report_runless_asset_event(event_of(store.with_outputs(record), store.bucket, upstream))
+        self.instance.report_runless_asset_event(event_of(store.with_outputs(record), Addresses(store.bucket), upstream))
 
     def rerun(self, study: str) -> Any:
         return materialize(

@@ -95,7 +95,7 @@ def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemo
     assert daemon.studies() == {record.study}
     assert event.metadata["map_digest"].value == DIGEST
     assert event.metadata["volume_brain_ml"].value == 1437.25
-    assert event.metadata["preview"].value.startswith("![preview](data:image/png;base64,")
+    assert f"/studies/{record.study}/{record.job}/preview-600.png)" in event.metadata["preview"].value
 
 
 def test_each_recorded_result_says_what_its_checks_found(daemon: Daemon, bucket: Bucket):
@@ -215,13 +215,29 @@ def test_a_result_that_has_expired_before_it_was_recorded_is_observed_as_such_on
     assert len(daemon.observations()) == 2, "nor is it said again"
 
 
-def test_a_damaged_preview_or_measurement_does_not_keep_a_result_out(daemon: Daemon, bucket: Bucket):
+def test_a_damaged_measurement_does_not_keep_a_result_out(daemon: Daemon, bucket: Bucket):
     record = bucket.commit(succeeded(1, recently()))
-    bucket.put(output_key(record.study, record.job, "preview.png"), b"\x89PNG\r\n\x1a\n then garbage")
     bucket.put(output_key(record.study, record.job, "measurements.json"), '{"segments": 17}')
     daemon.tick()
     (event,) = daemon.materializations()
-    assert "not shown" in event.metadata["preview"].value
+    assert event.partition == record.study
+    assert not [name for name in event.metadata if name.startswith("volume_")]
+
+
+def test_an_answer_is_recorded_beside_the_one_that_its_study_had_before(daemon: Daemon, bucket: Bucket):
+    for minutes, digest in ((9, "1" * 64), (8, "2" * 64)):  # both in one tick
+        bucket.commit(succeeded(1, recently(minutes), f"sha256:{digest}", job=digest[:32]))
+    daemon.tick()
+    bucket.commit(succeeded(1, recently(7), "sha256:" + "3" * 64, job="3" * 32))
+    daemon.tick()
+    bucket.commit(succeeded(1, recently(10), "sha256:" + "0" * 64, job="0" * 32))
+    daemon.tick()
+    compared = {event.tags["monai-aws/job"][0]: event.metadata.get("compared_with_before") for event in daemon.materializations()}
+    assert compared.keys() == {"0", "1", "2", "3"}
+    assert compared["0"] is None, "what was committed later is not before it"
+    assert compared["1"] is None
+    assert f"| digest | {'2' * 12} | {'1' * 12} | other |" in compared["2"].value
+    assert f"| digest | {'3' * 12} | {'2' * 12} | other |" in compared["3"].value
 
 
 def test_trouble_of_s3_itself_is_raised_and_the_result_recorded_at_the_next_tick(

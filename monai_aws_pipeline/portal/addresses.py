@@ -1,0 +1,65 @@
+"""The addresses that are written into the lineage: where a study's page, its files and its folder in S3 open. Pure: no I/O.
+
+The routes behind them are in ``app``. An address names a study by its pseudonym and a job by its hash, and nothing else.
+Source of the console's addresses: IAM User Guide, "Sign in to the AWS Management Console", by partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from monai_aws_pipeline.settings import Settings
+
+PREVIEW_FILE: Final = "preview.png"
+LINEAGE_WIDTH: Final = 600
+LINEAGE_PREVIEW_FILE: Final = f"preview-{LINEAGE_WIDTH}.png"
+"""The same at a width that Dagster's page of a partition does not cut, on a screen of 1,400 pixels."""
+RECORD_FILE: Final = "result.json"
+LOG_FILE: Final = "map.log"
+ORIGINAL_FOLDER: Final = "original"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where things of one deployment open. ``links``: of our own pages, ``console``: of AWS's; each empty where there is none."""
+
+    bucket: str
+    region: str = ""
+    links: str = ""
+    console: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Addresses:
+        """As the settings have them."""
+        console = _console(settings.region) if settings.console_url == "auto" else settings.console_url
+        return cls(settings.bucket, settings.region, settings.links_url, console)
+
+    def page(self, study: str, job: str) -> str:
+        """The page of one job's answer to a study, or of a job that ended before its study was known; empty without links."""
+        return f"{self.links}{path_of(study, job)}" if self.links else ""
+
+    def in_console(self, folder: str) -> str:
+        """The folder of a key prefix in the S3 console; empty without one."""
+        if not self.console:
+            return ""
+        query = urlencode({"region": self.region, "prefix": folder, "showversions": "false"}, safe="/", quote_via=quote)
+        return f"{self.console}/s3/buckets/{self.bucket}?{query}"
+
+    def s3(self, key: str) -> str:
+        """``s3://bucket/key``."""
+        return f"s3://{self.bucket}/{key}"
+
+
+def path_of(study: str, job: str) -> str:
+    """The path of a page, which ends with a slash: the files of a job lie below it. Without a job: of all answers to the study."""
+    return f"/{'/'.join(['studies', study, job] if study else ['jobs', job])}/".replace("//", "/")
+
+
+def _console(region: str) -> str:
+    if region.startswith("cn-"):
+        return "https://console.amazonaws.cn"
+    if region.startswith("us-gov-"):
+        return "https://console.amazonaws-us-gov.com"
+    return f"https://{region}.console.aws.amazon.com"

@@ -1,0 +1,159 @@
+"""The pages as HTML, made from records alone. Everything in them is escaped; no script, no style in the page, nothing from elsewhere.
+
+Here belongs what a page says and how it looks. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, parse_utc
+from monai_aws_pipeline.operations.results_store import StoredResult
+from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
+from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+_HTML: Final = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+_MAX_SEGMENTS: Final = 8
+"""Columns and plots of a study's page; an answer's own page has all of its segments."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One segment over time, in a picture of 640 by 180."""
+
+    label: str
+    points: tuple[Mapping[str, str], ...]
+    first: str
+    last: str
+    low: str
+    high: str
+
+    @property
+    def line(self) -> str:
+        """The points as SVG has them."""
+        return " ".join(f"{point['x']},{point['y']}" for point in self.points)
+
+
+def message_page(title: str, text: str) -> str:
+    """A page that says one thing."""
+    return _HTML.get_template("message.html").render(title=title, text=text)
+
+
+def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses) -> str:
+    """All that is known of one answer, or of why there is none."""
+    record = result.record
+    files, log = files_of(record), log_of(record)
+    folder = record.commit_key.rpartition("/")[0] + "/"
+    return _HTML.get_template("answer.html").render(
+        title=f"Study {record.study}" if record.study else f"Upload of job {record.job}",
+        record=record,
+        at=_time(record.committed_at),
+        study_path=f"/studies/{record.study}/" if record.study else "",
+        preview=PREVIEW_FILE if PREVIEW_FILE in files else "",
+        volumes=result.measurements,
+        log=log,
+        record_file=RECORD_FILE,
+        console=where.in_console(folder),
+        files=files,
+        originals=originals,
+        folder=ORIGINAL_FOLDER,
+        sections=_sections(record, where.s3(folder)),
+    )
+
+
+def study_page(study: str, results: Sequence[StoredResult]) -> str:
+    """All answers to a study, MAP and model side by side, and its volumes over time. ``results``: the oldest first, at least one."""
+    labels = list(dict.fromkeys(segment.label for result in reversed(results) for segment in result.measurements))[:_MAX_SEGMENTS]
+    newest = results[-1].record
+    path = path_of(study, newest.job)
+    return _HTML.get_template("study.html").render(
+        title=f"Study {study}",
+        newest=path,
+        preview=path + PREVIEW_FILE if PREVIEW_FILE in files_of(newest) else "",
+        plots=[_plot(label, results) for label in labels] if len(results) > 1 else [],
+        labels=labels,
+        answers=[_row(result, labels) for result in reversed(results)],
+    )
+
+
+def _sections(record: ResultRecord, folder: str) -> dict[str, dict[str, str]]:
+    made, given = record.map, record.input
+    sections = {
+        "MAP": {
+            "version": made.app_version,
+            "digest": made.digest,
+            "image": made.image,
+            "model (SHA-256)": made.model_sha256,
+            "source commit": made.commit,
+            "MONAI Deploy SDK": made.sdk_version,
+            "hosting": record.resources.hosting,
+        },
+        "Input": {
+            "modalities": ", ".join(given.modalities),
+            "images": f"{given.instances} in {given.series} series, {given.given} given",
+            "bytes as uploaded": str(given.bytes),
+            "series": "; ".join(given.selection),
+            "passed over": ", ".join(f"{count} {kind}" for kind, count in given.passed_over.items()),
+            "evened out": "; ".join(given.repairs),
+        },
+        "Run": {
+            "job": record.job,
+            "folder": folder,
+            "host": " ".join((record.host.type, record.host.instance_id, record.host.ami)).strip(),
+            "seconds": ", ".join(f"{phase.name} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
+            "cost": f"{record.cost.usd:g} USD" + (f" ({record.cost.basis})" if record.cost.basis else ""),
+            "peak memory": f"{record.resources.peak_rss / 2**20:.0f} MiB",
+            "asked for by a re-run with": record.request,
+        },
+    }
+    return {heading: {name: value for name, value in facts.items() if value} for heading, facts in sections.items()}
+
+
+def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:
+    record = result.record
+    volumes = _volumes(result.measurements)
+    return {
+        "path": path_of(record.study, record.job),
+        "at": _time(record.committed_at),
+        "version": record.map.app_version,
+        "digest": record.map.digest.removeprefix("sha256:")[:12],
+        "model": record.map.model_sha256[:12],
+        "commit": record.map.commit[:12],
+        "seconds": f"{record.timings.total:.1f}",
+        "usd": f"{record.cost.usd:.4f}",
+        "volumes": [f"{volumes[label]:.1f}" if label in volumes else "" for label in labels],
+    }
+
+
+def _plot(label: str, results: Sequence[StoredResult]) -> Plot:
+    seen = [(result.record, volume) for result in results for name, volume in _volumes(result.measurements).items() if name == label]
+    times = [parse_utc(record.committed_at).timestamp() for record, _ in seen]
+    low, high = min(volume for _, volume in seen), max(volume for _, volume in seen)
+
+    def place(value: float, least: float, most: float, begin: float, end: float) -> str:
+        return f"{begin + (end - begin) * ((value - least) / (most - least) if most > least else 0.5):.1f}"
+
+    points = [
+        {
+            "x": place(time, times[0], times[-1], 60, 620),
+            "y": place(volume, low, high, 150, 20),
+            "title": f"{volume:.1f} ml at {_time(record.committed_at)}, MAP {record.map.app_version}",
+        }
+        for time, (record, volume) in zip(times, seen, strict=True)
+    ]
+    first, last = _time(seen[0][0].committed_at), _time(seen[-1][0].committed_at)
+    return Plot(label, tuple(points), first, last if len(seen) > 1 else "", f"{low:.1f}", f"{high:.1f}" if high > low else "")
+
+
+def _volumes(measurements: Sequence[SegmentVolume]) -> dict[str, float]:
+    return {segment.label: segment.volume_ml for segment in measurements}
+
+
+def _time(committed_at: str) -> str:
+    return f"{parse_utc(committed_at):%Y-%m-%d %H:%M:%S} UTC"
