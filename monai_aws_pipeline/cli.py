@@ -22,10 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.live import Live
 from rich.progress import DownloadColumn, Progress
-from rich.table import Table
-from rich.text import Text
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
@@ -36,7 +33,7 @@ from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from monai_aws_pipeline.terminal import literal_console
+from monai_aws_pipeline.terminal import literal_console, print_table
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.stack import Proposal
@@ -204,7 +201,7 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
     )
     proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
     if proposal.changes:
-        CONSOLE.print(_changes_table(proposal))
+        _show_changes(proposal)
         if not yes and not click.confirm("Apply these changes?"):
             withdraw(clients.cloudformation, proposal)
             _say("Nothing was changed.")
@@ -219,14 +216,10 @@ def _yes_or_no(said: bool | None, yes: str, no: str) -> str | None:
     return None if said is None else yes if said else no
 
 
-def _changes_table(proposal: Proposal) -> Table:
-    table = Table(title=f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}", title_justify="left")
-    for column in ("", "resource", "kind"):
-        table.add_column(column, overflow="fold")
-    for change in proposal.changes:
-        action = f"{change.action}, made anew" if change.replaces else change.action
-        table.add_row(*(Text(text) for text in (action, change.resource, change.kind)))
-    return table
+def _show_changes(proposal: Proposal) -> None:
+    title = f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}"
+    changes = [(f"{each.action}, made anew" if each.replaces else each.action, each.resource, each.kind) for each in proposal.changes]
+    print_table(CONSOLE, title, ("action", "resource", "kind"), changes)
 
 
 @cli.group(invoke_without_command=True)
@@ -246,13 +239,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([answer.as_dict() for answer in answers], indent=2))
     else:
-        table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
-        for column in ("what", "", "answer", "what to do"):
-            table.add_column(column, overflow="fold")
-        for answer in answers:
-            state = answer.state.upper() if answer.state is State.ERROR else answer.state
-            table.add_row(*(Text(text) for text in (answer.check, state, answer.what, answer.remedy)))
-        CONSOLE.print(table)
+        rows = [
+            (answer.check, answer.state.upper() if answer.state is State.ERROR else answer.state, answer.what, answer.remedy)
+            for answer in answers
+        ]
+        print_table(CONSOLE, f"deployment {settings.deployment} in {settings.region}", ("what", "state", "answer", "what to do"), rows)
         counts = {state: sum(answer.state is state for answer in answers) for state in State}
         _say(f"{len(answers)} checks: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}.")
     if not in_order(answers):
@@ -279,13 +270,11 @@ def doctor_app() -> None:
             report=_say,
         )
     if seen.findings:
-        table = Table(title=f"application {settings.app_source}", title_justify="left")
-        for column in ("", "where", "what", "what to do"):
-            table.add_column(column, overflow="fold")
-        for finding in seen.findings:
-            where = f"{finding.point}\n{finding.place}" if finding.place else finding.point
-            table.add_row(*(Text(text) for text in (finding.severity, where, finding.message, finding.remedy)))
-        CONSOLE.print(table)
+        rows = [
+            (finding.severity, f"{finding.point}\n{finding.place}" if finding.place else finding.point, finding.message, finding.remedy)
+            for finding in seen.findings
+        ]
+        print_table(CONSOLE, f"application {settings.app_source}", ("severity", "where", "what", "what to do"), rows)
     for finding in seen.findings:
         if finding.paste:
             _say(f"\nready to paste into {finding.into or finding.file} ({finding.severity} in {finding.point}):\n{finding.paste}")
@@ -362,16 +351,18 @@ def status(as_json: bool, watch: bool) -> None:
     state = deployment.look()
     if as_json:
         print(json.dumps(state.as_dict(), indent=2))
-    elif not watch:
-        CONSOLE.print(_status_table(state))
-    else:
-        with suppress(KeyboardInterrupt), Live(_status_table(state), console=CONSOLE, auto_refresh=False) as live:
-            while True:
-                time.sleep(2.0)
-                try:
-                    live.update(_status_table(deployment.look()), refresh=True)
-                except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
-                    live.console.print(f"AWS did not answer: {error}")
+        return
+    _show_status(state)
+    with suppress(KeyboardInterrupt):
+        while watch:
+            time.sleep(2.0)
+            try:
+                state = deployment.look()
+            except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
+                _say(f"AWS did not answer: {error}")
+                continue
+            CONSOLE.clear()
+            _show_status(state)
 
 
 def _work_line(work: HostWork | None) -> str:
@@ -381,26 +372,22 @@ def _work_line(work: HostWork | None) -> str:
     return {"running": ", no job", "stopped": ", agent stopped"}.get(work.agent, f", jobs not known: {work.reason}")
 
 
-def _status_table(state: DeploymentState) -> Table:
-    table = Table(title=f"deployment {state.deployment}", title_justify="left")
-    for column in ("what", "which", "state"):
-        table.add_column(column, overflow="fold")
+def _show_status(state: DeploymentState) -> None:
+    rows = []
     for machine in state.machines:
-        table.add_row(
-            machine.role,
-            machine.id,
-            f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}",
-        )
+        what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
+        rows.append((machine.role, machine.id, what))
         for job in machine.work.jobs if machine.work else ():
-            table.add_row("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s")
+            rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
     for name, depth in state.queues.items():
-        table.add_row("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work")
-    table.add_row("dead letters", str(state.dead_letters), "look for the cause, then: monai-aws replay" if state.dead_letters else "")
-    table.add_row("live MAP", state.live_map or "none", "")
+        rows.append(("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work"))
     for line in state.results:
         ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
-        table.add_row(f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", ended)
-    return table
+        said = f"; it said last: {line.last_line}" if line.last_line else ""
+        rows.append((f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", f"{ended}{said}"))
+    print_table(CONSOLE, f"deployment {state.deployment}", ("what", "which", "state"), rows)
+    _say(f"live MAP: {state.live_map or 'none'}")
+    _say(f"dead letters: {state.dead_letters}{'; look for the cause, then: monai-aws replay' if state.dead_letters else ''}")
 
 
 @cli.command()
@@ -442,13 +429,11 @@ def maps(as_json: bool) -> None:
     if as_json:
         print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
         return
-    table = Table(title=f"{settings.ecr_repository}, deployment {settings.deployment}", title_justify="left")
-    for column in ("MAP", "digest", "pushed", "MB", ""):
-        table.add_column(column, overflow="fold")
-    for each in found:
-        image = each.image
-        table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.standing)
-    CONSOLE.print(table)
+    rows = [
+        (label(each.image), each.image.digest, each.image.pushed_at[:16], f"{each.image.bytes / 1e6:.0f}", each.standing)
+        for each in found
+    ]
+    print_table(CONSOLE, f"{settings.ecr_repository}, deployment {settings.deployment}", ("MAP", "digest", "pushed", "MB", "standing"), rows)
 
 
 @cli.group(invoke_without_command=True)
@@ -466,13 +451,9 @@ def hosts(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
         return
-    table = Table(title=f"inference hosts of deployment {settings.deployment}", title_justify="left")
-    for column in ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because"):
-        table.add_column(column, overflow="fold", no_wrap=column == "host")  # an id is for copying
-    for each in found:
-        row = (each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace)
-        table.add_row(*(Text(text) for text in row))
-    CONSOLE.print(table)
+    columns = ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because")
+    rows = [(each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace) for each in found]
+    print_table(CONSOLE, f"inference hosts of deployment {settings.deployment}", columns, rows)
 
 
 @hosts.command("replace")

@@ -106,7 +106,8 @@ class Depth:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """One answer in short. ``seconds`` from taken to committed; ``error`` is the code of a study that was not answered."""
+    """One answer in short. ``seconds`` from taken to committed; ``error`` is the code of a study that was not answered, ``last_line`` what
+    its application said last."""
 
     status: str
     study: str
@@ -116,6 +117,7 @@ class ResultLine:
     committed_at: str
     result_key: str
     error: str = ""
+    last_line: str = ""
 
     @classmethod
     def of(cls, record: ResultRecord) -> ResultLine:
@@ -129,6 +131,7 @@ class ResultLine:
             committed_at=record.committed_at,
             result_key=record.commit_key,
             error=record.error.code if record.error else "",
+            last_line=record.error.last_line if record.error else "",
         )
 
 

@@ -18,7 +18,7 @@ from moto import mock_aws
 from rich.console import Console
 
 from monai_aws_pipeline import cli as command_line
-from monai_aws_pipeline.cli import _status_table, cli
+from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import (
@@ -29,7 +29,9 @@ from monai_aws_pipeline.contract import (
     IndexEntry,
     JobDone,
     JobMessage,
+    ResultError,
     ResultRecord,
+    Status,
     job_done_key,
     utc_text,
 )
@@ -240,15 +242,20 @@ def test_status_of_a_deployment_that_is_not_there(clients: Clients):
     assert (state.machines, state.dead_letters, state.live_map, state.results) == ((), 0, "", ())
 
 
-def test_status_shows_names_and_digests_whole_however_narrow_the_terminal_is(clients: Clients):
-    digest = f"registry.example/maps@sha256:{'1' * 64}"
-    state = replace(Watch(clients, SETTINGS).look(), live_map=digest)
-    printed = io.StringIO()
-    Console(width=80, file=printed).print(_status_table(state))
-    rows = [line.split("│") for line in printed.getvalue().splitlines() if line.count("│") == 4]
-    shown = "".join(cells[2].strip() for cells in rows)
-    assert digest in shown
-    assert all(name in shown for name in state.queues)
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_status_shows_names_and_digests_whole_however_narrow_the_terminal_is(
+    clients: Clients, width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    said = "ValueError: no series is a volume"
+    failed = replace(refused(1, NOW, study="a" * 16, status=Status.FAILED), error=ResultError("map_failed", "It ended with 1.", said))
+    commit(clients, failed)
+    state = replace(Watch(clients, SETTINGS).look(), live_map=f"registry.example/maps@sha256:{'1' * 64}")
+    screen = io.StringIO()
+    monkeypatch.setattr(command_line, "CONSOLE", Console(file=screen, width=width, force_terminal=True, color_system=None))
+    command_line._show_status(state)
+    words = screen.getvalue().split()
+    assert {state.live_map, failed.job, *state.queues} <= {word.rstrip(";,") for word in words}
+    assert said.split() == [word for word in words if word in said.split()], "and what the application said last, in one piece"
 
 
 def test_the_last_ten_results_are_shown_and_damaged_or_old_ones_are_not(clients: Clients, queues: dict[str, str]):
