@@ -430,10 +430,11 @@ def maps(as_json: bool) -> None:
         print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
         return
     rows = [
-        (label(each.image), each.image.digest, each.image.pushed_at[:16], f"{each.image.bytes / 1e6:.0f}", each.standing)
-        for each in found
+        (label(each.image), each.image.digest, each.image.pushed_at[:16], f"{each.image.bytes / 1e6:.0f}", each.standing) for each in found
     ]
-    print_table(CONSOLE, f"{settings.ecr_repository}, deployment {settings.deployment}", ("MAP", "digest", "pushed", "MB", "standing"), rows)
+    print_table(
+        CONSOLE, f"{settings.ecr_repository}, deployment {settings.deployment}", ("MAP", "digest", "pushed", "MB", "standing"), rows
+    )
 
 
 @cli.group(invoke_without_command=True)

@@ -84,7 +84,9 @@ CELL = st.lists(WORD, max_size=6).map(" ".join)
 @given(st.integers(20, 220), st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=4))
 def test_whatever_the_cells_hold_each_word_is_there_whole_and_in_order(width: int, rows: list[tuple[str, ...]]):
     for terminal in (True, False):
-        words = iter(word for line in printed(width, terminal=terminal, columns=("one", "two", "three"), rows=rows) for word in line.split())
+        words = iter(
+            word for line in printed(width, terminal=terminal, columns=("one", "two", "three"), rows=rows) for word in line.split()
+        )
         seen = list(words)
         for row in rows:
             for cell in row:
