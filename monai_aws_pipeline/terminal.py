@@ -45,7 +45,7 @@ def _plain(cell: str, *, one_line: bool) -> str:
 
 
 def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int | None) -> list[int] | None:
-    """Characters for each column: its longest line, or what there is room for and at least its longest word; None where even words do not fit."""
+    """Characters for each column: its longest line, or less down to its longest word; None where even the words do not fit."""
     texts = [[name, *(row[number] for row in cells)] for number, name in enumerate(columns)]
     longest = [max(cell_len(line) for text in column for line in [*text.splitlines(), ""]) for column in texts]
     if width is None:

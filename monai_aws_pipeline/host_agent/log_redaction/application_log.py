@@ -35,7 +35,8 @@ _BAD_LEVELS: Final = ("error", "critical", "fatal")
 _LOGGED: Final = re.compile(r"\W{0,2}(?:\d{4}[-/]\d\d[-/]\d\d|[IWEF]\d{4}\b|\d\d:\d\d:\d\d)|\s*\[")
 _NOISE: Final = re.compile(
     r"(?:\[.{0,60}?\] .{0,20}?)?Application exited with \S+|.*\b\d{1,3}%\|.*|.*\b\d+/\d+ \[\d+:\d\d.*|[\W_]*|Exception ignored in.*"
-    r"|(?:\w{0,20}(?:ing|progress|step|epoch|batch)[: ]{1,3}){0,2}\[?\d{1,3}(?:\.\d{1,3})? ?%\]?(?: done| complete)?|(?:End|Begin) (?:prepare|run|execut|compose)\w*.*|exit(?: code)?:? \d+",
+    r"|(?:\w{0,20}(?:ing|progress|step|epoch|batch)[: ]{1,3}){0,2}\[?\d{1,3}(?:\.\d{1,3})? ?%\]?(?: done| complete)?"
+    r"|(?:End|Begin) (?:prepare|run|execut|compose)\w*.*|exit(?: code)?:? \d+",
     re.IGNORECASE,
 )
 _BANNER: Final = re.compile(
@@ -95,7 +96,7 @@ def _shown(line: str) -> str:
 
 
 def _traceback(lines: Sequence[str]) -> tuple[int, str]:
-    """Where the last traceback ends, and its exception's own line with its cause; 0 and nothing where there is none that reaches its end."""
+    """Where the last traceback ends, and its exception's line with its cause; 0 and nothing where there is none that reaches its end."""
     chosen, first, behind = "", "", 0
     at = 0
     while at < len(lines):

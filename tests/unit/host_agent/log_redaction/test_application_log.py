@@ -117,14 +117,12 @@ def test_what_only_begins_like_a_banner_or_progress_is_said(line: str) -> None:
 
 
 def test_of_an_application_that_was_killed_it_is_where_it_was() -> None:
-    went_on = (
-        TRACEBACK + "[INFO] tried again without the cache\n[INFO] inferring slice 120 of 181\n 66%|######    | 120/181 [09:59<05:01]\n"
-    )
+    bar = " 66%|######    | 120/181 [09:59<05:01]"
+    went_on = f"{TRACEBACK}[INFO] tried again without the cache\n[INFO] inferring slice 120 of 181\n{bar}\n"
     killed = last_meaningful_line(went_on.splitlines(), killed=True)
     assert killed == "[INFO] inferring slice 120 of 181"
     hung = (TRACEBACK + "Shutting down.\n\n").splitlines()
     assert last_meaningful_line(hung, killed=True) == "ValueError: no series of 3 is a volume", "it hung after it had failed"
-    bar = " 66%|######    | 120/181 [09:59<05:01]"
     assert last_meaningful_line([bar], killed=True) == " ".join(bar.split())
     assert last_meaningful_line([], killed=True) == ""
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.runtime import engine as engine_module
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError, spoken_version
-from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.runtime.engine import LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.usage import Meter, control_group
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, study_container
