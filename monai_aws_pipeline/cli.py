@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,8 @@ from rich.progress import DownloadColumn, Progress
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc
+from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
@@ -37,6 +39,8 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.stack import Proposal
+    from monai_aws_pipeline.operations.failures import Failures
+    from monai_aws_pipeline.operations.find import Found
     from monai_aws_pipeline.operations.status import DeploymentState, HostWork
 
 CONSOLE = literal_console()
@@ -316,7 +320,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in wait_answer(store, done.job, seconds, lambda: underway(clients, settings), _say):
+        for record in wait_answer(store, done.job, seconds, partial(underway, clients, settings, done.job), _say):
             line = ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
@@ -327,26 +331,33 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], object] | None]:
+def _progress_bar(total: int, what: str = "uploading") -> Iterator[Callable[[int], object] | None]:
     """A bar of bytes on a terminal; nothing in a log. boto3 calls the function from its own threads, which rich allows."""
     if not CONSOLE.is_terminal:
         yield None
         return
     with Progress(*Progress.get_default_columns(), DownloadColumn(), console=CONSOLE, transient=True) as bar:
-        task = bar.add_task("uploading", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--watch", is_flag=True, help="Look every two seconds until Ctrl-C.")
-def status(as_json: bool, watch: bool) -> None:
+@click.option("--job", help="Where this one job is, or how it ended.")
+def status(as_json: bool, watch: bool, job: str | None) -> None:
     """Machines, queues, dead letters, the live MAP and the last results of this deployment."""
+    from monai_aws_pipeline.operations.find import find_job
     from monai_aws_pipeline.operations.status import Watch
 
     if as_json and watch:
         raise click.UsageError("--json shows the state once; leave out --watch.")
+    if job and (as_json or watch):
+        raise click.UsageError("--job tells of one job in words; leave out --json and --watch.")
     settings = load_settings()
+    if job:
+        _tell(find_job(Clients(settings.region), settings, job))
+        return
     deployment = Watch(Clients(settings.region), settings)
     state = deployment.look()
     if as_json:
@@ -388,6 +399,112 @@ def _show_status(state: DeploymentState) -> None:
     print_table(CONSOLE, f"deployment {state.deployment}", ("what", "which", "state"), rows)
     _say(f"live MAP: {state.live_map or 'none'}")
     _say(f"dead letters: {state.dead_letters}{'; look for the cause, then: monai-aws replay' if state.dead_letters else ''}")
+
+
+@cli.command()
+@click.argument("wanted", metavar="KEY|PATH")
+def find(wanted: str) -> None:
+    """What became of an upload: KEY under input/, the SHA-256 of one, or PATH of what was uploaded.
+
+    The exit code is 1 where nothing is known of it.
+    """
+    from monai_aws_pipeline.operations.find import find as find_upload
+
+    settings = load_settings()
+    with repeating(partial(click.echo, err=True)) as tell:
+        tell("looking under input/, among dead letters, on the hosts and through the results")
+        found = find_upload(Clients(settings.region), settings, wanted)
+    _tell(found)
+    if not found.traces:
+        _say(
+            "unknown: nothing of it was found. It was never uploaded to this bucket, has expired, or is older than what was looked through."
+        )
+        sys.exit(1)
+
+
+def _tell(found: Found) -> None:
+    for trace in found.traces:
+        _say(f"{trace.state}: {f'job {trace.job}: ' if trace.job else ''}{trace.words}")
+    _say(f"looked through: {', '.join(found.looked)}")
+
+
+@cli.command()
+@click.argument("wanted", metavar="JOB|STUDY")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder for the files.")
+def get(wanted: str, folder: Path) -> None:
+    """Results and log of a job, or of a study's latest answer, into a folder; writes over nothing that is there."""
+    from monai_aws_pipeline.operations.fetch import fetch, records_of
+    from monai_aws_pipeline.operations.results_store import ResultsStore
+
+    settings = load_settings()
+    store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
+    incomplete = False
+    for record in records_of(store, wanted):
+        _say(f"{record.status.value}: study {record.study or 'unknown'}, job {record.job}")
+        if record.error:
+            _say(f"  {record.error.text}")
+        total = sum(output.bytes for output in record.outputs)
+        with repeating(_say) as tell, _progress_bar(total, "fetching") as advance:
+            tell(f"  fetching {len(record.outputs)} files, {total / 1e6:.1f} MB")
+            for each in fetch(store, record, folder, advance or (lambda _: None)):
+                said = each.trouble or f"{each.path}: {each.bytes} bytes{', there already' if each.kept else ''}"
+                _say(f"  {said}")
+                incomplete = incomplete or bool(each.trouble)
+    if incomplete:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--since", default="2d", show_default=True, metavar="AGO", help="30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z.")
+@click.option("--code", default="", help="Those with this code alone.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def failures(since: str, code: str, as_json: bool) -> None:
+    """The studies without an answer, newest first: why, and what to do. One that was answered since is none."""
+    from monai_aws_pipeline.operations.failures import failures as read_failures
+    from monai_aws_pipeline.operations.failures import moment
+    from monai_aws_pipeline.operations.results_store import ResultsStore
+
+    now = datetime.now(UTC)
+    try:
+        start = moment(since, now)
+    except ContractError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+    settings = load_settings()
+    store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
+    with repeating(partial(click.echo, err=True)) as tell:
+        tell(f"reading results back to {utc_text(start)}")
+        found = read_failures(store, start, now, code)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _show_failures(found)
+
+
+def _show_failures(found: Failures) -> None:
+    from monai_aws_pipeline.operations.unanswered import counts_by_code
+
+    columns = ("time", "study", "MAP", "code", "cause", "it said last", "what to do", "job")
+    rows = [
+        (
+            row.at,
+            row.study or "unknown",
+            f"{row.map_version} {row.map_digest}".strip(),
+            row.code,
+            row.cause,
+            row.last_line,
+            row.remedy,
+            row.job,
+        )
+        for row in found.rows
+    ]
+    if rows:
+        print_table(CONSOLE, f"studies without an answer since {found.since}", columns, rows)
+    counts = ", ".join(f"{count} {code}" for code, count in counts_by_code(found.rows).items())
+    _say(f"{len(rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
+    if found.unreadable:
+        _say(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
+    if not found.complete:
+        _say(f"Only the newest {found.looked} results were read; say a shorter time with --since for all of it.")
 
 
 @cli.command()

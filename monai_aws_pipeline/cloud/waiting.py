@@ -90,7 +90,7 @@ def wait_until(
 
 
 @contextmanager
-def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic) -> Iterator[Telling]:
     """A report whose last line is said again every 10 s until the block ends: for calls that block. It repeats from a thread of its own."""
     telling, over = Telling(report, clock), threading.Event()
 

@@ -50,7 +50,7 @@ def modality(text: str) -> str:
 
 
 def found(series: Iterable[Sequence[Instance]], rules: Rules) -> str:
-    """The series of a study by kind, the most frequent first: how many, modality, image type, images, and where they differ from the rules."""
+    """The series of a study by kind, the most frequent first: how many, modality, image type, images, and what differs."""
     counts, images = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
     for each in series:
         one = usual(each)

@@ -199,18 +199,20 @@ def test_the_wait_tells_the_state_when_it_changes_and_every_ten_seconds(clients:
 
 
 def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients: Clients, queues: dict[str, str]):
-    assert underway(clients, SETTINGS) == "0 waiting and 0 at work in the queues; hosts: none"
-    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_queue], MessageBody="Doe^Jane")
-    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_dead_letters], MessageBody="Doe^Jane")
+    assert underway(clients, SETTINGS, job_of(1)) == ("nothing waits in the queues; there is no inference host: materialise inference_host")
+    for name in (SETTINGS.names.jobs_queue, SETTINGS.names.jobs_dead_letters):
+        clients.sqs.send_message(QueueUrl=queues[name], MessageBody="Doe^Jane")
     image = clients.ec2.register_image(Name="base", RootDeviceName="/dev/sda1")["ImageId"]
     tags = [{"Key": TAG_DEPLOYMENT, "Value": "unit"}, {"Key": TAG_ROLE, "Value": ROLE_INFERENCE}]
-    clients.ec2.run_instances(
+    made = clients.ec2.run_instances(
         ImageId=image,
         MinCount=1,
         MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],  # type: ignore[list-item]
     )
-    assert underway(clients, SETTINGS) == "1 waiting and 0 at work in the queues; hosts: 1 running"
+    clients.ec2.stop_instances(InstanceIds=[made["Instances"][0]["InstanceId"]])
+    said = underway(clients, SETTINGS, job_of(1))
+    assert said == ("about 1 waiting in the queue of jobs, so at most 0 before it; 1 host stopped, to be started by the wake function")
 
 
 def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatch: pytest.MonkeyPatch):
@@ -218,7 +220,7 @@ def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatc
         raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeInstances")
 
     monkeypatch.setattr("monai_aws_pipeline.cloud.instances.Machines.find", refuse)
-    assert underway(clients, SETTINGS) == ""
+    assert underway(clients, SETTINGS, job_of(1)) == ""
 
 
 def test_the_wait_is_bounded_and_says_that_nothing_is_lost(clients: Clients):
@@ -406,7 +408,7 @@ def test_an_upload_that_was_refused_ends_with_its_reason_and_a_failing_exit_code
     monkeypatch.setattr("monai_aws_pipeline.operations.upload.wait_answer", answer)
     result = CliRunner().invoke(cli, ["upload", str(good), "--wait"])
     assert result.exit_code == 1
-    assert "waiting: 0 waiting and 0 at work in the queues; hosts: none" in result.output
+    assert "waiting: this deployment has no queues" in result.output
     assert "quarantined: study unknown" in result.output
     assert "NOT_A_ZIP: " in result.output
 
