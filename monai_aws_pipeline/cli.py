@@ -416,9 +416,7 @@ def find(wanted: str) -> None:
         found = find_upload(Clients(settings.region), settings, wanted)
     _tell(found)
     if not found.traces:
-        _say(
-            "unknown: nothing of it was found. It was never uploaded to this bucket, has expired, or is older than what was looked through."
-        )
+        _say("unknown: it was never uploaded to this bucket, has expired, or is older than what was looked through")
         sys.exit(1)
 
 

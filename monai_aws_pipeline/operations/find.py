@@ -111,7 +111,7 @@ def sought(wanted: str, bucket: str) -> Sought:
         keys = (*keys, f"{folder}/{READY_MARKER}")
         return Sought(keys, frozenset(map(sha256_text, keys)), folder=f"{folder}/")
     path = Path(wanted)
-    if path.is_dir():
+    if wanted and path.is_dir():
         with scratch("monai-aws-find") as place:
             pack(path, place / "study.zip")
             return _by_content(place / "study.zip")

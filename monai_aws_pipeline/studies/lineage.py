@@ -124,7 +124,7 @@ def event_of(result: StoredResult, bucket: str, upstream: Mapping[AssetKey, tupl
     record = result.record
     metadata = record_metadata(record, result.measurements, result.preview_png, bucket=bucket)
     if failed(record):
-        what = f"{record.status.value}: {record.error.code}" if record.error else record.status.value
+        what = f"{record.status.value}: {record.error.brief}" if record.error else record.status.value
         return AssetObservation(
             INFERENCE_RESULT, description=what, metadata=metadata, partition=record.study or None, tags=observation_tags(record)
         )
