@@ -356,8 +356,9 @@ def status(as_json: bool, watch: bool, job: str | None) -> None:
         raise click.UsageError("--job tells of one job in words; leave out --json and --watch.")
     settings = load_settings()
     if job:
-        _tell(find_job(Clients(settings.region), settings, job))
-        return
+        found = find_job(Clients(settings.region), settings, job)
+        _tell(found)
+        sys.exit(any(trace.state == "unknown" for trace in found.traces))
     deployment = Watch(Clients(settings.region), settings)
     state = deployment.look()
     if as_json:

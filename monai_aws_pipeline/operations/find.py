@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,8 @@ DAYS_LOOKED_BACK: Final = 15
 LETTERS_LOOKED_THROUGH: Final = 100
 _LETTER_SECONDS: Final = 30
 """So long a dead letter that is looked at is hidden from others, should this be cut off before it gives it back."""
+NOT_ANSWERED: Final = "not answered"
+"""It lies under ``input/``, nobody has it in hand, and nothing waits in the queues."""
 _AT_ONCE: Final = 100
 _OF_INPUT: Final = 50
 _PART: Final = 8 << 20
@@ -166,6 +168,7 @@ def find_job(clients: Clients, settings: Settings, job: str) -> Found:
     store, found = ResultsStore(clients.s3, settings.require_bucket()), Found()
     letters = _dead_letters(clients, settings, found)
     _follow(clients, settings, store, [job], {job: letters[job][0]} if job in letters else {}, found)
+    found.traces = [replace(trace, state="unknown") if trace.state == NOT_ANSWERED else trace for trace in found.traces]
     return found
 
 
@@ -201,7 +204,7 @@ def _follow(clients: Clients, settings: Settings, store: ResultsStore, jobs: Ite
             if seen is None:
                 seen = look(clients, settings)
                 found.looked.append(f"what {len(seen.hosts)} host{'s' if len(seen.hosts) != 1 else ''} have in hand")
-            state = "in hand" if seen.in_hand(job) else "queued" if seen.something_waits else "not answered"
+            state = "in hand" if seen.in_hand(job) else "queued" if seen.something_waits else NOT_ANSWERED
             found.traces.append(Trace(job, state, in_words(job, seen)))
 
 
@@ -264,6 +267,9 @@ def _among_results(store: ResultsStore, what: Sought, now: datetime, found: Foun
             if isinstance(record, ResultRecord) and what.is_that_of(record):
                 found.looked.append(f"the newest {count} results")
                 return store.answers(record.job) or (record,)
-    bound = f"the newest {count}, no older ones" if count >= RESULTS_LOOKED_THROUGH else f"all {count}"
-    found.looked.append(f"{bound} results of the last {DAYS_LOOKED_BACK} days")
+    found.looked.append(
+        f"the newest {count} results, and none that are older"
+        if count >= RESULTS_LOOKED_THROUGH
+        else f"all {count} results of the last {DAYS_LOOKED_BACK} days"
+    )
     return ()

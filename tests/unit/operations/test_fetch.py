@@ -127,6 +127,19 @@ def test_nothing_that_is_there_is_written_over_or_written_through(bucket: Bucket
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_a_file_that_comes_while_it_is_fetched_is_not_written_over(bucket: Bucket, store: ResultsStore, tmp_path: Path):
+    record = answered(bucket)
+    mine = tmp_path / record.study / record.job / "dicom" / "seg.dcm"
+
+    def put_there(_: int) -> None:
+        mine.write_text("mine")
+
+    got = list(fetch(store, replace(record, outputs=record.outputs[:1]), tmp_path, put_there))
+    assert "is there already" in got[0].trouble
+    assert mine.read_text() == "mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["seg.dcm"]
+
+
 @pytest.mark.parametrize("there", ["link", "folder", "dangling"])
 def test_a_name_that_something_else_has_is_named(bucket: Bucket, store: ResultsStore, tmp_path: Path, there: str):
     record = answered(bucket)

@@ -21,7 +21,7 @@ from monai_aws_pipeline.operations.find import FindError, Found, find, find_job,
 from monai_aws_pipeline.operations.upload import upload_key, upload_study
 from monai_aws_pipeline.settings import Settings
 from tests.support.studies import tiny_study_zip
-from tests.unit.studies.records import Bucket, refused, study_of, succeeded
+from tests.unit.studies.records import Bucket, job_of, refused, study_of, succeeded
 
 NOW = datetime.now(UTC)
 KEY = "input/Doe^Jane.zip"
@@ -185,7 +185,7 @@ def test_no_more_results_are_read_than_the_bound_and_what_was_looked_through_is_
     monkeypatch.setattr(find_module, "RESULTS_LOOKED_THROUGH", 2)
     monkeypatch.setattr(find_module, "_AT_ONCE", 2)
     found = find(clients, SETTINGS, "input/3.zip")
-    assert (found.traces, found.looked[-1]) == ([], "the newest 2, no older ones results of the last 15 days")
+    assert (found.traces, found.looked[-1]) == ([], "the newest 2 results, and none that are older")
 
 
 @pytest.mark.parametrize("wanted", ["nowhere.zip", "input/", "output/x", "", "f" * 63])
@@ -201,6 +201,8 @@ def test_a_job_is_found_by_its_id(clients: Clients, bucket: Bucket):
     assert done.exit_code == 0, done.output
     assert f"quarantined: job {record.job}: study unknown, quarantine/{record.job}/result.json" in done.output
     assert "NOT_A_ZIP: " in done.output
+    unknown = CliRunner().invoke(cli, ["status", "--job", job_of(9)])
+    assert (unknown.exit_code, f"unknown: job {job_of(9)}" in unknown.output) == (1, True)
     with pytest.raises(FindError, match="no job"):
         find_job(clients, SETTINGS, "Doe")
 
