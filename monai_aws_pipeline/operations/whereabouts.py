@@ -69,8 +69,8 @@ def _queued(seen: Surroundings) -> str:
     if events := max(seen.uploads.waiting, 0) + max(seen.uploads.at_work, 0):
         said.append(f"about {events} upload{'s' if events != 1 else ''} on the way to the queue of jobs")
     if seen.jobs.waiting:
-        before = seen.jobs.waiting - 1
-        said.append(f"about {seen.jobs.waiting} waiting in the queue of jobs, so at most {before} before it")
+        before = f"at most {seen.jobs.waiting - 1}" if seen.jobs.waiting > 1 else "none"
+        said.append(f"about {seen.jobs.waiting} waiting in the queue of jobs, so {before} before it")
     if seen.jobs.at_work:
         said.append(f"{seen.jobs.at_work} taken by hosts")
     return ", ".join(said) or "nothing waits in the queues"

@@ -212,7 +212,7 @@ def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients:
     )
     clients.ec2.stop_instances(InstanceIds=[made["Instances"][0]["InstanceId"]])
     said = underway(clients, SETTINGS, job_of(1))
-    assert said == ("about 1 waiting in the queue of jobs, so at most 0 before it; 1 host stopped, to be started by the wake function")
+    assert said == ("about 1 waiting in the queue of jobs, so none before it; 1 host stopped, to be started by the wake function")
 
 
 def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatch: pytest.MonkeyPatch):

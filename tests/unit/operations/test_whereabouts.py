@@ -28,7 +28,7 @@ def at_work(number: int, phase: str, seconds: float = 3) -> JobAtWork:
         (Surroundings(NONE, NONE, {"i-1": "running"}, {"i-1": HostWork("running")}), "host i-1 runs and has nothing in hand"),
         (
             Surroundings(NONE, Depth(1, 2), {"i-1": "running", "i-2": "stopped"}, {"i-1": HostWork("running", (at_work(2, "inferring"),))}),
-            "so at most 0 before it, 2 taken by hosts; host i-1 is at work on 1 other job",
+            "so none before it, 2 taken by hosts; host i-1 is at work on 1 other job",
         ),
     ],
 )  # fmt: skip
