@@ -172,8 +172,10 @@ def test_from_the_shell_an_answer_a_failure_and_a_refusal_are_found_fetched_and_
     assert jobs["corrupt"] in {each["job"] for each in listed["rows"]}
     assert failing.error.last_line in run("status")
 
+    (tmp_path / "Jane.zip").write_bytes(bodies["failing"])
     said = run("upload", str(tmp_path / "Jane.zip"), "--wait", "--again", code=1)
     assert "waiting for job" in said
+    assert failing.error.text in said
     place.wait_stopped()
 
 
