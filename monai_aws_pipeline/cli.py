@@ -16,30 +16,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.live import Live
 from rich.progress import DownloadColumn, Progress
-from rich.table import Table
-from rich.text import Text
 
 from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc
+from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from monai_aws_pipeline.terminal import literal_console
+from monai_aws_pipeline.terminal import literal_console, print_table
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.stack import Proposal
+    from monai_aws_pipeline.operations.failures import Failures
+    from monai_aws_pipeline.operations.find import Found
     from monai_aws_pipeline.operations.status import DeploymentState, HostWork
 
 CONSOLE = literal_console()
@@ -204,7 +205,7 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
     )
     proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
     if proposal.changes:
-        CONSOLE.print(_changes_table(proposal))
+        _show_changes(proposal)
         if not yes and not click.confirm("Apply these changes?"):
             withdraw(clients.cloudformation, proposal)
             _say("Nothing was changed.")
@@ -219,14 +220,10 @@ def _yes_or_no(said: bool | None, yes: str, no: str) -> str | None:
     return None if said is None else yes if said else no
 
 
-def _changes_table(proposal: Proposal) -> Table:
-    table = Table(title=f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}", title_justify="left")
-    for column in ("", "resource", "kind"):
-        table.add_column(column, overflow="fold")
-    for change in proposal.changes:
-        action = f"{change.action}, made anew" if change.replaces else change.action
-        table.add_row(*(Text(text) for text in (action, change.resource, change.kind)))
-    return table
+def _show_changes(proposal: Proposal) -> None:
+    title = f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}"
+    changes = [(f"{each.action}, made anew" if each.replaces else each.action, each.resource, each.kind) for each in proposal.changes]
+    print_table(CONSOLE, title, ("action", "resource", "kind"), changes)
 
 
 @cli.group(invoke_without_command=True)
@@ -246,13 +243,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([answer.as_dict() for answer in answers], indent=2))
     else:
-        table = Table(title=f"deployment {settings.deployment} in {settings.region}", title_justify="left")
-        for column in ("what", "", "answer", "what to do"):
-            table.add_column(column, overflow="fold")
-        for answer in answers:
-            state = answer.state.upper() if answer.state is State.ERROR else answer.state
-            table.add_row(*(Text(text) for text in (answer.check, state, answer.what, answer.remedy)))
-        CONSOLE.print(table)
+        rows = [
+            (answer.check, answer.state.upper() if answer.state is State.ERROR else answer.state, answer.what, answer.remedy)
+            for answer in answers
+        ]
+        print_table(CONSOLE, f"deployment {settings.deployment} in {settings.region}", ("what", "state", "answer", "what to do"), rows)
         counts = {state: sum(answer.state is state for answer in answers) for state in State}
         _say(f"{len(answers)} checks: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}.")
     if not in_order(answers):
@@ -279,13 +274,11 @@ def doctor_app() -> None:
             report=_say,
         )
     if seen.findings:
-        table = Table(title=f"application {settings.app_source}", title_justify="left")
-        for column in ("", "where", "what", "what to do"):
-            table.add_column(column, overflow="fold")
-        for finding in seen.findings:
-            where = f"{finding.point}\n{finding.place}" if finding.place else finding.point
-            table.add_row(*(Text(text) for text in (finding.severity, where, finding.message, finding.remedy)))
-        CONSOLE.print(table)
+        rows = [
+            (finding.severity, f"{finding.point}\n{finding.place}" if finding.place else finding.point, finding.message, finding.remedy)
+            for finding in seen.findings
+        ]
+        print_table(CONSOLE, f"application {settings.app_source}", ("severity", "where", "what", "what to do"), rows)
     for finding in seen.findings:
         if finding.paste:
             _say(f"\nready to paste into {finding.into or finding.file} ({finding.severity} in {finding.point}):\n{finding.paste}")
@@ -327,7 +320,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in wait_answer(store, done.job, seconds, lambda: underway(clients, settings), _say):
+        for record in wait_answer(store, done.job, seconds, partial(underway, clients, settings, done.job), _say):
             line = ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
@@ -338,13 +331,13 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], object] | None]:
+def _progress_bar(total: int, what: str = "uploading") -> Iterator[Callable[[int], object] | None]:
     """A bar of bytes on a terminal; nothing in a log. boto3 calls the function from its own threads, which rich allows."""
     if not CONSOLE.is_terminal:
         yield None
         return
     with Progress(*Progress.get_default_columns(), DownloadColumn(), console=CONSOLE, transient=True) as bar:
-        task = bar.add_task("uploading", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 
 
@@ -359,27 +352,37 @@ def links() -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--watch", is_flag=True, help="Look every two seconds until Ctrl-C.")
-def status(as_json: bool, watch: bool) -> None:
+@click.option("--job", help="Where this one job is, or how it ended.")
+def status(as_json: bool, watch: bool, job: str | None) -> None:
     """Machines, queues, dead letters, the live MAP and the last results of this deployment."""
+    from monai_aws_pipeline.operations.find import find_job
     from monai_aws_pipeline.operations.status import Watch
 
     if as_json and watch:
         raise click.UsageError("--json shows the state once; leave out --watch.")
+    if job and (as_json or watch):
+        raise click.UsageError("--job tells of one job in words; leave out --json and --watch.")
     settings = load_settings()
+    if job:
+        found = find_job(Clients(settings.region), settings, job)
+        _tell(found)
+        sys.exit(any(trace.state == "unknown" for trace in found.traces))
     deployment = Watch(Clients(settings.region), settings)
     state = deployment.look()
     if as_json:
         print(json.dumps(state.as_dict(), indent=2))
-    elif not watch:
-        CONSOLE.print(_status_table(state))
-    else:
-        with suppress(KeyboardInterrupt), Live(_status_table(state), console=CONSOLE, auto_refresh=False) as live:
-            while True:
-                time.sleep(2.0)
-                try:
-                    live.update(_status_table(deployment.look()), refresh=True)
-                except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
-                    live.console.print(f"AWS did not answer: {error}")
+        return
+    _show_status(state)
+    with suppress(KeyboardInterrupt):
+        while watch:
+            time.sleep(2.0)
+            try:
+                state = deployment.look()
+            except (ClientError, BotoCoreError) as error:  # who watches overnight does not want one lost answer to end it
+                _say(f"AWS did not answer: {error}")
+                continue
+            CONSOLE.clear()
+            _show_status(state)
 
 
 def _work_line(work: HostWork | None) -> str:
@@ -389,26 +392,126 @@ def _work_line(work: HostWork | None) -> str:
     return {"running": ", no job", "stopped": ", agent stopped"}.get(work.agent, f", jobs not known: {work.reason}")
 
 
-def _status_table(state: DeploymentState) -> Table:
-    table = Table(title=f"deployment {state.deployment}", title_justify="left")
-    for column in ("what", "which", "state"):
-        table.add_column(column, overflow="fold")
+def _show_status(state: DeploymentState) -> None:
+    rows = []
     for machine in state.machines:
-        table.add_row(
-            machine.role,
-            machine.id,
-            f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}",
-        )
+        what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
+        rows.append((machine.role, machine.id, what))
         for job in machine.work.jobs if machine.work else ():
-            table.add_row("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s")
+            rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
     for name, depth in state.queues.items():
-        table.add_row("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work")
-    table.add_row("dead letters", str(state.dead_letters), "look for the cause, then: monai-aws replay" if state.dead_letters else "")
-    table.add_row("live MAP", state.live_map or "none", "")
+        rows.append(("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work"))
     for line in state.results:
         ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
-        table.add_row(f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", ended)
-    return table
+        said = f"; it said last: {line.last_line}" if line.last_line else ""
+        rows.append((f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", f"{ended}{said}"))
+    print_table(CONSOLE, f"deployment {state.deployment}", ("what", "which", "state"), rows)
+    _say(f"live MAP: {state.live_map or 'none'}")
+    _say(f"dead letters: {state.dead_letters}{'; look for the cause, then: monai-aws replay' if state.dead_letters else ''}")
+
+
+@cli.command()
+@click.argument("wanted", metavar="KEY|PATH")
+def find(wanted: str) -> None:
+    """What became of an upload: KEY under input/, the SHA-256 of one, or PATH of what was uploaded.
+
+    The exit code is 1 where nothing is known of it.
+    """
+    from monai_aws_pipeline.operations.find import find as find_upload
+
+    settings = load_settings()
+    with repeating(partial(click.echo, err=True)) as tell:
+        tell("looking under input/, among dead letters, on the hosts and through the results")
+        found = find_upload(Clients(settings.region), settings, wanted)
+    _tell(found)
+    if not found.traces:
+        _say("unknown: it was never uploaded to this bucket, has expired, or is older than what was looked through")
+        sys.exit(1)
+
+
+def _tell(found: Found) -> None:
+    for trace in found.traces:
+        _say(f"{trace.state}: {f'job {trace.job}: ' if trace.job else ''}{trace.words}")
+    _say(f"looked through: {', '.join(found.looked)}")
+
+
+@cli.command()
+@click.argument("wanted", metavar="JOB|STUDY")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder for the files.")
+def get(wanted: str, folder: Path) -> None:
+    """Results and log of a job, or of a study's latest answer, into a folder; writes over nothing that is there."""
+    from monai_aws_pipeline.operations.fetch import fetch, records_of
+    from monai_aws_pipeline.operations.results_store import ResultsStore
+
+    settings = load_settings()
+    store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
+    incomplete = False
+    for record in records_of(store, wanted):
+        _say(f"{record.status.value}: study {record.study or 'unknown'}, job {record.job}")
+        if record.error:
+            _say(f"  {record.error.text}")
+        total = sum(output.bytes for output in record.outputs)
+        with repeating(_say) as tell, _progress_bar(total, "fetching") as advance:
+            tell(f"  fetching {len(record.outputs)} files, {total / 1e6:.1f} MB")
+            for each in fetch(store, record, folder, advance or (lambda _: None)):
+                said = each.trouble or f"{each.path}: {each.bytes} bytes{', there already' if each.kept else ''}"
+                _say(f"  {said}")
+                incomplete = incomplete or bool(each.trouble)
+    if incomplete:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--since", default="2d", show_default=True, metavar="AGO", help="30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z.")
+@click.option("--code", default="", help="Those with this code alone.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def failures(since: str, code: str, as_json: bool) -> None:
+    """The studies without an answer, newest first: why, and what to do. One that was answered since is none."""
+    from monai_aws_pipeline.operations.failures import failures as read_failures
+    from monai_aws_pipeline.operations.failures import moment
+    from monai_aws_pipeline.operations.results_store import ResultsStore
+
+    now = datetime.now(UTC)
+    try:
+        start = moment(since, now)
+    except ContractError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+    settings = load_settings()
+    store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
+    with repeating(partial(click.echo, err=True)) as tell:
+        tell(f"reading results back to {utc_text(start)}")
+        found = read_failures(store, start, now, code)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _show_failures(found)
+
+
+def _show_failures(found: Failures) -> None:
+    from monai_aws_pipeline.operations.unanswered import counts_by_code
+
+    columns = ("time", "study", "MAP", "code", "cause", "it said last", "what to do", "job")
+    rows = [
+        (
+            row.at,
+            row.study or "unknown",
+            f"{row.map_version} {row.map_digest}".strip(),
+            row.code,
+            row.cause,
+            row.last_line,
+            row.remedy,
+            row.job,
+        )
+        for row in found.rows
+    ]
+    if rows:
+        print_table(CONSOLE, f"studies without an answer since {found.since}", columns, rows)
+    counts = ", ".join(f"{count} {code}" for code, count in counts_by_code(found.rows).items())
+    _say(f"{len(rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
+    if found.unreadable:
+        _say(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
+    if not found.complete:
+        _say(f"Only the newest {found.looked} results were read; say a shorter time with --since for all of it.")
 
 
 @cli.command()
@@ -450,13 +553,12 @@ def maps(as_json: bool) -> None:
     if as_json:
         print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
         return
-    table = Table(title=f"{settings.ecr_repository}, deployment {settings.deployment}", title_justify="left")
-    for column in ("MAP", "digest", "pushed", "MB", ""):
-        table.add_column(column, overflow="fold")
-    for each in found:
-        image = each.image
-        table.add_row(label(image), image.digest[:19], image.pushed_at[:16], f"{image.bytes / 1e6:.0f}", each.standing)
-    CONSOLE.print(table)
+    rows = [
+        (label(each.image), each.image.digest, each.image.pushed_at[:16], f"{each.image.bytes / 1e6:.0f}", each.standing) for each in found
+    ]
+    print_table(
+        CONSOLE, f"{settings.ecr_repository}, deployment {settings.deployment}", ("MAP", "digest", "pushed", "MB", "standing"), rows
+    )
 
 
 @cli.group(invoke_without_command=True)
@@ -474,13 +576,9 @@ def hosts(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
         return
-    table = Table(title=f"inference hosts of deployment {settings.deployment}", title_justify="left")
-    for column in ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because"):
-        table.add_column(column, overflow="fold", no_wrap=column == "host")  # an id is for copying
-    for each in found:
-        row = (each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace)
-        table.add_row(*(Text(text) for text in row))
-    CONSOLE.print(table)
+    columns = ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because")
+    rows = [(each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace) for each in found]
+    print_table(CONSOLE, f"inference hosts of deployment {settings.deployment}", columns, rows)
 
 
 @hosts.command("replace")

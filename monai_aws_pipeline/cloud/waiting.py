@@ -132,6 +132,13 @@ def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float
 
     For calls that block, and around the whole of a step of a run, so that nothing in it is silent for longer.
     """
+    with telling_state(report, tick_s, clock) as telling:
+        yield telling.say
+
+
+@contextmanager
+def telling_state(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic) -> Iterator[Telling]:
+    """``repeating`` for a state that is looked at again and again: it is said where it is another one than before, and each 10 s."""
     telling, over = Telling(report, clock), threading.Event()
 
     def repeat() -> None:
@@ -141,7 +148,7 @@ def repeating(report: Report, tick_s: float = _TICK_S, clock: Callable[[], float
     thread = threading.Thread(target=repeat, name="repeating", daemon=True)
     thread.start()
     try:
-        yield telling.say
+        yield telling
     finally:
         over.set()
         thread.join()

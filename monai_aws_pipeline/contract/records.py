@@ -46,6 +46,11 @@ class ResultError:
     last_line: str = ""
 
     @property
+    def brief(self) -> str:
+        """The code, with what the application said last where it is known: for lists, where there is no room for more."""
+        return f"{self.code}: {self.last_line}" if self.last_line else self.code
+
+    @property
     def text(self) -> str:
         """All of it in one line."""
         said = f" The application said last: {self.last_line}" if self.last_line else ""

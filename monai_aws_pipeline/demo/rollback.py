@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from rich.console import Console
-from rich.table import Table
 
 from examples.brain_mri.fetch import fetch
 from examples.brain_mri.study import write_study_zip
@@ -32,7 +31,7 @@ from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import upload_study, wait_answer
 from monai_aws_pipeline.run_failures import last_lines, why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
-from monai_aws_pipeline.terminal import literal_console
+from monai_aws_pipeline.terminal import literal_console, print_table
 
 STUDY_SECONDS: Final = 900
 _SHOWING: Final = "monai-aws/showing"
@@ -87,7 +86,7 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     digests = [each.digest for each in told]
     if digests != [first, second.digest, first]:
         raise DemoError(f"The studies were not answered by the first, the second and again the first version, but by {', '.join(digests)}.")
-    progress.console.print(_table(told, maps.live(), progress))
+    _show(told, maps.live(), progress)
     return told
 
 
@@ -163,14 +162,8 @@ def _recorded(when: str, record: ResultRecord) -> Told:
     return Told(when, record.study, str(metadata["map_app_version"].value), str(metadata["map_digest"].value))
 
 
-def _table(told: list[Told], live: str, progress: Progress) -> Table:
+def _show(told: list[Told], live: str, progress: Progress) -> None:
     seconds = progress.phases
-    table = Table(
-        title=f"What the lineage says (promoted in {seconds['promote']:.0f} s, rolled back in {seconds['rollback']:.1f} s)",
-        title_justify="left",
-    )
-    for column in ("study", "answered", "MAP version", "digest", ""):
-        table.add_column(column)
-    for each in told:
-        table.add_row(each.study, each.when, each.version, each.digest[:19], "fresh" if each.digest == live else "stale")
-    return table
+    title = f"What the lineage says (promoted in {seconds['promote']:.0f} s, rolled back in {seconds['rollback']:.1f} s)"
+    rows = [(each.study, each.when, each.version, each.digest, "fresh" if each.digest == live else "stale") for each in told]
+    print_table(progress.console, title, ("study", "answered", "MAP version", "digest", "lineage"), rows)

@@ -24,7 +24,6 @@ from typing import Any, Final
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from examples.brain_mri.evaluate import Evaluation, evaluate
@@ -48,7 +47,7 @@ from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.run_failures import why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
-from monai_aws_pipeline.terminal import literal_console
+from monai_aws_pipeline.terminal import literal_console, print_table
 
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
@@ -209,7 +208,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
     finally:
         summary |= {"seconds_total": round(time.monotonic() - progress.started, 1), "peak_memory_bytes": memory.stop()}
         place.summary.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
-    progress.console.print(_table(summary))
+    print_table(progress.console, "One study, answered", ("what", "which"), _rows(summary))
     _farewell(progress.console, summary, place)
     return summary
 
@@ -458,8 +457,7 @@ def _facts(
     }
 
 
-def _table(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="One study, answered", show_header=False, title_justify="left")
+def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = summary["seconds"]
     rows = {
         "study": f"{summary['study']}{' (answered by an earlier run)' if summary.get('study_reused') else ''}",
@@ -477,9 +475,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
         ),
         "whole demo": f"{summary['seconds_total']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return list(rows.items())
 
 
 def _farewell(console: Console, summary: Mapping[str, Any], place: Workplace) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 import traceback
@@ -384,14 +385,23 @@ def judge_end(
     if not (end.timed_out or end.out_of_memory or end.exit_code):
         return
     lines = without_identifiers(end.log_tail)
-    last = last_meaningful_line(lines)
+    last = last_meaningful_line(lines, killed=end.timed_out or end.out_of_memory)
+    silent = "" if last else " It had printed nothing."
     if end.timed_out:
-        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.", last_line=last)
+        raise FailedError(Code.MAP_TIMEOUT, f"The application did not end within {timeout_s} s.{silent}", last_line=last)
     if end.out_of_memory:
-        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.", last_line=last)
-    raise FailedError(
-        Code.MAP_FAILED, f"The application ended with exit code {end.exit_code}.", last_line=last, final=not may_pass(end.exit_code, lines)
-    )
+        raise FailedError(Code.MAP_OUT_OF_MEMORY, f"The application needed more than {memory_mib} MiB.{silent}", last_line=last)
+    cause = f"The application ended with exit code {end.exit_code}{_by_signal(end.exit_code)}.{silent}"
+    raise FailedError(Code.MAP_FAILED, cause, last_line=last, final=not may_pass(end.exit_code, lines))
+
+
+def _by_signal(exit_code: int) -> str:
+    """Which signal ended it, where one did: its log has no word of that."""
+    number = -exit_code if exit_code < 0 else exit_code - _SIGNALS
+    try:
+        return f" ({signal.Signals(number).name})" if number > 0 else ""
+    except ValueError:
+        return ""
 
 
 def may_pass(exit_code: int, lines: Iterable[str]) -> bool:

@@ -7,15 +7,18 @@ the caller tries again instead of stepping over a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.contract import (
     INDEX_PREFIX,
+    OUTPUT_PREFIX,
     ContractError,
     ExpectedVolume,
     IndexEntry,
@@ -27,6 +30,7 @@ from monai_aws_pipeline.contract import (
     job_done_key,
     parse_expected,
     parse_measurements,
+    parse_utc,
 )
 from monai_aws_pipeline.contract.outputs import MEASUREMENTS
 from monai_aws_pipeline.errors import NamedError
@@ -36,6 +40,12 @@ if TYPE_CHECKING:
 
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 MAX_ENTRY_BYTES: Final = 16 * 1024
+_RESULT: Final = re.compile(rf"{OUTPUT_PREFIX}[0-9a-f]{{16}}/[0-9a-f]{{32}}/result\.json")
+_MISSING: Final = ("NoSuchKey", "404")
+_READERS: Final = 8
+_BLOCK: Final = 1 << 20
+_ANSWERS_READ: Final = 20
+"""So many answers of one study are read for the latest of them: the clocks of hosts and bucket differ by less than that many re-runs."""
 
 
 class UnreadableResultError(NamedError):
@@ -95,6 +105,46 @@ class ResultsStore:
         found = [(item["LastModified"], item["Key"]) for page in pages for item in page.get("Contents", [])]
         return [key for _, key in sorted(found, reverse=True)[:limit]]
 
+    def index_backwards(self, since: datetime, until: datetime) -> Iterator[str]:
+        """Keys of the index entries of the hours from ``until`` back to ``since``, newest first, lazily, a listing of one day at a time."""
+        first, day = index_hour_prefix(since), until.astimezone(UTC)
+        while (prefix := index_hour_prefix(day).rsplit("/", 2)[0] + "/") >= first[: len(prefix)]:
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=max(first, prefix))
+            listed = (item for page in pages for item in page.get("Contents", []))
+            found = [(item["Key"].rpartition("/")[0], item["LastModified"], item["Key"]) for item in listed]
+            yield from (key for *_, key in sorted(found, reverse=True))
+            day -= timedelta(days=1)
+
+    def entries(self, keys: Iterable[str]) -> list[IndexEntry | UnreadableResultError]:
+        """Index entries, several at a time, in the order of their keys."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="entries") as readers:
+            return list(readers.map(self._entry_or_error, keys))
+
+    def records(self, entries: Iterable[IndexEntry]) -> list[ResultRecord | UnreadableResultError]:
+        """The records that entries point to, several at a time, in their order."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="records") as readers:
+            return list(readers.map(self._record_or_error, entries))
+
+    def latest_answer(self, study: str) -> ResultRecord | None:
+        """The record of a study that was committed last of those that answer it; None where none does."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{OUTPUT_PREFIX}{study}/")
+        found = [
+            (item["LastModified"], item["Key"]) for page in pages for item in page.get("Contents", []) if _RESULT.fullmatch(item["Key"])
+        ]
+        records = [record for _, key in sorted(found, reverse=True)[:_ANSWERS_READ] if (record := self.record(key))]
+        return max(records, key=lambda record: parse_utc(record.committed_at), default=None)
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """An object's bytes, a part at a time. Raises UnreadableResultError where there is none."""
+        try:
+            body = self._s3.get_object(Bucket=self.bucket, Key=key)["Body"]
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in _MISSING:
+                raise UnreadableResultError(f"{key}: there is no such object") from error
+            raise
+        with body:
+            yield from body.iter_chunks(_BLOCK)
+
     def answers(self, job: str) -> tuple[ResultRecord, ...]:
         """The commit records of a job once every study of it has one; none before. Raises UnreadableResultError.
 
@@ -145,6 +195,18 @@ class ResultsStore:
         except (UnreadableResultError, ContractError):
             return StoredResult(record, ())
 
+    def _entry_or_error(self, key: str) -> IndexEntry | UnreadableResultError:
+        try:
+            return self.entry(key)
+        except UnreadableResultError as error:
+            return error
+
+    def _record_or_error(self, entry: IndexEntry) -> ResultRecord | UnreadableResultError:
+        try:
+            return self.result_record(entry)
+        except UnreadableResultError as error:
+            return error
+
     def _parse(self, key: str, body: bytes) -> ResultRecord:
         try:
             return ResultRecord.from_json(body.decode())
@@ -164,7 +226,7 @@ class ResultsStore:
         try:
             answer = self._s3.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+            if error.response.get("Error", {}).get("Code") in _MISSING:
                 return None
             raise
         with answer["Body"] as body:

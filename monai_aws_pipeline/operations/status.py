@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,6 @@ ASK_SECONDS: Final = 20
 """Longest that a host may take to say what it has in hand."""
 _JOB: Final = re.compile(r"[0-9a-f]{32}")
 _WORD: Final = re.compile(r"[a-z]{1,20}")
-_HOST_STATES: Final = {"pending": "starting"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,21 @@ def trouble_of(machine: Machine) -> str:
     return f"its last start failed ({machine.reason}): {ending.what} {ending.remedy}"
 
 
+def work_of(clients: Clients, machines: Iterable[Machine]) -> dict[str, HostWork]:
+    """What running inference hosts have in hand, by host: asked at the same time, because each takes a second or two to answer."""
+    asked = sorted(m.id for m in machines if m.state == "running" and m.tags.get(TAG_ROLE) == ROLE_INFERENCE)
+    with ThreadPoolExecutor(max(1, min(len(asked), 8))) as threads:
+        return dict(zip(asked, threads.map(lambda host: _work(clients, host), asked), strict=True))
+
+
+def _work(clients: Clients, host: str) -> HostWork:
+    try:
+        ended = Commands(clients.ssm).run(host, f"{AGENT_PROGRAM} at-work", seconds=ASK_SECONDS, comment="status")
+    except (CloudError, ClientError, BotoCoreError) as error:  # the rest of the picture is worth having without it
+        return HostWork("unknown", reason=str(error))
+    return parse_work(ended.stdout)
+
+
 @dataclass(frozen=True)
 class Depth:
     """About how many messages a queue holds; -1 where the queue does not exist."""
@@ -104,9 +118,17 @@ class Depth:
     at_work: int
 
 
+def depth_of(clients: Clients, name: str) -> Depth:
+    """How many messages a queue holds."""
+    trigger = Trigger(clients, {})
+    found = trigger.find_queue(name)
+    return Depth(*trigger.depth(found)) if found else Depth(-1, -1)
+
+
 @dataclass(frozen=True)
 class ResultLine:
-    """One answer in short. ``seconds`` from taken to committed; ``error`` is the code of a study that was not answered."""
+    """One answer in short. ``seconds`` from taken to committed; ``error`` is the code of a study that was not answered, ``last_line`` what
+    its application said last."""
 
     status: str
     study: str
@@ -116,6 +138,7 @@ class ResultLine:
     committed_at: str
     result_key: str
     error: str = ""
+    last_line: str = ""
 
     @classmethod
     def of(cls, record: ResultRecord) -> ResultLine:
@@ -129,6 +152,7 @@ class ResultLine:
             committed_at=record.committed_at,
             result_key=record.commit_key,
             error=record.error.code if record.error else "",
+            last_line=record.error.last_line if record.error else "",
         )
 
 
@@ -160,9 +184,8 @@ class Watch:
         """The deployment as it is now."""
         names = self.settings.names
         found = Machines(self.clients.ec2, self.settings.deployment).find()
-        queues = {
-            name: self._depth(name) for name in (names.uploads_queue, names.uploads_dead_letters, names.jobs_queue, names.jobs_dead_letters)
-        }
+        every = (names.uploads_queue, names.uploads_dead_letters, names.jobs_queue, names.jobs_dead_letters)
+        queues = {name: depth_of(self.clients, name) for name in every}
         return DeploymentState(
             deployment=self.settings.deployment,
             machines=self.machines(found),
@@ -173,26 +196,9 @@ class Watch:
         )
 
     def machines(self, found: Sequence[Machine]) -> tuple[MachineState, ...]:
-        """The machines, with what those that infer have in hand: asked at the same time, because each takes a second or two to answer."""
-        asked = {m.id for m in found if m.state == "running" and m.tags.get(TAG_ROLE) == ROLE_INFERENCE}
-        with ThreadPoolExecutor(max(1, min(len(asked), 8))) as threads:
-            work = {name: threads.submit(self._work, name) for name in sorted(asked)}
-        return tuple(
-            MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type, trouble_of(m), work[m.id].result() if m.id in work else None)
-            for m in found
-        )
-
-    def _work(self, host: str) -> HostWork:
-        try:
-            ended = Commands(self.clients.ssm).run(host, f"{AGENT_PROGRAM} at-work", seconds=ASK_SECONDS, comment="status")
-        except (CloudError, ClientError, BotoCoreError) as error:  # the rest of the picture is worth having without it
-            return HostWork("unknown", reason=str(error))
-        return parse_work(ended.stdout)
-
-    def _depth(self, name: str) -> Depth:
-        trigger = Trigger(self.clients, {})
-        found = trigger.find_queue(name)
-        return Depth(*trigger.depth(found)) if found else Depth(-1, -1)
+        """The machines, with what those that infer have in hand."""
+        work = work_of(self.clients, found)
+        return tuple(MachineState(m.id, m.tags.get(TAG_ROLE, ""), m.state, m.type, trouble_of(m), work.get(m.id)) for m in found)
 
     def _results(self) -> Iterator[ResultLine]:
         if not self.settings.bucket:

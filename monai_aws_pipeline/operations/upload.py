@@ -12,38 +12,32 @@ import secrets
 import stat
 import time
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError
-from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.cloud.waiting import silently, wait_until
+from monai_aws_pipeline.cloud.waiting import telling_state, silently, wait_until
 from monai_aws_pipeline.contract import (
     INPUT_PREFIX,
-    ROLE_INFERENCE,
     ResultRecord,
     job_id,
     version_of,
 )
 from monai_aws_pipeline.operations.errors import OperationError
 from monai_aws_pipeline.operations.results_store import ResultsStore
-from monai_aws_pipeline.operations.status import _HOST_STATES
+from monai_aws_pipeline.operations.whereabouts import in_words, look
 from monai_aws_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
 """How long an answer may take on top of the MAP's own time limit: waking a host, pulling the MAP, waiting behind a few studies."""
 _STATE_SECONDS: Final = 5.0
+"""Between two looks at queues and hosts; a running host is asked through Run Command, which costs nothing."""
 
 
 class UploadError(OperationError):
@@ -118,40 +112,36 @@ def wait_answer(
 ) -> tuple[ResultRecord, ...]:
     """Wait until every study of a job has its commit record. Raises NotAnsweredError.
 
-    ``where``: how far the deployment is (``underway``); asked every few seconds and told when it changes.
+    ``where``: where the job is (``underway``), asked every few seconds; told when it changes and every 10 s, also while it is asked.
     """
-    state, asked = "", -math.inf
+    asked = -math.inf
 
-    def what(_: object) -> str:
-        nonlocal state, asked
+    def answers() -> tuple[ResultRecord, ...]:
+        nonlocal asked
+        if found := store.answers(job):
+            return found
         if clock() - asked >= _STATE_SECONDS:
             state, asked = where(), clock()
-        return f"waiting for job {job}" + (f": {state}" if state else "")
+            tell(f"waiting for job {job}" + (f": {state}" if state else ""))
+        tell.again()
+        return ()
 
-    records = wait_until(lambda: store.answers(job), bool, seconds, what=what, report=report, sleep=sleep, clock=clock)
+    with telling_state(report, clock=clock) as tell:
+        records = wait_until(answers, bool, seconds, what="", sleep=sleep, clock=clock)
     if not records:
         raise NotAnsweredError(
-            f"Job {job} has no result after {seconds:.0f} s. It stays queued and nothing is lost; see monai-aws status and "
-            f"docs/operations.md."
+            f"Job {job} has no result after {seconds:.0f} s. It stays queued and nothing is lost.",
+            f"Where it is says: monai-aws status --job {job}",
         )
     return records
 
 
-def underway(clients: Clients, settings: Settings) -> str:
-    """What stands between an upload and its answer now, in words: queues and hosts as AWS knows them. Empty where it does not say."""
+def underway(clients: Clients, settings: Settings, job: str) -> str:
+    """What stands between a job and its answer now, in words, as AWS knows it. Empty where it does not say."""
     try:
-        hosts = Counter(machine.state for machine in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
-        trigger = Trigger(clients, {})
-        depths = [
-            trigger.depth(queue)
-            for name in (settings.names.uploads_queue, settings.names.jobs_queue)
-            if (queue := trigger.find_queue(name))
-        ]
+        return in_words(job, look(clients, settings))
     except (CloudError, ClientError, BotoCoreError):  # who may upload need not be allowed to look; the wait goes on
         return ""
-    waiting, at_work = (sum(depth[which] for depth in depths) for which in (0, 1))
-    ready = ", ".join(f"{count} {_HOST_STATES.get(state, state)}" for state, count in sorted(hosts.items())) or "none"
-    return f"{waiting} waiting and {at_work} at work in the queues; hosts: {ready}"
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

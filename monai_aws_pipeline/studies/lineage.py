@@ -169,7 +169,7 @@ def event_of(
     metadata = record_metadata(record, result.measurements, where, before)
     metadata |= verdict_metadata(judge(record, result.measurements, result.expected, limits))
     if failed(record):
-        what = f"{record.status.value}: {record.error.code}" if record.error else record.status.value
+        what = f"{record.status.value}: {record.error.brief}" if record.error else record.status.value
         return AssetObservation(
             INFERENCE_RESULT, description=what, metadata=metadata, partition=record.study or None, tags=observation_tags(record)
         )

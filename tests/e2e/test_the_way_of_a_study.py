@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from click.testing import CliRunner
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import Tags
@@ -135,6 +137,45 @@ def test_later_studies_are_answered_warm_and_meet_nothing_of_each_other(place: P
         assert record.resources.peak_rss > 0
         found.append(record.resources.hosting)
     assert found[1:] == ["warm"] * 3
+    place.wait_stopped()
+
+
+def test_from_the_shell_an_answer_a_failure_and_a_refusal_are_found_fetched_and_listed(place: Platform, tmp_path: Path):
+    bodies = {"good": tiny_study_zip(instances=8), "failing": tiny_study_zip(wish="tiny:fail"), "corrupt": corrupt_zip()}
+    jobs = {name: place.upload(f"input/Jane-{name}.zip", body) for name, body in bodies.items()}
+    records = {name: records[0] for name, job in jobs.items() for records in [place.answers([job])[job]]}
+
+    def run(*arguments: str, code: int = 0) -> str:
+        with environment(place.variables):
+            done = CliRunner().invoke(cli, [*arguments])
+        assert done.exit_code == code, done.output
+        assert "Jane" not in done.output
+        return done.stdout
+
+    for name, record in records.items():
+        (tmp_path / "Jane.zip").write_bytes(bodies[name])
+        for wanted in (f"input/Jane-{name}.zip", record.input.key_sha256, str(tmp_path / "Jane.zip")):
+            assert f"{record.status}: job {record.job}" in run("find", wanted), wanted
+        told = run("status", "--job", record.job)
+        assert record.error is None or f"{record.error.text}" in told
+        run("get", record.job, "--to", str(tmp_path / "to"))
+        for output in record.outputs:
+            inner = output.key.removeprefix(record.commit_key.removesuffix("result.json"))
+            assert (tmp_path / "to" / record.study / record.job / inner).stat().st_size == output.bytes
+    assert "there already" in run("get", records["good"].study, "--to", str(tmp_path / "to"))
+    failing = records["failing"]
+    assert failing.error is not None
+    assert (failing.error.code, failing.error.last_line) == ("map_failed", "tiny: failing as the study asks")
+    listed = json.loads(run("failures", "--json", "--since", "1h"))
+    row = next(each for each in listed["rows"] if each["job"] == failing.job)
+    assert (row["study"], row["last_line"]) == (failing.study, failing.error.last_line)
+    assert jobs["corrupt"] in {each["job"] for each in listed["rows"]}
+    assert failing.error.last_line in run("status")
+
+    (tmp_path / "Jane.zip").write_bytes(bodies["failing"])
+    said = run("upload", str(tmp_path / "Jane.zip"), "--wait", "--again", code=1)
+    assert "waiting for job" in said
+    assert failing.error.text in said
     place.wait_stopped()
 
 

@@ -11,7 +11,9 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +28,20 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ROLE_MAP_BUILD, JobMessage
+from monai_aws_pipeline.contract import (
+    ROLE_INFERENCE,
+    ROLE_MAP_BUILD,
+    IndexEntry,
+    InputFacts,
+    JobDone,
+    JobMessage,
+    OutputFile,
+    ResultError,
+    ResultRecord,
+    Status,
+    job_done_key,
+    sha256_text,
+)
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.hosts import starts_of
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
@@ -37,6 +52,7 @@ from monai_aws_pipeline.remote import KeyPair
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import text_zip, tiny_study_zip
+from tests.unit.studies.records import refused, succeeded
 
 pytestmark = pytest.mark.cloud
 
@@ -298,6 +314,53 @@ def test_the_wake_function_counts_failed_starts_and_gives_the_grant_for_the_key_
         place.cloud.clear_faults()
         machines.terminate(host)
         machines.wait(host, "terminated", 120)
+
+
+def commit(place: Platform, record: ResultRecord, key: str, **bodies: bytes) -> ResultRecord:
+    """A job that ended, as an agent leaves it in the bucket."""
+    folder = record.commit_key.removesuffix("result.json")
+    outputs = tuple(OutputFile(f"{folder}{name}.log", hashlib.sha256(body).hexdigest(), len(body), "log") for name, body in bodies.items())
+    record = replace(record, outputs=outputs, input=InputFacts(sha256_text(key), "e", 1))
+    objects = {output.key: bodies[output.key.rpartition("/")[2].removesuffix(".log")] for output in outputs}
+    objects |= {
+        record.commit_key: record.to_json().encode(),
+        record.index_key: IndexEntry.of(record).to_json().encode(),
+        job_done_key(record.job): JobDone(record.job, (record.commit_key,), record.committed_at).to_json().encode(),
+    }
+    for name, body in objects.items():
+        place.clients.s3.put_object(Bucket=place.settings.bucket, Key=name, Body=body)
+    return record
+
+
+def test_what_became_of_an_upload_its_results_and_its_failure_are_had_with_the_operators_role(place: Platform, tmp_path: Path):
+    now = datetime.now(UTC)
+    good = commit(place, succeeded(1, now), "input/Doe^Jane-good.zip", map=b"all is well")
+    error = ResultError("map_failed", "The application ended with exit code 1.", "ValueError: no volume")
+    bad = commit(
+        place, replace(refused(2, now, study="b" * 16, status=Status.FAILED), error=error), "input/Doe^Jane-bad.zip", map=b"no volume"
+    )
+    other = commit(place, refused(3, now), "input/Doe^Jane-other.zip")
+    dead = job(place, 7)
+    send(place, place.settings.names.jobs_dead_letters, dead.to_json())
+
+    for record, key, says in ((good, "good", "succeeded"), (bad, "bad", "ValueError: no volume"), (other, "other", "NOT_A_ZIP: ")):
+        found = run(place, "find", f"input/Doe^Jane-{key}.zip")
+        assert (found.exit_code, says in found.output, record.job in found.output) == (0, True, True), found.output
+        assert says in run(place, "status", "--job", record.job).output
+        got = run(place, "get", record.job, "--to", str(tmp_path / "to"))
+        assert got.exit_code == 0, got.output
+        for output in record.outputs:
+            name = output.key.rpartition("/")[2]
+            assert hashlib.sha256((tmp_path / "to" / record.study / record.job / name).read_bytes()).hexdigest() == output.sha256
+        assert "Jane" not in found.output + got.output
+    assert "there already" in run(place, "get", good.study, "--to", str(tmp_path / "to")).output
+    assert f"dead letter: job {dead.job}" in run(place, "find", dead.key).output
+    assert f"dead letter: job {dead.job}" in run(place, "status", "--job", dead.job).output
+    assert bodies(place, place.settings.names.jobs_dead_letters) == [dead.to_json()], "a look leaves it where it is"
+    listed = json.loads(run(place, "failures", "--json").stdout)
+    assert {row["job"] for row in listed["rows"]} == {bad.job, other.job}
+    assert listed["counts"] == {"NOT_A_ZIP": 1, "map_failed": 1}
+    assert run(place, "find", "input/nobody.zip").exit_code == 1
 
 
 # ------------------------------------------------------------------------------------------------- last: it removes the deployment

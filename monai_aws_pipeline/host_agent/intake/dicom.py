@@ -25,6 +25,7 @@ from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake import image_header
 from monai_aws_pipeline.host_agent.intake.dicom_structure import Structure, media_class_of, read_structure
 from monai_aws_pipeline.host_agent.intake.image_header import ImageHeader, header_of
+from monai_aws_pipeline.host_agent.intake.series_words import MODALITIES
 from monai_aws_pipeline.host_agent.log_redaction.identifying_attributes import GATHER, Identifying, Pool
 
 # pydicom quotes offending values in warnings and log lines; a value may be a name.
@@ -74,8 +75,8 @@ class Study:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that occur, sorted; only well-formed codes, because the field is free text to a careless sender."""
-        return tuple(sorted({item.modality for item in self.instances if item.modality.isalnum() and len(item.modality) <= 16}))
+        """Modalities that occur, sorted; only the standard's own, because the field is free text to a careless sender."""
+        return tuple(sorted({item.modality for item in self.instances} & MODALITIES))
 
     @property
     def series(self) -> int:

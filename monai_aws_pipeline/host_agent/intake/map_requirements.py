@@ -17,6 +17,7 @@ from typing import Final
 import pydicom
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.intake import series_words
 from monai_aws_pipeline.host_agent.intake.dicom import Instance, Study, class_name
 from monai_aws_pipeline.host_agent.intake.pixel_types import check_pixel_types
 from monai_aws_pipeline.host_agent.intake.stack import NoStackError, Stack, size_of, stack_of, summary, wanted_images
@@ -24,8 +25,6 @@ from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES, Rules, matche
 from monai_aws_pipeline.maps.spec.study_contract import Handles, SeriesChoice, StudyContract, contract_of
 
 log = logging.getLogger(__name__)
-
-_NONE_FOUND: Final = "no image"
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class MapRequirements:
         taken: defaultdict[int, list[str]] = defaultdict(list)
         try:
             for uid, images in series.items():
-                header = pydicom.dcmread(_usual(images).path, stop_before_pixels=True)
+                header = pydicom.dcmread(series_words.usual(images).path, stop_before_pixels=True)
                 for number, (_, conditions) in enumerate(self.rules):
                     if matches(conditions, header):
                         taken[number].append(uid)
@@ -161,11 +160,11 @@ class MapRequirements:
         return [taken[number] for number in sorted(taken)]
 
     def _no_match(self, study: Study) -> RefusedError:
-        found = ", ".join(summary(images) for images in list(study.series_of_images().values())[:8])
-        count = study.series
+        series = study.series_of_images()
         return RefusedError(
             Code.NO_MATCHING_SERIES,
-            f"None of the {count} series of the study is one that the application's rules select (found: {found or _NONE_FOUND}).",
+            f"None of the {len(series)} series of the study is one that the application's rules select. "
+            f"Found: {series_words.found(series.values(), self.rules) or 'no image'}. Wanted: {series_words.wanted(self.rules)}.",
         )
 
     def _check_syntaxes(self, images: Sequence[Instance]) -> None:
@@ -189,12 +188,6 @@ def requirements_of(labels: Mapping[str, str]) -> MapRequirements:
 def kind_of(item: Instance) -> str:
     """What an object that is no image is, by the name of its SOP class."""
     return class_name(item.sop_class) or "object of a class that is not DICOM's own"
-
-
-def _usual(images: Sequence[Instance]) -> Instance:
-    """The first image of the class that most images of a series have: a capture among them does not speak for it."""
-    most = Counter(image.sop_class for image in images).most_common(1)[0][0]
-    return next(image for image in images if image.sop_class == most)
 
 
 def _given(series: Mapping[str, Sequence[Instance]], stacks: Mapping[str, Stack], why: Callable[[str], str]) -> Given:

@@ -19,6 +19,7 @@ import numpy as np
 import pydicom
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
+from monai_aws_pipeline.host_agent.intake import series_words
 from monai_aws_pipeline.host_agent.intake.dicom import Instance, class_name
 from monai_aws_pipeline.host_agent.intake.geometry import Array, usual_step
 from monai_aws_pipeline.host_agent.intake.image_header import Attributes, Plane, frames_of
@@ -397,7 +398,7 @@ def _content(image: Instance) -> str:
 def summary(images: Iterable[Instance]) -> str:
     """A series in a few words without its identity, for records and messages: modality and number of images."""
     listed = list(images)
-    modality = next((image.modality for image in listed if re.fullmatch(r"[A-Z0-9]{1,16}", image.modality)), "images of no modality")
+    modality = series_words.modality(next((image.modality for image in listed if image.modality), ""))
     frames = sum(max(1, image.header.frames) for image in listed)
     more = f" with {frames} frames" if frames != len(listed) else ""
     return f"{modality} of {len(listed)} image{'s' if len(listed) != 1 else ''}{more}"

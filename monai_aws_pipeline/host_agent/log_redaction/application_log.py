@@ -14,6 +14,7 @@ from monai_aws_pipeline.host_agent.log_redaction.identifier_forms import clean
 from monai_aws_pipeline.redaction import Redactor
 
 LINE_CHARACTERS: Final = 300
+_CAUSE_CHARACTERS: Final = 120
 _LOOKED_AT: Final = 4096
 
 _TRACEBACK: Final = re.compile(r"(?:.*\s)?Traceback \(most recent call last\):?\s*")
@@ -34,20 +35,42 @@ _BAD_LEVELS: Final = ("error", "critical", "fatal")
 _LOGGED: Final = re.compile(r"\W{0,2}(?:\d{4}[-/]\d\d[-/]\d\d|[IWEF]\d{4}\b|\d\d:\d\d:\d\d)|\s*\[")
 _NOISE: Final = re.compile(
     r"(?:\[.{0,60}?\] .{0,20}?)?Application exited with \S+|.*\b\d{1,3}%\|.*|.*\b\d+/\d+ \[\d+:\d\d.*|[\W_]*|Exception ignored in.*"
+    r"|(?:\w{0,20}(?:ing|progress|step|epoch|batch)[: ]{1,3}){0,2}\[?\d{1,3}(?:\.\d{1,3})? ?%\]?(?: done| complete)?"
     r"|(?:End|Begin) (?:prepare|run|execut|compose)\w*.*|exit(?: code)?:? \d+",
     re.IGNORECASE,
 )
+_BANNER: Final = re.compile(
+    r"\W*(?:(?:gracefully |now )?(?:shutting down|shut down|shutdown|exiting|terminating|stopping|cleaning up|clean-?up|good ?bye|bye)"
+    r"(?: (?:the )?\w{1,20}(?: files)?)?|(?:done|finished|stopped|terminated)(?: \w+)?)\W*"
+    r"|.*resource_tracker.*|\s*warnings\.warn\(.*|terminate called without an active exception",
+    re.IGNORECASE,
+)
+"""What programs say whenever they end."""
+_BETWEEN: Final = re.compile(
+    r"\s*(?:The above exception was the direct cause of the following|During handling of the above exception, another) exception.*:\s*"
+)
+"""What Python writes between a traceback and the one that came of it."""
 
 
-def last_meaningful_line(lines: Sequence[str]) -> str:
+def last_meaningful_line(lines: Sequence[str], *, killed: bool = False) -> str:
     """The line that says why the application ended, at most 300 characters; empty where no line says anything.
 
-    In this order: a last word of the operating system; the exception of the last traceback, or that of an operator where the traceback is
-    the framework's own; the last line that names an exception; the last of level error; the last that is no noise; the last.
+    In this order: a last word of the operating system; the exception of the last traceback with the one that it came of, or that of an
+    operator where the traceback is the framework's own; the last line that names an exception; the last of level error; the last that is no
+    noise; the last. Of an application that was ``killed`` (time, memory) it is the last line that says where it was: whatever went wrong
+    before, it had gone on.
     """
     found = [shown for line in lines if (shown := _shown(line)).strip()]
-    text = " ".join(Redactor()(_chosen(found)).split())
-    return text if len(text) <= LINE_CHARACTERS else text[: LINE_CHARACTERS - 1] + "…"
+    text = " ".join(Redactor()(_said_before_the_kill(found) if killed else _chosen(found)).split())
+    return _clipped(text, LINE_CHARACTERS)
+
+
+def _said_before_the_kill(found: Sequence[str]) -> str:
+    behind, raised = _traceback(found)
+    last = next((number for number in reversed(range(len(found))) if not _says_nothing(found[number])), -1)
+    if 0 <= last < behind:
+        return raised
+    return found[last] if found else ""
 
 
 def _chosen(found: Sequence[str]) -> str:
@@ -73,13 +96,15 @@ def _shown(line: str) -> str:
 
 
 def _traceback(lines: Sequence[str]) -> tuple[int, str]:
-    """Where the last traceback ends, and its exception's own line; 0 and nothing where there is none that reaches its end."""
-    chosen, behind = "", 0
+    """Where the last traceback ends, and its exception's line with its cause; 0 and nothing where there is none that reaches its end."""
+    chosen, first, behind = "", "", 0
     at = 0
     while at < len(lines):
         if not _TRACEBACK.fullmatch(lines[at]):
             at += 1
             continue
+        if not any(_BETWEEN.fullmatch(line) for line in lines[behind:at]):
+            first = ""  # another chain begins
         margin = _margin(lines[at])
         at += 1
         while at < len(lines) and not _TRACEBACK.fullmatch(lines[at]):
@@ -89,8 +114,21 @@ def _traceback(lines: Sequence[str]) -> tuple[int, str]:
                 continue
             if _EXCEPTION.fullmatch(line.strip()) and not _is_noise(line):
                 chosen, behind = line.strip(), at
+                first = first or chosen
                 break
-    return behind, chosen
+    return behind, _with_cause(chosen, first)
+
+
+def _with_cause(raised: str, first: str) -> str:
+    """An exception's line, and that of the first in its chain, from which the others came."""
+    if not first or first == raised:
+        return raised
+    cause = f" (came of {_clipped(first, _CAUSE_CHARACTERS)})"
+    return _clipped(raised, LINE_CHARACTERS - len(cause)) + cause
+
+
+def _clipped(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def _margin(line: str) -> int:
@@ -104,5 +142,10 @@ def _level(line: str) -> str:
 
 
 def _is_noise(line: str) -> bool:
-    """Whether a line tells nothing of an end: progress, a level below error, what the framework says whenever it ends."""
-    return bool(_NOISE.fullmatch(line.strip())) or _level(line) not in ("", *_BAD_LEVELS)
+    """Whether a line tells nothing of an end: progress, a level below error, what programs say whenever they end."""
+    return _says_nothing(line) or _level(line) not in ("", *_BAD_LEVELS)
+
+
+def _says_nothing(line: str) -> bool:
+    """Whether a line is progress or a banner, whatever its level."""
+    return bool(_NOISE.fullmatch(line.strip()) or _BANNER.fullmatch(line.strip()))

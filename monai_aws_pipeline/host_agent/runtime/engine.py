@@ -34,7 +34,8 @@ from monai_aws_pipeline.maps.spec.run import APP_MANIFEST_PATHS, CONTAINER_LABEL
 
 log = logging.getLogger(__name__)
 
-LOG_LINES: Final = 200
+LOG_LINES: Final = 1000
+"""Kept of what a MAP prints: its last lines, so many that what it failed of is among them when it goes on to print hundreds more."""
 LINE_BYTES: Final = 4096
 _TICK_S: Final = 0.01
 _LOOK_S: Final = 0.1
@@ -61,7 +62,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last 200 lines; ``seconds`` wall time of the run.
+    """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last lines; ``seconds`` wall time of the run.
 
     ``hosting``: in which of the ways of ``host_agent.hosting`` the MAP ran. ``cpu_seconds`` of all its processes together.
     """

@@ -24,7 +24,7 @@ _MAX_TEXT: Final = 1024 * 1024
 _MAX_FILES: Final = 2000
 _VALUE_CHARACTERS: Final = 256
 """A pattern meets a text that somebody sent; no attribute by which series are selected is longer."""
-_ORIENTATIONS: Final = ("sagittal", "coronal", "axial")
+ORIENTATIONS: Final = ("sagittal", "coronal", "axial")
 
 Rules = list[tuple[str, dict[str, Any]]]
 """Name and conditions of each selection. A series is taken when it meets all conditions of one of them."""
@@ -83,6 +83,11 @@ def matches(conditions: dict[str, Any], series: Dataset) -> bool:
     return all(_meets(key, wanted, series) for key, wanted in conditions.items() if wanted)
 
 
+def missed(conditions: dict[str, Any], series: Dataset) -> list[str]:
+    """The attributes in which a series does not meet the conditions. Raises UndecidedError."""
+    return [key for key, wanted in conditions.items() if wanted and not _meets(key, wanted, series)]
+
+
 def _meets(key: str, wanted: Any, series: Dataset) -> bool:
     tag = tag_for_keyword(key)
     element = series[tag] if tag is not None and tag in series else None
@@ -90,7 +95,7 @@ def _meets(key: str, wanted: Any, series: Dataset) -> bool:
         return False
     if key == "ImageOrientationPatient":
         row, column = (np.array(series.ImageOrientationPatient[part], dtype=float) for part in (slice(0, 3), slice(3, 6)))
-        return _ORIENTATIONS[int(np.abs(np.cross(row, column)).argmax())] == str(wanted).lower()
+        return ORIENTATIONS[int(np.abs(np.cross(row, column)).argmax())] == str(wanted).lower()
     if element.VM > 1:
         shown = str(element.repval).lower()
         terms = [str(term).lower() for term in (wanted if isinstance(wanted, list) else [wanted])]

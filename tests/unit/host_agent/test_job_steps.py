@@ -37,7 +37,7 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJ
 from monai_aws_pipeline.host_agent.intake import originals
 from monai_aws_pipeline.host_agent.intake.map_requirements import requirements_of
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
-from monai_aws_pipeline.host_agent.job_steps import Outcome
+from monai_aws_pipeline.host_agent.job_steps import Outcome, judge_end
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.spec.study_contract import LABEL_STUDY_CONTRACT, LABEL_VOLUME
@@ -545,6 +545,31 @@ def test_a_map_that_fails_on_a_study_is_asked_once_and_its_last_word_is_in_the_r
     kept = bench.s3.get_object(Bucket="studies", Key=quarantine_key(message.job, "error.json", study))["Body"].read().decode()
     assert json.loads(kept)["last_line"] == error.last_line
     assert bench.engine.runs == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [
+        ({"exit_code": 1}, "The application ended with exit code 1. It had printed nothing."),
+        ({"exit_code": 139}, "The application ended with exit code 139 (SIGSEGV). It had printed nothing."),
+        ({"exit_code": -9}, "The application ended with exit code -9 (SIGKILL). It had printed nothing."),
+        ({"exit_code": 250}, "The application ended with exit code 250. It had printed nothing."),
+        ({"exit_code": 137, "timed_out": True}, "The application did not end within 60 s. It had printed nothing."),
+        ({"exit_code": 137, "out_of_memory": True}, "The application needed more than 512 MiB. It had printed nothing."),
+    ],
+)
+def test_an_application_that_said_nothing_is_said_to_have_said_nothing(end: dict[str, object], cause: str) -> None:
+    with pytest.raises(FailedError) as error:
+        judge_end(replace(WELL, log_tail=("", " "), **end), 60, 512)  # type: ignore[arg-type]
+    assert (error.value.cause, error.value.last_line) == (cause, "")
+
+
+def test_of_a_time_out_and_of_a_kill_for_memory_it_is_told_where_the_application_was() -> None:
+    said = ("ERROR the cache is damaged, going on without it", "[INFO] inferring slice 120 of 181", " 66%|####   | 120/181 [09:59<05:01]")
+    for way in ("timed_out", "out_of_memory"):
+        with pytest.raises(FailedError) as error:
+            judge_end(replace(WELL, exit_code=137, log_tail=said, **{way: True}), 60, 512)  # type: ignore[arg-type]
+        assert error.value.last_line == "[INFO] inferring slice 120 of 181"
 
 
 def test_what_the_map_is_given_is_in_its_folder_and_in_the_record_and_nothing_else_is(bench: Bench, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from moto import mock_aws
 from rich.console import Console
 
 from monai_aws_pipeline import cli as command_line
-from monai_aws_pipeline.cli import _status_table, cli
+from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import (
@@ -29,7 +29,9 @@ from monai_aws_pipeline.contract import (
     IndexEntry,
     JobDone,
     JobMessage,
+    ResultError,
     ResultRecord,
+    Status,
     job_done_key,
     utc_text,
 )
@@ -197,18 +199,20 @@ def test_the_wait_tells_the_state_when_it_changes_and_every_ten_seconds(clients:
 
 
 def test_what_is_underway_is_told_by_queues_and_hosts_and_names_nothing(clients: Clients, queues: dict[str, str]):
-    assert underway(clients, SETTINGS) == "0 waiting and 0 at work in the queues; hosts: none"
-    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_queue], MessageBody="Doe^Jane")
-    clients.sqs.send_message(QueueUrl=queues[SETTINGS.names.jobs_dead_letters], MessageBody="Doe^Jane")
+    assert underway(clients, SETTINGS, job_of(1)) == ("nothing waits in the queues; there is no inference host: materialise inference_host")
+    for name in (SETTINGS.names.jobs_queue, SETTINGS.names.jobs_dead_letters):
+        clients.sqs.send_message(QueueUrl=queues[name], MessageBody="Doe^Jane")
     image = clients.ec2.register_image(Name="base", RootDeviceName="/dev/sda1")["ImageId"]
     tags = [{"Key": TAG_DEPLOYMENT, "Value": "unit"}, {"Key": TAG_ROLE, "Value": ROLE_INFERENCE}]
-    clients.ec2.run_instances(
+    made = clients.ec2.run_instances(
         ImageId=image,
         MinCount=1,
         MaxCount=1,
         TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],  # type: ignore[list-item]
     )
-    assert underway(clients, SETTINGS) == "1 waiting and 0 at work in the queues; hosts: 1 running"
+    clients.ec2.stop_instances(InstanceIds=[made["Instances"][0]["InstanceId"]])
+    said = underway(clients, SETTINGS, job_of(1))
+    assert said == ("about 1 waiting in the queue of jobs, so none before it; 1 host stopped, to be started by the wake function")
 
 
 def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatch: pytest.MonkeyPatch):
@@ -216,7 +220,7 @@ def test_whoever_may_only_upload_waits_all_the_same(clients: Clients, monkeypatc
         raise ClientError({"Error": {"Code": "UnauthorizedOperation"}}, "DescribeInstances")
 
     monkeypatch.setattr("monai_aws_pipeline.cloud.instances.Machines.find", refuse)
-    assert underway(clients, SETTINGS) == ""
+    assert underway(clients, SETTINGS, job_of(1)) == ""
 
 
 def test_the_wait_is_bounded_and_says_that_nothing_is_lost(clients: Clients):
@@ -240,15 +244,20 @@ def test_status_of_a_deployment_that_is_not_there(clients: Clients):
     assert (state.machines, state.dead_letters, state.live_map, state.results) == ((), 0, "", ())
 
 
-def test_status_shows_names_and_digests_whole_however_narrow_the_terminal_is(clients: Clients):
-    digest = f"registry.example/maps@sha256:{'1' * 64}"
-    state = replace(Watch(clients, SETTINGS).look(), live_map=digest)
-    printed = io.StringIO()
-    Console(width=80, file=printed).print(_status_table(state))
-    rows = [line.split("│") for line in printed.getvalue().splitlines() if line.count("│") == 4]
-    shown = "".join(cells[2].strip() for cells in rows)
-    assert digest in shown
-    assert all(name in shown for name in state.queues)
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_status_shows_names_and_digests_whole_however_narrow_the_terminal_is(
+    clients: Clients, width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    said = "ValueError: no series is a volume"
+    failed = replace(refused(1, NOW, study="a" * 16, status=Status.FAILED), error=ResultError("map_failed", "It ended with 1.", said))
+    commit(clients, failed)
+    state = replace(Watch(clients, SETTINGS).look(), live_map=f"registry.example/maps@sha256:{'1' * 64}")
+    screen = io.StringIO()
+    monkeypatch.setattr(command_line, "CONSOLE", Console(file=screen, width=width, force_terminal=True, color_system=None))
+    command_line._show_status(state)
+    words = screen.getvalue().split()
+    assert {state.live_map, failed.job, *state.queues} <= {word.rstrip(";,") for word in words}
+    assert said.split() == [word for word in words if word in said.split()], "and what the application said last, in one piece"
 
 
 def test_the_last_ten_results_are_shown_and_damaged_or_old_ones_are_not(clients: Clients, queues: dict[str, str]):
@@ -399,7 +408,7 @@ def test_an_upload_that_was_refused_ends_with_its_reason_and_a_failing_exit_code
     monkeypatch.setattr("monai_aws_pipeline.operations.upload.wait_answer", answer)
     result = CliRunner().invoke(cli, ["upload", str(good), "--wait"])
     assert result.exit_code == 1
-    assert "waiting: 0 waiting and 0 at work in the queues; hosts: none" in result.output
+    assert "waiting: this deployment has no queues" in result.output
     assert "quarantined: study unknown" in result.output
     assert "NOT_A_ZIP: " in result.output
 

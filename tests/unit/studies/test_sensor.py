@@ -13,7 +13,7 @@ from dagster import AssetRecordsFilter, DagsterInstance, DagsterRunStatus, Defau
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.contract import IndexEntry, Status, index_key, output_key, quarantine_key
+from monai_aws_pipeline.contract import IndexEntry, ResultError, Status, index_key, output_key, quarantine_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
@@ -265,6 +265,15 @@ def test_a_refused_upload_without_a_study_is_observed_on_the_asset(daemon: Daemo
     assert event.description == "quarantined: NOT_A_ZIP"
     assert daemon.studies() == set()
     assert daemon.materializations() == []
+
+
+def test_an_observation_says_at_first_sight_what_the_application_said_last(daemon: Daemon, bucket: Bucket):
+    error = ResultError("map_failed", "The application ended with exit code 1.", "ValueError: no series is a volume")
+    bucket.commit(replace(refused(1, recently(), study=study_of(1), status=Status.FAILED), error=error))
+    daemon.until_quiet()
+    (event,) = daemon.observations()
+    assert event.description == "failed: map_failed: ValueError: no series is a volume"
+    assert event.metadata["application_said_last"].value == "ValueError: no series is a volume"
 
 
 def test_a_failed_study_is_observed_on_its_partition_and_stays_missing(daemon: Daemon, bucket: Bucket):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.sr.codedict import codes
 from pydicom.uid import (
     EncapsulatedPDFStorage,
     JPEGLosslessSV1,
@@ -23,6 +24,7 @@ from pydicom.uid import (
 
 from monai_aws_pipeline.host_agent.errors import Code, RefusedError
 from monai_aws_pipeline.host_agent.intake.map_requirements import MapRequirements, requirements_of
+from monai_aws_pipeline.host_agent.intake.series_words import MODALITIES, wanted
 from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
 from monai_aws_pipeline.maps.spec.study_contract import (
     LABEL_STUDY_CONTRACT,
@@ -113,9 +115,54 @@ def test_each_rule_has_its_own_largest_series(tmp_path: Path) -> None:
     assert {item.series_uid for item in given.instances} == {each_of[name][0].SeriesInstanceUID for name in ("T1", "T2")}
 
 
-def test_a_study_of_no_series_that_the_rules_take_is_told_what_was_found(tmp_path: Path) -> None:
-    error = refusal(asking([("CT", {"Modality": "CT"})]), study_of(tmp_path / "files", good(tmp_path / "a")))
-    assert (error.code, "(found: MR of 8 images)" in error.cause) == (Code.NO_MATCHING_SERIES, True)
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("Jane's", {"Modality": "(?i)^(CT|PT)$", "ImageType": ["ORIGINAL", "!LOCALIZER", "JANE"], "SeriesDescription": "(.*chest.*)"}),
+    ("another", {"Modality": "MR", "SliceThickness": [3, 5], "JanesOwn": "x", "ImageOrientationPatient": "Axial"}),
+]
+
+
+def test_a_study_of_no_series_that_the_rules_take_is_told_what_was_found_and_what_was_wanted(tmp_path: Path) -> None:
+    t1, scout, ct = good(tmp_path / "a"), in_series(good(tmp_path / "b", slices=3)), in_series(good(tmp_path / "c", slices=2))
+    each(scout, lambda _, data: setattr(data, "ImageType", ["DERIVED", "PRIMARY", "LOCALIZER", "SMITH^JANE"]))
+    each(ct, lambda _, data: (setattr(data, "Modality", "CT"), setattr(data, "ImageType", ["ORIGINAL", "SMITH^JANE", "MPR"])))
+    odd = in_series(each(good(tmp_path / "d", slices=2), lambda _, data: setattr(data, "Modality", "SMITHJANE")))
+    other = in_series([again(data) for data in t1])
+    each(other, lambda _, data: setattr(data, "SeriesDescription", "Smith, Jane"))
+    error = refusal(asking(ASKED), study_of(tmp_path / "files", [*t1, *scout, *ct, *odd, *other]))
+    assert error.code is Code.NO_MATCHING_SERIES
+    found, _, wanted = error.cause.partition(" Wanted: ")
+    assert found.startswith("None of the 5 series of the study is one that the application's rules select. Found: 2 series of MR (")
+    assert "(no image type, 16 images; differs in other), " in found, "what is alike is counted together"
+    assert "1 series of MR (DERIVED\\PRIMARY\\LOCALIZER, 3 images; differs in other)" in found
+    assert "1 series of CT (ORIGINAL\\other\\MPR, 2 images; differs in SeriesDescription)" in found
+    assert "1 series of other (no image type, 2 images; differs in Modality and other)" in found
+    assert wanted == (
+        "Modality CT or PT, ImageType ORIGINAL or not LOCALIZER or other, SeriesDescription; or "
+        "Modality MR, SliceThickness, other, ImageOrientationPatient axial."
+    )
+    assert not [name for name in ("smith", "jane", "chest") if name in error.message.lower()]
+
+
+def test_what_was_found_and_wanted_is_told_in_bounds(tmp_path: Path) -> None:
+    series = [in_series(good(tmp_path / str(number), slices=2)) for number in range(12)]
+    for number, images in enumerate(series):
+        each(images, lambda _, data, number=number: setattr(data, "Modality", sorted(MODALITIES)[number]))
+    rules = [(str(number), {"Modality": "ZZ", "Rows": number + 1}) for number in range(9)]
+    error = refusal(asking(rules), study_of(tmp_path / "files", [data for images in series for data in images]))
+    assert error.cause.count("series of") == 1 + 8
+    assert "and 4 more kinds" in error.cause
+    assert len(error.cause) < 1500
+
+
+def test_a_pattern_that_is_none_or_takes_anything_is_wanted_as_other() -> None:
+    for pattern in ("[", ".*"):
+        assert wanted([("", {"Modality": pattern})]) == "Modality other"
+    assert wanted([("", {"Modality": "ct"})]) == "Modality CT"
+
+
+def test_the_modalities_are_the_standards() -> None:
+    """CID 33 lists those that are in use (PS3.16)."""
+    assert {getattr(codes.cid33, name).value for name in codes.cid33.dir()} <= MODALITIES
 
 
 @pytest.mark.parametrize("sop_class", [EncapsulatedPDFStorage, RawDataStorage, MRSpectroscopyStorage, "1.3.12.2.1107.5.9.1"])
@@ -159,8 +206,6 @@ def test_a_study_without_images_is_refused_unless_the_application_takes_companio
 
 
 def test_a_syntax_that_the_application_cannot_decode_is_refused_before_it_runs(tmp_path: Path) -> None:
-    from pydicom.encaps import encapsulate
-
     images = good(tmp_path / "a")
     for data in images:
         data.PixelData = encapsulate([b"\xff\xd8" + bytes(30)])

@@ -76,8 +76,55 @@ def test_noise_after_the_traceback_hides_it_not() -> None:
     assert last(TRACEBACK + NOISE) == "ValueError: no series of 3 is a volume"
 
 
-def test_of_chained_tracebacks_it_is_the_last_ones() -> None:
-    assert last(CHAINED + NOISE) == "monai.deploy.exceptions.ItemNotExistsError: no spacing"
+CAUSE = "AttributeError: 'FileDataset' object has no attribute 'PixelSpacing'"
+DURING = "During handling of the above exception, another exception occurred:"
+
+
+def test_of_chained_tracebacks_it_is_the_last_ones_with_what_it_came_of() -> None:
+    assert last(CHAINED + NOISE) == f"monai.deploy.exceptions.ItemNotExistsError: no spacing (came of {CAUSE})"
+    third = f'\n{DURING}\n\nTraceback (most recent call last):\n  File "a.py", line 1, in <module>\n    f()\nRuntimeError: no study\n'
+    assert last(CHAINED + third + NOISE) == f"RuntimeError: no study (came of {CAUSE})", "the first of the chain is what went wrong"
+
+
+def test_tracebacks_that_are_no_chain_are_no_cause_of_each_other() -> None:
+    assert last(CHAINED + "went on without it\n" + TRACEBACK) == "ValueError: no series of 3 is a volume"
+
+
+def test_a_long_exception_leaves_room_for_its_cause() -> None:
+    found = last(CHAINED.replace("no spacing\n", "x" * 500 + "\n"))
+    assert len(found) == LINE_CHARACTERS
+    assert found.endswith(f"… (came of {CAUSE})")
+
+
+@pytest.mark.parametrize(
+    "banner",
+    [
+        "Shutting down.", "Exiting...", "*** Goodbye ***", "cleaning up temporary files", "Shutdown complete", "Done.", "Processing: 100%",
+        "/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 leaked semaphore",
+        "  warnings.warn('resource_tracker: There appear to be %d '",
+    ],
+)  # fmt: skip
+def test_a_banner_is_no_last_word(banner: str) -> None:
+    assert last(f"no suitable series, giving up\n{banner}\n") == "no suitable series, giving up"
+    assert last(f"{banner}\n") == " ".join(banner.split()), "unless nothing else was said"
+
+
+@pytest.mark.parametrize(
+    "line", ["ValueError: 45% of the slices are missing", "Shutting down because no series is a volume", "Done with 0 of 3"]
+)
+def test_what_only_begins_like_a_banner_or_progress_is_said(line: str) -> None:
+    assert last(f"loading\n{line}\n") == line
+
+
+def test_of_an_application_that_was_killed_it_is_where_it_was() -> None:
+    bar = " 66%|######    | 120/181 [09:59<05:01]"
+    went_on = f"{TRACEBACK}[INFO] tried again without the cache\n[INFO] inferring slice 120 of 181\n{bar}\n"
+    killed = last_meaningful_line(went_on.splitlines(), killed=True)
+    assert killed == "[INFO] inferring slice 120 of 181"
+    hung = (TRACEBACK + "Shutting down.\n\n").splitlines()
+    assert last_meaningful_line(hung, killed=True) == "ValueError: no series of 3 is a volume", "it hung after it had failed"
+    assert last_meaningful_line([bar], killed=True) == " ".join(bar.split())
+    assert last_meaningful_line([], killed=True) == ""
 
 
 def test_where_the_traceback_is_the_frameworks_own_it_is_the_operators_exception() -> None:
@@ -140,9 +187,22 @@ def test_whatever_the_lines_are_there_is_at_most_one_short_printable_line(lines:
 
 
 @pytest.mark.parametrize(
-    "piece", ["[", " ", "a.", "Exception occurred for operator: '", "1/1 [", "Error: ", "Traceback (most recent call last): ", "%|"]
+    "piece",
+    [
+        "[",
+        " ",
+        "a.",
+        "Exception occurred for operator: '",
+        "1/1 [",
+        "Error: ",
+        "Traceback (most recent call last): ",
+        "%|",
+        "ing: ",
+        "Bye ",
+        "Shutting down ",
+    ],
 )
 def test_hostile_lines_take_no_time(piece: str) -> None:
     started = time.process_time()
-    last_meaningful_line([(piece * 800_000)[:800_000]] * 3 + [(piece * 4096)[:4096]] * 200)
+    last_meaningful_line([(piece * 800_000)[:800_000]] * 3 + [(piece * 4096)[:4096]] * 1000)
     assert time.process_time() - started < 10

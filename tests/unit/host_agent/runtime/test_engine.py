@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.runtime import engine as engine_module
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError, spoken_version
 from monai_aws_pipeline.host_agent.runtime.engine import LOG_LINES, Engine, RunEnd
@@ -48,10 +49,17 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def test_the_exit_code_and_the_last_lines_are_the_applications(engine: Engine, tmp_path: Path) -> None:
-    end = run(engine, tmp_path, "import sys\nfor n in range(300): print('line', n)\nsys.exit(7)")
+    end = run(engine, tmp_path, f"import sys\nfor n in range({LOG_LINES + 100}): print('line', n)\nsys.exit(7)")
     assert (end.exit_code, end.timed_out, end.out_of_memory, end.hosting) == (7, False, False, "per_study")
-    assert end.log_tail[-1] == "line 299"
+    assert end.log_tail[-1] == f"line {LOG_LINES + 99}"
     assert len(end.log_tail) == LOG_LINES
+
+
+def test_what_a_map_failed_of_is_kept_although_it_prints_hundreds_of_lines_afterwards(engine: Engine, tmp_path: Path) -> None:
+    goes_on = "import atexit\natexit.register(lambda: print('[INFO] releasing', *['\\n[INFO] releasing', '\\n'] * 200))\n"
+    end = run(engine, tmp_path, goes_on + "raise ValueError('no series is a volume')")
+    assert len(end.log_tail) > 400
+    assert last_meaningful_line(end.log_tail) == "ValueError: no series is a volume"
 
 
 def test_a_line_without_an_end_is_cut(engine: Engine, tmp_path: Path) -> None:
