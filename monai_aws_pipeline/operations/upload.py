@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.waiting import telling_state, silently, wait_until
+from monai_aws_pipeline.cloud.waiting import silently, telling_state, wait_until
 from monai_aws_pipeline.contract import (
     INPUT_PREFIX,
     ResultRecord,
