@@ -63,7 +63,7 @@ lint: dev
 	@.venv/bin/deptry monai_aws_pipeline lambda_fn examples
 	@.venv/bin/deptry tests --ignore DEP002,DEP004
 	@.venv/bin/dg check defs
-	@.venv/bin/cfn-lint infra/bootstrap.yaml
+	@.venv/bin/cfn-lint infra/bootstrap.yaml infra/team/ecs.yaml infra/team/machine.yaml
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)
