@@ -50,9 +50,9 @@ def inference_result(
     if failed(record):
         raise _failure(record, Addresses.of(chosen))
     result = store.with_outputs(record)
+    verdicts = verdict_metadata(judge(record, result.measurements, result.expected, StudyLimits.of(chosen)))
     return MaterializeResult(
-        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), earlier(context.instance, record))
-        | verdict_metadata(judge(record, result.measurements, result.expected, StudyLimits.of(chosen))),
+        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), earlier(context.instance, record), verdicts),
         data_version=DataVersion(result_id(record.job, record.study)),
         tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
     )

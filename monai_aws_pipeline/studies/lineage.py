@@ -166,8 +166,8 @@ def event_of(
 ) -> AssetMaterialization | AssetObservation:
     """The event that a result becomes; see the module's first lines for the choice. ``before``: the answer it takes the place of."""
     record = result.record
-    metadata = record_metadata(record, result.measurements, where, before)
-    metadata |= verdict_metadata(judge(record, result.measurements, result.expected, limits))
+    verdicts = verdict_metadata(judge(record, result.measurements, result.expected, limits))
+    metadata = record_metadata(record, result.measurements, where, before, verdicts)
     if failed(record):
         what = f"{record.status.value}: {record.error.brief}" if record.error else record.status.value
         return AssetObservation(

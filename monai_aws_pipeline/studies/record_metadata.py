@@ -28,8 +28,8 @@ STATUS_TAG: Final = "monai-aws/status"
 
 COST_SHARES: Final = ("boot", "pull", "inference", "idle")
 
-MAX_STORED_BYTES: Final = 4096 - 1160
-"""Of what is written here, as Dagster's event log holds it: the table of verdicts (``recorded.verdict_metadata``) stands beside it."""
+MAX_STORED_BYTES: Final = 4096
+"""Of one event's metadata, as Dagster's event log holds it."""
 OPEN_CHARACTERS: Final = 999
 """The longest Markdown that Dagster's pages show without a click."""
 _ENTRY_BYTES: Final = 146
@@ -44,14 +44,19 @@ _FACT_CHARACTERS: Final = 160
 
 
 def record_metadata(
-    record: ResultRecord, measurements: tuple[SegmentVolume, ...], where: Addresses, before: Earlier | None = None
+    record: ResultRecord,
+    measurements: tuple[SegmentVolume, ...],
+    where: Addresses,
+    before: Earlier | None = None,
+    beside: Mapping[str, MetadataValue] | None = None,
 ) -> dict[str, MetadataValue]:
     """What the lineage shows for a result, each name with its unit. Values that the record does not have are left out.
 
-    ``before``: the answer that the same study had until now. What does not fit is on the study's page, and in the record.
+    ``before``: the answer that the same study had until now. ``beside``: what its event says as well, such as the verdicts of its checks.
+    What does not fit is on the study's page, and in the record.
     """
     kept = _Bounded()
-    for name, value in _core(record, where).items():
+    for name, value in (_core(record, where) | dict(beside or {})).items():
         kept.add(name, value)
     this = Earlier.of(record, measurements)
     volumes = {f"volume_{name}_ml": MetadataValue.float(volume) for name, volume in this.volumes.items()}

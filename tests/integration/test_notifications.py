@@ -22,6 +22,7 @@ from monai_aws_pipeline.notifications import notifications
 from monai_aws_pipeline.operations.channels import SETTING, channel_of
 from monai_aws_pipeline.operations.preflight import State, preflight
 from monai_aws_pipeline.operations.results_store import StoredResult
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import event_of
 from tests.support.platform import Platform, environment, platform
@@ -57,7 +58,7 @@ def tick(place: Platform, cursor: str | None, **settings: Any) -> SensorResult:
 
 def fail_a_study(instance: DagsterInstance, number: int) -> None:
     record = refused(number, at=datetime.now(UTC), study=study_of(number))
-    instance.report_runless_asset_event(event_of(StoredResult(record, (), None), "studies", {}))
+    instance.report_runless_asset_event(event_of(StoredResult(record, ()), Addresses("studies"), {}))
 
 
 def topic_with_queue(session: boto3.Session, name: str) -> tuple[str, Any, str]:

@@ -31,6 +31,7 @@ from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.notifications import LATE_SECONDS, notifications
 from monai_aws_pipeline.operations.notifications import LOOKED_AT, WINDOW_SECONDS, Told
 from monai_aws_pipeline.operations.results_store import StoredResult
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Names
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of
@@ -116,7 +117,7 @@ def fail_a_study(instance: DagsterInstance, number: int, code: str = "map_failed
     record = refused(number, study=study_of(number) if known else "")
     object.__setattr__(record.error, "code", code)
     object.__setattr__(record.error, "message", "The application said: cannot read Doe^Jane")
-    instance.report_runless_asset_event(event_of(StoredResult(record, (), None), "studies", {}))
+    instance.report_runless_asset_event(event_of(StoredResult(record, ()), Addresses("studies"), {}))
 
 
 def test_without_the_setting_nobody_is_told_and_the_tick_says_so(instance: DagsterInstance):
@@ -132,7 +133,7 @@ def test_failures_of_before_are_history_and_those_after_it_are_mailed_without_a_
     assert build_map.execute_in_process(instance=instance, raise_on_error=False).success is False
     for number in range(2, 10):
         fail_a_study(instance, number, "map_failed" if number % 2 else "no_matching_series", known=number != 2)
-    instance.report_runless_asset_event(event_of(StoredResult(succeeded(20), (), None), "studies", {}))
+    instance.report_runless_asset_event(event_of(StoredResult(succeeded(20), ()), Addresses("studies"), {}))
     assert ticks.tick() == "Told: run, studies."
     mails = {mail["Subject"]: mail["Message"] for mail in mailbox.take()}
     assert set(mails) == {"monai-aws dev: build_map failed", "monai-aws dev: 8 studies have no answer"}

@@ -38,6 +38,7 @@ from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.quarantined import ended_studies
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import checks_sensor
 from monai_aws_pipeline.studies.checks import result_checks
@@ -65,7 +66,7 @@ class Desk:
 
     def record(self, *records: ResultRecord) -> None:
         for record in records:
-            self.instance.report_runless_asset_event(event_of(StoredResult(record, (), None), "studies", {}))
+            self.instance.report_runless_asset_event(event_of(StoredResult(record, ()), Addresses("studies"), {}))
 
     def go_live(self, digest: str) -> None:
         self.instance.report_runless_asset_event(AssetMaterialization("live_map", tags=live_tags(digest)))
@@ -96,7 +97,7 @@ class Desk:
 
         @asset(key=INFERENCE_RESULT, partitions_def=STUDIES)
         def answers() -> MaterializeResult[None]:
-            (event,) = [event_of(StoredResult(succeeded(1, ago(0), job=job_of(90)), (), None), "studies", {})]
+            (event,) = [event_of(StoredResult(succeeded(1, ago(0), job=job_of(90)), ()), Addresses("studies"), {})]
             return MaterializeResult(metadata=event.metadata, tags=event.tags)
 
         self.instance.add_dynamic_partitions("study", [study])
@@ -242,8 +243,8 @@ def test_an_expired_result_and_an_observation_by_hand_are_no_results_and_stop_no
 def test_a_verdict_is_read_back_as_it_was_judged_and_no_label_of_an_application_is_markup(desk: Desk):
     hostile = "Brain | passed |\n| answered | failed | ![x](http://x) <b>`*_ 12.5 ml" + "x" * 500
     record = replace(succeeded(1, ago(1)), outputs=())
-    found = StoredResult(record, (SegmentVolume(hostile, 5.0),), None, (ExpectedVolume(hostile, 600),))
-    event = event_of(found, "studies", {}, StudyLimits(1))
+    found = StoredResult(record, (SegmentVolume(hostile, 5.0),), (ExpectedVolume(hostile, 600),))
+    event = event_of(found, Addresses("studies"), {}, StudyLimits(1))
     desk.instance.report_runless_asset_event(event)
     shown = event.metadata["checks"].value
     assert isinstance(shown, str)

@@ -319,5 +319,5 @@ def test_materialising_a_failed_study_asks_again_from_quarantine_until_it_is_ans
     result = lineage.rerun(study)
     assert result.success
     (event,) = result.asset_materializations_for_node("inference_result")
-    assert event.metadata["rerun_of_map"].value == DIGEST
+    assert f"asked by a re-run with | {DIGEST}" in str(event.metadata["details"].value)
     assert lineage.judged(study) == ("FRESH", [])

@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.contract import JobMessage, OutputFile, ResultRecord, output_key, processed_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import event_of
 from monai_aws_pipeline.studies.rerun import Reruns
@@ -38,7 +39,7 @@ class Job:
     def record(self, record: ResultRecord) -> ResultRecord:
         self.instance.add_dynamic_partitions("study", [record.study])
         store = ResultsStore(self.deployment.bucket.s3, self.deployment.bucket.name)
-        self.instance.report_runless_asset_event(event_of(store.with_outputs(record), store.bucket, {}))
+        self.instance.report_runless_asset_event(event_of(store.with_outputs(record), Addresses(store.bucket), {}))
         return record
 
     def answered(self, number: int, digest: str = DIGEST, **changes: Any) -> str:

@@ -37,7 +37,7 @@ DEATHS: Final = (
     "at the first entry",
     "at the last entry",
     "at the first record",
-    "at a preview",
+    "at the measurements",
     "before the first event",
     "within an event, stored and not indexed",
     "after the first event",
@@ -102,8 +102,8 @@ def watch(instance: DagsterInstance, bucket: Bucket, die: Reaper) -> None:
         url = params["url_path"]
         if model.name == "ListObjectsV2":
             counted("before the listing", 1)
-        elif url.endswith("preview.png"):
-            counted("at a preview", 1)
+        elif url.endswith("measurements.json"):
+            counted("at the measurements", 1)
         elif "results-index" in url:
             counted("at the first entry", 1)
             counted("at the last entry", ANSWERED + 1)
