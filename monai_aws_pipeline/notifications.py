@@ -76,7 +76,8 @@ T = TypeVar("T")
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
     description="Tells people of failed runs and studies, of alarms that nobody else tells, of a budget that is spent and of schedules "
-    "that did not run, where MONAI_AWS_NOTIFY says how.",
+    "that did not run, where MONAI_AWS_NOTIFY says how. It is on from the start and looks every 120 s; without MONAI_AWS_NOTIFY it tells "
+    "nobody. It starts no run and costs below a dollar a month on AWS.",
 )
 def notifications(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SensorResult:
     """One look at what stands, and the messages that are due."""

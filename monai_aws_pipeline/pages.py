@@ -73,10 +73,19 @@ PAGES: Final[Mapping[str, Page]] = {
     "inference_host": Page("hosting.md#how-the-map-is-hosted", Costs.MACHINE),
     "s3_trigger": Page("architecture.md#the-way-of-a-study", Costs.SMALL),
     "inference_result": Page("operations.md#re-runs", Costs.MACHINE),
+    "unanswered_studies": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "studies_by_map": Page("operations.md#in-the-morning", Costs.NOTHING),
     # checks
     "machine_starts": Page("operations.md#the-machine-image", Costs.MACHINE),
     "map_conformance": Page("golden.md#what-else-is-known-of-an-image", Costs.NOTHING),
     "map_vulnerabilities": Page("golden.md#what-else-is-known-of-an-image", Costs.NOTHING),
+    "answered": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "outputs_valid": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "geometry_on_source": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "mesh_agrees": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "plausible_volume": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "within_time_and_cost": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "by_live_map": Page("operations.md#in-the-morning", Costs.NOTHING),
     # jobs
     "build_map": Page("building.md#however-it-ends", Costs.MACHINE),
     "promote_map": Page("operations.md#monai-aws-promote-map", Costs.MACHINE),
@@ -94,6 +103,8 @@ PAGES: Final[Mapping[str, Page]] = {
     "scheduled_orphan_sweep": Page("operations.md#machines-that-should-not-be-there", Costs.NOTHING),
     # sensors
     "study_results": Page("architecture.md#how-results-reach-the-lineage", Costs.NOTHING),
+    "study_checks": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "notifications": Page("operations.md#notifications", Costs.SMALL),
     "map_source_changed": Page("architecture.md#when-the-source-changes", Costs.MACHINE),
     "live_map_changed": Page("architecture.md#which-map-is-live", Costs.NOTHING),
     "run_cleanup": Page("operations.md#machines-that-should-not-be-there", Costs.NOTHING),
@@ -225,9 +236,16 @@ def _key_table(asset: str) -> MetadataValue[Any]:
 
 @cache
 def code_of(name: str) -> Place | None:
-    """Where a definition is made: its function, or the call that is given its name; None where that is not found."""
+    """Where a definition is made: its function, the call that is given its name, or the constant with its name; None where none is."""
     # A function's own line before a call: what is only mentioned by its name is defined elsewhere.
-    for pattern in (rf"^ *def {name}\(", rf"^{name} = \w+\(", rf'\bname="{name}"', rf'\bkey=(?:AssetKey\()?"{name}"'):
+    made = (
+        rf"^ *def {name}\((?!self)",
+        rf"^{name} = \w+\(",
+        rf'\bname="{name}"',
+        rf'\bkey=(?:AssetKey\()?"{name}"',
+        rf'^[A-Z_]+: Final = "{name}"$',
+    )
+    for pattern in made:
         for file in _sources():
             if found := re.search(pattern, _text(file), re.MULTILINE):
                 return Place(file, _text(file).count("\n", 0, found.start()) + 1)

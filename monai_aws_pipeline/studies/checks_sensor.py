@@ -94,7 +94,8 @@ def study_checks_sensor(interval_s: int) -> SensorDefinition:
         minimum_interval_seconds=interval_s,
         default_status=DefaultSensorStatus.RUNNING,
         description="Judges recorded results: evaluates the checks of inference_result for the last day, and renews unanswered_studies and "
-        "studies_by_map. Reads Dagster's event log alone; starts no run.",
+        "studies_by_map. It is on from the start and looks every results_interval_s seconds (30). It reads Dagster's event log alone, "
+        "starts no run and costs nothing.",
     )
     def study_checks(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
         events, tally = tick(context.instance, settings.load().bucket, Tally.parse(context.cursor), datetime.now(UTC))

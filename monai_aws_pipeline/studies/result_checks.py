@@ -53,22 +53,54 @@ class Check:
     description: str
 
 
+_WHEN: Final = (
+    "The sensor study_checks judges within a minute of a result, and by hand it takes seconds; it reads Dagster's event log and "
+    "costs nothing."
+)
+
 CHECKS: Final = (
-    Check(ANSWERED, True, "Each upload has ended with an answer. Red: studies were refused or failed; unanswered_studies says why."),
-    Check(OUTPUTS_VALID, True, "The application wrote whole DICOM objects of its study and nothing unsafe."),
-    Check(GEOMETRY_ON_SOURCE, True, "Segmentations lie on the images that the application was given, and refer to them."),
-    Check(MESH_AGREES, True, "Surfaces lie on the segmentation beside them, in patient millimetres."),
+    Check(
+        ANSWERED,
+        True,
+        "Each upload of the last day has ended with an answer. Red: studies were refused or failed; unanswered_studies says why, and "
+        f"what to do. {_WHEN}",
+    ),
+    Check(
+        OUTPUTS_VALID,
+        True,
+        "The application wrote whole DICOM objects of its study and nothing unsafe. Red: the MAP is at fault, and its code in "
+        f"docs/operations.md says what to mend. {_WHEN}",
+    ),
+    Check(
+        GEOMETRY_ON_SOURCE,
+        True,
+        "Segmentations lie on the images that the application was given, and refer to them. Red: that answer was not published; mend how "
+        f"the MAP writes its segmentation, then re-run the study. {_WHEN}",
+    ),
+    Check(
+        MESH_AGREES,
+        True,
+        "Surfaces lie on the segmentation beside them, in patient millimetres. Red: that answer was not published; mend how the MAP makes "
+        f"its surface, then re-run the study. {_WHEN}",
+    ),
     Check(
         PLAUSIBLE_VOLUME,
         False,
-        "Volumes lie where the MAP itself expects them (app.yaml, volumes-ml). Outside, look at the study.",
+        "Volumes lie where the MAP itself expects them (app.yaml, volumes-ml). Yellow: look at preview and segmentation; where such a "
+        f"volume is right, widen volumes-ml. {_WHEN}",
     ),
     Check(
         WITHIN_TIME_AND_COST,
         False,
-        "No inference took longer, and no study cost more, than MONAI_AWS_STUDY_MAX_SECONDS and MONAI_AWS_STUDY_MAX_USD say.",
+        "No inference took longer, and no study cost more, than MONAI_AWS_STUDY_MAX_SECONDS and MONAI_AWS_STUDY_MAX_USD say. Yellow: "
+        f"compare with other studies, and choose a larger instance type where all are slow. {_WHEN}",
     ),
-    Check(BY_LIVE_MAP, False, "Studies were answered by the MAP that is live now. studies_by_map counts those that were not."),
+    Check(
+        BY_LIVE_MAP,
+        False,
+        "Studies were answered by the MAP that is live now. Yellow: studies_by_map counts those that were not; rerun_studies answers them "
+        f"again, or leave them. {_WHEN}",
+    ),
 )
 
 

@@ -74,7 +74,9 @@ def test_every_definition_has_a_page_and_every_page_a_definition():
 def test_the_code_of_a_definition_is_found_and_its_guide_is_a_heading_that_is_there(name: str):
     place, heading = code_of(name), heading_of(PAGES[name].guide)
     assert place
-    assert name in place.file.read_text().splitlines()[place.line - 1]
+    line = place.file.read_text().splitlines()[place.line - 1]
+    assert name in line
+    assert "(self" not in line, "a method that has the same name defines nothing"
     assert heading, f"docs/{PAGES[name].guide} leads nowhere"
 
 
