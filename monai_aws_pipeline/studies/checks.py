@@ -30,6 +30,7 @@ from dagster import (
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES, AssetCheckExecutionRecord
 
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.studies.check_window import WINDOW, CheckWindow, Finding, finding
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, results_since
@@ -57,9 +58,11 @@ _MISSES: Final = TableSchema(columns=[TableColumn("time"), TableColumn("study"),
 def result_checks(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
     """Read the results of the last day from the event log and say of each selected check what it finds."""
     now = datetime.now(UTC)
-    results = results_since(context.instance, now - WINDOW, MAX_RESULTS)
-    live = latest_version(context.instance, "live_map")
-    context.log.info(f"{len(results)} results were recorded in the last 24 hours.")
+    with repeating(context.log.info) as report:
+        report("Reading the results of the last 24 hours from the event log")
+        results = results_since(context.instance, now - WINDOW, MAX_RESULTS)
+        live = latest_version(context.instance, "live_map")
+        report(f"{len(results)} results were recorded in the last 24 hours.")
     for check in CHECKS:
         if AssetCheckKey(INFERENCE_RESULT, check.name) in context.selected_asset_check_keys:
             window = CheckWindow().fold(check.name, results, now)

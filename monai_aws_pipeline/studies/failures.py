@@ -11,6 +11,7 @@ from typing import Final
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, TableColumn, TableRecord, TableSchema, asset
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.operations.quarantined import ended_studies
 from monai_aws_pipeline.operations.results_store import ResultsStore
@@ -46,8 +47,10 @@ def unanswered_studies(context: AssetExecutionContext, settings: SettingsResourc
     """Read what the bucket keeps of refused and failed jobs, and leave out what was answered since."""
     now = datetime.now(UTC)
     store = ResultsStore(s3.get_client(), settings.load().require_bucket())
-    rows = rows_of(ended_studies(store, now - KEPT_FOR, MAX_FAILURES))
-    context.log.info(f"{len(rows)} studies and uploads of the last {KEPT_FOR.days} days have no answer.")
+    with repeating(context.log.info) as report:
+        report(f"Reading what s3://{store.bucket} keeps of refused and failed jobs of the last {KEPT_FOR.days} days")
+        rows = rows_of(ended_studies(store, now - KEPT_FOR, MAX_FAILURES))
+        report(f"{len(rows)} studies and uploads of the last {KEPT_FOR.days} days have no answer.")
     return MaterializeResult(metadata=table_metadata(rows, store.bucket, now))
 
 

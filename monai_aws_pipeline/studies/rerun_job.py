@@ -101,26 +101,26 @@ def answer_studies_again(
     """Have the live MAP answer the studies that are meant, wait for all of them, and write what changed. With dry_run it lists them."""
     chosen, clients = settings.load(), cloud.clients()
     store = ResultsStore(s3.get_client(), chosen.require_bucket())
-    reruns = Reruns(clients, chosen, store, context.log.info)
-    try:
-        with repeating(context.log.info) as say:
-            say("Looking for the studies that are meant")
+    with repeating(context.log.info) as report:
+        report("Looking for the studies that are meant")
+        reruns = Reruns(clients, chosen, store, report)
+        try:
             selection = select(config, context.instance, reruns, Registry(clients.ecr, chosen.ecr_repository).images)
-            say(_meant(selection, config.at_most))
+            report(_meant(selection, config.at_most))
             known = [history.history_of(context.instance, study) for study in selection.studies[: config.at_most]]
             if config.dry_run:
                 context.add_output_metadata(listing(known, reruns, _meant(selection, config.at_most)))
                 return
-        choice.require_bounded(selection, config.at_most)
-        _answer(context, RerunBatch(reruns, store, config.at_once, context.log.info), known, clients, store)
-    except NamedError as error:
-        raise Failure(str(error), allow_retries=False) from error
+            choice.require_bounded(selection, config.at_most)
+            _answer(context, RerunBatch(reruns, store, config.at_once, report), known, clients, store)
+        except NamedError as error:
+            raise Failure(str(error), allow_retries=False) from error
 
 
 @job(
     description="Answer studies again with the live MAP: these, all that failed, all that one MAP answered, or all stale ones. The run's "
     "result is a table of volumes before and after with the Dice of both segmentations. Try it with dry_run: true, which asks for nothing. "
-    "Each study costs what an upload of it costs."
+    "Each study takes, and costs, what an upload of it does: seconds on a warm host, minutes where one has to start."
 )
 def rerun_studies() -> None:
     """See ``rerun_selection`` and ``rerun_batch``."""

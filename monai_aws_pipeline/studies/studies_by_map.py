@@ -20,6 +20,7 @@ from dagster import (
     asset,
 )
 
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.recorded import Page, results_after
@@ -43,16 +44,18 @@ Counts = Mapping[str, int]
     kinds={"table"},
     description="How many studies each MAP has answered, and how many were answered by one that is not live: those are stale. The sensor "
     "study_checks renews it when a result is recorded and when another MAP goes live. Materialise it to count all of them anew from "
-    "Dagster's event log; 10,000 studies take a few minutes.",
+    "Dagster's event log; 10,000 studies take a few minutes, and it costs nothing.",
 )
 def studies_by_map(context: AssetExecutionContext) -> MaterializeResult[None]:
     """Count every recorded result, from the first on."""
     counts: Counts = {}
     page = Page((), 0, more=True)
-    while page.more:
-        page = results_after(context.instance, page.as_of, BATCH)
-        counts = counted(counts, page.results)
-        context.log.info(f"{sum(counts.values())} studies counted")
+    with repeating(context.log.info) as report:
+        report("Counting all recorded results")
+        while page.more:
+            page = results_after(context.instance, page.as_of, BATCH)
+            counts = counted(counts, page.results)
+            report(f"{sum(counts.values())} studies counted")
     return MaterializeResult(metadata=counts_metadata(counts, latest_version(context.instance, "live_map"), page.as_of, complete=True))
 
 
