@@ -19,6 +19,7 @@ from monai_aws_pipeline.settings import Settings
 _PHASES: Final = {
     "fetching": "it is fetched and checked",
     "waiting": "it is fetched and waits for its turn",
+    "pulling": "the host pulls the MAP for it",
     "inferring": "the MAP is at work on it",
     "publishing": "its outputs are judged and stored",
 }

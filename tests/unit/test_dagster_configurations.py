@@ -74,8 +74,8 @@ def queued(instance: DagsterInstance, job: str, status: DagsterRunStatus = Dagst
         ("build_map", "build_map", True),
         ("release_map", "build_map", True),
         ("build_map", "deploy_all", True),
-        ("build_map", "rerun_studies", False),
-        ("rerun_studies", "build_map", False),
+        ("build_map", "deploy_inference", False),
+        ("deploy_inference", "build_map", False),
     ],
 )
 def test_a_build_waits_in_the_queue_for_the_one_at_work(one_machine: DagsterInstance, at_work: str, asked: str, waits: bool):

@@ -83,7 +83,7 @@ def test_a_report_of_any_length_comes_back_whole(tmp_path: Path, monkeypatch: py
     said: list[str] = []
     answer = machine_agent.ask(Here(), ["golden", str(tmp_path / "report.json")], said.append, what="x", seconds=9, accepted=(4,))  # type: ignore[arg-type]
     assert (answer.text, answer.exit_code) == (long, 4)
-    assert said == ["│ progress"]
+    assert said == ["asking the agent on the machine: x", "│ progress"]
     with pytest.raises(RemoteCommandError):
         machine_agent.ask(Here(), ["golden", str(tmp_path / "report.json")], said.append, what="x", seconds=9)  # type: ignore[arg-type]
 
