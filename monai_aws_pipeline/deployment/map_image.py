@@ -190,10 +190,11 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
             registry = Registry(clients.ecr, chosen.ecr_repository)
             registry.ensure(chosen.deployment, chosen.owner)
             wanted = prepare_context(chosen, clients, folder, report, examined=sound)
+            title = read_app_config(sound.path).title
         plan = MapPlan(
             tag=wanted.tag,
             version=wanted.version,
-            title=read_app_config(sound.path).title,
+            title=title,
             source=sound.observed,
             sdk_version=wanted.sdk_version,
             model_sha256=wanted.model_sha256,
