@@ -1,12 +1,16 @@
 """Which results are new: a pure decision over the results index and the sensor's cursor.
 
-Here belong the cursor and the plan of one tick. Here belongs no I/O: the caller hands in a lazy listing of keys, in the order S3
+Here belong the cursor and the plan of one tick. Here belongs no I/O: the caller hands in lazy listings of keys, in the order S3
 gives them (by key, so by hour). Reading and recording results belongs to ``results_store`` and ``sensor``.
 
 Why not "everything after the last key" or "after the last timestamp": entries of one hour are named by job, not by time, and an
 entry can be written late by whoever finds a commit without one. So the cursor is a *floor*, an hour before which everything was
 delivered, and the fingerprints of what was delivered after it. What is written below the floor later still is found by the audit,
 which compares the number of entries of one past hour at a tick with the number that was there when the floor passed.
+
+Why not all of that at every tick: an hour may hold thousands of entries, and S3 lists a thousand at a request. The hours that are
+not over are listed whole, since a new entry may lie anywhere in them and has to be seen at once. Of the hours between floor and
+these, where only late entries are to be found, a quiet tick lists one page, and the next goes on from there; so does the audit.
 """
 
 from __future__ import annotations
@@ -15,23 +19,33 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from typing import Final
 
 from monai_aws_pipeline.contract import INDEX_PREFIX, index_hour_prefix
 
 OVERLAP_HOURS: Final = 3
-"""Hours below now, and below the newest entry, that every tick looks at again."""
+"""Hours below now, and below the newest entry, that are looked at again: the walk's."""
+GRACE: Final = timedelta(minutes=10)
+"""How long an hour that is over still counts as current: what was committed in its last minute is on its way."""
+PAGE: Final = 1000
+"""Entries of past hours that a quiet tick looks at, one page of the walk and one of the audit. S3 lists so many at a request."""
 MAX_SEEN: Final = 20_000
 """Fingerprints kept (8 bytes each) before closed hours are released early."""
 AUDIT_DAYS: Final = 15
 """How far back the audit goes: a day more than SQS keeps a message that could still be replayed."""
 
+KeysAfter = Callable[[str], Iterable[str]]
+"""The keys of the index after a given one, lazily and in S3's order."""
+
 _CURSOR_VERSION: Final = 1
+_END: Final = f"{INDEX_PREFIX}~"
+"""Behind every key of the index."""
 _FINGERPRINT: Final = 8
+_HOUR_LENGTH: Final = len("YYYY/MM/DD/HH")
 _HOUR: Final = re.compile(r"\d{4}/\d{2}/\d{2}/\d{2}")
 _KEY: Final = re.compile(re.escape(INDEX_PREFIX) + r"(\d{4}/\d{2}/\d{2}/\d{2})/([0-9a-f]{32})(?:-([0-9a-f]{16}))?\.json")
 
@@ -58,17 +72,43 @@ def arrival(key: str) -> Arrival | None:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """An hour of more than a page that the audit is in the middle of: ``count`` entries up to ``key``.
+
+    ``doubted`` says that its number was found changed, so that its entries are looked at one by one, from the first again.
+    """
+
+    key: str = ""
+    count: int = 0
+    doubted: bool = False
+
+    @property
+    def hour(self) -> str:
+        """The hour; empty where the audit is in the middle of none."""
+        return _hour_of(self.key)
+
+
+@dataclass(frozen=True)
 class Cursor:
     """What was delivered so far.
 
     ``floor`` is an hour: everything before it was delivered. ``seen`` holds the fingerprints delivered at or after it, by hour.
-    ``counts`` holds how many entries each hour had when the floor passed it, ``audited`` the hour the audit looked at last.
+    ``counts`` holds how many entries each hour had when the floor passed it, ``audited`` the hour the audit looked at last, and
+    ``counted`` the one it is in the middle of.
+
+    ``current`` is the hour from which a tick lists to the end. ``walked`` is the key up to which the round of the walk has come that
+    began at the floor (empty: the next begins one), ``goal`` the hour to which the floor may move by it. That is fixed when it begins:
+    what is written meanwhile where it has been already is left to the next round.
     """
 
     floor: str = ""
     seen: Mapping[str, frozenset[str]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     audited: str = ""
+    counted: Counted = Counted()
+    current: str = ""
+    walked: str = ""
+    goal: str = ""
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -77,17 +117,18 @@ class Cursor:
             data = json.loads(text or "null")
             if not isinstance(data, dict) or data.get("version") != _CURSOR_VERSION:
                 return cls()
-            seen = {
-                hour: frozenset(marks[i : i + _FINGERPRINT] for i in range(0, len(marks), _FINGERPRINT))
-                for hour, marks in data["seen"].items()
-            }
+            seen = {hour: _split(marks) for hour, marks in data["seen"].items()}
             counts = {str(hour): int(count) for hour, count in data["counts"].items()}
-            hours = [str(data["floor"]), str(data["audited"]), *seen, *counts]
+            floor, audited = str(data["floor"]), str(data["audited"])
+            key, count, doubted = data.get("counted", ("", 0, False))  # this and the next three: not in cursors of before they were kept
+            counted = Counted(str(key), int(count), bool(doubted))
+            current, walked, goal = (str(data.get(name, "")) for name in ("current", "walked", "goal"))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
+        hours = [floor, audited, current, goal, counted.hour, _hour_of(walked), *seen, *counts]
         if not all(hour == "" or _HOUR.fullmatch(hour) for hour in hours):
             return cls()
-        return cls(str(data["floor"]), seen, counts, str(data["audited"]))
+        return cls(floor, seen, counts, audited, counted, current, walked, goal)
 
     def to_text(self) -> str:
         """Compact JSON, the same for equal cursors."""
@@ -97,13 +138,17 @@ class Cursor:
             "seen": {hour: "".join(sorted(marks)) for hour, marks in self.seen.items() if marks},
             "counts": dict(self.counts),
             "audited": self.audited,
+            "counted": [self.counted.key, self.counted.count, self.counted.doubted],
+            "current": self.current,
+            "walked": self.walked,
+            "goal": self.goal,
         }
         return json.dumps(data, separators=(",", ":"), sort_keys=True)
 
     @property
     def start_after(self) -> str:
-        """The key that S3 lists after: all entries of the floor's hour lie behind it."""
-        return f"{INDEX_PREFIX}{self.floor}/" if self.floor else INDEX_PREFIX
+        """The key that the walk goes on after: at first, all entries of the floor's hour lie behind it."""
+        return max(_before(self.floor), self.walked)
 
     def has(self, entry: Arrival) -> bool:
         """Whether an entry was delivered, as far as the fingerprints tell."""
@@ -111,44 +156,94 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The entries that were listed after one key up to another without a gap; ``more`` says that it ends at one that has to wait."""
+
+    after: str
+    upto: str
+    entries: tuple[Arrival, ...]
+    fresh: tuple[Arrival, ...]
+    more: bool = False
+
+    def whole(self, hour: str) -> bool:
+        """Whether all of an hour was listed."""
+        return self.after <= _before(hour) and _behind(hour) <= self.upto
+
+    def reaches(self, hour: str) -> bool:
+        """Whether nothing is left out between the span and an hour."""
+        return self.upto == _END or _hour_of(self.upto) >= hour
+
+
+@dataclass(frozen=True)
 class Tick:
-    """The plan of one tick: ``fresh`` entries to record, oldest first; ``more`` says that further ones wait for the next tick."""
+    """The plan of one tick: ``fresh`` entries to record, oldest first; ``more`` says that further ones wait for the next tick.
+
+    ``spans`` are the walk's and, where that did not come as far as the hour ``current``, one from there to the end.
+    """
 
     before: Cursor
-    fresh: tuple[Arrival, ...]
-    scanned: tuple[Arrival, ...]
-    more: bool
+    current: str
+    spans: tuple[Span, ...]
     now: datetime
+
+    @property
+    def fresh(self) -> tuple[Arrival, ...]:
+        """What to record now."""
+        return tuple(entry for span in self.spans for entry in span.fresh)
+
+    @property
+    def more(self) -> bool:
+        """Whether further ones wait."""
+        return self.spans[-1].more
+
+    @property
+    def scanned(self) -> tuple[Arrival, ...]:
+        """Everything that was listed."""
+        return tuple(entry for span in self.spans for entry in span.entries)
 
     def advance(self, deferred: Iterable[Arrival] = ()) -> Cursor:
         """The cursor to store after ``fresh`` was recorded, except what is ``deferred`` and must be delivered again."""
         waiting = {entry.key for entry in deferred}
-        done = [entry for entry in self.scanned if entry.key not in waiting]
-        seen: dict[str, set[str]] = {}
-        if self.more:  # the tail was not listed: what was known of it stays known
-            seen = {hour: set(marks) for hour, marks in self.before.seen.items()}
-        for entry in done:
-            seen.setdefault(entry.hour, set()).add(entry.fingerprint)
+        scanned = self.scanned
+        seen = {  # what was not listed whole: what was known of it stays known
+            hour: set(marks) for hour, marks in self.before.seen.items() if not any(span.whole(hour) for span in self.spans)
+        }
+        for entry in scanned:
+            if entry.key not in waiting:
+                seen.setdefault(entry.hour, set()).add(entry.fingerprint)
 
-        floor = max(self.before.floor, self._floor(seen, waiting))
+        bounds = [entry.hour for entry in scanned if entry.key in waiting]
+        walk = self.spans[0]
+        goal = min([self.before.goal if self.before.walked else self._goal(max([*seen, *bounds], default="")), *bounds])
+        reached = [] if walk.upto == _END else [_hour_of(walk.upto)]
+        if self.more:
+            bounds.append(scanned[-1].hour)
+        floor = max(self.before.floor, self._released(seen, min([goal, *reached]), bounds))
         counts = {hour: n for hour, n in self.before.counts.items() if hour >= _hour(self.now - timedelta(days=AUDIT_DAYS))}
         for hour in [hour for hour in seen if hour < floor]:
             counts[hour] = len(seen.pop(hour))
-        return Cursor(floor, {hour: frozenset(marks) for hour, marks in seen.items()}, counts, self.before.audited)
+        round_is_done = walk.reaches(self.current)
+        return replace(
+            self.before,
+            floor=floor,
+            seen={hour: frozenset(marks) for hour, marks in seen.items()},
+            counts=counts,
+            current=scanned[-1].hour if self.more else _hour(self.now - GRACE),
+            walked="" if round_is_done else walk.upto,
+            goal="" if round_is_done else goal,
+        )
 
-    def _floor(self, seen: Mapping[str, set[str]], waiting: set[str]) -> str:
-        """The latest hour that everything before it may be called delivered.
+    def _goal(self, newest: str) -> str:
+        """The latest hour that everything before it may be called delivered once it was listed.
 
-        Bounded by this machine's clock and by the newest entry's, each less the overlap: a clock that runs ahead, here or on a
+        Bounded by this machine's clock and by the hour of the newest entry, each less the overlap: a clock that runs ahead, here or on a
         host, does not make the walk step over entries that are still to come.
         """
-        if not self.scanned:
-            return ""
-        bounds = [entry.hour for entry in self.scanned if entry.key in waiting]
-        if self.more:
-            bounds.append(self.scanned[-1].hour)
-        newest = _moment(self.scanned[-1].hour)
-        floor = min([_hour(self.now - timedelta(hours=OVERLAP_HOURS)), _hour(newest - timedelta(hours=OVERLAP_HOURS)), *bounds])
+        overlap = timedelta(hours=OVERLAP_HOURS)
+        return min(_hour(self.now - overlap), _hour(_moment(newest) - overlap)) if newest else ""
+
+    def _released(self, seen: Mapping[str, set[str]], floor: str, bounds: Iterable[str]) -> str:
+        """The floor, moved on over hours that are over and not bound to wait where more was seen than is kept."""
         total = sum(len(marks) for hour, marks in seen.items() if hour >= floor)
         for hour in sorted(hour for hour in seen if hour >= floor):
             if total <= MAX_SEEN or hour >= min([_hour(self.now), *bounds]):
@@ -158,25 +253,34 @@ class Tick:
         return floor
 
 
-def plan_tick(cursor: Cursor, listing: Iterable[str], now: datetime, limit: int = 200) -> Tick:
+def plan_tick(cursor: Cursor, keys_after: KeysAfter, now: datetime, limit: int = 200) -> Tick:
     """Which entries to record now.
 
-    ``listing`` yields the keys after ``cursor.start_after`` in S3's order; it is read no further than ``limit`` fresh entries
-    need, so a lazy one costs a page or two however many results the bucket holds.
+    A listing is read no further than ``limit`` fresh entries need. Where the walk finds nothing fresh in a page of past hours it is
+    left for the next tick; where it finds something it goes on to the end, so that the oldest comes first.
     """
+    # Everything before was listed to the end by an earlier tick. After a time without ticks that is an hour long past.
+    current = max(cursor.floor, min(cursor.current, _hour(now - GRACE)))
+    walk = _scan(cursor, keys_after, cursor.start_after, limit, current)
+    if walk.more or walk.reaches(current):
+        return Tick(cursor, current, (walk,), now)
+    return Tick(cursor, current, (walk, _scan(cursor, keys_after, _before(current), limit)), now)
+
+
+def _scan(cursor: Cursor, keys_after: KeysAfter, after: str, limit: int, current: str = "") -> Span:
+    """List up to what is too much for a tick, or a page where all of it is known and of hours before ``current``."""
     fresh: list[Arrival] = []
-    scanned: list[Arrival] = []
-    for key in listing:
-        entry = arrival(key)
-        if entry is None:
-            continue
+    entries: list[Arrival] = []
+    for entry in _entries(keys_after(after)):
         known = cursor.has(entry)
         if not known and len(fresh) == limit:
-            return Tick(cursor, tuple(fresh), tuple(scanned), True, now)
-        scanned.append(entry)
+            return Span(after, entries[-1].key, tuple(entries), tuple(fresh), more=True)
+        entries.append(entry)
         if not known:
             fresh.append(entry)
-    return Tick(cursor, tuple(fresh), tuple(scanned), False, now)
+        if len(entries) == PAGE and not fresh and entry.hour < current:
+            return Span(after, entry.key, tuple(entries), ())
+    return Span(after, _END, tuple(entries), tuple(fresh))
 
 
 # --------------------------------------------------------------------------------------------------------------------- audit
@@ -184,33 +288,68 @@ def plan_tick(cursor: Cursor, listing: Iterable[str], now: datetime, limit: int 
 
 @dataclass(frozen=True)
 class Audit:
-    """One past hour whose entries are ``entries``; ``changed`` when their number is not the one the floor passed."""
+    """A page of one past hour. Its ``entries`` have to be looked at one by one where the hour's number has ``changed``."""
 
     before: Cursor
     hour: str
     entries: tuple[Arrival, ...]
     changed: bool
+    counted: Counted
 
     def advance(self) -> Cursor:
-        """The cursor after every entry of the hour was looked at."""
-        counts = {**self.before.counts, self.hour: len(self.entries)} if self.entries else dict(self.before.counts)
-        return Cursor(self.before.floor, self.before.seen, counts, self.hour)
+        """The cursor after every entry that had to be was looked at."""
+        if self.counted.key:
+            return replace(self.before, counted=self.counted)
+        counts = {**self.before.counts, self.hour: self.counted.count} if self.counted.count else self.before.counts
+        return replace(self.before, counts=counts, audited=self.hour, counted=Counted())
 
 
 def audit_start_after(cursor: Cursor, now: datetime) -> str:
-    """The key after which the audit lists: the hour after the one audited last."""
+    """The key after which the audit lists: within the hour it is in the middle of, or the hour after the one audited last."""
+    if cursor.counted.key:
+        return cursor.counted.key
     earliest = _hour(now - timedelta(days=AUDIT_DAYS))
-    return f"{INDEX_PREFIX}{cursor.audited}/~" if cursor.audited >= earliest else f"{INDEX_PREFIX}{earliest}/"
+    return _behind(cursor.audited) if cursor.audited >= earliest else _before(earliest)
 
 
 def plan_audit(cursor: Cursor, listing: Iterable[str]) -> Audit:
-    """Look at the next past hour that has entries. At the floor it starts over (``hour`` is then empty)."""
-    entries: Iterator[Arrival] = (entry for entry in map(arrival, listing) if entry is not None)
+    """Look at a page of the next past hour that has entries. At the floor it starts over (``hour`` is then empty).
+
+    An hour within one page is judged at once. A larger one is counted over several ticks and, where its number has changed, gone
+    through once more, so that no tick asks the event log about more than a page.
+    """
+    entries = _entries(listing)
     first = next(entries, None)
-    if first is None or first.hour >= cursor.floor:
-        return Audit(cursor, "", (), False)
-    same_hour = (first, *takewhile(lambda entry: entry.hour == first.hour, entries))
-    return Audit(cursor, first.hour, same_hour, cursor.counts.get(first.hour) != len(same_hour))
+    hour = cursor.counted.hour or (first.hour if first and first.hour < cursor.floor else "")
+    if not hour:
+        return Audit(cursor, "", (), False, Counted())
+    page = chain(() if first is None else (first,), islice(entries, PAGE - 1))
+    same_hour = tuple(takewhile(lambda entry: entry.hour == hour, page))
+    count, doubted = cursor.counted.count + len(same_hour), cursor.counted.doubted
+    if len(same_hour) == PAGE:  # it may go on
+        return Audit(cursor, hour, same_hour, doubted, Counted(same_hour[-1].key, count, doubted))
+    changed = doubted or cursor.counts.get(hour) != count
+    if changed and not doubted and cursor.counted.key:
+        return Audit(cursor, hour, (), False, Counted(_before(hour), 0, doubted=True))
+    return Audit(cursor, hour, same_hour, changed, Counted(count=count))
+
+
+def _entries(keys: Iterable[str]) -> Iterator[Arrival]:
+    return (entry for entry in map(arrival, keys) if entry is not None)
+
+
+def _before(hour: str) -> str:
+    """The key that all entries of an hour lie behind; of no hour, all entries."""
+    return f"{INDEX_PREFIX}{hour}/" if hour else INDEX_PREFIX
+
+
+def _behind(hour: str) -> str:
+    """The key that all entries of an hour lie before."""
+    return f"{INDEX_PREFIX}{hour}/~"
+
+
+def _hour_of(key: str) -> str:
+    return key.removeprefix(INDEX_PREFIX)[:_HOUR_LENGTH]
 
 
 def _split(marks: str) -> frozenset[str]:

@@ -62,7 +62,7 @@ def tick(
     where: Addresses | None = None,
 ) -> tuple[Recording, Cursor]:
     """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it."""
-    plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, EVENTS_A_TICK)
+    plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
     recording = prepare(instance, store, plan.fresh, now, limits, where)
     after = plan.advance(recording.deferred)
     if plan.fresh:
@@ -73,7 +73,7 @@ def tick(
 def _audit(
     instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits, where: Addresses | None
 ) -> tuple[Recording, Cursor]:
-    """On a quiet tick, look at one past hour for entries that were written after the walk had passed it."""
+    """On a quiet tick, look at a page of one past hour for entries that were written after the walk had passed it."""
     audit = plan_audit(cursor, store.index_keys(audit_start_after(cursor, now)))
     if not audit.changed:
         return Recording((), (), (), ()), audit.advance()

@@ -60,7 +60,7 @@ def compare(s3: Any, requests: list[int], now: datetime, size: int) -> dict[str,
     store = ResultsStore(s3, BUCKET)
     cursor = Cursor()
     while True:  # catch up first; nothing is recorded, only the cursor matters here
-        plan = plan_tick(cursor, store.index_keys(cursor.start_after), now, CATCH_UP)
+        plan = plan_tick(cursor, store.index_keys, now, CATCH_UP)
         cursor = plan.advance()
         if not plan.more:
             break

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -32,7 +33,7 @@ class Index:
             yield item
 
     def deliver(self, cursor: Cursor, now=NOON, limit: int = 200) -> tuple[list[str], Cursor]:  # type: ignore[no-untyped-def]
-        plan = plan_tick(cursor, self.after(cursor.start_after), now, limit)
+        plan = plan_tick(cursor, self.after, now, limit)
         return [entry.key for entry in plan.fresh], Cursor.parse(plan.advance().to_text())
 
 
@@ -129,7 +130,7 @@ def test_entries_that_are_deleted_leave_the_cursor():
 
 def test_a_deferred_entry_comes_again():
     index = Index(*(key(n) for n in range(3)))
-    plan = plan_tick(Cursor(), index.after(INDEX_PREFIX), NOON)
+    plan = plan_tick(Cursor(), index.after, NOON)
     cursor = plan.advance(deferred=[plan.fresh[1]])
     assert index.deliver(cursor)[0] == [plan.fresh[1].key]
 
@@ -187,3 +188,174 @@ def test_whatever_arrives_within_the_overlap_is_delivered_exactly_once(batches: 
             break
         delivered += fresh
     assert sorted(delivered) == sorted(index.keys)
+
+
+# ------------------------------------------------------------------------------------------------- hours of more than a page
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(results_index, "PAGE", 10)
+    return 10
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 10_000), st.floats(-2, 2.5)), max_size=12), min_size=1, max_size=15),
+    st.integers(1, 7),
+    st.integers(1, 9),
+    st.integers(1, 3),
+)
+def test_whatever_arrives_within_the_overlap_is_delivered_exactly_once_a_page_at_a_time(
+    batches: list[list[tuple[int, float]]], limit: int, page: int, ticks: int
+):
+    index, cursor, delivered, now = Index(), Cursor(), [], NOON
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results_index, "PAGE", page)
+        for batch in batches:
+            index.keys |= {index_key(now - timedelta(hours=ago), job_of(n), study_of(n)) for n, ago in batch}
+            for _ in range(ticks):
+                fresh, cursor = index.deliver(cursor, now, limit)
+                delivered += fresh
+            now += timedelta(minutes=20)
+        rounds = 0
+        while rounds < 2:
+            fresh, cursor = index.deliver(cursor, now, limit)
+            delivered += fresh
+            rounds = 0 if fresh else rounds + (not cursor.walked)
+    assert sorted(delivered) == sorted(index.keys)
+
+
+def test_the_floor_waits_for_what_was_written_behind_a_round_that_is_under_way(small_pages: int):
+    index = Index(*(key(n, hours_ago=3) for n in range(40)), key(99))
+    _, cursor = index.deliver(Cursor())
+    now, late = NOON + timedelta(minutes=59), min(key(n, hours_ago=3) for n in range(1000, 1100))
+    _, cursor = index.deliver(cursor, now)
+    assert cursor.walked > late
+    index.keys.add(late)  # still within the overlap; the hour passes before the round is done
+    index.keys.add(index_key(now, job_of(7), study_of(7)))
+    delivered = []
+    for _ in range(12):
+        fresh, cursor = index.deliver(cursor, now + timedelta(hours=1))
+        delivered += fresh
+    assert late in delivered
+
+
+@pytest.mark.parametrize("end", [min, max])
+def test_the_floor_does_not_pass_what_a_round_has_not_come_to(small_pages: int, end: Callable[[set[str]], str]):
+    index = Index(*(key(n, hours_ago=3) for n in range(40)), key(99))
+    _, cursor = index.deliver(Cursor())
+    late, newest = end({key(n, hours_ago=3) for n in range(1000, 1100)}), key(7, hours_ago=-1)
+    index.keys |= {late, newest}
+    delivered = []
+    for _ in range(12):
+        fresh, cursor = index.deliver(cursor, NOON + timedelta(hours=1))
+        delivered += fresh
+    assert sorted(delivered) == sorted([late, newest])
+    assert cursor.floor > late[14:27]
+
+
+def test_the_floor_moves_on_though_nothing_has_come_since_a_round_began(small_pages: int):
+    index = Index(*(key(n, hours_ago=4) for n in range(40)), *(key(n) for n in range(3)))
+    cursor = Cursor()
+    for _ in range(2):
+        _, cursor = index.deliver(cursor, NOON - timedelta(hours=1))
+    assert cursor.floor == key(0, hours_ago=4)[14:27]
+    assert cursor.walked
+    for _ in range(12):
+        _, cursor = index.deliver(cursor, NOON + timedelta(hours=5))
+    assert cursor.floor == key(0, hours_ago=3)[14:27]
+
+
+def test_a_result_from_the_end_of_an_hour_is_seen_at_the_first_tick_after_it(small_pages: int):
+    turn = NOON.replace(minute=0)
+    index = Index(*(index_key(turn - timedelta(minutes=20), job_of(n), study_of(n)) for n in range(90)))
+    cursor = Cursor()
+    for minute in range(5):
+        _, cursor = index.deliver(cursor, turn + timedelta(minutes=minute))
+    for number in range(1000, 1010):
+        committed = index_key(turn - timedelta(seconds=1), job_of(number), study_of(number))
+        index.keys.add(committed)
+        fresh, cursor = index.deliver(cursor, turn + timedelta(minutes=6))
+        assert fresh == [committed]
+
+
+def test_a_clock_that_ran_ahead_and_was_set_right_does_not_make_results_wait(small_pages: int):
+    index = Index(*(key(n) for n in range(90)))
+    _, cursor = index.deliver(Cursor())
+    for ahead in (100, 50):
+        _, cursor = index.deliver(cursor, NOON + timedelta(hours=ahead))
+    for number in range(1000, 1010):
+        index.keys.add(key(number))
+        fresh, cursor = index.deliver(cursor)
+        assert fresh == [key(number)]
+
+
+def test_after_a_time_without_ticks_the_oldest_comes_first(small_pages: int):
+    index = Index(*(key(n, hours_ago=50 + n / 20) for n in range(60)))
+    cursor = Cursor()
+    for _ in range(4):
+        _, cursor = index.deliver(cursor, NOON - timedelta(hours=48))
+    known = set(index.keys)
+    index.keys |= {key(1000 + n, hours_ago=n / 2) for n in range(90)}
+    delivered = []
+    for _ in range(12):
+        fresh, cursor = index.deliver(cursor, limit=20)
+        delivered += fresh
+    assert delivered == sorted(index.keys - known)
+
+
+def test_a_deferred_entry_of_a_large_hour_comes_again_before_the_floor_passes_it(small_pages: int):
+    index = Index(*(key(n, hours_ago=2) for n in range(45)), key(99))
+    (held,) = [entry for entry in map(arrival, sorted(index.keys)[5:6]) if entry]
+    cursor, met, now = Cursor(), 0, NOON
+    for _ in range(60):
+        plan = plan_tick(cursor, index.after, now)
+        met += held in plan.fresh
+        cursor = Cursor.parse(plan.advance([held] if held in plan.fresh else []).to_text())
+        now += timedelta(minutes=30)
+        index.keys.add(index_key(now, job_of(500), study_of(500)))
+    assert cursor.floor == held.hour
+    assert met > 5
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 20, 47])
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_the_audit_goes_through_an_hour_a_page_a_tick_and_finds_what_came_late(small_pages: int, count: int, late: int):
+    index = Index(*(key(n, hours_ago=100) for n in range(count)), *(key(n, hours_ago=90) for n in range(3)), key(99))
+    cursor = Cursor()
+    for _ in range(10):
+        _, cursor = index.deliver(cursor)
+    written = {key(1000 + n, hours_ago=100) for n in range(late)}
+    index.keys |= written
+    looked_at: list[str] = []
+    for _ in range(2 * (count // small_pages + 1) + 3):
+        index.listed = 0
+        audit = plan_audit(cursor, index.after(audit_start_after(cursor, NOON)))
+        assert index.listed <= small_pages, "one request"
+        looked_at += [entry.key for entry in audit.entries if audit.changed]
+        cursor = Cursor.parse(audit.advance().to_text())
+    large = {item for item in index.keys if item.startswith(key(0, hours_ago=100)[:27])}
+    assert sorted(looked_at) == (sorted(large) if late else []), "each once, and none where the number is right"
+    assert cursor.counts[next(iter(large))[14:27]] == count + late
+
+
+def test_a_cursor_of_before_there_were_pages_goes_on_where_it_was():
+    index = Index(*(key(n, hours_ago=n / 10) for n in range(100)))
+    _, cursor = index.deliver(Cursor())
+    kept = {
+        name: value for name, value in json.loads(cursor.to_text()).items() if name in ("version", "floor", "seen", "counts", "audited")
+    }
+    older = Cursor.parse(json.dumps(kept))
+    assert (older.floor, older.seen, older.counts) == (cursor.floor, cursor.seen, cursor.counts)
+    index.keys.add(key(500, hours_ago=1))
+    assert index.deliver(older)[0] == [key(500, hours_ago=1)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"walked": "x"}, {"walked": 7}, {"goal": "x"}, {"current": "x"}, {"counted": "x"}, {"counted": ["x", 1, True]}, {"counted": [1]}],
+)
+def test_a_cursor_with_a_damaged_place_starts_over(damage: dict[str, object]):
+    _, cursor = Index(key(1)).deliver(Cursor())
+    assert Cursor.parse(json.dumps(json.loads(cursor.to_text()) | damage)) == Cursor()

@@ -16,6 +16,7 @@ from dagster_aws.s3 import S3Resource
 from monai_aws_pipeline.contract import IndexEntry, ResultError, Status, index_key, output_key, quarantine_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.studies import results_index
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
 from monai_aws_pipeline.studies.sensor import study_results_sensor
 from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
@@ -329,6 +330,22 @@ def test_a_result_that_was_written_days_late_is_found(daemon: Daemon, bucket: Bu
     late = bucket.commit(succeeded(99, recently(minutes=60 * 61), outputs=()))
     assert any(late.job in daemon.jobs() for _ in range(40) if daemon.tick())
     assert len(daemon.jobs()) == 31
+
+
+def test_a_result_that_was_written_days_late_into_a_large_hour_is_found_and_recorded_once(
+    daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(results_index, "PAGE", 5)
+    at = recently(minutes=60 * 61)
+    for number in range(12):
+        bucket.commit(succeeded(number, at, outputs=()))
+    bucket.commit(succeeded(50, recently(), outputs=()))
+    daemon.until_quiet()
+    late = bucket.commit(succeeded(99, at, outputs=()))
+    assert any(late.job in daemon.jobs() for _ in range(20) if daemon.tick())
+    for _ in range(10):
+        assert not daemon.tick().asset_events
+    assert len(daemon.jobs()) == 14
 
 
 def test_without_a_bucket_the_tick_says_what_is_missing(daemon: Daemon, bucket: Bucket):
