@@ -179,7 +179,7 @@ _LOOK: Final = "Open the study (its partition of inference_result): preview, vol
 _NEXT: Final = {
     "answered": "Open unanswered_studies: it has cause, the application's last line and remedy of each. Then materialise these again."
 }
-_RERUN: Final = 'Start the job rerun_studies with {"which": "stale"}, or leave them: studies_by_map counts all of them.'
+_RERUN: Final = 'Start the job rerun_studies with {"which": {"stale": {}}}, or leave them: studies_by_map counts all of them.'
 
 
 def _of_maps(window: CheckWindow, live: str) -> Finding:

@@ -33,7 +33,7 @@ UNKNOWN_MAP: Final = "unknown"
 AS_OF: Final = "counted_up_to_event"
 
 _MAPS: Final = TableSchema(columns=[TableColumn("map"), TableColumn("studies", "int"), TableColumn("live", "bool")])
-_RERUN: Final = 'Start the job rerun_studies with {"which": "stale"}: the live MAP answers them again, each once. Or leave them.'
+_RERUN: Final = 'Start the job rerun_studies with {"which": {"stale": {}}}: the live MAP answers them again, each once. Or leave them.'
 
 Counts = Mapping[str, int]
 
