@@ -142,7 +142,11 @@ def trial(whole: Field) -> Iterator[Field]:
 def test_a_whole_account_has_no_error_and_no_warning(whole: Field):
     found = whole.look()
     assert {check: each for check, each in found.items() if each.state in (State.ERROR, State.WARNING)} == {}
-    assert [check for check, each in found.items() if each.state is State.SKIPPED] == ["way to machines", "golden reference", "notifications"]
+    assert [check for check, each in found.items() if each.state is State.SKIPPED] == [
+        "way to machines",
+        "golden reference",
+        "notifications",
+    ]
     assert found["dry run: capture an image"].what == "CreateImage is allowed"
     assert found["disk key"].what.endswith("the stack's roles may make grants for EC2")
     assert "renewed by themselves" in found["credentials"].what
