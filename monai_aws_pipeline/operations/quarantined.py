@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from monai_aws_pipeline.contract import OUTPUT_PREFIX, QUARANTINE_PREFIX, ResultRecord
+from monai_aws_pipeline.contract import QUARANTINE_PREFIX, ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 
 MAX_KEYS: Final = 200_000
@@ -38,8 +38,10 @@ def ended_studies(store: ResultsStore, since: datetime, limit: int) -> list[Resu
 
 
 def _latest_answer(store: ResultsStore, study: str) -> ResultRecord | None:
-    found = [item for item in store.objects(f"{OUTPUT_PREFIX}{study}/") if item.key.endswith(_RECORD)]
-    return _record(store, max(found, key=lambda item: (item.modified, item.key)).key) if found else None
+    try:
+        return store.latest_answer(study)
+    except UnreadableResultError:
+        return None
 
 
 def _record(store: ResultsStore, key: str) -> ResultRecord | None:

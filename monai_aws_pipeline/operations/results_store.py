@@ -127,10 +127,7 @@ class ResultsStore:
 
     def latest_answer(self, study: str) -> ResultRecord | None:
         """The record of a study that was committed last of those that answer it; None where none does."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{OUTPUT_PREFIX}{study}/")
-        found = [
-            (item["LastModified"], item["Key"]) for page in pages for item in page.get("Contents", []) if _RESULT.fullmatch(item["Key"])
-        ]
+        found = [(item.modified, item.key) for item in self.objects(f"{OUTPUT_PREFIX}{study}/") if _RESULT.fullmatch(item.key)]
         records = [record for _, key in sorted(found, reverse=True)[:_ANSWERS_READ] if (record := self.record(key))]
         return max(records, key=lambda record: parse_utc(record.committed_at), default=None)
 

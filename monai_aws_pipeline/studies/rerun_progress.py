@@ -14,21 +14,21 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import ROLE_INFERENCE
-from monai_aws_pipeline.operations.status import Depth, MachineState, Watch
+from monai_aws_pipeline.operations.status import Depth, MachineState, Watch, depth_of
 from monai_aws_pipeline.settings import Settings
 
 _PHASES = {"fetching": "is fetched", "waiting": "is fetched and waits for its turn", "pulling": "waits for the MAP to be pulled",
            "inferring": "is inferred", "publishing": "is published"}  # fmt: skip
 _STATES = {"pending": "starting"}
+_NO_QUEUE = Depth(-1, -1)
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The jobs queue (None where there is none) and the inference hosts. ``unseen``: why AWS did not say."""
+    """The jobs queue and the inference hosts. ``unseen``: why AWS did not say."""
 
-    queue: Depth | None = None
+    queue: Depth = _NO_QUEUE
     hosts: tuple[MachineState, ...] = ()
     unseen: str = ""
 
@@ -36,10 +36,8 @@ class Surroundings:
 def look(clients: Clients, settings: Settings) -> Surroundings:
     """Ask AWS. Never fails: who waits for an answer goes on waiting without the picture."""
     try:
-        trigger = Trigger(clients, {})
-        found = trigger.find_queue(settings.names.jobs_queue)
         hosts = Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE)
-        return Surroundings(Depth(*trigger.depth(found)) if found else None, Watch(clients, settings).machines(hosts))
+        return Surroundings(depth_of(clients, settings.names.jobs_queue), Watch(clients, settings).machines(hosts))
     except (CloudError, ClientError, BotoCoreError) as error:
         return Surroundings(unseen=type(error).__name__)
 
@@ -59,8 +57,10 @@ def where(jobs: Collection[str], seen: Surroundings, wake_every_minutes: int) ->
     return "; ".join(filter(None, (at_work, queued)))
 
 
-def _queue(queue: Depth | None) -> str:
-    return f"{queue.waiting} jobs queued, {queue.at_work} at work" if queue else "the jobs queue does not exist; materialise s3_trigger"
+def _queue(queue: Depth) -> str:
+    if queue.waiting < 0:
+        return "the jobs queue does not exist; materialise s3_trigger"
+    return f"{queue.waiting} jobs queued, {queue.at_work} at work"
 
 
 def _hosts(seen: Surroundings, wake_every_minutes: int) -> str:
