@@ -76,7 +76,8 @@ def run(words: list[str]) -> int:
             return 1
         del options["--interactive"], words[1:5]
     warm = "--interactive" in options
-    namespace = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"] if warm else []
+    # Its own System V objects, like a container's: the server removes all that it sees, a database server's of this machine too.
+    namespace = ["unshare", "--fork", "--pid", "--ipc", "--mount-proc", "--kill-child"] if warm else []
     process = subprocess.Popen(
         [*namespace, sys.executable, *(str(STATE / "app") if word == "/opt/holoscan/app" else word for word in words[1:])],
         env=environment, stdin=subprocess.PIPE if warm else subprocess.DEVNULL,
