@@ -57,6 +57,8 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     labels, count = ndimage.label(mask)
     if not count:
         raise SegmentationError("no brain was found in the series; is it a T1-weighted MR of a head?")
+    if count == 1:
+        return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray(labels == sizes.argmax())

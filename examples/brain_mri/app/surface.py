@@ -23,14 +23,23 @@ class SurfaceError(NoAnswerError):
 
 def closed_surface(mask: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices [n, 3] in LPS millimetres and faces [m, 3] with outward normals. Raises SurfaceError when it has a hole."""
-    smooth = ndimage.gaussian_filter(np.pad(mask.astype(np.float32), PADDING), sigma=1.0)
+    box = _box_of(mask)
+    smooth = ndimage.gaussian_filter(np.pad(mask[box].astype(np.float32), PADDING), sigma=1.0)
     near = np.abs(smooth - LEVEL) < CLEARANCE
     smooth[near] = np.where(smooth[near] < LEVEL, LEVEL - CLEARANCE, LEVEL + CLEARANCE)
     vertices, faces, _, _ = marching_cubes(smooth, level=LEVEL, step_size=2 if min(mask.shape) >= 48 else 1)
-    vertices = (vertices - PADDING) @ affine[:3, :3].T + affine[:3, 3]
+    vertices = (vertices - PADDING + [side.start for side in box]) @ affine[:3, :3].T + affine[:3, 3]
     faces = faces.astype(np.int32)
     if signed_volume(vertices, faces) < 0:  # a left-handed affine turns the surface inside out
         faces = faces[:, ::-1]
     if not is_closed(faces):
         raise SurfaceError("the surface of the mask is not watertight")
     return vertices.astype(np.float32), faces
+
+
+def _box_of(mask: NDArray[Any]) -> tuple[slice, ...]:
+    """The part of the volume that holds all of the mask, from even places on: every second plane is the same one in the whole volume."""
+    found = ndimage.find_objects(mask)
+    if not found:
+        raise SurfaceError("the mask is empty")
+    return tuple(slice(side.start - side.start % 2, side.stop) for side in found[0])

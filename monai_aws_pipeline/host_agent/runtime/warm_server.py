@@ -39,6 +39,12 @@ KEPT_BYTES = 64 << 20
 KERNEL_FILESYSTEMS = {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs", "debugfs", "tracefs", "bpf", "nsfs"}
 MEMORY_FILESYSTEMS = {"tmpfs", "mqueue"}
 
+READ_AT_FIRST_USE = {"highdicom._standard_utils": ("get_sop_class_iod_map", "get_iod_module_map", "get_module_attribute_map")}
+"""Modules whose functions read files of their own package when they are first called, and keep what they read: the same for every study.
+
+highdicom parses 22 MB of the standard's tables when a process writes its first DICOM SEG, which takes as long as segmenting a small study.
+"""
+
 libc: Any = ctypes.CDLL(None, use_errno=True)
 
 Target = tuple[str, str, list[str]]
@@ -377,7 +383,16 @@ def preload(target: Target) -> list[str]:
                     importlib.import_module(f"{module}.{name}")
         except BaseException as error:  # whatever it raises, the child will meet it again where the application expects it
             failed.append(f"{module}: {error.__class__.__name__}")
+    read_ahead()
     return failed
+
+
+def read_ahead() -> None:
+    """Let the modules that were imported read what they would read anew in each study. Another version may not have these functions."""
+    for module, names in READ_AT_FIRST_USE.items():
+        for name in names:
+            with contextlib.suppress(Exception):  # the child meets it where the application uses it
+                getattr(sys.modules[module], name)()
 
 
 def imports_of(target: Target) -> list[tuple[str, list[str]]]:

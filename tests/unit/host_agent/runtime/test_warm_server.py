@@ -104,6 +104,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 stream.close()
 
 
+def test_tables_that_a_library_reads_at_its_first_use_are_read_before_the_first_study(serve: Serve) -> None:
+    names = warm_server.READ_AT_FIRST_USE["highdicom._standard_utils"]
+    served = serve("import highdicom.seg")
+    wish = f"from highdicom import _standard_utils as found; print([getattr(found, name).cache_info().currsize for name in {names}])"
+    assert served.study(wish)["log"].splitlines() == ["[1, 1, 1]"]
+
+
 def test_each_study_is_the_application_started_anew_with_the_imports_there(serve: Serve) -> None:
     server = serve(helper="import email.mime.text as text\nstate = []")
     assert server.said["ready"]["failed"] == []
