@@ -22,7 +22,7 @@ help:
 	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case"
 	@echo "make fidelity   that the embedded AWS refuses what AWS refuses, and that the system lives through it, into build/fidelity.json"
-	@echo "make lint       style, types, declared packages, and whether Dagster can load the project"
+	@echo "make lint       style, types, declared packages, templates and policies, and whether Dagster can load the project"
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
 	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
@@ -64,6 +64,7 @@ lint: dev
 	@.venv/bin/deptry tests --ignore DEP002,DEP004
 	@.venv/bin/dg check defs
 	@.venv/bin/cfn-lint infra/bootstrap.yaml infra/team/ecs.yaml infra/team/machine.yaml
+	@$(PYTHON) -m tests.permissions.lint
 
 bench: dev
 	@$(PYTHON) -m tests.bench $(BENCH)

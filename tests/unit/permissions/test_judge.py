@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from tests.permissions.__main__ import summary
 from tests.permissions.calls import Call
 from tests.permissions.judge import Verdict, grants, judge, required_types, resource_types, static_findings
+from tests.permissions.lint import too_large
 from tests.permissions.policies import Role, Statement, documents, roles
 
 QUEUE = "arn:aws:sqs:us-east-1:123456789012:monai-aws-dev-jobs"
@@ -158,10 +158,9 @@ def test_only_a_run_of_all_tests_says_what_is_unused():
     assert summary({"wake": Verdict((), (), {}, (), ())}, [])[0] == 0
 
 
-# Source: IAM User Guide, "IAM and AWS STS quotas": characters without white space.
-def test_policies_keep_within_awss_sizes():
-    for name, found in documents().items():
-        managed = name.startswith("Operator") and name != "OperatorRole"
-        text = json.dumps(found, separators=(",", ":"))
-        # A deployment's own names are longer than the variables that stand for them: 20 characters more each is the longest allowed.
-        assert len(text) + 20 * text.count("${") <= (6144 if managed else 10240), name
+def test_policies_keep_within_awss_sizes_and_one_that_does_not_is_named():
+    found = documents()
+    assert too_large(found) == []
+    assert "AWS takes 6144" in too_large({"OperatorMachines": found["OperatorMachines"] * 2})[0]
+    assert too_large({"HostRole": [{"Action": "${A}" * 20}]}) == []
+    assert too_large({"HostRole": [{"Action": "${A}" * 500}]})[0].startswith("HostRole: its policy may have 12")
