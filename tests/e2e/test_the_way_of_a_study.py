@@ -12,9 +12,10 @@ from pathlib import Path
 import pydicom
 import pytest
 from click.testing import CliRunner
-from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, SensorResult, build_sensor_context
+from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, RunRequest, SensorResult, SkipReason, build_sensor_context
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.automation import hosts_to_replace
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.run_command import Commands
@@ -22,7 +23,8 @@ from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, Status, quarantine_key, sha256_text
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from tests.support.faults import eventually
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import corrupt_zip, empty_zip, text_zip, tiny_study_zip, traversal_zip, two_studies_zip
 
@@ -277,6 +279,35 @@ def test_a_study_named_by_a_redelivered_event_has_one_result(place: Platform):
     assert place.upload("input/twice.zip", body) == job
     time.sleep(5)
     assert len(place.entries()[job]) == 1
+    place.wait_stopped()
+
+
+def test_a_host_that_cannot_start_is_replaced_by_another_which_answers(place: Platform):
+    (old,) = place.machines(ROLE_INFERENCE)
+    strict = place.changed(MONAI_AWS_REPLACE_HOST_AFTER="1")
+
+    def look() -> RunRequest | SkipReason | None:
+        with environment(strict.variables):
+            resources = {"settings": SettingsResource(), "cloud": CloudResource(region=place.settings.region)}
+            found = hosts_to_replace(build_sensor_context(instance=place.instance, resources=resources))
+        assert found is None or isinstance(found, (RunRequest, SkipReason))
+        return found
+
+    assert isinstance(look(), SkipReason)
+    place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", times=1000, match=old.id)
+    try:
+        job = place.upload("input/waits.zip", tiny_study_zip(instances=5))
+        request = eventually(lambda: place.wake() or (found if isinstance(found := look(), RunRequest) else None))
+        assert old.id in str(request.run_key)
+        made = strict.materialize("inference_host")
+        assert made.success
+        (record,) = place.answers([job])[job]
+    finally:
+        place.cloud.clear_faults()
+    (new,) = place.machines(ROLE_INFERENCE)
+    assert (record.status, record.host.instance_id) == (Status.SUCCEEDED, new.id)
+    assert (new.id != old.id, new.zone != old.zone) == (True, True), "AWS had no such machine in the old one's zone"
+    assert isinstance(look(), SkipReason)
     place.wait_stopped()
 
 
