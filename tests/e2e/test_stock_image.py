@@ -50,8 +50,10 @@ def test_a_study_is_answered_without_a_baked_image(local_cloud: LocalCloud, tmp_
         kept = s3.list_object_versions(Bucket=place.settings.bucket)
         assert [each["Key"] for each in kept["Versions"] if each["Key"].startswith("input/")] == [], "the version itself is gone"
         assert [each["Key"] for each in kept.get("DeleteMarkers", []) if each["Key"].startswith("input/")] == []
-        place.clients.ec2.start_instances(InstanceIds=[host.id])
+        later = place.upload("input/later.zip", tiny_study_zip(instances=3, wish="tiny:sleep=20"))  # so that the host stays for what we ask
         commands = Commands(place.clients.ssm)
         commands.wait_online(host.id)
         script = "cat /home/*/.ssh/authorized_keys /root/.ssh/authorized_keys 2>/dev/null | wc -l; systemctl is-active monai-aws-ttl.timer"
         assert commands.run(host.id, script).stdout.split() == ["0", "inactive"]
+        assert place.answers([later])[later][0].status is Status.SUCCEEDED
+        place.wait_stopped()

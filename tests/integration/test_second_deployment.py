@@ -192,16 +192,16 @@ def test_the_bucket_of_one_deployment_is_refused_to_another(pair: tuple[Platform
 
 def test_the_operator_of_one_acts_with_the_bucket_that_the_administrator_made_for_it(local_cloud: LocalCloud, tmp_path: Path):
     """The commands of the page: bootstrap as the administrator, then the UI's file for the shell, then any command."""
-    own = {"MONAI_AWS_DEPLOYMENT": "own", "MONAI_AWS_OWNER": "me"}
+    own = {"MONAI_AWS_DEPLOYMENT": "mine", "MONAI_AWS_OWNER": "me"}
     with environment({**local_cloud.environment, **own}):
-        made = CliRunner().invoke(cli, ["bootstrap", "--bucket", "own-studies", "--allow-plain-http", "--yes"])
+        made = CliRunner().invoke(cli, ["bootstrap", "--bucket", "mine-studies", "--allow-plain-http", "--yes"])
     assert made.exit_code == 0, made.output
     place = Workplace(tmp_path / "demo", local_cloud.config.state_dir, 0)
-    with environment(local_cloud.environment), dagster_ended(place.of("own").home):
-        open_ui(place, {"PATH": os.environ["PATH"], "MONAI_AWS_DEPLOYMENT": "own"}, tmp_path / ".env", None, lambda _: None, START_SECONDS)
-    with environment(read_variables(place.of("own").env_file)):
+    with environment(local_cloud.environment), dagster_ended(place.of("mine").home):
+        open_ui(place, {"PATH": os.environ["PATH"], "MONAI_AWS_DEPLOYMENT": "mine"}, tmp_path / ".env", None, lambda _: None, START_SECONDS)
+    with environment(read_variables(place.of("mine").env_file)):
         who = Clients("us-east-1").sts.get_caller_identity()["Arn"]
         status = CliRunner().invoke(cli, ["status", "--json"])
-    assert ":assumed-role/monai-aws-own-operator/" in who
-    assert json.loads(status.stdout)["deployment"] == "own"
-    assert read_variables(place.of("own").env_file)["MONAI_AWS_OWNER"] == "me"
+    assert ":assumed-role/monai-aws-mine-operator/" in who
+    assert json.loads(status.stdout)["deployment"] == "mine"
+    assert read_variables(place.of("mine").env_file)["MONAI_AWS_OWNER"] == "me"
