@@ -70,10 +70,11 @@ def ec2(action: str, **order: object) -> dict[str, object]:
     return {"service": "ec2", "action": action, **order}
 
 
+LAUNCHED = r"^machine i-\w+ is .*waiting until it is running"
 MAP, IMAGE, ANEW = ("gpu_ami", "map_image"), ("gpu_ami",), {"root_volume_gib": 151}
 STAGES = {
     "build-launch": Stage(MAP, order=ec2("RunInstances", delay_s=HELD_S)),
-    "build-connect": Stage(MAP, said="launched as map-build"),
+    "build-connect": Stage(MAP, said=LAUNCHED),
     "build-provision": Stage(MAP, said="^provision: ", settings={"ami_mode": "stock"}),
     # Held by what receives it, however fast it is sent.
     "build-send": Stage(MAP, shown="pkill -STOP -x tar", settings={"model_uri": "large model"}),
@@ -426,7 +427,7 @@ class TestInstallation:
     def test_terminated_in_the_ui(self, site: Site, dagster: Installation, record_property: Tell):
         before = site.account.everything()
         run = dagster.start("build_map", MAP, {"owner": "terminated"})
-        run.until_said("launched as map-build", PATIENCE_S)
+        run.until_said(LAUNCHED, PATIENCE_S)
         dagster.cancel(run)
         assert run.until_ended(PATIENCE_S) is DagsterRunStatus.CANCELED
         assert site.account.everything() == before
@@ -435,7 +436,7 @@ class TestInstallation:
     def test_killed_under_a_daemon(self, site: Site, dagster: Installation, record_property: Tell):
         before = site.account.everything()
         run = dagster.start("build_map", MAP, {"owner": "killed"})
-        run.until_said("launched as map-build", PATIENCE_S)
+        run.until_said(LAUNCHED, PATIENCE_S)
         dagster.kill(run)
         assert run.until_ended(PATIENCE_S) is DagsterRunStatus.FAILURE
         seconds = site.until_gone("killed", time.monotonic())
