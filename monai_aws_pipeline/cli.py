@@ -297,7 +297,8 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
     from monai_aws_pipeline.operations.results_store import ResultsStore
     from monai_aws_pipeline.operations.status import ResultLine
-    from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, underway, upload_study, wait_answer
+    from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, upload_study, wait_answer
+    from monai_aws_pipeline.operations.whereabouts import where
 
     settings = load_settings()
     clients = Clients(settings.region)
@@ -320,7 +321,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in wait_answer(store, done.job, seconds, partial(underway, clients, settings, done.job), _say):
+        for record in wait_answer(store, done.job, seconds, partial(where, clients, settings, [done.job]), _say):
             line = ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")

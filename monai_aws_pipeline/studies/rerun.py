@@ -22,8 +22,8 @@ from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.rerun_progress import look, where
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
@@ -187,7 +187,7 @@ class Reruns:
         def say(_: object) -> str:
             nonlocal said, asked_at
             if clock() - asked_at >= EVERY_S:
-                said = where(set(jobs), look(self._clients, self._settings), self._settings.wake_every_minutes)
+                said = where(self._clients, self._settings, set(jobs))
                 asked_at = clock()
             return f"Waiting for job {jobs[0]}: {said}" if len(jobs) == 1 else f"Waiting for {len(jobs)} jobs: {said}"
 

@@ -63,7 +63,7 @@ def test_the_wait_reports_progress_and_ends(deployment: Deployment):
     with pytest.raises(NotAnsweredError, match="stays queued"):
         deployment.reruns.wait(asked, sleep, lambda: now[0])
     assert now[0] < 3 * 3600 + 600
-    assert any("1 jobs queued, 0 at work" in line for line in deployment.log)
+    assert any("about 1 waiting in the queue of jobs, so none before it" in line for line in deployment.log)
 
 
 def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployment):
@@ -85,7 +85,7 @@ def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployme
     deployment.reruns.wait(asked, sleep, lambda: now)
     assert max(silences) <= 14
     assert asked.job in deployment.log[0]
-    assert "it is queued: 1 jobs queued, 0 at work; there is no host; materialise inference_host" in deployment.log[0]
+    assert "about 1 waiting in the queue of jobs, so none before it; there is no inference host: materialise" in deployment.log[0]
 
 
 def test_a_failed_study_is_asked_from_quarantine_and_the_request_says_which_study_of_the_upload_is_meant(deployment: Deployment):
