@@ -1,6 +1,7 @@
-"""The studies without an answer, newest first, read from the results index. Behind ``monai-aws failures``; nothing is changed.
+"""The studies without an answer, newest first, read from the results index; nothing is changed.
 
-Here belongs how far one looks back and how much is read for it. Which failures stand and how one is worded is in ``unanswered``.
+Behind ``monai-aws failures``, and the table ``unanswered_studies`` where that is made by hand. Here belongs how far one
+looks back and how much is read for it. Which failures stand and how one is worded is in ``unanswered``.
 """
 
 from __future__ import annotations
