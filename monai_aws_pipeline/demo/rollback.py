@@ -21,7 +21,8 @@ from typing import Any, Final
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from rich.console import Console
 
-from examples.brain_mri.fetch import fetch
+from examples.brain_mri.fetch import ExampleFiles, fetch
+from examples.brain_mri.made import made_folder
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
@@ -68,7 +69,8 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     if not first:
         raise DemoError("No MAP is live. Run: make demo")
 
-    told = [_answered(1, "by the first version", clients, settings, place, progress)]
+    files = fetch(settings.cache_dir, progress.line)
+    told = [_answered(1, "by the first version", clients, settings, files, progress)]
     with progress.phase("build", "Building a second version (job build_map, source: a copy of the example in a git repository of its own)"):
         version = second_version(place.root / "second-version")
         _build(environment | {"MONAI_AWS_APP_SOURCE": str(place.root / "second-version")}, place.root / "second-version.log", progress)
@@ -76,10 +78,10 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     with progress.phase("promote", f"Promoting it: monai-aws promote {label(second)}"):
         wait_stopped(clients, settings, place, progress.line)
         maps.promote(second.digest, who, "the demo's second version")
-    told.append(_answered(2, "by the second version", clients, settings, place, progress))
+    told.append(_answered(2, "by the second version", clients, settings, files, progress))
     with progress.phase("rollback", "Rolling back: monai-aws rollback"):
         maps.rollback("", who, "to show it")
-    told.append(_answered(3, "after the rollback", clients, settings, place, progress))
+    told.append(_answered(3, "after the rollback", clients, settings, files, progress))
     with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
         wait_stopped(clients, settings, place, progress.line)
 
@@ -136,12 +138,12 @@ def _why_not_built(showing: str, log: Path) -> str:
     return f"The build of the second version did not begin. Its last lines:\n{last_lines(log)}"
 
 
-def _answered(number: int, when: str, clients: Clients, settings: Settings, place: Workplace, progress: Progress) -> Told:
+def _answered(number: int, when: str, clients: Clients, settings: Settings, files: ExampleFiles, progress: Progress) -> Told:
     """Upload a study of its own, wait for the answer, and read what the lineage has recorded about it."""
     with progress.phase(f"study_{number}", f"Study {number}: uploaded, answered {when}"):
-        archive = place.root / "studies" / f"rollback-{number}.zip"
+        archive = made_folder(files) / f"rollback-{number}.zip"
         if not archive.exists():
-            write_study_zip(fetch(settings.cache_dir, progress.line).volume, archive, seed=f"monai-aws-demo-rollback-{number}")
+            write_study_zip(files.volume, archive, seed=f"monai-aws-demo-rollback-{number}")
         # Always a new job: an earlier showing has uploaded the same study, and another MAP may have answered it.
         done = upload_study(clients, settings.bucket, archive, again=True)
         progress.line(f"job {done.job}")

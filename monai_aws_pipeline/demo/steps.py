@@ -28,13 +28,14 @@ from rich.text import Text
 
 from examples.brain_mri.evaluate import Evaluation, evaluate
 from examples.brain_mri.fetch import ExampleFiles, fetch
+from examples.brain_mri.made import made_folder
 from examples.brain_mri.reference import write_golden
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, version_of
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, version_of
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
@@ -227,7 +228,7 @@ def down(place: Workplace, console: Console | None = None) -> None:
 
 
 def _study(files: ExampleFiles, report: Callable[[str], None]) -> Path:
-    target = files.volume.parent / "study.zip"
+    target = made_folder(files) / "study.zip"
     if not target.exists():
         made = write_study_zip(files.volume, target, seed="monai-aws-demo")
         report(f"wrote {made.instances} MR instances, zipped {made.bytes / 1e6:.1f} MB")
@@ -347,11 +348,11 @@ def _answer(
     """Upload the study and wait for its commit record; or take the record of the last run where the same MAP made it."""
     live = clients.ssm.get_parameter(Name=settings.names.live_map_parameter)["Parameter"].get("Value", "")
     digest = live.rpartition("@")[2]
-    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}.zip"
+    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}-{study_zip.parent.name}.zip"
     results = ResultsStore(clients.s3, settings.bucket)
     answered = str(previous.get("result_key", ""))
     found = results.record(answered) if answered else None
-    if found is not None and found.map.digest == digest:
+    if found is not None and (found.map.digest, found.input.key_sha256) == (digest, sha256_text(key)):
         report(f"the live MAP answered this study before: {found.commit_key}")
         return found, True
     put = clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=study_zip.read_bytes())
