@@ -401,7 +401,8 @@ def _show_status(state: DeploymentState) -> None:
         for job in machine.work.jobs if machine.work else ():
             rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
     for name, depth in state.queues.items():
-        rows.append(("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work"))
+        held = f"{depth.waiting} waiting, {depth.at_work} at work"
+        rows.append(("queue", name, "not there: materialise s3_trigger" if depth.waiting < 0 else held))
     for line in state.results:
         ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
         said = f"; it said last: {line.last_line}" if line.last_line else ""
@@ -509,6 +510,8 @@ def _show_failures(found: Failures) -> None:
         print_table(CONSOLE, f"studies without an answer since {found.since}", columns, rows)
     counts = ", ".join(f"{count} {code}" for code, count in counts_by_code(found.rows).items())
     _say(f"{len(rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
+    if found.other_codes:
+        _say(f"with another code: {', '.join(f'{count} {code}' for code, count in found.other_codes.items())}")
     if found.unreadable:
         _say(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
     if not found.complete:

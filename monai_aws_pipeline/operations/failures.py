@@ -7,8 +7,8 @@ looks back and how much is read for it. Which failures stand and how one is word
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
@@ -28,7 +28,8 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 class Failures:
     """``rows``: failures that stand. ``looked``: entries of the index that were read; ``complete``: whether that were all since ``since``.
 
-    ``unreadable``: results that are damaged, or have expired, and say nothing.
+    ``unreadable``: results that are damaged, or have expired, and say nothing. ``other_codes``: how many stand beside the code that was
+    asked for.
     """
 
     rows: tuple[UnansweredRow, ...]
@@ -36,6 +37,7 @@ class Failures:
     looked: int
     complete: bool
     unreadable: int
+    other_codes: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,8 +65,10 @@ def failures(store: ResultsStore, since: datetime, now: datetime, code: str = ""
         read, damaged = _records(store, entries)
         records += read
         unreadable += damaged + sum(not isinstance(entry, IndexEntry) for entry in found)
-    rows = tuple(row for row in rows_of(records) if code in ("", row.code))
-    return Failures(rows, utc_text(since), min(len(keys), most), len(keys) <= most, unreadable)
+    standing = rows_of(records)
+    rows = tuple(row for row in standing if code in ("", row.code))
+    others = counts_by_code(row for row in standing if code not in ("", row.code))
+    return Failures(rows, utc_text(since), min(len(keys), most), len(keys) <= most, unreadable, others)
 
 
 def _records(store: ResultsStore, entries: Sequence[IndexEntry]) -> tuple[list[ResultRecord], int]:

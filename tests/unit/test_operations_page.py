@@ -1,4 +1,4 @@
-"""docs/operations.md lists every code of a quarantined study.
+"""docs/operations.md lists every code of a quarantined study, and what each command's ``--json`` prints.
 
 When one changes: UPDATE_SNAPSHOTS=1 make test TESTS=tests/unit/test_operations_page.py
 """
@@ -6,9 +6,20 @@ When one changes: UPDATE_SNAPSHOTS=1 make test TESTS=tests/unit/test_operations_
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
+from monai_aws_pipeline.operations.failures import Failures
+from monai_aws_pipeline.operations.hosts import HostLine
+from monai_aws_pipeline.operations.preflight.answers import Answer
+from monai_aws_pipeline.operations.status import DeploymentState, Depth, HostWork, JobAtWork, MachineState, ResultLine
+from monai_aws_pipeline.operations.unanswered import UnansweredRow
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 START = "<!-- codes: written by tests/unit/test_operations_page.py -->\n"
@@ -27,3 +38,19 @@ def test_the_page_lists_every_code_with_its_remedy():
     if os.environ.get("UPDATE_SNAPSHOTS"):
         PAGE.write_text(page)
     assert PAGE.read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("command", "printed", "beside"),
+    [
+        ("doctor", [Answer], set()),
+        ("status", [DeploymentState, Depth, MachineState, HostWork, JobAtWork, ResultLine], set()),
+        ("failures", [Failures, UnansweredRow], {"counts"}),
+        ("hosts", [HostLine], set()),
+        ("maps", [PushedImage], {"standing"}),
+    ],
+)
+def test_the_page_says_what_is_printed_for_a_program(command: str, printed: list[Any], beside: set[str]):
+    section = PAGE.read_text().partition(f"### `monai-aws {command}`\n")[2].partition("### ")[0]
+    (shape,) = re.findall(r"(?s)(?:^ {4}|`)(\{\w+, .*?\})(?:`|\n\n)", section, re.MULTILINE)
+    assert set(re.findall(r"[a-z][a-z_]*", shape)) == {field.name for each in printed for field in fields(each)} | beside

@@ -108,7 +108,10 @@ def test_the_command_takes_one_code_and_speaks_json(bucket: Bucket, monkeypatch:
     said = json.loads(run(bucket, monkeypatch, "--json", "--code", "map_failed").stdout)
     assert said["counts"] == {"map_failed": 1}
     assert [(row["study"], row["last_line"]) for row in said["rows"]] == [(study_of(1), "ValueError: no volume")]
-    assert "0 without an answer" in run(bucket, monkeypatch, "--code", "none_such").stdout
+    mistyped = run(bucket, monkeypatch, "--code", "map_faild").stdout
+    assert "0 without an answer" in mistyped
+    assert "with another code: 1 NOT_A_ZIP, 1 map_failed" in mistyped
+    assert "another code" not in run(bucket, monkeypatch).stdout
 
 
 def test_a_time_that_is_none_is_explained(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
