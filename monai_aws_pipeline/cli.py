@@ -29,7 +29,7 @@ from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc, utc_text
+from monai_aws_pipeline.contract import ROLE_INFERENCE, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
@@ -464,20 +464,16 @@ def get(wanted: str, folder: Path) -> None:
 
 
 @cli.command()
-@click.option("--since", default="2d", show_default=True, metavar="AGO", help="30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z.")
+@click.option("--since", default="2d", show_default=True, metavar="AGO|TIME", help="30m, 12h, 2d; 2026-01-31 or 2026-01-31T08:00Z.")
 @click.option("--code", default="", help="Those with this code alone.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def failures(since: str, code: str, as_json: bool) -> None:
     """The studies without an answer, newest first: why, and what to do. One that was answered since is none."""
     from monai_aws_pipeline.operations.failures import failures as read_failures
-    from monai_aws_pipeline.operations.failures import moment
     from monai_aws_pipeline.operations.results_store import ResultsStore
 
     now = datetime.now(UTC)
-    try:
-        start = moment(since, now)
-    except ContractError as error:
-        raise click.BadParameter(str(error), param_hint="--since") from error
+    start = _since(since, now)
     settings = load_settings()
     store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
     with repeating(partial(click.echo, err=True)) as tell:
@@ -487,6 +483,15 @@ def failures(since: str, code: str, as_json: bool) -> None:
         print(json.dumps(found.as_dict(), indent=2))
     else:
         _show_failures(found)
+
+
+def _since(text: str, now: datetime) -> datetime:
+    from monai_aws_pipeline.operations.moment import MomentError, moment
+
+    try:
+        return moment(text, now)
+    except MomentError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
 
 
 def _show_failures(found: Failures) -> None:
@@ -521,19 +526,16 @@ def _show_failures(found: Failures) -> None:
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @click.option("--job", help="The dead letters of one job.")
-@click.option("--since", metavar="ISO", help="Those first sent at or after this time, such as 2026-01-31T08:00:00Z.")
+@click.option("--since", metavar="AGO|TIME", help="Those first sent at or after 30m, 12h, 2d ago; 2026-01-31 or 2026-01-31T08:00Z.")
 def replay(everything: bool, job: str | None, since: str | None) -> None:
     """Bring messages back from the dead-letter queues, after their cause was removed."""
     from monai_aws_pipeline.operations.replay import Wanted, replay_dead_letters
 
     if everything == bool(job or since):
-        raise click.UsageError("Say which: --all, or --job JOB, --since ISO or both.")
+        raise click.UsageError("Say which: --all, or --job JOB, --since TIME or both.")
     if job and not re.fullmatch(r"[0-9a-f]{32}", job):
         raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
-    try:
-        wanted = Wanted(job or "", parse_utc(since) if since else None)
-    except ContractError as error:
-        raise click.BadParameter(f"{error}, such as 2026-01-31T08:00:00Z", param_hint="--since") from error
+    wanted = Wanted(job or "", _since(since, datetime.now(UTC)) if since else None)
     settings = load_settings()
     incomplete = False
     for done in replay_dead_letters(Clients(settings.region), settings, wanted, _say):

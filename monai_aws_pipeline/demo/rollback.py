@@ -15,6 +15,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +27,15 @@ from examples.brain_mri.made import made_folder
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
-from monai_aws_pipeline.demo.steps import DemoError, Progress, Workplace, wait_recorded, wait_stopped
+from monai_aws_pipeline.demo.steps import STUDY_SECONDS, DemoError, Progress, Workplace, wait_recorded, wait_stopped
 from monai_aws_pipeline.operations.promotion import LiveMaps, label
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import upload_study, wait_answer
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.run_failures import last_lines, why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.terminal import literal_console, print_table
 
-STUDY_SECONDS: Final = 900
 _SHOWING: Final = "monai-aws/showing"
 """Tag of the build's run, by which it is found again."""
 _COMMITTER: Final = {  # the same content is the same commit each time, so that a second showing builds nothing
@@ -147,7 +148,8 @@ def _answered(number: int, when: str, clients: Clients, settings: Settings, file
         # Always a new job: an earlier showing has uploaded the same study, and another MAP may have answered it.
         done = upload_study(clients, settings.bucket, archive, again=True)
         progress.line(f"job {done.job}")
-        (record,) = wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS)
+        told = partial(where, clients, settings, [done.job])
+        (record,) = wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS, told, progress.line)
         if record.status is not Status.SUCCEEDED:
             why = record.error.text if record.error else "no reason recorded"
             raise DemoError(f"Study {number} was not answered ({record.status.value}): {why}")

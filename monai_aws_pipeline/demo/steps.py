@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,8 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.upload import wait_answer
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.run_failures import why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
@@ -52,6 +55,7 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
+STUDY_SECONDS: Final = 900
 
 
 class DemoError(NamedError):
@@ -358,21 +362,12 @@ def _answer(
     put = clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=study_zip.read_bytes())
     job = job_id(settings.bucket, key, version_of(put.get("VersionId")) or put["ETag"])
     report(f"uploaded {study_zip.stat().st_size / 1e6:.1f} MB; its job is {job}")
-    seen = ""
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        for record in results.answers(job):
-            if record.status is Status.SUCCEEDED:
-                report(f"answered: {record.commit_key}")
-                return record, False
-            why = record.error.text if record.error else "no reason recorded"
-            raise DemoError(f"The study was not answered ({record.status.value}): {why}")
-        states = ", ".join(f"{m.id} {m.state}" for m in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
-        if states != seen:
-            report(f"inference host: {states}")
-            seen = states
-        time.sleep(1.0)
-    raise DemoError(f"Job {job} has no result after 15 minutes. Look at the host's log: monai-aws status")
+    (record,) = wait_answer(results, job, STUDY_SECONDS, partial(where, clients, settings, [job]), report)
+    if record.status is not Status.SUCCEEDED:
+        why = record.error.text if record.error else "no reason recorded"
+        raise DemoError(f"The study was not answered ({record.status.value}): {why}")
+    report(f"answered: {record.commit_key}")
+    return record, False
 
 
 def wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120, job: str = "") -> None:

@@ -6,22 +6,19 @@ looks back and how much is read for it. Which failures stand and how one is word
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from monai_aws_pipeline.contract import ContractError, IndexEntry, InputFacts, ResultRecord, Status, parse_utc, utc_text
+from monai_aws_pipeline.contract import IndexEntry, InputFacts, ResultRecord, Status, parse_utc, utc_text
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.unanswered import UnansweredRow, counts_by_code, rows_of
 
 MOST_ENTRIES: Final = 5000
 """Read at once: some days of a large deployment, in less than a minute."""
 _AT_ONCE: Final = 200
-_AGO: Final = re.compile(r"(\d{1,4})([mhd])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,6 @@ class Failures:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"counts": counts_by_code(self.rows)}
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """A time in ISO 8601, or so long ago: ``30m``, ``12h``, ``2d``. Raises ContractError."""
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        return parse_utc(text)
-    except ContractError as error:
-        raise ContractError(f"{error}; say 30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z") from error
 
 
 def failures(store: ResultsStore, since: datetime, now: datetime, code: str = "", most: int = MOST_ENTRIES) -> Failures:

@@ -22,6 +22,7 @@ from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.settings import Settings
 
@@ -33,8 +34,6 @@ QUEUE_ALLOWANCE_SECONDS: Final = 2 * 3600
 """How long a re-run may wait behind other studies and for a machine, on top of the MAP's own time limit."""
 MAX_ATTEMPTS: Final = 30
 """So often one MAP may fail on one original before it is not asked again: each attempt looks for the ends of those before it."""
-WAKE_EVENT: Final = b'{"source": "monai-aws.rerun"}'
-"""Not an upload: the wake function only looks whether jobs are queued, as it does on its schedule."""
 
 
 class RerunError(NamedError):
@@ -195,13 +194,7 @@ class Reruns:
 
     def wake(self) -> None:
         """Have a host started for what is queued."""
-        name = self._settings.names.wake_function
-        try:
-            self._clients.functions.invoke(FunctionName=name, InvocationType="Event", Payload=WAKE_EVENT)
-        except ClientError as error:
-            # Nothing is lost: the schedule wakes the same function and finds the queued job.
-            minutes = self._settings.wake_every_minutes
-            self._log(f"Could not wake a host at once ({code_of(error)}); the schedule does within {minutes} minutes.")
+        wake(self._clients, self._settings, "rerun", self._log)
 
     def _answered_originals(self, study: str) -> Iterator[Original]:
         pages = self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=self._store.bucket, Prefix=f"{PROCESSED_PREFIX}{study}/")
@@ -238,6 +231,6 @@ class Reruns:
 def not_answered(job: str, seconds: float) -> str:
     """Why a wait ended without a result, and what becomes of the job."""
     return (
-        f"Job {job} has no result after {seconds:.0f} s. It stays queued and is recorded when it is answered; "
-        "see docs/operations.md for where a waiting job may be."
+        f"Job {job} has no result after {seconds:.0f} s. It stays queued and is recorded when it is answered. "
+        f"Where it is says: monai-aws status --job {job}"
     )

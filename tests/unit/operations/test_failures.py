@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.contract import ContractError, MapFacts, ResultError, ResultRecord, Status, utc_text
-from monai_aws_pipeline.operations.failures import failures, moment
+from monai_aws_pipeline.contract import MapFacts, ResultError, ResultRecord, Status, utc_text
+from monai_aws_pipeline.operations.failures import failures
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from tests.unit.studies.conftest import aws, bucket
 from tests.unit.studies.records import DIGEST, Bucket, job_of, refused, study_of, succeeded
@@ -70,19 +70,6 @@ def test_what_cannot_be_read_is_counted(bucket: Bucket, store: ResultsStore):
     assert ([row.study for row in found.rows], found.unreadable) == ([study_of(3)], 2)
 
 
-@pytest.mark.parametrize(
-    ("text", "ago"), [("30m", timedelta(minutes=30)), ("12h", 12 * HOUR), ("2d", 48 * HOUR), ("2026-01-31T08:00:00Z", None)]
-)
-def test_a_time_is_said_as_ago_or_as_a_moment(text: str, ago: timedelta | None):
-    assert moment(text, NOW) == (NOW - ago if ago else datetime(2026, 1, 31, 8, tzinfo=UTC))
-
-
-@pytest.mark.parametrize("text", ["yesterday", "2", "d", "-2d", "99999d", "2w", ""])
-def test_what_is_no_time_is_named(text: str):
-    with pytest.raises(ContractError, match="30m, 12h, 2d"):
-        moment(text, NOW)
-
-
 def run(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
     monkeypatch.setenv("MONAI_AWS_BUCKET", bucket.name)
     return CliRunner().invoke(cli, ["failures", *arguments])
@@ -117,4 +104,4 @@ def test_the_command_takes_one_code_and_speaks_json(bucket: Bucket, monkeypatch:
 def test_a_time_that_is_none_is_explained(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
     done = run(bucket, monkeypatch, "--since", "yesterday")
     assert done.exit_code == 2
-    assert "30m, 12h, 2d" in done.output
+    assert "30m, 12h or 2d" in done.output
