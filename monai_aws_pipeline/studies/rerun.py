@@ -74,7 +74,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Asked:
-    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and whether it had been answered before.
+    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and its answer where it had one before.
 
     ``attempt``: how often that MAP has failed on this original before.
     """
@@ -82,7 +82,7 @@ class Asked:
     study: str
     job: str
     digest: str
-    answered_before: bool
+    answer: ResultRecord | None = None
     attempt: int = 0
 
 
@@ -133,7 +133,7 @@ class Reruns:
                 if wake:
                     self.wake()
             if ended is None or ended.status is Status.SUCCEEDED:
-                return Asked(study, message.job, digest, ended is not None, attempt)
+                return Asked(study, message.job, digest, ended, attempt)
         raise TooManyAttemptsError(
             f"The live MAP has failed {MAX_ATTEMPTS} times on the original of {study}.",
             "Mend the MAP and promote it: another MAP is asked anew. Or upload the study again.",
@@ -161,7 +161,7 @@ class Reruns:
         Raises NotAnsweredError after the MAP's time limit and the queue's allowance.
         """
         record = wait_until(
-            lambda: self.answer(asked.study, asked.job),
+            lambda: asked.answer or self.answer(asked.study, asked.job),
             lambda found: found is not None,
             self.bound,
             what=self.progress([asked.job], clock),

@@ -38,9 +38,11 @@ def test_the_live_map_is_asked_about_the_latest_original(deployment: Deployment,
 def test_the_same_map_and_original_are_one_job_and_an_answered_one_is_not_queued_again(deployment: Deployment):
     deployment.make_live(OTHER_DIGEST)
     first = deployment.reruns.ask(STUDY)
-    deployment.answer()
+    answered = deployment.answer()
     again = deployment.reruns.ask(STUDY)
-    assert (again.job, again.answered_before) == (first.job, True)
+    assert (again.job, again.answer) == (first.job, answered)
+    deployment.bucket.delete(answered.commit_key)
+    assert deployment.reruns.wait(again) == answered, "it was read when it was asked for"
     assert deployment.queued() == []
 
 
@@ -124,7 +126,7 @@ def test_after_a_failure_the_same_map_is_really_asked_again_and_a_second_click_i
     for attempt in range(3):
         asked, twice = deployment.reruns.ask(STUDY), deployment.reruns.ask(STUDY)
         assert asked == twice
-        assert (asked.attempt, asked.answered_before) == (attempt, False)
+        assert (asked.attempt, asked.answer) == (attempt, None)
         jobs.append(fail(deployment).job)  # of both messages, which are one job
     assert len(set(jobs)) == 3
 
@@ -134,9 +136,9 @@ def test_an_attempt_that_is_answered_is_not_asked_again(deployment: Deployment):
     deployment.reruns.ask(STUDY)
     fail(deployment)
     second = deployment.reruns.ask(STUDY)
-    deployment.answer()
+    answered = deployment.answer()
     again = deployment.reruns.ask(STUDY)
-    assert (again.job, again.answered_before, deployment.queued()) == (second.job, True, [])
+    assert (again.job, again.answer, deployment.queued()) == (second.job, answered, [])
 
 
 def test_what_fails_for_ever_is_not_asked_for_ever(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
