@@ -101,21 +101,21 @@ def test_what_is_no_command_is_seen():
     assert unknown(["hosts", "replace", "--all-failed", "i-1"]) == unknown(["rollback", "--why=x"]) == []
 
 
-def options() -> Iterator[tuple[str, str]]:
-    """Every command with each of its options, by the name that a page is to give."""
-
-    def of(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
-        yield from ((path, option.opts[-1]) for option in command.params if isinstance(option, click.Option))
-        if isinstance(command, click.Group):
-            for name, inner in command.commands.items():
-                yield from of(inner, f"{path} {name}")
-
-    yield from ((path, name) for path, name in of(cli, "monai-aws") if name != "--version")
+def every_command(command: click.Command = cli, path: str = "monai-aws") -> Iterator[tuple[str, click.Command]]:
+    """Each command with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from every_command(inner, f"{path} {name}")
 
 
-def test_every_option_is_documented():
+def test_every_command_and_each_of_its_options_is_documented():
     text = "\n".join(page.read_text() for page in PAGES)
-    assert [f"{path} {name}" for path, name in options() if not re.search(rf"(?<![\w-]){name}(?![\w-])", text)] == []
+    for path, command in every_command():
+        assert re.search(rf"{path}(?![\w-])", text), path
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name != "version":
+                assert re.search(rf"(?<![\w-]){option.opts[-1]}(?![\w-])", text), f"{path} {option.opts[-1]}"
 
 
 @ALL
