@@ -45,6 +45,7 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
+from monai_aws_pipeline.operations.promotion import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import wait_answer
 from monai_aws_pipeline.operations.whereabouts import where
@@ -350,8 +351,7 @@ def _answer(
     clients: Clients, settings: Settings, study_zip: Path, previous: Mapping[str, Any], report: Callable[[str], None]
 ) -> tuple[ResultRecord, bool]:
     """Upload the study and wait for its commit record; or take the record of the last run where the same MAP made it."""
-    live = clients.ssm.get_parameter(Name=settings.names.live_map_parameter)["Parameter"].get("Value", "")
-    digest = live.rpartition("@")[2]
+    digest = LiveMaps(clients, settings, report).live()
     key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}-{study_zip.parent.name}.zip"
     results = ResultsStore(clients.s3, settings.bucket)
     answered = str(previous.get("result_key", ""))

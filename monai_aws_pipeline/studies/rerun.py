@@ -7,7 +7,6 @@ the job is done is the host agent's; how the answer is shown is ``inference_resu
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.promotion import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.operations.whereabouts import where
@@ -97,17 +97,10 @@ class Reruns:
 
     def live_digest(self) -> str:
         """Digest of the MAP that hosts run now. Raises NoLiveMapError."""
+        if live := LiveMaps(self._clients, self._settings, self._log).live():
+            return live
         name = self._settings.names.live_map_parameter
-        try:
-            value = self._clients.ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "ParameterNotFound":
-                raise
-            value = ""
-        digest = re.search(r"sha256:[0-9a-f]{64}", value)
-        if not digest:
-            raise NoLiveMapError(f"The parameter {name} names no MAP. Materialise inference_host first; it writes the digest there.")
-        return digest[0]
+        raise NoLiveMapError(f"The parameter {name} names no MAP.", "Materialise inference_host first; it writes the digest there.")
 
     def ask(self, study: str, failed_uploads: Sequence[str] = (), *, wake: bool = True) -> Asked:
         """Queue the study's latest original for the live MAP, unless that MAP has answered it as a re-run before.
