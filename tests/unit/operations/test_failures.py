@@ -62,6 +62,16 @@ def test_no_more_is_read_than_the_bound_and_that_is_said(bucket: Bucket, store: 
     assert failures(store, NOW - HOUR * 48, NOW, most=6).complete
 
 
+def test_a_long_time_without_results_is_not_listed_day_by_day(bucket: Bucket, store: ResultsStore):
+    bucket.commit(failed(1, NOW - HOUR * 30))
+    bucket.put("results-index/README", "somebody's")
+    listed: list[str] = []
+    bucket.s3.meta.events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: listed.append(params["Prefix"]))
+    assert [row.study for row in failures(store, NOW - timedelta(days=9000), NOW).rows] == [study_of(1)]
+    assert len(listed) <= 5
+    assert failures(store, NOW, NOW).rows == ()
+
+
 def test_what_cannot_be_read_is_counted(bucket: Bucket, store: ResultsStore):
     bucket.put(failed(1, NOW).index_key, "no entry")
     bucket.delete(bucket.commit(failed(2, NOW)).commit_key)
