@@ -7,8 +7,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from dagster import JobDefinition, validate_run_config
-from dagster_shared.yaml_utils import load_run_config_yaml
+from dagster import JobDefinition, config_from_yaml_strings, validate_run_config
 
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.settings import PROJECT_ROOT
@@ -39,7 +38,7 @@ def test_the_pages_give_some():
 
 @pytest.mark.parametrize("text", CONFIGS)
 def test_a_config_of_a_page_is_taken_by_a_job(text: str):
-    config = load_run_config_yaml(text)
+    config = config_from_yaml_strings([text])
     jobs = jobs_of(config)
     assert jobs
     for job in jobs:
@@ -57,5 +56,5 @@ def stale_by_the_check() -> str:
 
 @pytest.mark.parametrize("said", [stale_by_the_table, stale_by_the_check])
 def test_what_is_to_be_done_about_stale_studies_can_be_pasted(said: Any):
-    config = load_run_config_yaml(said().partition("launchpad: ")[2])
+    config = config_from_yaml_strings([said().partition("launchpad: ")[2]])
     assert validate_run_config(rerun_studies, config)["ops"]["answer_studies_again"]["config"]["which"] == {"stale": {}}
