@@ -1,8 +1,10 @@
-"""The demo's study and golden study are kept, and made anew where what makes them has changed."""
+"""The demo's study and golden study are kept, and made anew where what makes them has changed; so is the answer to that study."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -12,7 +14,13 @@ import pytest
 from examples.brain_mri import made
 from examples.brain_mri.fetch import ExampleFiles
 from examples.brain_mri.reference import write_golden
+from monai_aws_pipeline.contract import InputFacts, JobDone, ResultRecord, job_done_key, sha256_text, utc_text
 from monai_aws_pipeline.demo import steps
+from tests.unit.studies.conftest import aws, bucket, deployment
+from tests.unit.studies.records import DIGEST, NOON, succeeded
+from tests.unit.studies.rerun_bench import Deployment
+
+__all__ = ["aws", "bucket", "deployment"]
 
 
 def write_volume(path: Path, brightest: int) -> None:
@@ -63,3 +71,32 @@ def test_what_was_made_in_another_way_is_not_used_on(
     after = studies(files)
     assert not set(before) & set(after)
     assert all(path.exists() for path in after)
+
+
+def test_an_answer_is_used_again_for_the_same_study_by_the_same_map_alone(deployment: Deployment, tmp_path: Path):
+    deployment.make_live(DIGEST)
+    answered: list[ResultRecord] = []
+
+    def host(line: str) -> None:
+        """Answers as soon as it is said that a study was uploaded."""
+        if not (said := re.search(r"its job is (\w+)", line)):
+            return
+        (key,) = {item["Key"] for item in deployment.bucket.s3.list_objects_v2(Bucket="studies", Prefix="input/")["Contents"]}
+        record = replace(succeeded(1), job=said[1], outputs=(), input=InputFacts(sha256_text(key), "e", 3))
+        answered.append(deployment.bucket.commit(record))
+        deployment.bucket.put(job_done_key(record.job), JobDone(record.job, (record.commit_key,), utc_text(NOON)).to_json())
+        deployment.bucket.delete(key)
+
+    def answer(study: str) -> tuple[ResultRecord, bool]:
+        path = tmp_path / study / "study.zip"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"PK " + study.encode())
+        previous = {"result_key": answered[-1].commit_key} if answered else {}
+        return steps._answer(deployment.clients, deployment.settings, path, previous, host)
+
+    first, reused = answer("made-1")
+    assert (first, reused) == (answered[0], False)
+    assert answer("made-1") == (first, True)
+    second, reused = answer("made-2")
+    assert (second, reused) == (answered[1], False)
+    assert second.job != first.job
