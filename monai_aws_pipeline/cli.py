@@ -29,7 +29,7 @@ from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import ROLE_INFERENCE, ContractError, parse_utc, utc_text
+from monai_aws_pipeline.contract import ROLE_INFERENCE, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
@@ -297,7 +297,8 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
     from monai_aws_pipeline.operations.results_store import ResultsStore
     from monai_aws_pipeline.operations.status import ResultLine
-    from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, underway, upload_study, wait_answer
+    from monai_aws_pipeline.operations.upload import ANSWER_ALLOWANCE_SECONDS, check_upload, pack, upload_study, wait_answer
+    from monai_aws_pipeline.operations.whereabouts import where
 
     settings = load_settings()
     clients = Clients(settings.region)
@@ -320,7 +321,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
     store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
-        for record in wait_answer(store, done.job, seconds, partial(underway, clients, settings, done.job), _say):
+        for record in wait_answer(store, done.job, seconds, partial(where, clients, settings, [done.job]), _say):
             line = ResultLine.of(record)
             failed = failed or line.status != "succeeded"
             _say(f"{line.status}: study {line.study or 'unknown'}, {line.result_key}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD")
@@ -400,7 +401,8 @@ def _show_status(state: DeploymentState) -> None:
         for job in machine.work.jobs if machine.work else ():
             rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
     for name, depth in state.queues.items():
-        rows.append(("queue", name, "not there" if depth.waiting < 0 else f"{depth.waiting} waiting, {depth.at_work} at work"))
+        held = f"{depth.waiting} waiting, {depth.at_work} at work"
+        rows.append(("queue", name, "not there: materialise s3_trigger" if depth.waiting < 0 else held))
     for line in state.results:
         ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
         said = f"; it said last: {line.last_line}" if line.last_line else ""
@@ -462,20 +464,16 @@ def get(wanted: str, folder: Path) -> None:
 
 
 @cli.command()
-@click.option("--since", default="2d", show_default=True, metavar="AGO", help="30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z.")
+@click.option("--since", default="2d", show_default=True, metavar="AGO|TIME", help="30m, 12h, 2d; 2026-01-31 or 2026-01-31T08:00Z.")
 @click.option("--code", default="", help="Those with this code alone.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def failures(since: str, code: str, as_json: bool) -> None:
     """The studies without an answer, newest first: why, and what to do. One that was answered since is none."""
     from monai_aws_pipeline.operations.failures import failures as read_failures
-    from monai_aws_pipeline.operations.failures import moment
     from monai_aws_pipeline.operations.results_store import ResultsStore
 
     now = datetime.now(UTC)
-    try:
-        start = moment(since, now)
-    except ContractError as error:
-        raise click.BadParameter(str(error), param_hint="--since") from error
+    start = _since(since, now)
     settings = load_settings()
     store = ResultsStore(Clients(settings.region).s3, settings.require_bucket())
     with repeating(partial(click.echo, err=True)) as tell:
@@ -485,6 +483,15 @@ def failures(since: str, code: str, as_json: bool) -> None:
         print(json.dumps(found.as_dict(), indent=2))
     else:
         _show_failures(found)
+
+
+def _since(text: str, now: datetime) -> datetime:
+    from monai_aws_pipeline.operations.moment import MomentError, moment
+
+    try:
+        return moment(text, now)
+    except MomentError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
 
 
 def _show_failures(found: Failures) -> None:
@@ -508,6 +515,8 @@ def _show_failures(found: Failures) -> None:
         print_table(CONSOLE, f"studies without an answer since {found.since}", columns, rows)
     counts = ", ".join(f"{count} {code}" for code, count in counts_by_code(found.rows).items())
     _say(f"{len(rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
+    if found.other_codes:
+        _say(f"with another code: {', '.join(f'{count} {code}' for code, count in found.other_codes.items())}")
     if found.unreadable:
         _say(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
     if not found.complete:
@@ -517,19 +526,16 @@ def _show_failures(found: Failures) -> None:
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @click.option("--job", help="The dead letters of one job.")
-@click.option("--since", metavar="ISO", help="Those first sent at or after this time, such as 2026-01-31T08:00:00Z.")
+@click.option("--since", metavar="AGO|TIME", help="Those first sent at or after 30m, 12h, 2d ago; 2026-01-31 or 2026-01-31T08:00Z.")
 def replay(everything: bool, job: str | None, since: str | None) -> None:
     """Bring messages back from the dead-letter queues, after their cause was removed."""
     from monai_aws_pipeline.operations.replay import Wanted, replay_dead_letters
 
     if everything == bool(job or since):
-        raise click.UsageError("Say which: --all, or --job JOB, --since ISO or both.")
+        raise click.UsageError("Say which: --all, or --job JOB, --since TIME or both.")
     if job and not re.fullmatch(r"[0-9a-f]{32}", job):
         raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
-    try:
-        wanted = Wanted(job or "", parse_utc(since) if since else None)
-    except ContractError as error:
-        raise click.BadParameter(f"{error}, such as 2026-01-31T08:00:00Z", param_hint="--since") from error
+    wanted = Wanted(job or "", _since(since, datetime.now(UTC)) if since else None)
     settings = load_settings()
     incomplete = False
     for done in replay_dead_letters(Clients(settings.region), settings, wanted, _say):

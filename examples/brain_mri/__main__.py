@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("target", type=Path)
     study.add_argument("--seed", help="the same seed gives the same study; without one each study is new")
     golden = commands.add_parser("golden", help="write the golden study and its reference, and print their settings")
-    golden.add_argument("target", type=Path, nargs="?", help="folder (default: beside the fetched files)")
+    golden.add_argument("target", type=Path, nargs="?", help="folder (default: one beside the fetched files, named by what makes them)")
     run = commands.add_parser("run", help="run the application on a folder of DICOM files")
     run.add_argument("input", type=Path)
     run.add_argument("output", type=Path)

@@ -18,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
 from examples.brain_mri.fetch import ExampleFiles
+from examples.brain_mri.made import made_folder
 from examples.brain_mri.study import StudyError, study_datasets, write_study_zip
 
 LABEL = "Brain"
@@ -26,8 +27,8 @@ _DATE, _TIME = "20000101", "120000"
 
 
 def write_golden(files: ExampleFiles, folder: Path | None = None) -> dict[str, str]:
-    """Write study and reference where they are missing (default: beside the fetched files); the settings that name them."""
-    study, reference = ((folder or files.volume.parent) / name for name in ("golden-study.zip", "golden-reference.dcm"))
+    """Write study and reference where they are missing (default: ``made_folder``); the settings that name them."""
+    study, reference = ((folder or made_folder(files)) / name for name in ("golden-study.zip", "golden-reference.dcm"))
     if not study.exists():
         write_study_zip(files.volume, study, seed=GOLDEN_SEED)
     if not reference.exists():

@@ -79,12 +79,14 @@ class DagsterProcesses:
             return self.address
         from dagster import DagsterInstance
 
+        from monai_aws_pipeline.deployment.build_machine import BUILD_POOL
+
         self.stop()
         self.home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT_ROOT / "infra" / "dagster.yaml", self.home / "dagster.yaml")
         # Made once, here: webserver and daemon that both make it at their start can leave a database that neither opens again.
         with DagsterInstance.from_config(str(self.home)) as instance:
-            instance.event_log_storage.set_concurrency_slots("builds", 1)  # the queue itself learns of a pool one run too late
+            instance.event_log_storage.set_concurrency_slots(BUILD_POOL, 1)  # the queue itself learns of a pool one run too late
         chosen = free_port(port)
         if exact and chosen != port:
             raise DagsterProcessError(f"Port {port} of this machine is taken.", "Name another one, or none.")

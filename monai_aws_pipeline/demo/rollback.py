@@ -15,25 +15,27 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from rich.console import Console
 
-from examples.brain_mri.fetch import fetch
+from examples.brain_mri.fetch import ExampleFiles, fetch
+from examples.brain_mri.made import made_folder
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
-from monai_aws_pipeline.demo.steps import DemoError, Progress, Workplace, wait_recorded, wait_stopped
+from monai_aws_pipeline.demo.steps import STUDY_SECONDS, DemoError, Progress, Workplace, wait_recorded, wait_stopped
 from monai_aws_pipeline.operations.promotion import LiveMaps, label
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import upload_study, wait_answer
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.run_failures import last_lines, why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.terminal import literal_console, print_table
 
-STUDY_SECONDS: Final = 900
 _SHOWING: Final = "monai-aws/showing"
 """Tag of the build's run, by which it is found again."""
 _COMMITTER: Final = {  # the same content is the same commit each time, so that a second showing builds nothing
@@ -68,7 +70,8 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     if not first:
         raise DemoError("No MAP is live. Run: make demo")
 
-    told = [_answered(1, "by the first version", clients, settings, place, progress)]
+    files = fetch(settings.cache_dir, progress.line)
+    told = [_answered(1, "by the first version", clients, settings, files, progress)]
     with progress.phase("build", "Building a second version (job build_map, source: a copy of the example in a git repository of its own)"):
         version = second_version(place.root / "second-version")
         _build(environment | {"MONAI_AWS_APP_SOURCE": str(place.root / "second-version")}, place.root / "second-version.log", progress)
@@ -76,10 +79,10 @@ def show(place: Workplace, console: Console | None = None) -> list[Told]:
     with progress.phase("promote", f"Promoting it: monai-aws promote {label(second)}"):
         wait_stopped(clients, settings, place, progress.line)
         maps.promote(second.digest, who, "the demo's second version")
-    told.append(_answered(2, "by the second version", clients, settings, place, progress))
+    told.append(_answered(2, "by the second version", clients, settings, files, progress))
     with progress.phase("rollback", "Rolling back: monai-aws rollback"):
         maps.rollback("", who, "to show it")
-    told.append(_answered(3, "after the rollback", clients, settings, place, progress))
+    told.append(_answered(3, "after the rollback", clients, settings, files, progress))
     with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
         wait_stopped(clients, settings, place, progress.line)
 
@@ -136,16 +139,17 @@ def _why_not_built(showing: str, log: Path) -> str:
     return f"The build of the second version did not begin. Its last lines:\n{last_lines(log)}"
 
 
-def _answered(number: int, when: str, clients: Clients, settings: Settings, place: Workplace, progress: Progress) -> Told:
+def _answered(number: int, when: str, clients: Clients, settings: Settings, files: ExampleFiles, progress: Progress) -> Told:
     """Upload a study of its own, wait for the answer, and read what the lineage has recorded about it."""
     with progress.phase(f"study_{number}", f"Study {number}: uploaded, answered {when}"):
-        archive = place.root / "studies" / f"rollback-{number}.zip"
+        archive = made_folder(files) / f"rollback-{number}.zip"
         if not archive.exists():
-            write_study_zip(fetch(settings.cache_dir, progress.line).volume, archive, seed=f"monai-aws-demo-rollback-{number}")
+            write_study_zip(files.volume, archive, seed=f"monai-aws-demo-rollback-{number}")
         # Always a new job: an earlier showing has uploaded the same study, and another MAP may have answered it.
         done = upload_study(clients, settings.bucket, archive, again=True)
         progress.line(f"job {done.job}")
-        (record,) = wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS)
+        told = partial(where, clients, settings, [done.job])
+        (record,) = wait_answer(ResultsStore(clients.s3, settings.bucket), done.job, STUDY_SECONDS, told, progress.line)
         if record.status is not Status.SUCCEEDED:
             why = record.error.text if record.error else "no reason recorded"
             raise DemoError(f"Study {number} was not answered ({record.status.value}): {why}")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,13 +29,14 @@ from rich.text import Text
 
 from examples.brain_mri.evaluate import Evaluation, evaluate
 from examples.brain_mri.fetch import ExampleFiles, fetch
+from examples.brain_mri.made import made_folder
 from examples.brain_mri.reference import write_golden
 from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, version_of
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, version_of
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
@@ -43,7 +45,10 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
+from monai_aws_pipeline.operations.promotion import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.upload import wait_answer
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.run_failures import why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
@@ -51,6 +56,7 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 
 DEPLOYMENT: Final = "demo"
 UI_PORT: Final = 3000
+STUDY_SECONDS: Final = 900
 
 
 class DemoError(NamedError):
@@ -227,7 +233,7 @@ def down(place: Workplace, console: Console | None = None) -> None:
 
 
 def _study(files: ExampleFiles, report: Callable[[str], None]) -> Path:
-    target = files.volume.parent / "study.zip"
+    target = made_folder(files) / "study.zip"
     if not target.exists():
         made = write_study_zip(files.volume, target, seed="monai-aws-demo")
         report(f"wrote {made.instances} MR instances, zipped {made.bytes / 1e6:.1f} MB")
@@ -345,33 +351,23 @@ def _answer(
     clients: Clients, settings: Settings, study_zip: Path, previous: Mapping[str, Any], report: Callable[[str], None]
 ) -> tuple[ResultRecord, bool]:
     """Upload the study and wait for its commit record; or take the record of the last run where the same MAP made it."""
-    live = clients.ssm.get_parameter(Name=settings.names.live_map_parameter)["Parameter"].get("Value", "")
-    digest = live.rpartition("@")[2]
-    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}.zip"
+    digest = LiveMaps(clients, settings, report).live()
+    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}-{study_zip.parent.name}.zip"
     results = ResultsStore(clients.s3, settings.bucket)
     answered = str(previous.get("result_key", ""))
     found = results.record(answered) if answered else None
-    if found is not None and found.map.digest == digest:
+    if found is not None and (found.map.digest, found.input.key_sha256) == (digest, sha256_text(key)):
         report(f"the live MAP answered this study before: {found.commit_key}")
         return found, True
     put = clients.s3.put_object(Bucket=settings.bucket, Key=key, Body=study_zip.read_bytes())
     job = job_id(settings.bucket, key, version_of(put.get("VersionId")) or put["ETag"])
     report(f"uploaded {study_zip.stat().st_size / 1e6:.1f} MB; its job is {job}")
-    seen = ""
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        for record in results.answers(job):
-            if record.status is Status.SUCCEEDED:
-                report(f"answered: {record.commit_key}")
-                return record, False
-            why = record.error.text if record.error else "no reason recorded"
-            raise DemoError(f"The study was not answered ({record.status.value}): {why}")
-        states = ", ".join(f"{m.id} {m.state}" for m in Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE))
-        if states != seen:
-            report(f"inference host: {states}")
-            seen = states
-        time.sleep(1.0)
-    raise DemoError(f"Job {job} has no result after 15 minutes. Look at the host's log: monai-aws status")
+    (record,) = wait_answer(results, job, STUDY_SECONDS, partial(where, clients, settings, [job]), report)
+    if record.status is not Status.SUCCEEDED:
+        why = record.error.text if record.error else "no reason recorded"
+        raise DemoError(f"The study was not answered ({record.status.value}): {why}")
+    report(f"answered: {record.commit_key}")
+    return record, False
 
 
 def wait_recorded(study: str, report: Callable[[str], None], seconds: float = 120, job: str = "") -> None:

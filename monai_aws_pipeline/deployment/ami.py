@@ -21,7 +21,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import TAG_BASE, TAG_BASE_ADDRESS, Tags
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ROLE_AMI_BAKE, TAG_CONTENT
-from monai_aws_pipeline.deployment.build_machine import PROVISION_FOLDER, build_machine, expiring_tags, provision
+from monai_aws_pipeline.deployment.build_machine import BUILD_POOL, PROVISION_FOLDER, build_machine, expiring_tags, provision
 from monai_aws_pipeline.deployment.host_bundle import Bundle, bundle_version, make_bundle
 from monai_aws_pipeline.deployment.lineage import latest_metadata, latest_version
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -69,7 +69,7 @@ def min_driver(settings: Settings) -> str:
     "Materialise it where it is stale (setting of the base, infra/host, agent, pins or disk changed); otherwise the baked image is found "
     "again within seconds. A bake took 15 to 35 s on the embedded AWS, where it is free; on AWS, where nobody has measured it, it costs a "
     "machine's time (g4dn.xlarge: 0.53 USD an hour) and 4 to 8 USD a month for the snapshot.",
-    pool="builds",  # infra/dagster.yaml: one run at a time
+    pool=BUILD_POOL,
 )
 def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Bake the image, or take the one that was baked from the same inputs."""

@@ -27,6 +27,8 @@ from monai_aws_pipeline.redaction import Redactor
 from monai_aws_pipeline.remote import KeyPair, Remote, RemoteError, Tunnel, connect
 from monai_aws_pipeline.settings import Settings
 
+BUILD_POOL = "builds"
+"""Dagster's pool of what has such a machine: one run at a time. ``infra/team`` names it again, to a Dagster that has not seen it yet."""
 MARKETS = {"on-demand": ("on-demand",), "spot": ("spot",), "spot-or-on-demand": ("spot", "on-demand")}
 PROVISION_FOLDER = "/tmp/monai-aws-provision"  # noqa: S108  # on a machine that is ours alone
 TIMER_UNIT = "monai-aws-ttl"

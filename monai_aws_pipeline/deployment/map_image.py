@@ -36,7 +36,7 @@ from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ROLE_MAP_BUILD
 from monai_aws_pipeline.deployment import bill_of_materials, doctor, golden_gate, import_gate, packaging
 from monai_aws_pipeline.deployment.ami import min_driver
-from monai_aws_pipeline.deployment.build_machine import build_machine, provision
+from monai_aws_pipeline.deployment.build_machine import BUILD_POOL, build_machine, provision
 from monai_aws_pipeline.deployment.host_bundle import make_bundle
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.map_source import application_metadata
@@ -213,7 +213,7 @@ def plan_map(context: OpExecutionContext, settings: SettingsResource, cloud: Clo
         return replace(plan, start=start)
 
 
-@op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.", pool="builds")
+@op(description="Launch a build machine, build the MAP there over SSH, push it, terminate the machine.", pool=BUILD_POOL)
 def build_and_push(context: OpExecutionContext, settings: SettingsResource, cloud: CloudResource, plan: MapPlan) -> BuiltMap:
     """The machine's whole life; nothing of it is left, whatever happens."""
     with repeating(context.log.info) as report:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from monai_aws_pipeline.errors import NamedError
-
-if TYPE_CHECKING:
-    pass
 
 
 class OperationError(NamedError):

@@ -1,33 +1,32 @@
-"""The studies without an answer, newest first, read from the results index. Behind ``monai-aws failures``; nothing is changed.
+"""The studies without an answer, newest first, read from the results index; nothing is changed.
 
-Here belongs how far one looks back and how much is read for it. Which failures stand and how one is worded is in ``unanswered``.
+Behind ``monai-aws failures``, and the table ``unanswered_studies`` where that is made by hand. Here belongs how far one
+looks back and how much is read for it. Which failures stand and how one is worded is in ``unanswered``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from monai_aws_pipeline.contract import ContractError, IndexEntry, InputFacts, ResultRecord, Status, parse_utc, utc_text
+from monai_aws_pipeline.contract import IndexEntry, InputFacts, ResultRecord, Status, parse_utc, utc_text
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.unanswered import UnansweredRow, counts_by_code, rows_of
 
 MOST_ENTRIES: Final = 5000
 """Read at once: some days of a large deployment, in less than a minute."""
 _AT_ONCE: Final = 200
-_AGO: Final = re.compile(r"(\d{1,4})([mhd])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
 class Failures:
     """``rows``: failures that stand. ``looked``: entries of the index that were read; ``complete``: whether that were all since ``since``.
 
-    ``unreadable``: results that are damaged, or have expired, and say nothing.
+    ``unreadable``: results that are damaged, or have expired, and say nothing. ``other_codes``: how many stand beside the code that was
+    asked for.
     """
 
     rows: tuple[UnansweredRow, ...]
@@ -35,20 +34,11 @@ class Failures:
     looked: int
     complete: bool
     unreadable: int
+    other_codes: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"counts": counts_by_code(self.rows)}
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """A time in ISO 8601, or so long ago: ``30m``, ``12h``, ``2d``. Raises ContractError."""
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        return parse_utc(text)
-    except ContractError as error:
-        raise ContractError(f"{error}; say 30m, 12h, 2d, or a time such as 2026-01-31T08:00:00Z") from error
 
 
 def failures(store: ResultsStore, since: datetime, now: datetime, code: str = "", most: int = MOST_ENTRIES) -> Failures:
@@ -62,8 +52,10 @@ def failures(store: ResultsStore, since: datetime, now: datetime, code: str = ""
         read, damaged = _records(store, entries)
         records += read
         unreadable += damaged + sum(not isinstance(entry, IndexEntry) for entry in found)
-    rows = tuple(row for row in rows_of(records) if code in ("", row.code))
-    return Failures(rows, utc_text(since), min(len(keys), most), len(keys) <= most, unreadable)
+    standing = rows_of(records)
+    rows = tuple(row for row in standing if code in ("", row.code))
+    others = counts_by_code(row for row in standing if code not in ("", row.code))
+    return Failures(rows, utc_text(since), min(len(keys), most), len(keys) <= most, unreadable, others)
 
 
 def _records(store: ResultsStore, entries: Sequence[IndexEntry]) -> tuple[list[ResultRecord], int]:

@@ -204,8 +204,8 @@ def _follow(clients: Clients, settings: Settings, store: ResultsStore, jobs: Ite
             if seen is None:
                 seen = look(clients, settings)
                 found.looked.append(f"what {len(seen.hosts)} host{'s' if len(seen.hosts) != 1 else ''} have in hand")
-            state = "in hand" if seen.in_hand(job) else "queued" if seen.something_waits else NOT_ANSWERED
-            found.traces.append(Trace(job, state, in_words(job, seen)))
+            state = "in hand" if seen.in_hand([job]) else "queued" if seen.something_waits else NOT_ANSWERED
+            found.traces.append(Trace(job, state, in_words([job], seen)))
 
 
 def _dead(job: str, queue: str) -> Trace:

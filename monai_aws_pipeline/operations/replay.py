@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
-
 from lambda_fn.wake import jobs_of
-from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import (
@@ -19,6 +16,7 @@ from monai_aws_pipeline.contract import (
     JobMessage,
 )
 from monai_aws_pipeline.operations.errors import QueueMissingError
+from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 REPLAY_SECONDS: Final = 600.0
 HOLD_SECONDS: Final = 900
 """Messages that a replay looks at stay hidden for this long, so that each is seen once; it gives back what it leaves when it ends."""
-WAKE_EVENT: Final = b'{"source": "monai-aws.replay"}'
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def replay_dead_letters(clients: Clients, settings: Settings, wanted: Wanted, re
             raise QueueMissingError(f"The queue {dead if source is None else main} does not exist. Materialise s3_trigger.")
         done.append(_replay_queue(clients.sqs, dead, (source.url, target.url), wanted, jobs_in))
     if done[-1].moved:
-        _wake(clients, settings, report)
+        wake(clients, settings, "replay", report)
     return done
 
 
@@ -123,11 +120,3 @@ def _replay_queue(
 def _sent(letter: MessageTypeDef) -> datetime:
     """When a message was first sent: SQS keeps the time of a standard queue's message when it moves it to the dead letters."""
     return datetime.fromtimestamp(int(letter.get("Attributes", {}).get("SentTimestamp", "0")) / 1000, UTC)
-
-
-def _wake(clients: Clients, settings: Settings, report: Callable[[str], None]) -> None:
-    try:
-        clients.functions.invoke(FunctionName=settings.names.wake_function, InvocationType="Event", Payload=WAKE_EVENT)
-    except ClientError as error:
-        # Nothing is lost: the schedule wakes the same function and finds the jobs.
-        report(f"Could not wake a host at once ({code_of(error)}); the schedule does within {settings.wake_every_minutes} minutes.")

@@ -106,8 +106,15 @@ class ResultsStore:
         return [key for _, key in sorted(found, reverse=True)[:limit]]
 
     def index_backwards(self, since: datetime, until: datetime) -> Iterator[str]:
-        """Keys of the index entries of the hours from ``until`` back to ``since``, newest first, lazily, a listing of one day at a time."""
+        """Keys of the index entries of the hours from ``until`` back to ``since``, newest first, lazily, a listing of one day at a time.
+
+        No day before the first entry is listed, however long ago ``since`` is.
+        """
         first, day = index_hour_prefix(since), until.astimezone(UTC)
+        oldest = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=INDEX_PREFIX, StartAfter=first, MaxKeys=1).get("Contents", [])
+        if not oldest:
+            return
+        first = max(first, oldest[0]["Key"].rpartition("/")[0] + "/")
         while (prefix := index_hour_prefix(day).rsplit("/", 2)[0] + "/") >= first[: len(prefix)]:
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=max(first, prefix))
             listed = (item for page in pages for item in page.get("Contents", []))

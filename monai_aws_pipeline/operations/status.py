@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -26,9 +26,6 @@ from monai_aws_pipeline.contract.ec2_refusals import ending_of
 from monai_aws_pipeline.operations.promotion import last_json
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 RESULTS_SHOWN: Final = 10
 RESULTS_HOURS: Final = 24

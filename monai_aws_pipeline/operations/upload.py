@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import silently, telling_state, wait_until
@@ -31,8 +28,6 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.operations.errors import OperationError
 from monai_aws_pipeline.operations.results_store import ResultsStore
-from monai_aws_pipeline.operations.whereabouts import in_words, look
-from monai_aws_pipeline.settings import Settings
 
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
 """How long an answer may take on top of the MAP's own time limit: waking a host, pulling the MAP, waiting behind a few studies."""
@@ -112,7 +107,7 @@ def wait_answer(
 ) -> tuple[ResultRecord, ...]:
     """Wait until every study of a job has its commit record. Raises NotAnsweredError.
 
-    ``where``: where the job is (``underway``), asked every few seconds; told when it changes and every 10 s, also while it is asked.
+    ``where``: where the job is (``whereabouts``), asked every few seconds; told when it changes and every 10 s, also while it is asked.
     """
     asked = -math.inf
 
@@ -134,14 +129,6 @@ def wait_answer(
             f"Where it is says: monai-aws status --job {job}",
         )
     return records
-
-
-def underway(clients: Clients, settings: Settings, job: str) -> str:
-    """What stands between a job and its answer now, in words, as AWS knows it. Empty where it does not say."""
-    try:
-        return in_words(job, look(clients, settings))
-    except (CloudError, ClientError, BotoCoreError):  # who may upload need not be allowed to look; the wait goes on
-        return ""
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

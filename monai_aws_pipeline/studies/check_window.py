@@ -179,7 +179,11 @@ _LOOK: Final = "Open the study (its partition of inference_result): preview, vol
 _NEXT: Final = {
     "answered": "Open unanswered_studies: it has cause, the application's last line and remedy of each. Then materialise these again."
 }
-_RERUN: Final = 'Start the job rerun_studies with {"which": {"stale": {}}}, or leave them: studies_by_map counts all of them.'
+RERUN_STALE: Final = "ops: {answer_studies_again: {config: {which: {stale: {}}}}}"
+"""The config of the job ``rerun_studies`` for all stale studies, whole, as Dagster's launchpad takes it."""
+_RERUN: Final = (
+    f"Start the job rerun_studies, or leave them: studies_by_map counts all of them. Its config for the launchpad: {RERUN_STALE}"
+)
 
 
 def _of_maps(window: CheckWindow, live: str) -> Finding:

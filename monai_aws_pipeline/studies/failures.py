@@ -13,9 +13,9 @@ from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import parse_utc
-from monai_aws_pipeline.operations.quarantined import ended_studies
+from monai_aws_pipeline.operations.failures import failures
 from monai_aws_pipeline.operations.results_store import ResultsStore
-from monai_aws_pipeline.operations.unanswered import UnansweredRow, counts_by_code, rows_of
+from monai_aws_pipeline.operations.unanswered import UnansweredRow, counts_by_code
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.record_metadata import s3_path
 
@@ -26,7 +26,9 @@ LAST_DAY: Final = timedelta(hours=24)
 MAX_ROWS: Final = 50
 MAX_BYTES: Final = 40 * 1024
 MAX_FAILURES: Final = 500
-"""Failures that are read, newest first; with more of them counts say "at least"."""
+"""Failures that the sensor reads of the event log, newest first; with more of them counts say "at least"."""
+MAX_RESULTS: Final = 20_000
+"""Results that are read of the bucket, newest first: two weeks of 1,500 a day."""
 _MAX_CELL: Final = 240
 
 _STUDIES: Final = TableSchema(
@@ -41,23 +43,25 @@ _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies",
     kinds={"s3", "table"},
     description="Studies and uploads of the last 7 days that have no answer, newest first: code, cause, the application's last line, "
     "what to do. The sensor study_checks renews it within a minute; a study leaves it when any job has answered it. Materialise it to "
-    "read the bucket again; that takes seconds and costs nothing.",
+    "read the results of these days from the bucket again; that takes seconds, up to a minute for each 5,000, and costs a cent at most.",
 )
 def unanswered_studies(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
-    """Read what the bucket keeps of refused and failed jobs, and leave out what was answered since."""
+    """Read the results of these days from the bucket, as ``monai-aws failures`` does."""
     now = datetime.now(UTC)
     store = ResultsStore(s3.get_client(), settings.load().require_bucket())
     with repeating(context.log.info) as report:
-        report(f"Reading what s3://{store.bucket} keeps of refused and failed jobs of the last {KEPT_FOR.days} days")
-        rows = rows_of(ended_studies(store, now - KEPT_FOR, MAX_FAILURES))
-        report(f"{len(rows)} studies and uploads of the last {KEPT_FOR.days} days have no answer.")
-    return MaterializeResult(metadata=table_metadata(rows, store.bucket, now))
+        report(f"Reading the results of the last {KEPT_FOR.days} days from s3://{store.bucket}")
+        found = failures(store, now - KEPT_FOR, now, most=MAX_RESULTS)
+        report(f"{len(found.rows)} studies and uploads of the last {KEPT_FOR.days} days have no answer, of {found.looked} results.")
+        if found.unreadable:
+            report(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
+    return MaterializeResult(metadata=table_metadata(found.rows, store.bucket, now, complete=found.complete))
 
 
-def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime) -> dict[str, MetadataValue]:
-    """The table with its counts, bounded in rows and bytes. ``rows``: newest first."""
+def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *, complete: bool = True) -> dict[str, MetadataValue]:
+    """The table with its counts, bounded in rows and bytes. ``rows``: newest first; ``complete``: nothing of these days was left unread."""
     last_day = sum(parse_utc(row.at) >= now - LAST_DAY for row in rows)
-    least = "at least " if len(rows) >= MAX_FAILURES else ""
+    least = "" if complete and len(rows) < MAX_FAILURES else "at least "
     shown = _within_bytes(rows[:MAX_ROWS], bucket)
     by_code = [TableRecord({"code": code, "studies": count}) for code, count in counts_by_code(rows).items()]
     return {

@@ -63,7 +63,7 @@ def answer_again(reruns: Reruns, study: StudyHistory, log: Callable[[str], None]
     if study.last and not study.last.answered:
         log(f"{study.study} has no answer: {study.last.text}.")
     asked: Asked = reruns.ask(study.study, study.failed_uploads)
-    if asked.answered_before:
+    if asked.answer:
         log(f"{asked.digest} has answered this original before; its result (job {asked.job}) is recorded again.")
     else:
         again = f", attempt {asked.attempt + 1} of this MAP on this original" if asked.attempt else ""

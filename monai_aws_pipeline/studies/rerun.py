@@ -7,7 +7,6 @@ the job is done is the host agent's; how the answer is shown is ``inference_resu
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.promotion import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.waking import wake
+from monai_aws_pipeline.operations.whereabouts import where
 from monai_aws_pipeline.settings import Settings
-from monai_aws_pipeline.studies.rerun_progress import look, where
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
@@ -33,8 +34,6 @@ QUEUE_ALLOWANCE_SECONDS: Final = 2 * 3600
 """How long a re-run may wait behind other studies and for a machine, on top of the MAP's own time limit."""
 MAX_ATTEMPTS: Final = 30
 """So often one MAP may fail on one original before it is not asked again: each attempt looks for the ends of those before it."""
-WAKE_EVENT: Final = b'{"source": "monai-aws.rerun"}'
-"""Not an upload: the wake function only looks whether jobs are queued, as it does on its schedule."""
 
 
 class RerunError(NamedError):
@@ -75,7 +74,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Asked:
-    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and whether it had been answered before.
+    """A re-run that was asked for: its job, the digest of the MAP that is to answer, and its answer where it had one before.
 
     ``attempt``: how often that MAP has failed on this original before.
     """
@@ -83,7 +82,7 @@ class Asked:
     study: str
     job: str
     digest: str
-    answered_before: bool
+    answer: ResultRecord | None = None
     attempt: int = 0
 
 
@@ -98,17 +97,10 @@ class Reruns:
 
     def live_digest(self) -> str:
         """Digest of the MAP that hosts run now. Raises NoLiveMapError."""
+        if live := LiveMaps(self._clients, self._settings, self._log).live():
+            return live
         name = self._settings.names.live_map_parameter
-        try:
-            value = self._clients.ssm.get_parameter(Name=name)["Parameter"].get("Value", "")
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "ParameterNotFound":
-                raise
-            value = ""
-        digest = re.search(r"sha256:[0-9a-f]{64}", value)
-        if not digest:
-            raise NoLiveMapError(f"The parameter {name} names no MAP. Materialise inference_host first; it writes the digest there.")
-        return digest[0]
+        raise NoLiveMapError(f"The parameter {name} names no MAP.", "Materialise inference_host first; it writes the digest there.")
 
     def ask(self, study: str, failed_uploads: Sequence[str] = (), *, wake: bool = True) -> Asked:
         """Queue the study's latest original for the live MAP, unless that MAP has answered it as a re-run before.
@@ -134,7 +126,7 @@ class Reruns:
                 if wake:
                     self.wake()
             if ended is None or ended.status is Status.SUCCEEDED:
-                return Asked(study, message.job, digest, ended is not None, attempt)
+                return Asked(study, message.job, digest, ended, attempt)
         raise TooManyAttemptsError(
             f"The live MAP has failed {MAX_ATTEMPTS} times on the original of {study}.",
             "Mend the MAP and promote it: another MAP is asked anew. Or upload the study again.",
@@ -162,7 +154,7 @@ class Reruns:
         Raises NotAnsweredError after the MAP's time limit and the queue's allowance.
         """
         record = wait_until(
-            lambda: self.answer(asked.study, asked.job),
+            lambda: asked.answer or self.answer(asked.study, asked.job),
             lambda found: found is not None,
             self.bound,
             what=self.progress([asked.job], clock),
@@ -187,7 +179,7 @@ class Reruns:
         def say(_: object) -> str:
             nonlocal said, asked_at
             if clock() - asked_at >= EVERY_S:
-                said = where(set(jobs), look(self._clients, self._settings), self._settings.wake_every_minutes)
+                said = where(self._clients, self._settings, set(jobs))
                 asked_at = clock()
             return f"Waiting for job {jobs[0]}: {said}" if len(jobs) == 1 else f"Waiting for {len(jobs)} jobs: {said}"
 
@@ -195,13 +187,7 @@ class Reruns:
 
     def wake(self) -> None:
         """Have a host started for what is queued."""
-        name = self._settings.names.wake_function
-        try:
-            self._clients.functions.invoke(FunctionName=name, InvocationType="Event", Payload=WAKE_EVENT)
-        except ClientError as error:
-            # Nothing is lost: the schedule wakes the same function and finds the queued job.
-            minutes = self._settings.wake_every_minutes
-            self._log(f"Could not wake a host at once ({code_of(error)}); the schedule does within {minutes} minutes.")
+        wake(self._clients, self._settings, "rerun", self._log)
 
     def _answered_originals(self, study: str) -> Iterator[Original]:
         pages = self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=self._store.bucket, Prefix=f"{PROCESSED_PREFIX}{study}/")
@@ -238,6 +224,6 @@ class Reruns:
 def not_answered(job: str, seconds: float) -> str:
     """Why a wait ended without a result, and what becomes of the job."""
     return (
-        f"Job {job} has no result after {seconds:.0f} s. It stays queued and is recorded when it is answered; "
-        "see docs/operations.md for where a waiting job may be."
+        f"Job {job} has no result after {seconds:.0f} s. It stays queued and is recorded when it is answered. "
+        f"Where it is says: monai-aws status --job {job}"
     )

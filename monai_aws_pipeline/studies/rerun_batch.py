@@ -85,14 +85,14 @@ class RerunBatch:
                 yield RerunEnd(meant.study, refused=str(error))
             else:
                 self._waiting[asked.job] = asked, self._clock()
-                queued |= not asked.answered_before
+                queued |= asked.answer is None
         if queued:
             self._reruns.wake()
 
     def _ended(self) -> Iterator[RerunEnd]:
         for job, (asked, since) in list(self._waiting.items()):
             try:
-                record = self._reruns.answer(asked.study, job) if asked.answered_before else next(iter(self._store.answers(job)), None)
+                record = asked.answer or next(iter(self._store.answers(job)), None)
             except UnreadableResultError as error:
                 end = RerunEnd(asked.study, asked, refused=str(error))
             else:

@@ -8,6 +8,7 @@ See https://docs.dagster.io/guides/operate/configuration
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from dagster import (
@@ -31,6 +32,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ResultRecord, result_key
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.moment import moment
 from monai_aws_pipeline.operations.promotion import choose_map
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -62,7 +64,9 @@ class Failed(Config):
     """All studies whose last end is a failure."""
 
     kind: Literal["failed"] = "failed"
-    since: str = Field(description="From when on they ended so: a date or time, UTC unless it says an offset.", examples=["2026-03-14"])
+    since: str = Field(
+        description="Since when they ended so: 12h or 2d, a date, or a time, UTC where it says no offset.", examples=["2026-03-14"]
+    )
     code: str = Field("", description="Only those with this code, for example map_failed; empty: every one.")
 
 
@@ -133,7 +137,7 @@ def select(config: RerunConfig, instance: DagsterInstance, reruns: Reruns, image
     if isinstance(which, These):
         return choice.these(which.studies)
     if isinstance(which, Failed):
-        since = choice.moment(which.since)
+        since = moment(which.since, datetime.now(UTC))
         newest, unknown = choice.newest_failures(history.failures_since(instance, since), since)
         return choice.still_failed(newest, unknown, history.last_recorded(instance, newest), which.code)
     answers = history.latest_answers(instance)

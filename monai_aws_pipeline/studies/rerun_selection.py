@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from monai_aws_pipeline.errors import NamedError
@@ -110,14 +110,3 @@ def require_bounded(selection: Selection, at_most: int) -> None:
             f"More than {at_most} studies are meant. Nothing was asked.",
             "Look at them with dry_run: true, then set at_most to as many as you mean, or name fewer.",
         )
-
-
-def moment(text: str) -> datetime:
-    """A date or a time as a person writes it, in UTC where it says nothing else. Raises SelectionError."""
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise SelectionError(
-            "'since' is no date.", "Write it like 2026-03-14 or 2026-03-14T12:30+01:00; without an offset it is UTC."
-        ) from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

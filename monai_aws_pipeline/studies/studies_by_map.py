@@ -22,7 +22,7 @@ from dagster import (
 
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.studies.check_window import RecordedResult
+from monai_aws_pipeline.studies.check_window import RERUN_STALE, RecordedResult
 from monai_aws_pipeline.studies.recorded import Page, results_after
 
 STUDIES_BY_MAP: Final = AssetKey("studies_by_map")
@@ -33,7 +33,10 @@ UNKNOWN_MAP: Final = "unknown"
 AS_OF: Final = "counted_up_to_event"
 
 _MAPS: Final = TableSchema(columns=[TableColumn("map"), TableColumn("studies", "int"), TableColumn("live", "bool")])
-_RERUN: Final = 'Start the job rerun_studies with {"which": {"stale": {}}}: the live MAP answers them again, each once. Or leave them.'
+_RERUN: Final = (
+    "Start the job rerun_studies, by which the live MAP answers them again, each once, or leave them. "
+    f"Its config for the launchpad: {RERUN_STALE}"
+)
 
 Counts = Mapping[str, int]
 

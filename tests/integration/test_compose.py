@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monai_aws_pipeline.deployment.build_machine import BUILD_POOL
 from monai_aws_pipeline.local_cloud.system import install_packages, program
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
@@ -108,7 +109,7 @@ def test_the_entry_point_hands_the_password_on_and_shows_it_in_no_argument(tmp_p
     assert done.returncode == 0, done.stderr
     assert "DAGSTER_POSTGRES_PASSWORD=a b'c$d" in done.stdout.splitlines()
     started = [line for line in done.stdout.splitlines() if line.startswith("dagster")]
-    assert started == ["dagster instance concurrency set builds 1", f"dagster-daemon run -w {TEAM}/workspace.yaml"]
+    assert started == [f"dagster instance concurrency set {BUILD_POOL} 1", f"dagster-daemon run -w {TEAM}/workspace.yaml"]
     assert (tmp_path / "home" / "dagster.yaml").read_text() == (TEAM / "dagster.yaml").read_text()
 
 

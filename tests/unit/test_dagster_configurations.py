@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from monai_aws_pipeline.contract import keys
+from monai_aws_pipeline.deployment.build_machine import BUILD_POOL
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INFRA = PROJECT_ROOT / "infra"
@@ -58,7 +60,18 @@ def test_what_builds_is_in_one_pool():
 
     graph = build_defs().get_repository_def().asset_graph
     pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys() if graph.get(key).pools}
-    assert pools == {"gpu_ami": {"builds"}, "map_image": {"builds"}}
+    assert pools == {"gpu_ami": {BUILD_POOL}, "map_image": {BUILD_POOL}}
+
+
+def test_what_starts_a_daemon_names_that_pool_before():
+    """Beside the demo, which takes the name from the code: what an installation runs before its daemon, and what a reader is told."""
+    named = {
+        path.name: set(re.findall(r"concurrency set (\S+) 1", path.read_text()))
+        for path in INFRA.rglob("*")
+        if path.is_file() and "dagster-daemon run" in path.read_text()
+    }
+    assert named == {"entrypoint.sh": {BUILD_POOL}, "dagster-daemon.service": {BUILD_POOL}}
+    assert f"Dagster's pool `{BUILD_POOL}`" in (PROJECT_ROOT / "docs" / "team.md").read_text()
 
 
 def queued(instance: DagsterInstance, job: str, status: DagsterRunStatus = DagsterRunStatus.QUEUED) -> DagsterRun:
@@ -87,7 +100,7 @@ def test_a_build_waits_in_the_queue_for_the_one_at_work(one_machine: DagsterInst
 
 def test_the_first_two_builds_of_an_installation_do_not_leave_the_queue_together(one_machine: DagsterInstance):
     """Dagster learns of a pool when a run of it is queued, one pass too late for that run: whoever starts the daemon names it before."""
-    one_machine.event_log_storage.set_concurrency_slots("builds", 1)
+    one_machine.event_log_storage.set_concurrency_slots(BUILD_POOL, 1)
     both = [queued(one_machine, "build_map"), queued(one_machine, "build_map")]
     counter = queue_counter(one_machine, both)
     assert not counter.is_blocked(both[0])
@@ -96,7 +109,7 @@ def test_the_first_two_builds_of_an_installation_do_not_leave_the_queue_together
 
 
 def test_a_build_that_was_killed_leaves_no_place_taken(one_machine: DagsterInstance):
-    one_machine.event_log_storage.set_concurrency_slots("builds", 1)
+    one_machine.event_log_storage.set_concurrency_slots(BUILD_POOL, 1)
     killed = queued(one_machine, "build_map", DagsterRunStatus.STARTED)
     one_machine.report_run_failed(killed)
     run = queued(one_machine, "build_map")

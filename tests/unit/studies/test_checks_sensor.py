@@ -36,11 +36,11 @@ from sqlalchemy.exc import IntegrityError
 from monai_aws_pipeline.contract import ExpectedVolume, IndexEntry, MapFacts, ResultError, ResultRecord, SegmentVolume, Status
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
-from monai_aws_pipeline.operations.quarantined import ended_studies
-from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult
+from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import checks_sensor
+from monai_aws_pipeline.studies.check_window import RERUN_STALE
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import Tally, study_checks_sensor
 from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, unanswered_studies
@@ -368,7 +368,7 @@ def test_studies_are_counted_by_map_and_follow_a_promotion_and_a_rollback(desk: 
     (table,) = desk.tables(STUDIES_BY_MAP)
     assert table["by_map"] == [{"map": DIGEST, "studies": 2, "live": True}, {"map": OTHER_DIGEST, "studies": 1, "live": False}]
     assert table["not_by_the_live_map"] == 1
-    assert '{"which": {"stale": {}}}' in table["what_to_do"]
+    assert table["what_to_do"].endswith(f" {RERUN_STALE}")
     desk.go_live(OTHER_DIGEST)
     desk.tick()
     assert desk.tables(STUDIES_BY_MAP)[0]["not_by_the_live_map"] == 2
@@ -424,14 +424,20 @@ def test_materialised_by_hand_the_table_is_read_from_the_bucket(desk: Desk, buck
     )
 
 
-def test_of_a_bucket_full_of_failures_the_newest_are_read(desk: Desk, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
-    store = ResultsStore(bucket.s3, bucket.name)
+def test_by_hand_the_newest_are_read_and_nothing_of_other_days_however_much_quarantine_holds(
+    desk: Desk, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(S3Resource, "get_client", lambda _: bucket.s3)
     for number in range(5):
-        bucket.commit(failed(number, 10))
-    assert len(ended_studies(store, ago(60), 3)) == 3
-    assert ended_studies(store, datetime.now(UTC) + timedelta(minutes=1), 3) == []
-    monkeypatch.setattr("monai_aws_pipeline.operations.quarantined.MAX_KEYS", 2)
-    assert len(ended_studies(store, ago(60), 10)) == 2
+        bucket.commit(failed(number, 60 * number + 5))
+    listed: list[str] = []
+    bucket.s3.meta.events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: listed.append(params["Prefix"]))
+    monkeypatch.setattr("monai_aws_pipeline.studies.failures.MAX_RESULTS", 3)
+    resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": bucket.name})}
+    assert materialize([unanswered_studies], instance=desk.instance, resources=resources).success
+    assert [row["study"] for row in desk.unanswered()] == [study_of(number) for number in range(3)]
+    assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_7_days"] == "at least 3"
+    assert {prefix.split("/")[0] for prefix in listed} == {"results-index"}
 
 
 def test_dagster_keeps_no_second_evaluation_of_a_partition_without_a_run(desk: Desk):

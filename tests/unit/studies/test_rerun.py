@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -38,9 +39,12 @@ def test_the_live_map_is_asked_about_the_latest_original(deployment: Deployment,
 def test_the_same_map_and_original_are_one_job_and_an_answered_one_is_not_queued_again(deployment: Deployment):
     deployment.make_live(OTHER_DIGEST)
     first = deployment.reruns.ask(STUDY)
-    deployment.answer()
+    answered = deployment.answer()
     again = deployment.reruns.ask(STUDY)
-    assert (again.job, again.answered_before) == (first.job, True)
+    assert (again.job, again.answer) == (first.job, answered)
+    deployment.bucket.delete(answered.commit_key)
+    hours = count(0, 3600)
+    assert deployment.reruns.wait(again, lambda _: None, lambda: next(hours)) == answered, "it was read when it was asked for"
     assert deployment.queued() == []
 
 
@@ -63,7 +67,7 @@ def test_the_wait_reports_progress_and_ends(deployment: Deployment):
     with pytest.raises(NotAnsweredError, match="stays queued"):
         deployment.reruns.wait(asked, sleep, lambda: now[0])
     assert now[0] < 3 * 3600 + 600
-    assert any("1 jobs queued, 0 at work" in line for line in deployment.log)
+    assert any("about 1 waiting in the queue of jobs, so none before it" in line for line in deployment.log)
 
 
 def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployment):
@@ -85,7 +89,7 @@ def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployme
     deployment.reruns.wait(asked, sleep, lambda: now)
     assert max(silences) <= 14
     assert asked.job in deployment.log[0]
-    assert "it is queued: 1 jobs queued, 0 at work; there is no host; materialise inference_host" in deployment.log[0]
+    assert "about 1 waiting in the queue of jobs, so none before it; there is no inference host: materialise" in deployment.log[0]
 
 
 def test_a_failed_study_is_asked_from_quarantine_and_the_request_says_which_study_of_the_upload_is_meant(deployment: Deployment):
@@ -124,7 +128,7 @@ def test_after_a_failure_the_same_map_is_really_asked_again_and_a_second_click_i
     for attempt in range(3):
         asked, twice = deployment.reruns.ask(STUDY), deployment.reruns.ask(STUDY)
         assert asked == twice
-        assert (asked.attempt, asked.answered_before) == (attempt, False)
+        assert (asked.attempt, asked.answer) == (attempt, None)
         jobs.append(fail(deployment).job)  # of both messages, which are one job
     assert len(set(jobs)) == 3
 
@@ -134,9 +138,9 @@ def test_an_attempt_that_is_answered_is_not_asked_again(deployment: Deployment):
     deployment.reruns.ask(STUDY)
     fail(deployment)
     second = deployment.reruns.ask(STUDY)
-    deployment.answer()
+    answered = deployment.answer()
     again = deployment.reruns.ask(STUDY)
-    assert (again.job, again.answered_before, deployment.queued()) == (second.job, True, [])
+    assert (again.job, again.answer, deployment.queued()) == (second.job, answered, [])
 
 
 def test_what_fails_for_ever_is_not_asked_for_ever(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
 
 import pytest
@@ -13,7 +13,6 @@ from monai_aws_pipeline.studies.rerun_selection import (
     SelectionError,
     answered_by,
     first_of,
-    moment,
     newest_failures,
     require_bounded,
     stale,
@@ -95,13 +94,6 @@ def test_no_more_is_read_than_shows_that_there_are_too_many():
     with pytest.raises(SelectionError, match=r"More than 500 studies are meant\. Nothing was asked"):
         require_bounded(found, 500)
     require_bounded(found, 501)
-
-
-def test_a_time_is_read_as_a_person_writes_it():
-    assert moment("2026-03-14") == datetime(2026, 3, 14, tzinfo=UTC)
-    assert moment("2026-03-14T12:30+01:00") == datetime(2026, 3, 14, 11, 30, tzinfo=UTC)
-    with pytest.raises(SelectionError, match="Write it like"):
-        moment("last week")
 
 
 def test_a_whole_digest_needs_no_registry():
