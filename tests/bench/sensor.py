@@ -33,7 +33,7 @@ from monai_aws_pipeline.studies.results_index import Cursor, plan_tick
 from monai_aws_pipeline.studies.sensor import tick
 from tests.unit.studies.records import job_of, study_of
 
-SIZES = (1_000, 10_000, 100_000)
+SIZES = (1_000, 5_000, 20_000, 100_000)
 RESULTS_AN_HOUR = 63  # 1,500 a day
 TICKS = 20
 CALLS = 3  # of get_objects, which takes a minute at the largest size
