@@ -38,7 +38,7 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
         where = Addresses.of(chosen)
         if not where.bucket:
             return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
-        store, limits = ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
+        store, limits = ahead.store(where.bucket) or ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
         recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where, ahead)
         for reason in recording.skipped:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
@@ -66,13 +66,13 @@ def tick(
 ) -> tuple[Recording, Cursor]:
     """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it.
 
-    Where more waits than is recorded at once, ``ahead`` begins to read that too.
+    Where more waits than is recorded at once, ``ahead`` begins with the next tick.
     """
-    plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
+    plan = (ahead.plan if ahead else plan_tick)(cursor, store.index_keys, now, EVENTS_A_TICK)
     recording = prepare(instance, store, plan.fresh, now, limits, where, ahead.read if ahead else read_results)
     after = plan.advance(recording.deferred)
     if plan.more and ahead:
-        ahead.expect(store, lambda: plan_tick(after, store.index_keys, now, EVENTS_A_TICK).fresh)
+        ahead.expect(store, after, now, EVENTS_A_TICK)
     if plan.fresh:
         return recording, after
     return _audit(instance, store, after, now, limits, where)

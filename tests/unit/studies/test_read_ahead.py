@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from dagster import DagsterInstance
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.studies import sensor
 from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_result
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 from monai_aws_pipeline.studies.results_index import Cursor, arrival
 from tests.unit.studies.records import Bucket, job_of, refused, study_of, succeeded
 
@@ -26,7 +27,12 @@ class Watched(ResultsStore):
     def __init__(self, bucket: Bucket, *, broken: bool = False):
         super().__init__(bucket.s3, bucket.name)
         self.read_keys: list[str] = []
+        self.listed = 0
         self.broken = broken
+
+    def index_keys(self, start_after: str) -> Iterator[str]:
+        self.listed += 1
+        return super().index_keys(start_after)
 
     def _read(self, key: str, limit: int) -> bytes | None:
         self.read_keys.append(key)
@@ -43,6 +49,12 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadAhead]:
     ahead.close()
 
 
+def prepared(ahead: ReadAhead) -> None:
+    """Wait for the background."""
+    if ahead._next:
+        ahead._next.result()
+
+
 def jobs(recording: Any) -> list[str]:
     return [event.tags["monai-aws/job"] for event in recording.events]
 
@@ -52,62 +64,87 @@ def write(instance: DagsterInstance, recording: Any) -> None:
         instance.report_runless_asset_event(event)
 
 
-def test_the_next_tick_finds_its_results_read(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
-    committed = [bucket.commit(succeeded(number, NOW)) for number in range(RESULTS)]
+def committed(bucket: Bucket, numbers: Iterable[int] = range(RESULTS)) -> list[str]:
+    return sorted(bucket.commit(succeeded(number, NOW)).job for number in numbers)
+
+
+def test_the_next_tick_finds_its_results_listed_and_read(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    expected = committed(bucket)
     first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
     write(instance, first)
-    ahead.close()
+    prepared(ahead)
     later = Watched(bucket, broken=True)
-    second, _ = sensor.tick(instance, later, cursor, NOW, ahead=ahead)
-    assert later.read_keys == []
-    assert sorted(jobs(first) + jobs(second)) == sorted(record.job for record in committed)
+    second, after = sensor.tick(instance, later, Cursor.parse(cursor.to_text()), NOW, ahead=ahead)
+    assert (later.listed, later.read_keys) == (0, [])
+    assert sorted(jobs(first) + jobs(second)) == expected
+    write(instance, second)
+    assert jobs(sensor.tick(instance, Watched(bucket), after, NOW)[0]) == []
 
 
 def test_where_nothing_waits_nothing_is_read_ahead(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
-    for number in range(3):
-        bucket.commit(succeeded(number, NOW))
+    committed(bucket, range(3))
     store = Watched(bucket)
     sensor.tick(instance, store, Cursor(), NOW, ahead=ahead)
-    ahead.close()
+    prepared(ahead)
+    assert ahead.store(bucket.name) is None
     assert len(store.read_keys) == 3 * 2
 
 
+def test_a_tick_that_begins_elsewhere_makes_its_own_plan(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    """As after a daemon that died before it stored the cursor."""
+    committed(bucket)
+    first, _ = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    prepared(ahead)
+    taken = Watched(bucket)
+    repeated, _ = sensor.tick(instance, taken, Cursor(), NOW, ahead=ahead)
+    assert taken.listed > 0
+    assert jobs(repeated) == jobs(first)
+
+
+def test_where_the_bucket_is_another_one_nothing_of_the_first_is_taken(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    committed(bucket)
+    store = Watched(bucket)
+    ahead.expect(store, Cursor(), NOW, 3)
+    prepared(ahead)
+    assert ahead.store(bucket.name) is store
+    other = Bucket(bucket.s3, "other")
+    assert ahead.store(other.name) is None
+    record = other.commit(succeeded(70, NOW))
+    recording, _ = sensor.tick(instance, Watched(other), Cursor(), NOW, ahead=ahead)
+    assert jobs(recording) == [record.job]
+
+
 def test_trouble_while_reading_ahead_is_none_of_a_tick_that_has_none(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
-    for number in range(RESULTS):
-        bucket.commit(succeeded(number, NOW))
+    expected = committed(bucket)
     first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW)
     write(instance, first)
-    entries = [entry for key in ResultsStore(bucket.s3, bucket.name).index_keys("") if (entry := arrival(key))]
-    ahead.expect(Watched(bucket, broken=True), lambda: entries)
-    ahead.close()
+    ahead.expect(Watched(bucket, broken=True), cursor, NOW, 3)
+    prepared(ahead)
     second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
-    assert sorted(jobs(first) + jobs(second)) == sorted(map(job_of, range(RESULTS)))
+    assert sorted(jobs(first) + jobs(second)) == expected
 
 
-def test_what_was_damaged_while_it_was_read_ahead_is_read_again(bucket: Bucket, ahead: ReadAhead):
+def test_what_was_damaged_while_it_was_read_ahead_is_read_again(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
     record = bucket.commit(succeeded(1, NOW))
     bucket.put(record.commit_key, "{")
-    entry = arrival(record.index_key)
-    assert entry
-    ahead.expect(Watched(bucket), lambda: [entry])
-    ahead.close()
+    ahead.expect(Watched(bucket), Cursor(), NOW, 3)
+    prepared(ahead)
     bucket.commit(record)
-    (found,) = ahead.read(Watched(bucket), [entry])
-    assert not isinstance(found, UnreadableResultError)
-    assert found.record == record
+    recording, _ = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    assert (jobs(recording), recording.skipped) == ([record.job], ())
 
 
-def test_what_is_not_wanted_any_more_is_dropped(bucket: Bucket, ahead: ReadAhead):
-    entries = [arrival(bucket.commit(succeeded(number, NOW)).index_key) for number in range(2)]
-    wanted, other = (entry for entry in entries if entry)
-    ahead.expect(Watched(bucket), lambda: [other])
-    ahead.close()
-    store = Watched(bucket)
-    (found,) = ahead.read(store, [wanted])
-    assert not isinstance(found, UnreadableResultError)
-    assert found.record.job == wanted.job
-    ahead.read(store, [other])
-    assert len(store.read_keys) == 2 * 2, "what was read ahead is kept for one tick"
+def test_what_comes_while_it_is_read_ahead_is_found_after_it(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    committed(bucket)
+    cursor = Cursor()
+    for round_ in range(4):
+        recording, cursor = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
+        write(instance, recording)
+        if round_ == 0:
+            prepared(ahead)
+            committed(bucket, range(20, 24))
+    found = [record.asset_materialization for record in instance.fetch_materializations(INFERENCE_RESULT, limit=50).records]
+    assert sorted((event.tags or {})["monai-aws/job"] for event in found if event) == sorted(map(job_of, [*range(RESULTS), *range(20, 24)]))
 
 
 def test_of_an_answer_no_entry_is_read_and_of_a_refusal_it_is(bucket: Bucket):

@@ -124,12 +124,15 @@ def test_a_limit_of_the_settings_is_what_a_result_is_judged_by(daemon: Daemon, b
 
 
 def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    clients: list[Any] = []
     monkeypatch.setattr(sensor, "EVENTS_A_TICK", 200)
+    monkeypatch.setattr(S3Resource, "get_client", lambda _: clients.append(bucket.s3) or bucket.s3)
     at = recently()
     for number in range(520):
         bucket.commit(succeeded(number, at, outputs=()))
     ticks = daemon.until_quiet()
     assert ticks == 4, "200, 200, 120, and the quiet one"
+    assert len(clients) == 2, "those that follow each other share one"
     assert daemon.jobs() == sorted(job_of(number) for number in range(520))
     assert daemon.studies() == {study_of(number) for number in range(520)}
 
