@@ -67,7 +67,7 @@ class ReadAhead:
         self._results: Mapping[str, StoredResult] = {}
 
     def store(self, bucket: str) -> ResultsStore | None:
-        """What reads in the background, so that the tick that follows need not make a client again. What is of another bucket is dropped."""
+        """What reads in the background, so that the next tick need not make a client again. What is of another bucket is dropped."""
         if self._store and self._store.bucket != bucket:
             self._taken()
         return self._store

@@ -132,7 +132,7 @@ def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: 
         bucket.commit(succeeded(number, at, outputs=()))
     ticks = daemon.until_quiet()
     assert ticks == 4, "200, 200, 120, and the quiet one"
-    assert len(clients) == 2, "those that follow each other share one"
+    assert len(clients) - ticks == 2, "those that follow each other share one, beside the one that dagster-aws makes for each"
     assert daemon.jobs() == sorted(job_of(number) for number in range(520))
     assert daemon.studies() == {study_of(number) for number in range(520)}
 
