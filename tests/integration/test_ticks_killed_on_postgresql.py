@@ -81,4 +81,5 @@ def test_wherever_a_tick_is_killed_every_check_and_table_is_shown_once(dies: str
     killed(tick, dies)
     killed(tick, "before the first question")
     until_quiet(tick)
-    assert_shown_once(opened)
+    # An event that is not in the index is on no page: it is written again, and the one on no page stays in the asset's history.
+    assert_shown_once(opened, first_table_events=2 if dies == "within a table's event, stored and not indexed" else 1)

@@ -254,13 +254,18 @@ def _watch_checks(instance: DagsterInstance, die: Reaper) -> None:
     die.within(storage, "_store_asset_event", before=lambda: die("within a table's event, stored and not indexed"))
 
 
-def assert_shown_once(opened: Opened) -> None:
-    """Every check of what ``recorded`` wrote, and both tables."""
+def assert_shown_once(opened: Opened, first_table_events: int = 1) -> None:
+    """Every check of what ``recorded`` wrote, and both tables, which the pages take from Dagster's index of assets."""
     with opened() as instance:
         shown = {key.name: instance.event_log_storage.get_asset_check_execution_history(key, limit=100) for key in KEYS}
         tables = {key: instance.fetch_materializations(key, limit=100).records for key in (UNANSWERED_STUDIES, STUDIES_BY_MAP)}
+        on_pages = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(list(tables))}
     assert {check: len(history) for check, history in shown.items()} == {key.name: 1 for key in KEYS}
     answered = shown["answered"][0].evaluation
     assert answered
     assert (answered.passed, answered.description) == (False, "1 of 4 results of the last 24 hours: quarantined: NOT_A_ZIP")
-    assert {key: len(records) for key, records in tables.items()} == {UNANSWERED_STUDIES: 1, STUDIES_BY_MAP: 1}
+    assert {key: len(records) for key, records in tables.items()} == {UNANSWERED_STUDIES: first_table_events, STUDIES_BY_MAP: 1}
+    for key, records in tables.items():
+        shown_last = on_pages[key].last_materialization_record
+        assert shown_last
+        assert shown_last.storage_id == records[0].storage_id
