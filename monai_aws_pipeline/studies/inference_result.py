@@ -14,7 +14,7 @@ from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, current_versions, earlier
+from monai_aws_pipeline.studies.lineage import LIVE_MAP, S3_TRIGGER, STUDIES, before, current_versions, earlier
 from monai_aws_pipeline.studies.record_metadata import failed, provenance_tags, record_metadata, result_id
 from monai_aws_pipeline.studies.recorded import verdict_metadata
 from monai_aws_pipeline.studies.rerun import Asked, RerunError, Reruns
@@ -51,8 +51,9 @@ def inference_result(
         raise _failure(record, Addresses.of(chosen))
     result = store.with_outputs(record)
     verdicts = verdict_metadata(judge(record, result.measurements, result.expected, StudyLimits.of(chosen)))
+    latest = earlier(context.instance, {record.study})
     return MaterializeResult(
-        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), earlier(context.instance, record), verdicts),
+        metadata=record_metadata(record, result.measurements, Addresses.of(chosen), before(latest, record), verdicts),
         data_version=DataVersion(result_id(record.job, record.study)),
         tags=provenance_tags(record, current_versions(context.instance, [S3_TRIGGER]), LIVE_MAP),
     )

@@ -14,8 +14,7 @@ and study as data version, and what is found by that is not recorded twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -37,6 +36,7 @@ from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.results_store import ExpiredResultError, ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.studies.compared import Earlier
+from monai_aws_pipeline.studies.read_ahead import Outcome, read_results
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -44,7 +44,7 @@ from monai_aws_pipeline.studies.record_metadata import (
     record_metadata,
     result_id,
 )
-from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, verdict_metadata
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, latest_answers_to, recorded_among, verdict_metadata
 from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 from monai_aws_pipeline.studies.results_index import Arrival
 
@@ -56,7 +56,6 @@ RERUN_RECORDS_ITSELF_FOR: Final = timedelta(hours=2)
 """So long after its commit a re-run's result is left to the run that asked for it, if one is still active on that study."""
 
 NO_LIMITS: Final = StudyLimits()
-_READERS: Final = 8
 _ACTIVE: Final = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 
@@ -70,17 +69,11 @@ class Recording:
     skipped: tuple[str, ...]
 
 
-def is_recorded(instance: DagsterInstance, job: str, study: str) -> bool:
-    """Whether the event log holds this result, from a sensor tick or from a run."""
-    return bool(
-        instance.event_log_storage.get_event_tags_for_asset(INFERENCE_RESULT, filter_tags={DATA_VERSION_TAG: result_id(job, study)})
-    )
-
-
 def unrecorded(instance: DagsterInstance, arrivals: Iterable[Arrival]) -> list[Arrival]:
     """Those entries whose result is not in the event log, each job and study once."""
-    once = {(entry.job, entry.study): entry for entry in arrivals}
-    return [entry for (job, study), entry in once.items() if not is_recorded(instance, job, study)]
+    once = {result_id(entry.job, entry.study): entry for entry in arrivals}
+    there = recorded_among(instance, once)
+    return [entry for name, entry in once.items() if name not in there]
 
 
 def prepare(
@@ -90,14 +83,14 @@ def prepare(
     now: datetime,
     limits: StudyLimits,
     where: Addresses | None = None,
+    read: Callable[[ResultsStore, Sequence[Arrival]], Sequence[Outcome]] = read_results,
 ) -> Recording:
     """Read what is not recorded yet and make its events. ``limits``: what its checks are judged by; ``where``: as what things open.
 
     Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
     """
     wanted = unrecorded(instance, arrivals)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="results") as readers:
-        found = list(readers.map(lambda entry: _read(store, entry), wanted))
+    found = read(store, wanted)
 
     upstream = current_versions(instance, [S3_TRIGGER])
     results: list[StoredResult] = []
@@ -132,28 +125,32 @@ def expired_event(entry: IndexEntry) -> AssetObservation:
 
 def _events(
     instance: DagsterInstance,
-    results: Iterable[StoredResult],
+    results: Sequence[StoredResult],
     where: Addresses,
     upstream: Mapping[AssetKey, tuple[str, int]],
     limits: StudyLimits,
 ) -> Iterator[AssetMaterialization | AssetObservation]:
     """The events of results in the order of their commits, each beside the answer that its study had before."""
-    newest: dict[str, Earlier] = {}  # of this tick: what it yields is recorded after it
+    answers = [result for result in results if not failed(result.record)]
+    latest = earlier(instance, {result.record.study for result in answers})
     for result in results:
         record = result.record
         if failed(record):
             yield event_of(result, where, upstream, limits)
         else:
-            before = newest.get(record.study) or earlier(instance, record)
-            newest[record.study] = Earlier.of(record, result.measurements)
-            yield event_of(result, where, upstream, limits, before)
+            yield event_of(result, where, upstream, limits, before(latest, record))
+            latest[record.study] = Earlier.of(record, result.measurements)  # it is recorded before the next of this tick
 
 
-def earlier(instance: DagsterInstance, record: ResultRecord) -> Earlier | None:
-    """The answer to the same study that was recorded last; None where there is none, or where that one was committed later."""
-    latest = instance.fetch_materializations(AssetRecordsFilter(INFERENCE_RESULT, asset_partitions=[record.study]), limit=1).records
-    event = latest[0].asset_materialization if latest else None
-    found = Earlier.recorded(event.metadata) if event else None
+def earlier(instance: DagsterInstance, studies: Collection[str]) -> dict[str, Earlier]:
+    """By study, the answer that was recorded last, of those studies that have one."""
+    answers = latest_answers_to(instance, studies).items()
+    return {study: found for study, answer in answers if (found := Earlier.recorded(answer.metadata))}
+
+
+def before(latest: Mapping[str, Earlier], record: ResultRecord) -> Earlier | None:
+    """The answer that this one takes the place of; None where there is none, or where that one was committed later."""
+    found = latest.get(record.study)
     return found if found and found.at < parse_utc(record.committed_at) else None
 
 
@@ -196,13 +193,3 @@ def run_is_active(instance: DagsterInstance, study: str) -> bool:
 def _left_to_its_run(instance: DagsterInstance, record: ResultRecord, now: datetime) -> bool:
     asked_for = bool(record.request) and now - parse_utc(record.committed_at) < RERUN_RECORDS_ITSELF_FOR
     return asked_for and run_is_active(instance, record.study)
-
-
-def _read(store: ResultsStore, entry: Arrival) -> StoredResult | UnreadableResultError:
-    try:
-        index = store.entry(entry.key)
-        if (index.job, index.study) != (entry.job, entry.study):
-            return UnreadableResultError(f"{entry.key}: the entry speaks of another job or study than its key")
-        return store.result(index)
-    except UnreadableResultError as error:
-        return error

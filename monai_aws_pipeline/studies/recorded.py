@@ -7,20 +7,25 @@ Here belongs reading events of ``inference_result`` back, and the table of verdi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from dagster import (
     AssetKey,
+    AssetMaterialization,
     AssetRecordsFilter,
+    DagsterEventType,
     DagsterInstance,
     EventLogRecord,
     MetadataValue,
 )
+from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
+from sqlalchemy import Select, func, select
 
 from monai_aws_pipeline.contract import quarantine_key, utc_text
+from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.unanswered import UNKNOWN, UnansweredRow, row_of_parts
 from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
@@ -33,6 +38,8 @@ CHECKS_ENTRY: Final = "checks"
 MAX_CHARACTERS: Final = 999
 """Of that table: Dagster shows Markdown openly up to here, and there is one for each study for years."""
 _MAX_FOUND: Final = 120
+_LAST: Final = 20
+"""Events of each kind among which the one is that was written last of all: runs may have recorded theirs since."""
 _HEAD: Final = "| check | outcome | found |\n|---|---|---|"
 _ROW: Final = re.compile(r"\| (\w+) \| ([a-z ]+) \| (.*) \|")
 _MARKUP: Final = re.compile(r"[^\w\s.,:;%/=+'()-]|[\n\r]")
@@ -66,7 +73,7 @@ def results_after(instance: DagsterInstance, storage_id: int, limit: int) -> Pag
     ends = [records[-1].storage_id for records in (answers, failures) if len(records) == limit]
     records = [record for record in (*answers, *failures) if not ends or record.storage_id <= min(ends)]
     records.sort(key=lambda record: record.storage_id)
-    found = tuple(result for record in records if (result := _result(instance, record)))
+    found = tuple(result for _, result in _results(instance, records))
     return Page(found, records[-1].storage_id if records else storage_id, bool(ends))
 
 
@@ -77,7 +84,7 @@ def results_since(instance: DagsterInstance, since: datetime, limit: int) -> tup
         *instance.fetch_materializations(recorded, limit=limit).records,
         *instance.fetch_observations(recorded, limit=limit).records,
     ]
-    return tuple(result for record in sorted(records, key=lambda record: record.storage_id) if (result := _result(instance, record)))
+    return tuple(result for _, result in _results(instance, sorted(records, key=lambda record: record.storage_id)))
 
 
 def standing_failures(instance: DagsterInstance, since: datetime, limit: int) -> tuple[UnansweredRow, ...]:
@@ -85,11 +92,64 @@ def standing_failures(instance: DagsterInstance, since: datetime, limit: int) ->
     recorded = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp())
     records = instance.fetch_observations(recorded, limit=limit).records
     latest: dict[str, UnansweredRow] = {}
-    for record in records:
-        result = _result(instance, record)
-        if result and not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
+    for record, result in _results(instance, records):  # failures alone, in any order
+        if not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
             latest[result.subject] = _row(record, result)
     return tuple(sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True))
+
+
+def recorded_among(instance: DagsterInstance, results: Collection[str]) -> set[str]:
+    """Which of these results (``record_metadata.result_id``) the event log holds, from a sensor's tick or from a run.
+
+    Dagster's own look-up takes one tag at a time, and each takes half as long as writing an event. So this reads the table that one reads,
+    by the same index and, as it does, nothing of before the asset was wiped.
+    """
+    if not results:
+        return set()
+    found = _versions_recorded_last(instance).intersection(results)
+    records = instance.get_asset_records([INFERENCE_RESULT])
+    if records:
+        tags, details = AssetEventTagsTable.c, records[0].asset_entry.asset_details
+        query = select(tags.value).where(
+            tags.asset_key == INFERENCE_RESULT.to_string(), tags.key == DATA_VERSION_TAG, tags.value.in_(list(results))
+        )
+        if details and details.last_wipe_timestamp:
+            query = query.where(tags.event_timestamp > datetime.fromtimestamp(details.last_wipe_timestamp, UTC).replace(tzinfo=None))
+        found |= set(_first_column(instance, query))
+    return found
+
+
+def _versions_recorded_last(instance: DagsterInstance) -> set[str]:
+    """PostgreSQL's storage writes an event, and then its tags: a tick that died in between has left one that is not found by them."""
+    records = [fetch(INFERENCE_RESULT, limit=_LAST).records for fetch in (instance.fetch_materializations, instance.fetch_observations)]
+    events = [record.asset_materialization or record.asset_observation for each in records for record in each]
+    return {(event.tags or {}).get(DATA_VERSION_TAG, "") for event in events if event}
+
+
+def latest_answers_to(instance: DagsterInstance, studies: Collection[str], before: int | None = None) -> dict[str, AssetMaterialization]:
+    """Of each of these studies that has an answer, the one recorded last, or last before an event: two questions, for however many.
+
+    The first is what ``get_latest_storage_id_by_partition`` asks, which knows no "before".
+    """
+    if not studies:
+        return {}
+    events = SqlEventLogStorageTable.c
+    query = select(func.max(events.id)).where(
+        events.asset_key == INFERENCE_RESULT.to_string(),
+        events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
+        events.partition.in_(list(studies)),
+    )
+    newest = _first_column(instance, (query if before is None else query.where(events.id < before)).group_by(events.partition))
+    if not newest:  # to Dagster, none means all
+        return {}
+    found = instance.fetch_materializations(AssetRecordsFilter(INFERENCE_RESULT, storage_ids=newest), limit=len(newest)).records
+    return {event.partition: event for record in found if (event := record.asset_materialization) and event.partition}
+
+
+def _first_column(instance: DagsterInstance, query: Select[tuple[Any]]) -> list[Any]:
+    storage: Any = instance.event_log_storage  # SQLite's or PostgreSQL's, both SqlEventLogStorage
+    with storage.index_connection() as connection:
+        return list(connection.execute(query).scalars())
 
 
 def last_materialization(instance: DagsterInstance) -> EventLogRecord | None:
@@ -98,21 +158,42 @@ def last_materialization(instance: DagsterInstance) -> EventLogRecord | None:
     return records[0].asset_entry.last_materialization_record if records else None
 
 
-def _result(instance: DagsterInstance, record: EventLogRecord) -> RecordedResult | None:
-    """None for an event that is no result: one that has expired, or one that somebody reported by hand."""
-    event = record.asset_materialization or record.event_log_entry.asset_observation
+def _results(instance: DagsterInstance, records: Sequence[EventLogRecord]) -> Iterator[tuple[EventLogRecord, RecordedResult]]:
+    """Events as results, with what their studies were answered before. ``records``: oldest first, without a gap between answers."""
+    answers = [record for record in records if record.asset_materialization]
+    replaced = latest_answers_to(instance, _studies(answers), before=answers[0].storage_id) if answers else {}
+    latest = latest_answers_to(instance, _studies(record for record in records if not record.asset_materialization))
+    for record in records:
+        answer = record.asset_materialization
+        study = record.partition_key or ""
+        if result := _result(record, (replaced if answer else latest).get(study)):
+            yield record, result
+        if answer:
+            replaced[study] = answer
+
+
+def _studies(records: Iterable[EventLogRecord]) -> set[str]:
+    return {record.partition_key for record in records if record.partition_key}
+
+
+def _result(record: EventLogRecord, answer: AssetMaterialization | None) -> RecordedResult | None:
+    """None for an event that is no result: one that has expired, or one that somebody reported by hand.
+
+    ``answer``: the one that this takes the place of; of a failure, the study's latest.
+    """
+    event = record.asset_materialization or record.asset_observation
     if event is None:
         return None
     metadata, job = event.metadata, (event.tags or {}).get(JOB_TAG, "")
     at = _moment(metadata)
     if not job or not at or "expired" in metadata:
         return None
-    study, answered = event.partition or "", record.asset_materialization is not None
-    before = _answer(instance, study, record.storage_id if answered else None) if study else ("", "")
+    answered = record.asset_materialization is not None
+    before = (_text(answer.metadata, "map_digest"), _moment(answer.metadata)) if answer else ("", "")
     return RecordedResult(
         record.storage_id,
         at,
-        study,
+        event.partition or "",
         job,
         answered,
         _text(metadata, "map_digest"),
@@ -120,14 +201,6 @@ def _result(instance: DagsterInstance, record: EventLogRecord) -> RecordedResult
         replaced=before if answered else ("", ""),
         answered_at="" if answered else before[1],
     )
-
-
-def _answer(instance: DagsterInstance, study: str, before: int | None) -> tuple[str, str]:
-    """Digest and commit time of the study's latest answer, of those recorded before an event where one is named."""
-    answers = AssetRecordsFilter(INFERENCE_RESULT, asset_partitions=[study], before_storage_id=before)
-    records = instance.fetch_materializations(answers, limit=1).records
-    event = records[0].asset_materialization if records else None
-    return (_text(event.metadata, "map_digest"), _moment(event.metadata)) if event else ("", "")
 
 
 def _row(record: EventLogRecord, result: RecordedResult) -> UnansweredRow:

@@ -13,15 +13,17 @@ from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_results
 from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
 
-EVENTS_A_TICK = 200
-"""Dagster writes events one by one, 20 to 130 a second on SQLite; a tick must end within its minute."""
+EVENTS_A_TICK = 500
+"""Dagster writes events one by one, 20 to 130 a second on SQLite: half a minute at most, as long as until the next tick."""
 
 
 def study_results_sensor(interval_s: int) -> SensorDefinition:
     """The sensor, looking every ``interval_s`` seconds."""
+    ahead = ReadAhead()
 
     @sensor(
         name="study_results",
@@ -36,8 +38,8 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
         where = Addresses.of(chosen)
         if not where.bucket:
             return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
-        store, limits = ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
-        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where)
+        store, limits = ahead.store(where.bucket) or ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
+        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where, ahead)
         for reason in recording.skipped:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
         if recording.events:
@@ -60,11 +62,17 @@ def tick(
     now: datetime,
     limits: StudyLimits = NO_LIMITS,
     where: Addresses | None = None,
+    ahead: ReadAhead | None = None,
 ) -> tuple[Recording, Cursor]:
-    """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it."""
-    plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
-    recording = prepare(instance, store, plan.fresh, now, limits, where)
+    """One look at the bucket: what to record, judged by ``limits``, and the cursor to store with it.
+
+    Where more waits than is recorded at once, ``ahead`` begins with the next tick.
+    """
+    plan = (ahead.plan if ahead else plan_tick)(cursor, store.index_keys, now, EVENTS_A_TICK)
+    recording = prepare(instance, store, plan.fresh, now, limits, where, ahead.read if ahead else read_results)
     after = plan.advance(recording.deferred)
+    if plan.more and ahead:
+        ahead.expect(store, after, now, EVENTS_A_TICK)
     if plan.fresh:
         return recording, after
     return _audit(instance, store, after, now, limits, where)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import boto3
 import pytest
@@ -32,6 +33,22 @@ def bucket(aws: None) -> Bucket:
 def instance() -> Iterator[DagsterInstance]:
     with DagsterInstance.ephemeral() as instance:
         yield instance
+
+
+@pytest.fixture
+def questions(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], int]:
+    """How often an action asks the event log: each time is a connection, which SQLite makes anew."""
+    storage: Any = instance.event_log_storage
+    connect = storage.index_connection
+
+    def count(action: Callable[[], object]) -> int:
+        asked = []
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "index_connection", lambda: (asked.append(1), connect())[1])
+            action()
+        return len(asked)
+
+    return count
 
 
 @pytest.fixture

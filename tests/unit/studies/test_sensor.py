@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,9 +17,10 @@ from dagster_aws.s3 import S3Resource
 from monai_aws_pipeline.contract import IndexEntry, ResultError, Status, index_key, output_key, quarantine_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies import results_index
+from monai_aws_pipeline.studies import results_index, sensor
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
-from monai_aws_pipeline.studies.sensor import study_results_sensor
+from monai_aws_pipeline.studies.results_index import Cursor
+from monai_aws_pipeline.studies.sensor import study_results_sensor, tick
 from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
 
 SENSOR = study_results_sensor(30)
@@ -121,14 +123,37 @@ def test_a_limit_of_the_settings_is_what_a_result_is_judged_by(daemon: Daemon, b
     assert "| within_time_and_cost | failed | inference 9.2 s, more than 9 s |" in answer.metadata["checks"].value
 
 
-def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket):
+def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    clients: list[Any] = []
+    monkeypatch.setattr(sensor, "EVENTS_A_TICK", 200)
+    monkeypatch.setattr(S3Resource, "get_client", lambda _: clients.append(bucket.s3) or bucket.s3)
     at = recently()
     for number in range(520):
         bucket.commit(succeeded(number, at, outputs=()))
     ticks = daemon.until_quiet()
     assert ticks == 4, "200, 200, 120, and the quiet one"
+    assert len(clients) - ticks == 2, "those that follow each other share one, beside the one that dagster-aws makes for each"
     assert daemon.jobs() == sorted(job_of(number) for number in range(520))
     assert daemon.studies() == {study_of(number) for number in range(520)}
+
+
+def test_a_tick_asks_the_event_log_as_often_for_thirty_results_as_for_two(
+    daemon: Daemon, bucket: Bucket, questions: Callable[[Callable[[], object]], int]
+):
+    def look() -> None:
+        tick(daemon.instance, ResultsStore(bucket.s3, bucket.name), Cursor.parse(daemon.cursor), datetime.now(UTC))
+
+    bucket.commit(succeeded(90, recently(3), outputs=()))
+    daemon.tick()
+    asked = []
+    for results in (range(1), range(10, 25)):
+        for number in results:  # two answers each, so that one is beside the other
+            bucket.commit(succeeded(number, recently(2), outputs=()))
+            bucket.commit(succeeded(number, recently(1), outputs=(), job=job_of(number + 500)))
+        asked.append(questions(look))
+        daemon.tick()
+    assert asked[0] == asked[1] > 0
+    assert len(daemon.jobs()) == 33
 
 
 def test_results_that_are_deleted_between_ticks_disturb_nothing(daemon: Daemon, bucket: Bucket):
@@ -246,7 +271,7 @@ def test_trouble_of_s3_itself_is_raised_and_the_result_recorded_at_the_next_tick
 ):
     bucket.commit(succeeded(1, recently()))
     with monkeypatch.context() as broken:
-        broken.setattr(ResultsStore, "entry", _slow_down)
+        broken.setattr(ResultsStore, "record", _slow_down)
         with pytest.raises(Exception, match="SlowDown"):
             daemon.tick()
     daemon.tick()

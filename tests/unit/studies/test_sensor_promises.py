@@ -43,8 +43,11 @@ class CountedIndex(ResultsStore):
             if place >= len(self.keys):
                 return
 
-    def entry(self, key: str) -> IndexEntry:
+    def record(self, key: str) -> None:
         """An audit may want to read one of them; there is none, which a tick steps over."""
+
+    def entry(self, key: str) -> IndexEntry:
+        """Nor is there an entry that would say where it is."""
         raise UnreadableResultError(f"{key}: this index has keys alone")
 
     def add(self, key: str) -> None:

@@ -1,0 +1,109 @@
+"""Results read from the bucket, and what the next tick will want, while Dagster's daemon writes the events of this one.
+
+Here belongs how many objects are read at once and what is kept between ticks, nothing else: which entries are wanted is decided in
+``results_index``, what becomes of them in ``lineage``. Listing and reading take about as long as writing, and the daemon writes in another
+process.
+
+Nothing rests on what was read ahead. A plan is taken by the tick alone that begins where it does, and what is written to the bucket after
+it was made is found by a later one, as after any tick. Records do not change once they are committed; what could not be read is read again
+by the tick that wants it, so that trouble is raised there. At most one tick's results are kept, until the next tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from monai_aws_pipeline.contract import result_key
+from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
+from monai_aws_pipeline.studies.results_index import Arrival, Cursor, KeysAfter, Tick, plan_tick
+
+READERS: Final = 8
+
+Outcome = StoredResult | UnreadableResultError
+
+
+def read_result(store: ResultsStore, entry: Arrival) -> Outcome:
+    """One result; an error that is returned is the result's own, trouble of S3 is raised.
+
+    An answer lies where its entry's key says, so the entry itself is read only where none lies there.
+    """
+    try:
+        record = store.record(result_key(entry.study, entry.job)) if entry.study else None
+        if record is None or (record.index_key, record.commit_key) != (entry.key, result_key(entry.study, entry.job)):
+            index = store.entry(entry.key)
+            if (index.job, index.study) != (entry.job, entry.study):
+                return UnreadableResultError(f"{entry.key}: the entry speaks of another job or study than its key")
+            record = store.result_record(index)
+        return store.with_outputs(record)
+    except UnreadableResultError as error:
+        return error
+
+
+def read_results(store: ResultsStore, entries: Iterable[Arrival]) -> list[Outcome]:
+    """Several at a time, in their order."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="results") as readers:
+        return list(readers.map(lambda entry: read_result(store, entry), entries))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tick that has not begun: what it will want, and as much of that as could be read, by entry."""
+
+    plan: Tick | None = None
+    results: Mapping[str, StoredResult] = field(default_factory=dict)
+
+
+class ReadAhead:
+    """Plans a tick and reads its results, and does so in the background for the next one."""
+
+    def __init__(self) -> None:
+        self._store: ResultsStore | None = None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="results-ahead")
+        self._next: Future[Prepared] | None = None
+        self._results: Mapping[str, StoredResult] = {}
+
+    def store(self, bucket: str) -> ResultsStore | None:
+        """What reads in the background, so that the next tick need not make a client again. What is of another bucket is dropped."""
+        if self._store and self._store.bucket != bucket:
+            self._taken()
+        return self._store
+
+    def plan(self, cursor: Cursor, keys_after: KeysAfter, now: datetime, limit: int) -> Tick:
+        """As ``plan_tick``; the plan that was made ahead where it is this tick's."""
+        prepared = self._taken()
+        self._results = prepared.results
+        return prepared.plan if prepared.plan and prepared.plan.before == cursor else plan_tick(cursor, keys_after, now, limit)
+
+    def read(self, store: ResultsStore, entries: Sequence[Arrival]) -> list[Outcome]:
+        """Results in the order of their entries. What was read ahead and is not among them is dropped."""
+        ahead, self._results = self._results, {}
+        rest = [entry for entry in entries if entry.key not in ahead]
+        found: dict[str, Outcome] = {**ahead, **dict(zip((entry.key for entry in rest), read_results(store, rest), strict=True))}
+        return [found[entry.key] for entry in entries]
+
+    def expect(self, store: ResultsStore, cursor: Cursor, now: datetime, limit: int) -> None:
+        """Begin with what a tick will want that begins with this cursor."""
+        self._taken()
+        self._store = store
+        self._next = self._background.submit(_prepare, store, cursor, now, limit)
+
+    def close(self) -> None:
+        """End the background, after what it is reading."""
+        self._background.shutdown()
+
+    def _taken(self) -> Prepared:
+        coming, self._next, self._store = self._next, None, None
+        return coming.result() if coming and not coming.cancel() else Prepared()
+
+
+def _prepare(store: ResultsStore, cursor: Cursor, now: datetime, limit: int) -> Prepared:
+    try:
+        plan = plan_tick(cursor, store.index_keys, now, limit)
+        outcomes = zip(plan.fresh, read_results(store, plan.fresh), strict=True)
+        return Prepared(plan, {entry.key: outcome for entry, outcome in outcomes if isinstance(outcome, StoredResult)})
+    except Exception:  # whatever it is, the tick that wants them meets it too, and says it
+        return Prepared()

@@ -1,0 +1,161 @@
+"""What the next tick will want is read while this one's events are written, and nothing rests on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from dagster import DagsterInstance
+
+from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
+from monai_aws_pipeline.studies import sensor
+from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_result
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
+from monai_aws_pipeline.studies.results_index import Cursor, arrival
+from tests.unit.studies.records import Bucket, job_of, refused, study_of, succeeded
+
+NOW = datetime.now(UTC)
+RESULTS = 5
+
+
+class Watched(ResultsStore):
+    """Says which objects were read, and reads none where it is broken."""
+
+    def __init__(self, bucket: Bucket, *, broken: bool = False):
+        super().__init__(bucket.s3, bucket.name)
+        self.read_keys: list[str] = []
+        self.listed = 0
+        self.broken = broken
+
+    def index_keys(self, start_after: str) -> Iterator[str]:
+        self.listed += 1
+        return super().index_keys(start_after)
+
+    def _read(self, key: str, limit: int) -> bytes | None:
+        self.read_keys.append(key)
+        if self.broken:
+            raise ClientError({"Error": {"Code": "SlowDown", "Message": "SlowDown"}}, "GetObject")
+        return super()._read(key, limit)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadAhead]:
+    monkeypatch.setattr(sensor, "EVENTS_A_TICK", 3)
+    ahead = ReadAhead()
+    yield ahead
+    ahead.close()
+
+
+def prepared(ahead: ReadAhead) -> None:
+    """Wait for the background."""
+    if ahead._next:
+        ahead._next.result()
+
+
+def jobs(recording: Any) -> list[str]:
+    return [event.tags["monai-aws/job"] for event in recording.events]
+
+
+def write(instance: DagsterInstance, recording: Any) -> None:
+    for event in recording.events:
+        instance.report_runless_asset_event(event)
+
+
+def committed(bucket: Bucket, numbers: Iterable[int] = range(RESULTS)) -> list[str]:
+    return sorted(bucket.commit(succeeded(number, NOW)).job for number in numbers)
+
+
+def test_the_next_tick_finds_its_results_listed_and_read(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    expected = committed(bucket)
+    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    write(instance, first)
+    prepared(ahead)
+    later = Watched(bucket, broken=True)
+    second, after = sensor.tick(instance, later, Cursor.parse(cursor.to_text()), NOW, ahead=ahead)
+    assert (later.listed, later.read_keys) == (0, [])
+    assert sorted(jobs(first) + jobs(second)) == expected
+    write(instance, second)
+    assert jobs(sensor.tick(instance, Watched(bucket), after, NOW)[0]) == []
+
+
+def test_where_nothing_waits_nothing_is_read_ahead(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    committed(bucket, range(3))
+    store = Watched(bucket)
+    sensor.tick(instance, store, Cursor(), NOW, ahead=ahead)
+    prepared(ahead)
+    assert ahead.store(bucket.name) is None
+    assert len(store.read_keys) == 3 * 2
+
+
+def test_a_tick_that_begins_elsewhere_makes_its_own_plan(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    """As after a daemon that died before it stored the cursor."""
+    committed(bucket)
+    first, _ = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    prepared(ahead)
+    taken = Watched(bucket)
+    repeated, _ = sensor.tick(instance, taken, Cursor(), NOW, ahead=ahead)
+    assert taken.listed > 0
+    assert jobs(repeated) == jobs(first)
+
+
+def test_where_the_bucket_is_another_one_nothing_of_the_first_is_taken(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    committed(bucket)
+    store = Watched(bucket)
+    ahead.expect(store, Cursor(), NOW, 3)
+    prepared(ahead)
+    assert ahead.store(bucket.name) is store
+    other = Bucket(bucket.s3, "other")
+    assert ahead.store(other.name) is None
+    record = other.commit(succeeded(70, NOW))
+    recording, _ = sensor.tick(instance, Watched(other), Cursor(), NOW, ahead=ahead)
+    assert jobs(recording) == [record.job]
+
+
+def test_trouble_while_reading_ahead_is_none_of_a_tick_that_has_none(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    expected = committed(bucket)
+    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW)
+    write(instance, first)
+    ahead.expect(Watched(bucket, broken=True), cursor, NOW, 3)
+    prepared(ahead)
+    second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
+    assert sorted(jobs(first) + jobs(second)) == expected
+
+
+def test_what_was_damaged_while_it_was_read_ahead_is_read_again(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    record = bucket.commit(succeeded(1, NOW))
+    bucket.put(record.commit_key, "{")
+    ahead.expect(Watched(bucket), Cursor(), NOW, 3)
+    prepared(ahead)
+    bucket.commit(record)
+    recording, _ = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    assert (jobs(recording), recording.skipped) == ([record.job], ())
+
+
+def test_what_comes_while_it_is_read_ahead_is_found_after_it(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
+    committed(bucket)
+    cursor = Cursor()
+    for round_ in range(4):
+        recording, cursor = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
+        write(instance, recording)
+        if round_ == 0:
+            prepared(ahead)
+            committed(bucket, range(20, 24))
+    found = [record.asset_materialization for record in instance.fetch_materializations(INFERENCE_RESULT, limit=50).records]
+    assert sorted((event.tags or {})["monai-aws/job"] for event in found if event) == sorted(map(job_of, [*range(RESULTS), *range(20, 24)]))
+
+
+def test_of_an_answer_no_entry_is_read_and_of_a_refusal_it_is(bucket: Bucket):
+    answer, refusal = bucket.commit(succeeded(1, NOW)), bucket.commit(refused(2, NOW, study_of(2)))
+    read = {}
+    for record in (answer, refusal):
+        entry, store = arrival(record.index_key), Watched(bucket)
+        assert entry
+        found = read_result(store, entry)
+        assert not isinstance(found, UnreadableResultError)
+        assert found.record == record
+        read[record.job] = store.read_keys
+    assert answer.index_key not in read[answer.job]
+    assert refusal.index_key in read[refusal.job]
