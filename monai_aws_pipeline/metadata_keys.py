@@ -147,11 +147,14 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "details": Key("seconds of each phase, host, input, shares of the cost, source, series, memory, as far as they have room"),
     },
     "unanswered_studies": {
-        "unanswered_last_24_hours": Key("studies and uploads of the last day without an answer", "studies"),
-        "unanswered_last_7_days": Key("the same of the last week", "studies"),
+        "last_24_hours": Key("studies and uploads of the last day without an answer", "studies"),
+        "last_7_days": Key("the same of the last week", "studies"),
         "by_code": Key("how many there are of each code"),
-        "studies": Key("each: time, MAP, code, cause, the application's last line, what to do, job, record"),
-        "once_mended": Key("links to the job that has them answered again"),
+        "newest": Key("links to the newest of them: there one is asked again by itself, with Materialize"),
+        "once_mended": Key("links to the job that has them answered again, ready to launch"),
+        "studies": Key("each: time (UTC), code, cause and the application's last line, what to do"),
+        "jobs": Key("job of each, in the order of the table, and the MAP"),
+        "kept_under": Key("where original and record of a job lie"),
         "not_shown": Key("how many have no room in the table", "studies"),
     },
     "studies_by_map": {

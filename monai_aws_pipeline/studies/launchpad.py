@@ -26,3 +26,8 @@ def rerun_link(text: str, which: Mapping[str, Any], *, dry_run: bool = False) ->
 def asset_link(name: str, view: str = "overview") -> str:
     """Markdown that opens an asset's page."""
     return f"[{name}](/assets/{name}?{urlencode({'view': view})})"
+
+
+def study_link(study: str) -> str:
+    """Markdown that opens a study's partition of inference_result."""
+    return f"[{study}](/assets/inference_result?{urlencode({'view': 'partitions', 'partition': study})})"

@@ -24,7 +24,7 @@ from dagster import (
 
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.studies.check_window import RecordedResult
+from monai_aws_pipeline.studies.check_window import RecordedResult, short
 from monai_aws_pipeline.studies.launchpad import rerun_link
 from monai_aws_pipeline.studies.recorded import Page, results_after
 
@@ -40,9 +40,9 @@ AS_OF: Final = "counted_up_to_event"
 
 _MAPS: Final = TableSchema(columns=[TableColumn("map"), TableColumn("version"), TableColumn("studies", "int"), TableColumn("live", "bool")])
 _STALE: Final = TableSchema(columns=[TableColumn("study"), TableColumn("version"), TableColumn("map")])
-_LIST: Final = rerun_link("List all of them", {"stale": {}}, dry_run=True)
-_RERUN: Final = rerun_link("have the live MAP answer them again", {"stale": {}})
-_WHAT_TO_DO: Final = f"{_LIST}, or {_RERUN}, each once: both open the job rerun_studies, ready to launch. Or leave them as they are."
+_LIST: Final = rerun_link("List all", {"stale": {}}, dry_run=True)
+_RERUN: Final = rerun_link("have the live MAP answer all again", {"stale": {}})
+_WHAT_TO_DO: Final = f"{_LIST}, or {_RERUN}: both open the job rerun_studies, ready to launch"
 
 Counts = Mapping[str, int]
 
@@ -116,7 +116,7 @@ def counts_metadata(counts: Counts, newest: Newest, live: str, as_of: int, *, co
     ]
     stale = sum(count for digest, count in ordered if digest != live)
     others = [(digest, of) for digest, of in list(newest.items())[::-1] if digest != live]
-    names = [TableRecord({"study": study, "version": of.version, "map": digest}) for digest, of in others for study in of.studies]
+    names = [TableRecord({"study": study, "version": of.version, "map": short(digest)}) for digest, of in others for study in of.studies]
     return {
         "not_by_the_live_map": MetadataValue.int(stale),
         **({"what_to_do": MetadataValue.md(_WHAT_TO_DO), "newest_of_them": MetadataValue.table(names, _STALE)} if stale and live else {}),

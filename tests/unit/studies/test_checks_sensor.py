@@ -128,7 +128,9 @@ class Desk:
         ]
 
     def unanswered(self) -> list[dict[str, Any]]:
-        return list(self.tables(UNANSWERED_STUDIES)[0]["studies"])
+        """Its rows, each with what the table of jobs has of it."""
+        table = self.tables(UNANSWERED_STUDIES)[0]
+        return [{**job, **row} for row, job in zip(table["studies"], table["jobs"], strict=True)]
 
 
 @pytest.fixture
@@ -192,13 +194,13 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
     assert [row.data["study"] for row in shown.metadata["studies"].records] == [study_of(2)]
     (row,) = desk.unanswered()
     assert (row["study"], row["job"], row["code"]) == (study_of(2), job_of(2), "map_failed")
-    assert (row["cause"], row["last_line"]) == ("The application ended with exit code 1.", "RuntimeError: no volume")
+    assert row["why"] == "The application ended with exit code 1. It said last: RuntimeError: no volume"
     assert row["what_to_do"] == REMEDIES[Code.MAP_FAILED]
-    assert row["map"] == "1.0.0 sha256:dddddddddddd"
-    assert row["record"] == f"s3://studies/quarantine/{job_of(2)}/{study_of(2)}/result.json"
+    assert row["map"] == "1.0.0 dddddddddddd"
+    assert desk.tables(UNANSWERED_STUDIES)[0]["kept_under"] == "s3://studies/quarantine/JOB/"
     table = desk.tables(UNANSWERED_STUDIES)[0]
-    assert table["unanswered_last_24_hours"] == 1
-    assert len(table["once_mended"]) <= MAX_CHARACTERS
+    assert table["last_24_hours"] == 1
+    assert f"[{study_of(2)}](/assets/inference_result?view=partitions&partition={study_of(2)})" in table["newest"]
     config = config_behind("all with map_failed", table["once_mended"])
     assert config == {"which": {"failed": {"since": f"{ago():%Y-%m-%d}", "code": "map_failed"}}, "dry_run": False}
 
@@ -206,10 +208,10 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
 def test_of_uploads_without_a_study_none_can_be_asked_again_and_of_many_codes_the_links_stay_open(desk: Desk):
     desk.record(refused(1, ago(1)))
     desk.tick()
-    assert "once_mended" not in desk.tables(UNANSWERED_STUDIES)[0]
+    assert {"once_mended", "newest"}.isdisjoint(desk.tables(UNANSWERED_STUDIES)[0])
     desk.record(*(failed(number, 1, code) for number, code in enumerate(Code, 10)))
     desk.tick()
-    assert len(desk.tables(UNANSWERED_STUDIES)[0]["once_mended"]) <= MAX_CHARACTERS
+    assert all(len(desk.tables(UNANSWERED_STUDIES)[0][key]) <= MAX_CHARACTERS for key in ("once_mended", "newest"))
 
 
 def test_the_graphs_node_shows_every_check_after_whatever_was_recorded_last(desk: Desk):
@@ -245,7 +247,7 @@ def test_a_failure_that_any_job_answers_later_turns_green_and_leaves_the_table(d
     desk.tick()
     assert desk.shown("answered").passed
     assert desk.unanswered() == []
-    assert [table["unanswered_last_24_hours"] for table in desk.tables(UNANSWERED_STUDIES)] == [0, 1]
+    assert [table["last_24_hours"] for table in desk.tables(UNANSWERED_STUDIES)] == [0, 1]
 
 
 def test_an_upload_whose_study_is_unknown_has_its_place(desk: Desk):
@@ -387,7 +389,7 @@ def test_what_left_the_last_day_leaves_the_node_without_any_news(desk: Desk, mon
     monkeypatch.setattr(checks_sensor, "datetime", later(hours=25))
     desk.tick()
     assert desk.shown("answered").passed
-    assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_24_hours"] == 0
+    assert desk.tables(UNANSWERED_STUDIES)[0]["last_24_hours"] == 0
     assert len(desk.unanswered()) == 1, "it still has no answer"
 
 
@@ -408,12 +410,12 @@ def test_studies_are_counted_by_map_and_follow_a_promotion_and_a_rollback(desk: 
     (table,) = desk.tables(STUDIES_BY_MAP)
     assert table["by_map"] == [counted_row(DIGEST, 2, live=True), counted_row(OTHER_DIGEST, 1, live=False)]
     assert table["not_by_the_live_map"] == 1
-    assert named(table) == [(study_of(3), OTHER_DIGEST)]
+    assert named(table) == [(study_of(3), OTHER_DIGEST[:19])]
     desk.go_live(OTHER_DIGEST)
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["not_by_the_live_map"] == 2
-    assert named(table) == [(study_of(2), DIGEST), (study_of(1), DIGEST)]
+    assert named(table) == [(study_of(2), DIGEST[:19]), (study_of(1), DIGEST[:19])]
     assert not desk.shown("by_live_map").passed
     assert desk.shown("by_live_map").severity is AssetCheckSeverity.WARN
     desk.go_live(DIGEST)
@@ -429,20 +431,22 @@ def test_a_study_that_is_answered_again_moves_to_the_map_that_answered_it(desk: 
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["by_map"] == [counted_row(OTHER_DIGEST, 1, live=True), counted_row(DIGEST, 1, live=False)]
-    assert named(table) == [(study_of(2), DIGEST)]
+    assert named(table) == [(study_of(2), DIGEST[:19])]
     assert desk.shown("by_live_map").description == (
         "1 of 2 answers of the last 24 hours are by a MAP that is not live: 1 by sha256:dddddddddddd"
     )
 
 
 def test_of_many_maps_those_that_answered_last_are_named_and_the_cursor_stays_small(desk: Desk):
-    digests = [f"sha256:{number:064x}" for number in range(NAMED_MAPS + 3)]
+    digests = [f"sha256:{number:x}{63 * '0'}" for number in range(NAMED_MAPS + 3)]
     for place, digest in enumerate(digests):
         desk.record(*(succeeded(place * 100 + number, ago(9), digest) for number in range(NAMED_STUDIES + 5)))
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["not_by_the_live_map"] == len(digests) * (NAMED_STUDIES + 5)
-    newest = [(study_of(place * 100 + number), digest) for place, digest in enumerate(digests) for number in range(5, NAMED_STUDIES + 5)]
+    newest = [
+        (study_of(place * 100 + number), digest[:19]) for place, digest in enumerate(digests) for number in range(5, NAMED_STUDIES + 5)
+    ]
     assert named(table) == newest[::-1][: NAMED_MAPS * NAMED_STUDIES]
     assert desk.cursor
     assert len(json.dumps(json.loads(desk.cursor)["newest"])) < 4096
@@ -451,7 +455,7 @@ def test_of_many_maps_those_that_answered_last_are_named_and_the_cursor_stays_sm
     assert named(desk.tables(STUDIES_BY_MAP)[0]) == newest[::-1][NAMED_STUDIES : NAMED_MAPS * NAMED_STUDIES]
 
 
-@pytest.mark.parametrize(("words", "dry_run"), [("List all of them", True), ("have the live MAP answer them again", False)])
+@pytest.mark.parametrize(("words", "dry_run"), [("List all", True), ("have the live MAP answer all again", False)])
 def test_the_next_click_is_the_job_with_its_config_written(desk: Desk, words: str, dry_run: bool):
     desk.record(succeeded(1, ago(9), OTHER_DIGEST))
     desk.tick()
