@@ -150,7 +150,7 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "last_24_hours": Key("studies and uploads of the last day without an answer", "studies"),
         "last_7_days": Key("the same of the last week", "studies"),
         "by_code": Key("how many there are of each code"),
-        "newest": Key("links to the newest of them: there one is asked again by itself, with Materialize"),
+        "newest": Key("links to what happened to the newest of them"),
         "once_mended": Key("links to the job that has them answered again, ready to launch"),
         "studies": Key("each: time (UTC), code, cause and the application's last line, what to do"),
         "jobs": Key("job of each, in the order of the table, and the MAP"),

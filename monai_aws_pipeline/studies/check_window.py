@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from monai_aws_pipeline.contract import parse_utc
-from monai_aws_pipeline.studies.launchpad import asset_link
 from monai_aws_pipeline.studies.result_checks import BY_LIVE_MAP, WITHIN_TIME_AND_COST, Outcome, Verdict
 
 WINDOW: Final = timedelta(hours=24)
@@ -196,12 +195,10 @@ def _of_results(check: str, window: CheckWindow) -> Finding:
 
 _LOOK: Final = "Open the study (its partition of inference_result): preview, volumes and the table 'checks' say what was found."
 _NEXT: Final = {
-    "answered": f"Open {asset_link('unanswered_studies')}: it has cause, the application's last line and remedy of each, and leads to "
-    "the job that asks them again."
+    "answered": "Open the asset unanswered_studies: it has cause, the application's last line and remedy of each, and leads to the job "
+    "that asks them again."
 }
-_RERUN: Final = (
-    f"Open {asset_link('studies_by_map')}: it names them and leads to the job rerun_studies, which has the live MAP answer them."
-)
+_RERUN: Final = "Open the asset studies_by_map: it names them, and leads to the job rerun_studies, which has the live MAP answer them."
 
 
 def _of_maps(window: CheckWindow, live: str) -> Finding:

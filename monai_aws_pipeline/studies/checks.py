@@ -138,7 +138,7 @@ def _metadata(found: Finding, window: CheckWindow) -> dict[str, MetadataValue]:
         "results": MetadataValue.int(window.count()),
         "not_judged": MetadataValue.int(window.count(Outcome.NOT_JUDGED)),
         **(_cost_metadata(window) if window.usd else {}),
-        **({"what_to_do": MetadataValue.md(found.next)} if found.next else {}),
+        **({"what_to_do": MetadataValue.text(found.next)} if found.next else {}),
         **({"failing": MetadataValue.int(len(found.misses)), "studies": MetadataValue.table(rows, schema=_MISSES)} if rows else {}),
     }
 

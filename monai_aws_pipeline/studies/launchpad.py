@@ -23,11 +23,6 @@ def rerun_link(text: str, which: Mapping[str, Any], *, dry_run: bool = False) ->
     return f"[{text}](/locations/{LOCATION}/jobs/rerun_studies/playground/setup?{query})"
 
 
-def asset_link(name: str, view: str = "overview") -> str:
-    """Markdown that opens an asset's page."""
-    return f"[{name}](/assets/{name}?{urlencode({'view': view})})"
-
-
 def study_link(study: str) -> str:
-    """Markdown that opens a study's partition of inference_result."""
-    return f"[{study}](/assets/inference_result?{urlencode({'view': 'partitions', 'partition': study})})"
+    """Markdown that opens what happened to a study: its partition alone shows nothing of one that has no answer."""
+    return f"[{study}](/assets/inference_result?{urlencode({'view': 'events', 'partition': study})})"

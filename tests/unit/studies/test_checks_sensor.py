@@ -200,7 +200,7 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
     assert desk.tables(UNANSWERED_STUDIES)[0]["kept_under"] == "s3://studies/quarantine/JOB/"
     table = desk.tables(UNANSWERED_STUDIES)[0]
     assert table["last_24_hours"] == 1
-    assert f"[{study_of(2)}](/assets/inference_result?view=partitions&partition={study_of(2)})" in table["newest"]
+    assert f"[{study_of(2)}](/assets/inference_result?view=events&partition={study_of(2)})" in table["newest"]
     config = config_behind("all with map_failed", table["once_mended"])
     assert config == {"which": {"failed": {"since": f"{ago():%Y-%m-%d}", "code": "map_failed"}}, "dry_run": False}
 
