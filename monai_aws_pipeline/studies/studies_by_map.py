@@ -42,7 +42,7 @@ _MAPS: Final = TableSchema(columns=[TableColumn("map"), TableColumn("version"), 
 _STALE: Final = TableSchema(columns=[TableColumn("study"), TableColumn("version"), TableColumn("map")])
 _LIST: Final = rerun_link("List all", {"stale": {}}, dry_run=True)
 _RERUN: Final = rerun_link("have the live MAP answer all again", {"stale": {}})
-_WHAT_TO_DO: Final = f"{_LIST}, or {_RERUN}: both open the job rerun_studies, ready to launch"
+_WHAT_TO_DO: Final = f"{_LIST}, or {_RERUN}"
 
 Counts = Mapping[str, int]
 
