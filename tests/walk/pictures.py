@@ -146,7 +146,6 @@ class Walk:
     def rolled_back(self) -> None:
         """The same question after a rollback."""
         self.stale("stale-after-rollback")
-        self.graph("graph-after-rollback")
 
 
 def main(browser: str, folder: str, out: str, *chapters: str) -> None:
