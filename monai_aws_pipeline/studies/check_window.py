@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from monai_aws_pipeline.contract import parse_utc
-from monai_aws_pipeline.studies.result_checks import BY_LIVE_MAP, Outcome, Verdict
+from monai_aws_pipeline.studies.result_checks import BY_LIVE_MAP, WITHIN_TIME_AND_COST, Outcome, Verdict
 
 WINDOW: Final = timedelta(hours=24)
 MAX_MISSES: Final = 100
@@ -27,7 +27,8 @@ class RecordedResult:
     """A result as the event log has it. ``study`` is empty where it is unknown; ``digest`` of the MAP, empty where none was chosen.
 
     ``replaced``: digest and commit time of the study's answer before this one. ``answered_at``: of a failure, when its study was
-    answered (as far as it was recorded). Times are ISO 8601 UTC; empty where there is none.
+    answered (as far as it was recorded). Times are ISO 8601 UTC; empty where there is none. ``version`` of the MAP's application;
+    ``usd``: what it cost.
     """
 
     storage_id: int
@@ -39,6 +40,8 @@ class RecordedResult:
     verdicts: tuple[Verdict, ...] = ()
     replaced: tuple[str, str] = ("", "")
     answered_at: str = ""
+    version: str = ""
+    usd: float = 0.0
 
     @property
     def subject(self) -> str:
@@ -49,6 +52,11 @@ class RecordedResult:
     def is_superseded(self) -> bool:
         """Whether it is a failure of a study that was answered at that time or later."""
         return not self.answered and bool(self.answered_at) and parse_utc(self.answered_at) >= parse_utc(self.at)
+
+    @property
+    def is_recorded_again(self) -> bool:
+        """Whether it is the very answer that the study had already: a run that asked the same MAP again has recorded it once more."""
+        return self.replaced == (self.digest, self.at)
 
 
 @dataclass(frozen=True)
@@ -71,23 +79,26 @@ class CheckWindow:
     """What one check has seen in the last day.
 
     ``hours``: for each UTC hour how many results had each outcome; for ``by_live_map`` how many answers each MAP gave. ``misses``: newest
-    last. ``unjudged``: why a result was not judged, the last time.
+    last. ``unjudged``: why a result was not judged, the last time. ``usd``: for each UTC hour what its results cost, where cost is judged.
     """
 
     hours: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     misses: tuple[Miss, ...] = ()
     unjudged: str = ""
+    usd: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> CheckWindow:
         """What ``to_data`` made. Raises KeyError, TypeError, ValueError."""
         hours = {str(hour): {str(name): int(count) for name, count in counts.items()} for hour, counts in data["hours"].items()}
-        return cls(hours, tuple(Miss(*map(str, miss)) for miss in data["misses"]), str(data["unjudged"]))
+        usd = {str(hour): float(spent) for hour, spent in data.get("usd", {}).items()}
+        return cls(hours, tuple(Miss(*map(str, miss)) for miss in data["misses"]), str(data["unjudged"]), usd)
 
     def to_data(self) -> dict[str, Any]:
         """As JSON has it."""
         misses = [[miss.at, miss.study, miss.job, miss.found] for miss in self.misses]
-        return {"hours": {hour: dict(counts) for hour, counts in self.hours.items()}, "misses": misses, "unjudged": self.unjudged}
+        data = {"hours": {hour: dict(counts) for hour, counts in self.hours.items()}, "misses": misses, "unjudged": self.unjudged}
+        return data | ({"usd": dict(self.usd)} if self.usd else {})
 
     def count(self, *names: str) -> int:
         """How many results had one of these outcomes; without a name all of them."""
@@ -109,7 +120,8 @@ class CheckWindow:
                 window = window._with(check, result, now)
         first = _hour(now - WINDOW)
         hours = {hour: counts for hour, counts in window.hours.items() if hour >= first}
-        return replace(window, hours=hours, misses=tuple(miss for miss in window.misses if _in_window(miss.at, now)))
+        usd = {hour: spent for hour, spent in window.usd.items() if hour >= first}
+        return replace(window, hours=hours, usd=usd, misses=tuple(miss for miss in window.misses if _in_window(miss.at, now)))
 
     def _with(self, check: str, result: RecordedResult, now: datetime) -> CheckWindow:
         if check == BY_LIVE_MAP:
@@ -121,6 +133,7 @@ class CheckWindow:
             self,
             hours=_added(self.hours, _hour(parse_utc(result.at)), verdict.outcome.value, 1),
             unjudged=verdict.found if verdict.outcome is Outcome.NOT_JUDGED else self.unjudged,
+            usd=_with_cost(self.usd, result) if check == WITHIN_TIME_AND_COST else self.usd,
         )
         if result.is_superseded or (not result.answered and verdict.outcome is not Outcome.FAILED):
             return counted  # the study's last answer, and what was found of it, still stands
@@ -161,6 +174,11 @@ def finding(check: str, window: CheckWindow, live: str) -> Finding:
     """The state of a check. ``live``: digest of the MAP that is live, empty where none is known."""
     if check == BY_LIVE_MAP:
         return _of_maps(window, live)
+    found = _of_results(check, window)
+    return replace(found, text=f"{found.text} Together they cost {sum(window.usd.values()):.4f} USD.") if window.usd else found
+
+
+def _of_results(check: str, window: CheckWindow) -> Finding:
     total, unjudged = window.count(), window.count(Outcome.NOT_JUDGED)
     if window.misses:
         least = "at least " if len(window.misses) == MAX_MISSES else ""
@@ -177,13 +195,10 @@ def finding(check: str, window: CheckWindow, live: str) -> Finding:
 
 _LOOK: Final = "Open the study (its partition of inference_result): preview, volumes and the table 'checks' say what was found."
 _NEXT: Final = {
-    "answered": "Open unanswered_studies: it has cause, the application's last line and remedy of each. Then materialise these again."
+    "answered": "Open the asset unanswered_studies: it has cause, the application's last line and remedy of each, and leads to the job "
+    "that asks them again."
 }
-RERUN_STALE: Final = "ops: {answer_studies_again: {config: {which: {stale: {}}}}}"
-"""The config of the job ``rerun_studies`` for all stale studies, whole, as Dagster's launchpad takes it."""
-_RERUN: Final = (
-    f"Start the job rerun_studies, or leave them: studies_by_map counts all of them. Its config for the launchpad: {RERUN_STALE}"
-)
+_RERUN: Final = "Open the asset studies_by_map: it names them, and leads to the job rerun_studies, which has the live MAP answer them."
 
 
 def _of_maps(window: CheckWindow, live: str) -> Finding:
@@ -203,6 +218,13 @@ def _of_maps(window: CheckWindow, live: str) -> Finding:
 def short(digest: str) -> str:
     """A digest as a person tells it from others: its first 12 digits."""
     return digest[:19] or "an unknown MAP"
+
+
+def _with_cost(usd: Mapping[str, float], result: RecordedResult) -> Mapping[str, float]:
+    if not result.usd or result.is_recorded_again:
+        return usd
+    hour = _hour(parse_utc(result.at))
+    return {**usd, hour: round(usd.get(hour, 0.0) + result.usd, 6)}
 
 
 def _added(hours: Mapping[str, Mapping[str, int]], hour: str, name: str, count: int) -> dict[str, Mapping[str, int]]:

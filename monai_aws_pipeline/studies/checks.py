@@ -47,6 +47,7 @@ COUNTS_WAIT: Final = timedelta(minutes=10)
 SPECS: Final = [AssetCheckSpec(check.name, asset=INFERENCE_RESULT, description=check.description) for check in CHECKS]
 KEYS: Final = [spec.key for spec in SPECS]
 _MISSES: Final = TableSchema(columns=[TableColumn("time"), TableColumn("study"), TableColumn("job"), TableColumn("found")])
+_HOURS: Final = TableSchema(columns=[TableColumn("hour (UTC)"), TableColumn("results", "int"), TableColumn("USD", "float")])
 
 
 @multi_asset_check(
@@ -136,6 +137,19 @@ def _metadata(found: Finding, window: CheckWindow) -> dict[str, MetadataValue]:
         "window": MetadataValue.text("the last 24 hours, by the time of the commit"),
         "results": MetadataValue.int(window.count()),
         "not_judged": MetadataValue.int(window.count(Outcome.NOT_JUDGED)),
+        **(_cost_metadata(window) if window.usd else {}),
         **({"what_to_do": MetadataValue.text(found.next)} if found.next else {}),
         **({"failing": MetadataValue.int(len(found.misses)), "studies": MetadataValue.table(rows, schema=_MISSES)} if rows else {}),
+    }
+
+
+def _cost_metadata(window: CheckWindow) -> dict[str, MetadataValue]:
+    """What the results cost, and in which hours: a night is some of them."""
+    rows = [
+        TableRecord({"hour (UTC)": f"{hour.replace('T', ' ')}:00", "results": sum(counts.values()), "USD": window.usd.get(hour, 0.0)})
+        for hour, counts in sorted(window.hours.items(), reverse=True)
+    ]
+    return {
+        "cost_together_usd": MetadataValue.float(round(sum(window.usd.values()), 6)),
+        "cost_by_hour": MetadataValue.table(rows, schema=_HOURS),
     }

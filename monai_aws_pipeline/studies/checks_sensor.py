@@ -36,11 +36,11 @@ from monai_aws_pipeline.studies.checks import COUNTS_WAIT, evaluations, not_show
 from monai_aws_pipeline.studies.failures import KEPT_FOR, MAX_FAILURES, UNANSWERED_STUDIES, table_metadata
 from monai_aws_pipeline.studies.recorded import Page, last_materialization, results_after, standing_failures
 from monai_aws_pipeline.studies.result_checks import CHECKS
-from monai_aws_pipeline.studies.studies_by_map import BATCH, STUDIES_BY_MAP, counted, counts_metadata, last_shown, shown
+from monai_aws_pipeline.studies.studies_by_map import BATCH, STUDIES_BY_MAP, Named, counted, counts_metadata, last_shown, named, shown
 
 LOOK_AGAIN: Final = COUNTS_WAIT
 """Without news too: so that counts are shown, what left the window leaves the node, and what a run has only planned is evaluated."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 Event = AssetCheckEvaluation | AssetMaterialization
 
@@ -49,12 +49,14 @@ Event = AssetCheckEvaluation | AssetMaterialization
 class Tally:
     """What was read of the event log up to the event ``as_of``, and what the last tick showed of it.
 
-    ``windows``: by check; ``by_map``: studies by digest; ``live``: the digest that was live; ``look_at``: when to look without any news.
+    ``windows``: by check; ``by_map``: studies by digest; ``newest``: names of the newest of them; ``live``: the digest that was live;
+    ``look_at``: when to look without any news.
     """
 
     as_of: int = 0
     windows: Mapping[str, CheckWindow] = field(default_factory=dict)
     by_map: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, Named] = field(default_factory=dict)
     live: str = ""
     look_at: str = ""
 
@@ -67,14 +69,16 @@ class Tally:
                 return cls()
             windows = {str(check): CheckWindow.of_data(window) for check, window in data["windows"].items()}
             by_map = {str(digest): int(count) for digest, count in data["by_map"].items()}
-            return cls(int(data["as_of"]), windows, by_map, str(data["live"]), str(data["look_at"]))
+            newest = {str(digest): Named(str(version), tuple(map(str, studies))) for digest, version, studies in data["newest"]}
+            return cls(int(data["as_of"]), windows, by_map, newest, str(data["live"]), str(data["look_at"]))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
     def to_text(self) -> str:
         """Compact JSON, the same for equal tallies."""
         windows = {check: window.to_data() for check, window in self.windows.items()}
-        data = {"version": _VERSION, "as_of": self.as_of, "windows": windows, "by_map": dict(self.by_map)}
+        newest = [[digest, of.version, of.studies] for digest, of in self.newest.items()]  # in their order, which keys would not keep
+        data = {"version": _VERSION, "as_of": self.as_of, "windows": windows, "by_map": dict(self.by_map), "newest": newest}
         return json.dumps(data | {"live": self.live, "look_at": self.look_at}, separators=(",", ":"), sort_keys=True)
 
     def after(self, page: Page, live: str, now: datetime) -> Tally:
@@ -83,7 +87,7 @@ class Tally:
         windows = {check.name: self.windows.get(check.name, CheckWindow()).fold(check.name, results, now) for check in CHECKS}
         misses = [parse_utc(miss.at) + WINDOW for window in windows.values() for miss in window.misses]
         look_at = min([now + LOOK_AGAIN, *misses]).isoformat()
-        return Tally(page.as_of, windows, counted(self.by_map, results), live, look_at)
+        return Tally(page.as_of, windows, counted(self.by_map, results), named(self.newest, results), live, look_at)
 
 
 def study_checks_sensor(interval_s: int) -> SensorDefinition:
@@ -118,7 +122,7 @@ def tick(instance: DagsterInstance, bucket: str, before: Tally, now: datetime) -
     rows = standing_failures(instance, now - KEPT_FOR, MAX_FAILURES)
     tables = {
         UNANSWERED_STUDIES: table_metadata(rows, bucket, now),
-        STUDIES_BY_MAP: counts_metadata(tally.by_map, live, tally.as_of, complete=not page.more),
+        STUDIES_BY_MAP: counts_metadata(tally.by_map, tally.newest, live, tally.as_of, complete=not page.more),
     }
     return (*checks, *(_table(key, metadata) for key, metadata in tables.items() if shown(metadata) != last_shown(instance, key))), tally
 

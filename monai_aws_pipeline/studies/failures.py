@@ -12,11 +12,12 @@ from dagster import AssetExecutionContext, AssetKey, MaterializeResult, Metadata
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import parse_utc
+from monai_aws_pipeline.contract import QUARANTINE_PREFIX, parse_utc
 from monai_aws_pipeline.operations.failures import failures
 from monai_aws_pipeline.operations.results_store import ResultsStore
-from monai_aws_pipeline.operations.unanswered import UnansweredRow, counts_by_code
+from monai_aws_pipeline.operations.unanswered import UNKNOWN, UnansweredRow, counts_by_code
 from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.studies.launchpad import rerun_link, study_link
 from monai_aws_pipeline.studies.record_metadata import s3_path
 
 UNANSWERED_STUDIES: Final = AssetKey("unanswered_studies")
@@ -30,10 +31,13 @@ MAX_FAILURES: Final = 500
 MAX_RESULTS: Final = 20_000
 """Results that are read of the bucket, newest first: two weeks of 1,500 a day."""
 _MAX_CELL: Final = 240
+MAX_CODES: Final = 3
+MAX_PAGES: Final = 5
+"""Codes that are asked again, and studies that are opened, by one click: a text of a thousand characters would hide behind another."""
 
-_STUDIES: Final = TableSchema(
-    columns=[TableColumn(name) for name in ("time", "study", "map", "code", "cause", "last_line", "what_to_do", "job", "record")]
-)
+_STUDIES: Final = TableSchema(columns=[TableColumn(name) for name in ("time", "study", "code", "why", "what_to_do")])
+"""Narrow enough for an asset's page: columns of long ids would push what to do out of sight."""
+_JOBS: Final = TableSchema(columns=[TableColumn(name) for name in ("job", "study", "map")])
 _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies", "int")])
 
 
@@ -42,8 +46,9 @@ _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies",
     group_name="studies",
     kinds={"s3", "table"},
     description="Studies and uploads of the last 7 days that have no answer, newest first: code, cause, the application's last line, "
-    "what to do. The sensor study_checks renews it within a minute; a study leaves it when any job has answered it. Materialise it to "
-    "read the results of these days from the bucket again; that takes seconds, up to a minute for each 5,000, and costs a cent at most.",
+    "what to do, and links that ask them again once that is done. The sensor study_checks renews it within a minute; a study leaves it "
+    "when any job has answered it. Materialise it to read the results of these days from the bucket again; that takes seconds, up to a minute "
+    "for each 5,000, and costs a cent at most.",
 )
 def unanswered_studies(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the results of these days from the bucket, as ``monai-aws failures`` does."""
@@ -62,33 +67,51 @@ def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *,
     """The table with its counts, bounded in rows and bytes. ``rows``: newest first; ``complete``: nothing of these days was left unread."""
     last_day = sum(parse_utc(row.at) >= now - LAST_DAY for row in rows)
     least = "" if complete and len(rows) < MAX_FAILURES else "at least "
-    shown = _within_bytes(rows[:MAX_ROWS], bucket)
+    shown = _within_bytes(rows[:MAX_ROWS])
+    jobs = [
+        TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name.replace("sha256:", "") or "none yet"})
+        for row in rows[: len(shown)]
+    ]
     by_code = [TableRecord({"code": code, "studies": count}) for code, count in counts_by_code(rows).items()]
     return {
-        "unanswered_last_24_hours": MetadataValue.int(last_day),
-        "unanswered_last_7_days": MetadataValue.text(f"{least}{len(rows)}"),
+        **_retry_metadata(rows),
+        "last_24_hours": MetadataValue.int(last_day),
+        "last_7_days": MetadataValue.text(f"{least}{len(rows)}"),
         "by_code": MetadataValue.table(by_code[:MAX_ROWS], schema=_CODES),
         "studies": MetadataValue.table(shown, schema=_STUDIES),
         "not_shown": MetadataValue.int(len(rows) - len(shown)),
+        "jobs": MetadataValue.table(jobs, schema=_JOBS),
+        "kept_under": MetadataValue.text(s3_path(bucket, f"{QUARANTINE_PREFIX}JOB/")),
     }
 
 
-def _within_bytes(rows: Sequence[UnansweredRow], bucket: str) -> list[TableRecord]:
+def _retry_metadata(rows: Sequence[UnansweredRow]) -> dict[str, MetadataValue]:
+    """Where those whose study is known are opened and asked again; nothing where there are none."""
+    known = [row for row in rows if row.study]
+    if not known:
+        return {}
+    since = min(row.at for row in known)[:10]
+    codes = list(counts_by_code(known))[:MAX_CODES]
+    links = [rerun_link(f"all with {code}", {"failed": {"since": since, "code": code}}) for code in codes]
+    pages = [study_link(row.study) for row in known[:MAX_PAGES]]
+    return {
+        "newest": MetadataValue.md(", ".join(pages)),
+        "once_mended": MetadataValue.md(f"Ask again {', or '.join(links)}"),
+    }
+
+
+def _within_bytes(rows: Sequence[UnansweredRow]) -> list[TableRecord]:
     records: list[TableRecord] = []
     left = MAX_BYTES
     for row in rows:
         data = {
-            "time": row.at,
-            "study": row.study or "unknown",
-            "map": row.map_name or "none yet",
+            "time": f"{parse_utc(row.at):%m-%d %H:%M}",
+            "study": row.study or UNKNOWN,
             "code": row.code,
-            "cause": _cell(row.cause),
-            "last_line": _cell(row.last_line),
+            "why": _cell(row.cause) + (f" It said last: {_cell(row.last_line)}" if row.last_line else ""),
             "what_to_do": _cell(row.remedy),
-            "job": row.job,
-            "record": s3_path(bucket, row.record),
         }
-        left -= sum(len(text.encode()) for text in data.values())
+        left -= sum(len(text.encode()) for text in (*data.values(), row.job, row.study, row.map_name))
         if left < 0:
             break
         records.append(TableRecord(data))

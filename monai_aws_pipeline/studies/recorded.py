@@ -200,6 +200,8 @@ def _result(record: EventLogRecord, answer: AssetMaterialization | None) -> Reco
         _verdicts(metadata),
         replaced=before if answered else ("", ""),
         answered_at="" if answered else before[1],
+        version=_text(metadata, "map_app_version"),
+        usd=_number(metadata, "cost_usd"),
     )
 
 
@@ -228,6 +230,11 @@ def _moment(metadata: Mapping[str, MetadataValue[Any]]) -> str:
     """When a result was committed. Of an expired one it is a text, of the others a timestamp."""
     value = metadata["committed_at"].value if "committed_at" in metadata else None
     return utc_text(datetime.fromtimestamp(value, UTC)) if isinstance(value, float) else ""
+
+
+def _number(metadata: Mapping[str, MetadataValue[Any]], name: str) -> float:
+    value = metadata[name].value if name in metadata else None
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _text(metadata: Mapping[str, MetadataValue[Any]], name: str) -> str:

@@ -92,8 +92,9 @@ CHECKS: Final = (
     Check(
         WITHIN_TIME_AND_COST,
         False,
-        "No inference took longer, and no study cost more, than MONAI_AWS_STUDY_MAX_SECONDS and MONAI_AWS_STUDY_MAX_USD say. Yellow: "
-        f"compare with other studies, and choose a larger instance type where all are slow. {_WHEN}",
+        "No inference took longer, and no study cost more, than MONAI_AWS_STUDY_MAX_SECONDS and MONAI_AWS_STUDY_MAX_USD say. Its metadata "
+        "says what the last day cost, hour by hour. Yellow: compare with other studies, and choose a larger instance type where all are "
+        f"slow. {_WHEN}",
     ),
     Check(
         BY_LIVE_MAP,

@@ -209,7 +209,7 @@ def test_each_group_of_keys_belongs_to_a_definition():
 def test_a_key_has_a_meaning_and_the_unit_that_its_name_says(name: str, key: Key):
     assert re.fullmatch(r"[a-z0-9_*]+", name)
     assert len(key.meaning) > 8
-    of_a_window = re.search(r"_last_\d+_[a-z]+$", name)
+    of_a_window = re.search(r"(?:^|_)last_\d+_[a-z]+$", name)
     said = None if of_a_window else next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), None)
     if said:
         assert key.unit == said

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from dagster import JobDefinition, config_from_yaml_strings, validate_run_config
 
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.settings import PROJECT_ROOT
-from monai_aws_pipeline.studies.check_window import CheckWindow, RecordedResult, finding
+from monai_aws_pipeline.studies.launchpad import rerun_link
 from monai_aws_pipeline.studies.rerun_job import rerun_studies
-from monai_aws_pipeline.studies.result_checks import BY_LIVE_MAP
-from monai_aws_pipeline.studies.studies_by_map import counts_metadata
-from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, job_of, study_of
 
 PAGES = sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").glob("*.md"), *(PROJECT_ROOT / "examples").rglob("*.md")])
 _BLOCK = re.compile(r"^( +)ops:.*\n(?:\1 +.*\n)*", re.MULTILINE)
@@ -45,16 +43,9 @@ def test_a_config_of_a_page_is_taken_by_a_job(text: str):
         validate_run_config(job, config)
 
 
-def stale_by_the_table() -> str:
-    return str(counts_metadata({OTHER_DIGEST: 1}, DIGEST, 1, complete=True)["what_to_do"].value)
-
-
-def stale_by_the_check() -> str:
-    result = RecordedResult(1, NOON.isoformat(), study_of(1), job_of(1), True, OTHER_DIGEST, ())
-    return finding(BY_LIVE_MAP, CheckWindow().fold(BY_LIVE_MAP, [result], NOON), DIGEST).next
-
-
-@pytest.mark.parametrize("said", [stale_by_the_table, stale_by_the_check])
-def test_what_is_to_be_done_about_stale_studies_can_be_pasted(said: Any):
-    config = config_from_yaml_strings([said().partition("launchpad: ")[2]])
-    assert validate_run_config(rerun_studies, config)["ops"]["answer_studies_again"]["config"]["which"] == {"stale": {}}
+@pytest.mark.parametrize("which", [{"stale": {}}, {"failed": {"code": "MAP_FAILED"}}])
+def test_the_config_behind_a_link_of_a_table_is_taken_by_its_job(which: dict[str, Any]):
+    address = rerun_link("words", which, dry_run=True).removeprefix("[words](").removesuffix(")")
+    config = config_from_yaml_strings(parse_qs(urlsplit(address).query)["config"])
+    taken = validate_run_config(rerun_studies, config)["ops"]["answer_studies_again"]["config"]
+    assert (set(taken["which"]), taken["dry_run"]) == (set(which), True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckKey,
@@ -22,9 +25,11 @@ from dagster import (
     DefaultSensorStatus,
     Definitions,
     MaterializeResult,
+    TableMetadataValue,
     asset,
     build_sensor_context,
     materialize,
+    validate_run_config,
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events import DagsterEventType
@@ -33,21 +38,22 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster_aws.s3 import S3Resource
 from sqlalchemy.exc import IntegrityError
 
-from monai_aws_pipeline.contract import ExpectedVolume, IndexEntry, MapFacts, ResultError, ResultRecord, SegmentVolume, Status
+from monai_aws_pipeline.contract import Cost, ExpectedVolume, IndexEntry, MapFacts, ResultError, ResultRecord, SegmentVolume, Status
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import checks_sensor
-from monai_aws_pipeline.studies.check_window import RERUN_STALE
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import Tally, study_checks_sensor
 from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, unanswered_studies
+from monai_aws_pipeline.studies.launchpad import LOCATION
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, event_of, expired_event
 from monai_aws_pipeline.studies.recorded import MAX_CHARACTERS, results_after
+from monai_aws_pipeline.studies.rerun_job import rerun_studies
 from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
-from monai_aws_pipeline.studies.studies_by_map import STUDIES_BY_MAP, studies_by_map
+from monai_aws_pipeline.studies.studies_by_map import NAMED_MAPS, NAMED_STUDIES, STUDIES_BY_MAP, studies_by_map
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, refused, study_of, succeeded
 
 SENSOR = study_checks_sensor(30)
@@ -121,7 +127,9 @@ class Desk:
         ]
 
     def unanswered(self) -> list[dict[str, Any]]:
-        return list(self.tables(UNANSWERED_STUDIES)[0]["studies"])
+        """Its rows, each with what the table of jobs has of it."""
+        table = self.tables(UNANSWERED_STUDIES)[0]
+        return [{**job, **row} for row, job in zip(table["studies"], table["jobs"], strict=True)]
 
 
 @pytest.fixture
@@ -129,6 +137,26 @@ def desk(instance: DagsterInstance) -> Iterator[Desk]:
     desk = Desk(instance)
     desk.go_live(DIGEST)
     yield desk
+
+
+def counted_row(digest: str, studies: int, *, live: bool) -> dict[str, Any]:
+    return {"map": digest, "version": "1.0.0", "studies": studies, "live": live}
+
+
+def named(table: dict[str, Any]) -> list[tuple[str, str]]:
+    """The stale studies that a table names, with the MAP that answered each."""
+    return [(row["study"], row["map"]) for row in table["newest_of_them"]]
+
+
+def config_behind(words: str, markdown: str) -> dict[str, Any]:
+    """The config that a link opens the job rerun_studies with, read as Dagster reads it."""
+    (address,) = (found[2] for found in re.finditer(r"\[([^]]+)\]\(([^)]+)\)", markdown) if found[1] == words)
+    assert urlsplit(address).path == f"/locations/{LOCATION}/jobs/rerun_studies/playground/setup"
+    (text,) = parse_qs(urlsplit(address).query)["config"]
+    config = yaml.safe_load(text)
+    assert validate_run_config(rerun_studies, config)
+    given: dict[str, Any] = config["ops"]["answer_studies_again"]["config"]
+    return given
 
 
 def ago(minutes: float = 1) -> datetime:
@@ -165,11 +193,24 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
     assert [row.data["study"] for row in shown.metadata["studies"].records] == [study_of(2)]
     (row,) = desk.unanswered()
     assert (row["study"], row["job"], row["code"]) == (study_of(2), job_of(2), "map_failed")
-    assert (row["cause"], row["last_line"]) == ("The application ended with exit code 1.", "RuntimeError: no volume")
+    assert row["why"] == "The application ended with exit code 1. It said last: RuntimeError: no volume"
     assert row["what_to_do"] == REMEDIES[Code.MAP_FAILED]
-    assert row["map"] == "1.0.0 sha256:dddddddddddd"
-    assert row["record"] == f"s3://studies/quarantine/{job_of(2)}/{study_of(2)}/result.json"
-    assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_24_hours"] == 1
+    assert row["map"] == "1.0.0 dddddddddddd"
+    assert desk.tables(UNANSWERED_STUDIES)[0]["kept_under"] == "s3://studies/quarantine/JOB/"
+    table = desk.tables(UNANSWERED_STUDIES)[0]
+    assert table["last_24_hours"] == 1
+    assert f"[{study_of(2)}](/assets/inference_result?view=events&partition={study_of(2)})" in table["newest"]
+    config = config_behind("all with map_failed", table["once_mended"])
+    assert config == {"which": {"failed": {"since": f"{ago():%Y-%m-%d}", "code": "map_failed"}}, "dry_run": False}
+
+
+def test_of_uploads_without_a_study_none_can_be_asked_again_and_of_many_codes_the_links_stay_open(desk: Desk):
+    desk.record(refused(1, ago(1)))
+    desk.tick()
+    assert {"once_mended", "newest"}.isdisjoint(desk.tables(UNANSWERED_STUDIES)[0])
+    desk.record(*(failed(number, 1, code) for number, code in enumerate(Code, 10)))
+    desk.tick()
+    assert all(len(desk.tables(UNANSWERED_STUDIES)[0][key]) <= MAX_CHARACTERS for key in ("once_mended", "newest"))
 
 
 def test_the_graphs_node_shows_every_check_after_whatever_was_recorded_last(desk: Desk):
@@ -205,7 +246,7 @@ def test_a_failure_that_any_job_answers_later_turns_green_and_leaves_the_table(d
     desk.tick()
     assert desk.shown("answered").passed
     assert desk.unanswered() == []
-    assert [table["unanswered_last_24_hours"] for table in desk.tables(UNANSWERED_STUDIES)] == [0, 1]
+    assert [table["last_24_hours"] for table in desk.tables(UNANSWERED_STUDIES)] == [0, 1]
 
 
 def test_an_upload_whose_study_is_unknown_has_its_place(desk: Desk):
@@ -347,7 +388,7 @@ def test_what_left_the_last_day_leaves_the_node_without_any_news(desk: Desk, mon
     monkeypatch.setattr(checks_sensor, "datetime", later(hours=25))
     desk.tick()
     assert desk.shown("answered").passed
-    assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_24_hours"] == 0
+    assert desk.tables(UNANSWERED_STUDIES)[0]["last_24_hours"] == 0
     assert len(desk.unanswered()) == 1, "it still has no answer"
 
 
@@ -366,12 +407,14 @@ def test_studies_are_counted_by_map_and_follow_a_promotion_and_a_rollback(desk: 
     desk.record(succeeded(1, ago(9)), succeeded(2, ago(8)), succeeded(3, ago(7), OTHER_DIGEST), failed(4))
     desk.tick()
     (table,) = desk.tables(STUDIES_BY_MAP)
-    assert table["by_map"] == [{"map": DIGEST, "studies": 2, "live": True}, {"map": OTHER_DIGEST, "studies": 1, "live": False}]
+    assert table["by_map"] == [counted_row(DIGEST, 2, live=True), counted_row(OTHER_DIGEST, 1, live=False)]
     assert table["not_by_the_live_map"] == 1
-    assert table["what_to_do"].endswith(f" {RERUN_STALE}")
+    assert named(table) == [(study_of(3), OTHER_DIGEST[:19])]
     desk.go_live(OTHER_DIGEST)
     desk.tick()
-    assert desk.tables(STUDIES_BY_MAP)[0]["not_by_the_live_map"] == 2
+    table = desk.tables(STUDIES_BY_MAP)[0]
+    assert table["not_by_the_live_map"] == 2
+    assert named(table) == [(study_of(2), DIGEST[:19]), (study_of(1), DIGEST[:19])]
     assert not desk.shown("by_live_map").passed
     assert desk.shown("by_live_map").severity is AssetCheckSeverity.WARN
     desk.go_live(DIGEST)
@@ -386,20 +429,84 @@ def test_a_study_that_is_answered_again_moves_to_the_map_that_answered_it(desk: 
     desk.record(succeeded(1, ago(1), OTHER_DIGEST, job=job_of(70)), succeeded(1, ago(0), OTHER_DIGEST, job=job_of(71)))
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
-    assert table["by_map"] == [{"map": OTHER_DIGEST, "studies": 1, "live": True}, {"map": DIGEST, "studies": 1, "live": False}]
+    assert table["by_map"] == [counted_row(OTHER_DIGEST, 1, live=True), counted_row(DIGEST, 1, live=False)]
+    assert named(table) == [(study_of(2), DIGEST[:19])]
     assert desk.shown("by_live_map").description == (
         "1 of 2 answers of the last 24 hours are by a MAP that is not live: 1 by sha256:dddddddddddd"
     )
 
 
+def test_of_many_maps_those_that_answered_last_are_named_and_the_cursor_stays_small(desk: Desk):
+    digests = [f"sha256:{number:x}{63 * '0'}" for number in range(NAMED_MAPS + 3)]
+    for place, digest in enumerate(digests):
+        desk.record(*(succeeded(place * 100 + number, ago(9), digest) for number in range(NAMED_STUDIES + 5)))
+    desk.tick()
+    table = desk.tables(STUDIES_BY_MAP)[0]
+    assert table["not_by_the_live_map"] == len(digests) * (NAMED_STUDIES + 5)
+    newest = [
+        (study_of(place * 100 + number), digest[:19]) for place, digest in enumerate(digests) for number in range(5, NAMED_STUDIES + 5)
+    ]
+    assert named(table) == newest[::-1][: NAMED_MAPS * NAMED_STUDIES]
+    assert desk.cursor
+    assert len(json.dumps(json.loads(desk.cursor)["newest"])) < 4096
+    desk.go_live(digests[-1])  # the next tick has its names from the cursor, in their order
+    desk.tick()
+    assert named(desk.tables(STUDIES_BY_MAP)[0]) == newest[::-1][NAMED_STUDIES : NAMED_MAPS * NAMED_STUDIES]
+
+
+@pytest.mark.parametrize(("words", "dry_run"), [("List all", True), ("have the live MAP answer all again", False)])
+def test_the_next_click_is_the_job_with_its_config_written(desk: Desk, words: str, dry_run: bool):
+    desk.record(succeeded(1, ago(9), OTHER_DIGEST))
+    desk.tick()
+    config = config_behind(words, desk.tables(STUDIES_BY_MAP)[0]["what_to_do"])
+    assert config == {"which": {"stale": {}}, "dry_run": dry_run}
+
+
 def test_counted_by_hand_it_is_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("monai_aws_pipeline.studies.studies_by_map.BATCH", 2)
     desk.record(*(succeeded(number, ago(9), DIGEST if number % 2 else OTHER_DIGEST) for number in range(7)))
+    desk.record(succeeded(0, ago(1), job=job_of(70)))
     desk.tick()
     assert materialize([studies_by_map], instance=desk.instance).success
     by_hand, by_sensor = desk.tables(STUDIES_BY_MAP)
     assert by_hand == by_sensor
     assert desk.tick() == []
+
+
+# ------------------------------------------------------------------------------------------------------------------------ what it cost
+
+
+def test_what_a_night_cost_is_summed_and_said_by_the_hour_failures_too(desk: Desk):
+    costing = [
+        replace(succeeded(1, ago(200)), cost=Cost(0.25)),
+        replace(failed(2, 60), cost=Cost(0.5)),
+        replace(succeeded(3, ago(1)), cost=Cost(0.125)),
+        replace(succeeded(4, ago(60 * 30)), cost=Cost(4)),  # of the night before
+    ]
+    desk.record(*costing)
+    desk.tick()
+    shown = desk.shown("within_time_and_cost")
+    assert "Together they cost 0.8750 USD." in str(shown.description)
+    assert shown.metadata["cost_together_usd"].value == 0.875
+    table = shown.metadata["cost_by_hour"]
+    assert isinstance(table, TableMetadataValue)
+    hours = [(row.data["results"], row.data["USD"]) for row in table.records]
+    assert sum(float(str(usd)) for _, usd in hours) == 0.875
+    assert sum(int(str(results)) for results, _ in hours) == 3
+    assert [row.data["hour (UTC)"] for row in table.records] == sorted((row.data["hour (UTC)"] for row in table.records), key=str)[::-1]
+    assert {"cost_together_usd", "cost_by_hour"}.isdisjoint(desk.shown("answered").metadata)
+
+
+def test_an_answer_that_a_run_records_again_costs_nothing_more(desk: Desk):
+    answer = replace(succeeded(1, ago(5)), cost=Cost(0.25))
+    desk.record(answer)
+    desk.tick()
+    desk.record(answer, replace(succeeded(1, ago(1), job=job_of(70)), cost=Cost(0.5)))
+    desk.tick()
+    assert (
+        Definitions(asset_checks=[result_checks]).resolve_implicit_global_asset_job_def().execute_in_process(instance=desk.instance).success
+    )
+    assert desk.shown("within_time_and_cost").metadata["cost_together_usd"].value == 0.75
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ by hand
@@ -501,4 +608,4 @@ def test_the_cursor_of_a_tick_is_json_of_our_version(desk: Desk):
     days_work(desk)
     desk.tick()
     assert desk.cursor
-    assert json.loads(desk.cursor)["version"] == 1
+    assert json.loads(desk.cursor)["version"] == 2
