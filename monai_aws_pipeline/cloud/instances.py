@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound"})
 START_SECONDS = 300.0
+END_SECONDS = 300.0
 """Longest wait for a machine to run; AWS needs some seconds, and tells by a state reason when it will not be."""
 
 
@@ -333,7 +334,9 @@ class Machines:
         except BaseException:  # a cancelled run raises KeyboardInterrupt's kin; nobody else knows the machine yet
             try:
                 when_known(partial(self._ec2.terminate_instances, InstanceIds=[machine.id]), NEW_SECONDS)
-            except (ClientError, BotoCoreError) as error:
+                # Whoever removes the lease may not find a machine so new by its tag, and would not wait for its end.
+                self.wait(machine.id, "terminated", END_SECONDS, report)
+            except (ClientError, BotoCoreError, MachineError) as error:
                 report(f"{machine.id} could not be terminated, end it by hand: {error}")
             raise
 
@@ -502,7 +505,7 @@ class Machines:
         for name in ending:
             attempt(f"terminate {name}", partial(self.terminate, name))
         for name in ending:
-            attempt(f"wait for {name}", partial(self.wait, name, "terminated", 300, report))
+            attempt(f"wait for {name}", partial(self.wait, name, "terminated", END_SECONDS, report))
         problems += self.end_access(lease, report)
         if ending and not problems:
             report(f"machine {', '.join(ending)} terminated, its key pair and security group deleted")

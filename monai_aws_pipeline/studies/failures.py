@@ -47,8 +47,8 @@ _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies",
     kinds={"s3", "table"},
     description="Studies and uploads of the last 7 days that have no answer, newest first: code, cause, the application's last line, "
     "what to do, and links that ask them again once that is done. The sensor study_checks renews it within a minute; a study leaves it "
-    "when any job has answered it. Materialise it to read the results of these days from the bucket again; that takes seconds, up to a minute "
-    "for each 5,000, and costs a cent at most.",
+    "when any job has answered it. Materialise it to read the results of these days from the bucket again; that takes seconds, up to a "
+    "minute for each 5,000, and costs a cent at most.",
 )
 def unanswered_studies(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the results of these days from the bucket, as ``monai-aws failures`` does."""

@@ -17,7 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "exa
 ALL = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 BASES = (ROOT, ROOT / "monai_aws_pipeline")
 """Where the paths that pages give begin: the clone, or the package."""
-ROOMS = {folder.name for base in BASES for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+ROOMS = {folder.name for base in BASES for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(".")} - {"build"}
 SOURCES = [
     *(path for room in ("monai_aws_pipeline", "lambda_fn", "infra", "examples", ".github") for path in (ROOT / room).rglob("*.*")),
     ROOT / "Makefile",

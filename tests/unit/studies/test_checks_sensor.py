@@ -543,7 +543,7 @@ def test_by_hand_the_newest_are_read_and_nothing_of_other_days_however_much_quar
     resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": bucket.name})}
     assert materialize([unanswered_studies], instance=desk.instance, resources=resources).success
     assert [row["study"] for row in desk.unanswered()] == [study_of(number) for number in range(3)]
-    assert desk.tables(UNANSWERED_STUDIES)[0]["unanswered_last_7_days"] == "at least 3"
+    assert desk.tables(UNANSWERED_STUDIES)[0]["last_7_days"] == "at least 3"
     assert {prefix.split("/")[0] for prefix in listed} == {"results-index"}
 
 
