@@ -74,7 +74,7 @@ def asset(node: Any, checks: list[str]) -> str:
     facts = [
         f"Made from: {links(node.parent_keys)}",
         f"Group: {node.group_name}. Kinds: {', '.join(sorted(node.kinds))}.",
-        *([f"Partitions: {node.partitions_def.name}"] if node.partitions_def else []),
+        *([f"Partitions: {getattr(node.partitions_def, 'name', 'daily')}"] if node.partitions_def else []),
         *([f"Checks: {links(checks)}"] if checks else []),
     ]
     return section(name, node.description, facts)
