@@ -42,7 +42,7 @@ _HEAD: Final = "| time | study | end | MAP |\n|---|---|---|---|"
     kinds={"s3", "table"},
     description="Every study and upload that ended on one UTC day, as a table in the bucket: when, how, by which MAP, with a link to its "
     "page. The sensor study_window has each day made when it is over; studies beyond MONAI_AWS_STUDY_WINDOW are found here alone. "
-    "Materialise a day to read the bucket again: 1,500 studies take about a minute, and on AWS a tenth of a cent.",
+    "Materialise a day to read the bucket again: two GETs a result, so seconds to a minute, and 0.002 USD on AWS for 1,500 of them.",
 )
 def studies_by_day(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the day's part of the results index with its records, and put the table in the place of the one before."""

@@ -283,7 +283,7 @@ def test_few_days_are_asked_for_at_once_the_oldest_first_and_none_before_there_w
 def sensor_tick(instance: DagsterInstance) -> Any:
     resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": "studies"})}
     defined = Definitions(assets=[studies_by_day], sensors=[study_window], resources=resources).get_repository_def()
-    return study_window.evaluate_tick(build_sensor_context(instance=instance, repository_def=defined))
+    return study_window.evaluate_tick(build_sensor_context(instance=instance, repository_def=defined, resources=resources))
 
 
 def test_the_sensor_asks_for_each_day_once_a_day(site: Site):
