@@ -165,7 +165,8 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
     },
     "studies_by_day": {
         "table": Key("where the day's table lies, a CSV with a line for each result"),
-        "table_in_console": Key("its folder in the AWS console"),
+        "page": Key("the table as a page"),
+        "s3_console": Key("the table's folder in the AWS console, where no pages are served"),
         "results": Key("results that were committed on that UTC day, answers and failures", "results"),
         "failing": Key("how many of them are no answers", "results"),
         "codes": Key("how many of those have which code, the most frequent first"),

@@ -72,7 +72,7 @@ def test_the_table_has_a_line_for_each_end_of_the_day_in_their_order(days: Days)
     assert rows[2]["opens"] == f"http://127.0.0.1:3070/jobs/{job_of(4)}/"
     assert (said["results"], said["failing"], said["not_shown"], said["unreadable"]) == (4, 2, 0, 0)
     assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {DIGEST[:19]}, 1 {OTHER_DIGEST[:19]}")
-    assert said["table"] == f"s3://studies/{day_key(DAY)}"
+    assert (said["table"], said["page"]) == (f"s3://studies/{day_key(DAY)}", "http://127.0.0.1:3070/days/2026-03-14/")
     assert said["rows"].splitlines()[2].startswith(f"| 12:30:01 | [unknown, job {job_of(4)}]("), "failures first, the newest first"
 
 
