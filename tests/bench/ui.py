@@ -3,7 +3,8 @@
 The queries are the pages' own, sent to Dagster's webserver over HTTP, on SQLite and with the settings of one machine; each event is as
 large as the sensor ``study_results`` writes it. ``first`` is the first time after a start, ``warm`` the median of the next ones, and
 ``after_news`` the first after another study was recorded, which is what a page meets that is open all day. ``ours`` is what the lineage
-itself asks of the same storage: a look of ``study_window``, one that removes 500 partitions, and a tick of ``study_checks``.
+itself asks of the same storage: a look of ``study_window``, one that removes 500 partitions, a tick of ``study_checks``, and the first
+20,000 answers that a mode of ``rerun_studies`` looks through.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +38,7 @@ from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from monai_aws_pipeline.studies import checks_sensor
 from monai_aws_pipeline.studies.lineage import event_of
+from monai_aws_pipeline.studies.study_history import latest_answers
 from monai_aws_pipeline.studies.study_window import LEAVE_AT_ONCE, leave, look
 from tests.bench._ui_queries import ui_query
 from tests.support.recorded_studies import add_partitions, record_many
@@ -140,6 +143,7 @@ def ours(instance: DagsterInstance, now: datetime) -> dict[str, float]:
     figures["checks_with_news"] = seconds(lambda: checks_sensor.tick(instance, "studies", tally, now))
     _, tally = checks_sensor.tick(instance, "studies", tally, now)
     figures["checks_quiet"] = seconds(lambda: checks_sensor.tick(instance, "studies", tally, now))
+    figures["rerun_looks_through_20000"] = seconds(lambda: sum(1 for _ in islice(latest_answers(instance), 20_000)))
     return figures
 
 
