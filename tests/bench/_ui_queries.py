@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import dagster_webserver
@@ -20,10 +21,11 @@ def ui_query(name: str, pages: Path = PAGES) -> str:
         each = wanted.pop()
         if each not in document:
             document[each] = known[each]
-            wanted += [spread for spread in _SPREAD.findall(known[each]) if spread != "on"]
+            wanted += _SPREAD.findall(known[each])
     return "\n".join(document.values())
 
 
+@cache
 def _definitions(pages: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in sorted(pages.rglob("*.js")):
