@@ -114,7 +114,7 @@ def day_tables(instance: DagsterInstance) -> Mapping[str, int]:
 
 
 def is_named(tables: Mapping[str, int], end: Ended) -> bool:
-    """Whether the table of its day names an end: what is recorded was in the index before."""
+    """Whether the table of its day names an end: it was asked for after the end was recorded, and what is recorded was in the index."""
     return tables.get(end.at.date().isoformat(), 0) > end.recorded
 
 
