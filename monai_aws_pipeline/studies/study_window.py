@@ -32,7 +32,7 @@ from monai_aws_pipeline.studies.study_history import Ended, first_end, last_ends
 
 PARTITIONS: Final = "study"
 """The name of the dynamic partitions; ``lineage.STUDIES`` is their definition."""
-LEAVE_AT_ONCE: Final = 500
+LEAVE_AT_ONCE: Final = 250
 """Partitions that a tick removes: each is a transaction of its own, and a tick has a minute."""
 DAYS_AT_ONCE: Final = 3
 """Tables that a tick asks for, so that a deployment of years does not fill the queue of runs."""
@@ -71,7 +71,7 @@ def study_window(context: SensorEvaluationContext, settings: SettingsResource) -
 
 
 def look(instance: DagsterInstance, size: int, now: datetime) -> Look:
-    """Decide for the oldest partitions beyond ``size``, at most 500, and for the days that are over; nothing is changed."""
+    """Decide for the oldest partitions beyond ``size``, at most 250, and for the days that are over; nothing is changed."""
     partitions = instance.get_dynamic_partitions(PARTITIONS)
     first = first_end(instance)
     if first is None:
