@@ -26,13 +26,16 @@ from monai_aws_pipeline.notifications import notifications
 from monai_aws_pipeline.pages import with_pages
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies.call_back import call_back_studies
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import study_checks_sensor
 from monai_aws_pipeline.studies.failures import unanswered_studies
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.rerun_job import rerun_studies
 from monai_aws_pipeline.studies.sensor import study_results_sensor
+from monai_aws_pipeline.studies.studies_by_day import studies_by_day
 from monai_aws_pipeline.studies.studies_by_map import studies_by_map
+from monai_aws_pipeline.studies.study_window import study_window
 
 
 def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
@@ -44,7 +47,18 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         "s3": S3Resource(region_name=chosen.region),
     }
     defined = Definitions(
-        assets=[map_source, gpu_ami, map_image, live_map, inference_host, s3_trigger, inference_result, unanswered_studies, studies_by_map],
+        assets=[
+            map_source,
+            gpu_ami,
+            map_image,
+            live_map,
+            inference_host,
+            s3_trigger,
+            inference_result,
+            unanswered_studies,
+            studies_by_map,
+            studies_by_day,
+        ],
         asset_checks=[machine_starts, map_conformance, map_vulnerabilities, result_checks],
         jobs=[
             automation.build_map,
@@ -55,6 +69,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             automation.replace_hosts,
             automation.deploy_all,
             rerun_studies,
+            call_back_studies,
             automation.sweep_orphans,
             automation.teardown,
         ],
@@ -62,6 +77,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
         sensors=[
             study_results_sensor(chosen.results_interval_s),
             study_checks_sensor(chosen.results_interval_s),
+            study_window,
             automation.map_source_changed,
             live_map_changed,
             automation.run_cleanup,

@@ -168,6 +168,18 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "counting": Key("older results are still being counted"),
         "counted_up_to_event": Key("number of the event in Dagster's event log up to which results were counted"),
     },
+    "studies_by_day": {
+        "table": Key("where the day's table lies, a CSV with a line for each result"),
+        "page": Key("the table as a page"),
+        "s3_console": Key("the table's folder in the AWS console, where no pages are served"),
+        "results": Key("results that were committed on that UTC day, answers and failures", "results"),
+        "failing": Key("how many of them are no answers", "results"),
+        "codes": Key("how many of those have which code, the most frequent first"),
+        "maps": Key("how many answers each MAP gave, the most frequent first"),
+        "rows": Key("some of the results, those without an answer first, then the newest; each leads to its page"),
+        "not_shown": Key("how many have no room here", "results"),
+        "unreadable": Key("results whose record or index entry is damaged", "results"),
+    },
     **dict.fromkeys(
         ("answered", "outputs_valid", "geometry_on_source", "mesh_agrees", "plausible_volume", "by_live_map"),
         _OF_A_DAY,
@@ -182,6 +194,12 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "studies": Key("each of them: last end, MAP, where its original is (dry run)"),
         "ends": Key("how many studies ended how"),
         "changes": Key("each segment of each study: MAP and volume before and after, Dice"),
+        "rows_left_out": Key("how many rows have no room in the table", "rows"),
+    },
+    "call_back_studies": {
+        "called_back": Key("studies that have become partitions again", "studies"),
+        "meant": Key("how many studies are meant, are outside of the window, and are unknown here"),
+        "studies": Key("each of them: last end, MAP, whether it is a partition"),
         "rows_left_out": Key("how many rows have no room in the table", "rows"),
     },
     "machine_starts": {

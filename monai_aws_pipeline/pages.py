@@ -75,6 +75,7 @@ PAGES: Final[Mapping[str, Page]] = {
     "inference_result": Page("operations.md#re-runs", Costs.MACHINE),
     "unanswered_studies": Page("operations.md#in-the-morning", Costs.NOTHING),
     "studies_by_map": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "studies_by_day": Page("operations.md#older-studies", Costs.SMALL),
     # checks
     "machine_starts": Page("operations.md#the-machine-image", Costs.MACHINE),
     "map_conformance": Page("golden.md#what-else-is-known-of-an-image", Costs.NOTHING),
@@ -95,6 +96,7 @@ PAGES: Final[Mapping[str, Page]] = {
     "replace_hosts": Page("operations.md#monai-aws-hosts-replace-host", Costs.MACHINE),
     "deploy_all": Page("aws.md#3-run", Costs.MACHINE),
     "rerun_studies": Page("operations.md#re-runs", Costs.MACHINE),
+    "call_back_studies": Page("operations.md#older-studies", Costs.NOTHING),
     "sweep_orphans": Page("operations.md#machines-that-should-not-be-there", Costs.NOTHING),
     "teardown": Page("operations.md#monai-aws-teardown", Costs.NOTHING),
     # schedules
@@ -104,6 +106,7 @@ PAGES: Final[Mapping[str, Page]] = {
     # sensors
     "study_results": Page("architecture.md#how-results-reach-the-lineage", Costs.NOTHING),
     "study_checks": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "study_window": Page("operations.md#older-studies", Costs.NOTHING),
     "notifications": Page("operations.md#notifications", Costs.SMALL),
     "map_source_changed": Page("architecture.md#when-the-source-changes", Costs.MACHINE),
     "live_map_changed": Page("architecture.md#which-map-is-live", Costs.NOTHING),

@@ -308,6 +308,13 @@ class Settings(BaseSettings):
     ami_refresh_cron: str = Field("0 2 1 * *", description="cron of scheduled_ami_refresh, UTC")
     sweep_cron: str = Field("17 * * * *", description="cron of scheduled_orphan_sweep, UTC")
     results_interval_s: int = Field(30, ge=2, le=3600, description="how often the sensor looks for results")
+    study_window: int = Field(
+        20_000,
+        ge=100,
+        le=100_000,
+        description="studies that are partitions of inference_result, those that came last; older ones are found in studies_by_day and can "
+        "be called back. Dagster advises no more than 100,000",
+    )
     host_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the base image (Ubuntu 24.04 has 3.12)")
     map_python: str = Field("3.12", pattern=r"^3\.\d{1,2}$", description="Python of the MAP base image")
     local_profile: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 from monai_aws_pipeline.contract.parsing import ContractError, hex_digits
@@ -19,6 +19,7 @@ PROCESSED_PREFIX: Final = "processed/"
 QUARANTINE_PREFIX: Final = "quarantine/"
 GOLDEN_PREFIX: Final = "golden/"
 MAPS_PREFIX: Final = "maps/"
+DAYS_PREFIX: Final = "days/"
 READY_MARKER: Final = "_READY"
 
 
@@ -148,3 +149,13 @@ def _safe_name(name: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or not all(re.fullmatch(r"[A-Za-z0-9._-]+", part) for part in parts):
         raise ContractError("a file name of ours holds only letters, digits, '.', '_' and '-'")
     return name
+
+
+def day_key(day: date) -> str:
+    """Key of the table of all that ended on one UTC day."""
+    return f"{DAYS_PREFIX}{day:%Y/%m/%d}.csv"
+
+
+def index_day_prefix(day: date) -> str:
+    """Prefix under which all entries of one UTC day lie."""
+    return f"{INDEX_PREFIX}{day:%Y/%m/%d}/"

@@ -40,6 +40,10 @@ class Addresses:
         """The page of one job's answer to a study, or of a job that ended before its study was known; empty without links."""
         return f"{self.links}{path_of(study, job)}" if self.links else ""
 
+    def day(self, day: str) -> str:
+        """The page of everything that was committed on a day, named ``YYYY-MM-DD``; empty without links."""
+        return f"{self.links}/days/{day}/" if self.links else ""
+
     def in_console(self, folder: str) -> str:
         """The folder of a key prefix in the S3 console; empty without one."""
         if not self.console:

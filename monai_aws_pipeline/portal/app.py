@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,8 +24,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.day_table import NoDayTableError, read
 from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
-from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, message_page, study_page
+from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, day_page, message_page, study_page
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 
 OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -55,6 +57,7 @@ def build_app(files: StudyFiles, where: Addresses) -> Starlette:
             Route(f"/studies/{{study}}/{{job}}/{ORIGINAL_FOLDER}/", routes.originals),
             Route(f"/studies/{{study}}/{{job}}/{ORIGINAL_FOLDER}/{{name}}", routes.original),
             Route("/studies/{study}/{job}/{name:path}", routes.file),
+            Route("/days/{day}/", routes.day),
             Route("/jobs/{job}/", routes.answer),
             Route(f"/jobs/{{job}}/{ORIGINAL_FOLDER}/", routes.originals),
             Route(f"/jobs/{{job}}/{ORIGINAL_FOLDER}/{{name}}", routes.original),
@@ -90,6 +93,16 @@ class StudyRoutes:
         """One answer, or why there is none."""
         result = self._files.result(*_named(request))
         return HTMLResponse(answer_page(result, self._files.originals(result.record), self._where))
+
+    def day(self, request: Request) -> Response:
+        """Everything that was committed on one day, as its table names it."""
+        try:
+            day = date.fromisoformat(request.path_params["day"])
+            return HTMLResponse(day_page(read(self._files.store, day)))
+        except ValueError as error:
+            raise NotThereError("A day is named like 2026-03-14.") from error
+        except NoDayTableError as error:
+            raise NotThereError(error.cause, error.remedy) from error
 
     def preview(self, request: Request) -> Response:
         """The picture as it was drawn."""

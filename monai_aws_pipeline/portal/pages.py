@@ -12,7 +12,8 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, day_key, parse_utc
+from monai_aws_pipeline.operations.day_table import DayTable
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
 from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
@@ -80,6 +81,12 @@ def study_page(study: str, results: Sequence[StoredResult]) -> str:
         labels=labels,
         answers=[_row(result, labels) for result in reversed(results)],
     )
+
+
+def day_page(table: DayTable) -> str:
+    """Everything that was committed on one day."""
+    title, key = f"Studies of {table.day}", day_key(table.day)
+    return _HTML.get_template("day.html").render(title=title, key=key, rows=table.rows[::-1], path_of=path_of)
 
 
 def _sections(record: ResultRecord, folder: str) -> dict[str, dict[str, str]]:

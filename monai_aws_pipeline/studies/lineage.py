@@ -47,10 +47,11 @@ from monai_aws_pipeline.studies.record_metadata import (
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, latest_answers_to, recorded_among, verdict_metadata
 from monai_aws_pipeline.studies.result_checks import StudyLimits, judge
 from monai_aws_pipeline.studies.results_index import Arrival
+from monai_aws_pipeline.studies.study_window import PARTITIONS, may_have_left
 
 LIVE_MAP: Final = AssetKey("live_map")
 S3_TRIGGER: Final = AssetKey("s3_trigger")
-STUDIES: Final = DynamicPartitionsDefinition(name="study")
+STUDIES: Final = DynamicPartitionsDefinition(name=PARTITIONS)
 
 RERUN_RECORDS_ITSELF_FOR: Final = timedelta(hours=2)
 """So long after its commit a re-run's result is left to the run that asked for it, if one is still active on that study."""
@@ -107,8 +108,9 @@ def prepare(
         else:
             results.append(outcome)
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
-    # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has.
+    # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has. None that has left since.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
+    recorded_before -= may_have_left(instance, recorded_before)
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
     events = [*map(expired_event, expired), *_events(instance, results, where or Addresses(store.bucket), upstream, limits)]
     return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))

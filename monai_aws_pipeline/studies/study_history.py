@@ -99,6 +99,29 @@ def last_recorded(instance: DagsterInstance, studies: Iterable[str]) -> dict[str
     return found
 
 
+def last_ends(instance: DagsterInstance, studies: Iterable[str]) -> dict[str, Ended]:
+    """How each of these studies ended last, whether it is a partition or not; four queries for each 500."""
+    found: dict[str, Ended] = {}
+    for some in _chunks(sorted(set(studies))):
+        for kind, fetch in (
+            (DagsterEventType.ASSET_MATERIALIZATION, instance.fetch_materializations),
+            (DagsterEventType.ASSET_OBSERVATION, instance.fetch_observations),
+        ):
+            newest = instance.event_log_storage.get_latest_storage_id_by_partition(INFERENCE_RESULT, kind, set(some))
+            later = [recorded for study, recorded in newest.items() if study not in found or found[study].recorded < recorded]
+            records = fetch(AssetRecordsFilter(INFERENCE_RESULT, storage_ids=later), limit=PAGE).records if later else ()
+            found |= {end.study: end for record in records if (end := _ended(record))}
+    return found
+
+
+def first_end(instance: DagsterInstance) -> Ended | None:
+    """The result that was committed first, of the two that were recorded first of their kind; None before there is any."""
+    every = AssetRecordsFilter(INFERENCE_RESULT)
+    records = (fetch(every, limit=1, ascending=True).records for fetch in (instance.fetch_materializations, instance.fetch_observations))
+    ends = [end for some in records for record in some if (end := _ended(record))]
+    return min(ends, key=lambda end: end.at, default=None)
+
+
 def latest_answers(instance: DagsterInstance) -> Iterator[Ended]:
     """The latest answer of every study, those recorded longest ago first: one query, and one for each 500 studies that are taken of it.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, SensorDefinition, build_sensor_context
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, Definitions, SensorDefinition, build_sensor_context
 from dagster_aws.s3 import S3Resource
 from moto import mock_aws
 
@@ -72,16 +72,19 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 class Ticks(threading.Thread):
     """Evaluates one sensor again and again, as the daemon does, until told to end; ``error`` is what went wrong."""
 
-    def __init__(self, instance: DagsterInstance, sensor: SensorDefinition, resources: Mapping[str, Any]) -> None:
+    def __init__(self, instance: DagsterInstance, sensor: SensorDefinition, definitions: Definitions) -> None:
         super().__init__(name=sensor.name)
-        self.instance, self.sensor, self.resources = instance, sensor, dict(resources)
+        self.instance, self.sensor, self.resources = instance, sensor, dict(definitions.resources or {})
+        self.repository = definitions.get_repository_def()
         self.over, self.count, self.cursor = threading.Event(), 0, ""
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             while not self.over.is_set() or self.count < 3:
-                context = build_sensor_context(instance=self.instance, cursor=self.cursor or None, resources=self.resources)
+                context = build_sensor_context(
+                    instance=self.instance, cursor=self.cursor or None, repository_def=self.repository, resources=self.resources
+                )
                 data = self.sensor.evaluate_tick(context)
                 for event in data.asset_events:
                     self.instance.report_runless_asset_event(event)
@@ -104,7 +107,7 @@ def test_four_jobs_and_all_sensors_at_once_lose_nothing(home: Path, bucket: Buck
     with DagsterInstance.from_config(str(home)) as instance:
         command = [sys.executable, "-c", A_JOB, str(home)]
         jobs = [subprocess.Popen([*command, f"job{number}", str(STEPS)], stderr=subprocess.PIPE, text=True) for number in range(JOBS)]
-        beside = [Ticks(instance, sensor, definitions.resources or {}) for sensor in others]
+        beside = [Ticks(instance, sensor, definitions) for sensor in others]
         for ticks in beside:
             ticks.start()
         try:

@@ -53,7 +53,10 @@ def page(given: RepositoryDefinition) -> str:
         "## Schedules",
         *(section(each.name, each.description, [schedule(each)]) for each in sorted(given.schedule_defs, key=by_name)),
     ]
-    parts += ["## Sensors", *(section(each.name, each.description, [sensor(each)]) for each in sorted(given.sensor_defs, key=by_name))]
+    parts += [
+        "## Sensors",
+        *(section(each.name, each.description, [sensor(each, graph)]) for each in sorted(given.sensor_defs, key=by_name)),
+    ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -74,7 +77,7 @@ def asset(node: Any, checks: list[str]) -> str:
     facts = [
         f"Made from: {links(node.parent_keys)}",
         f"Group: {node.group_name}. Kinds: {', '.join(sorted(node.kinds))}.",
-        *([f"Partitions: {node.partitions_def.name}"] if node.partitions_def else []),
+        *([f"Partitions: {getattr(node.partitions_def, 'name', 'daily')}"] if node.partitions_def else []),
         *([f"Checks: {links(checks)}"] if checks else []),
     ]
     return section(name, node.description, facts)
@@ -106,9 +109,11 @@ def schedule(given: Any) -> str:
     return f"When: `{given.cron_schedule}` UTC, {on}"
 
 
-def sensor(given: Any) -> str:
+def sensor(given: Any, graph: Any) -> str:
     on = "on from the start" if given.default_status is DefaultSensorStatus.RUNNING else "off until someone turns it on"
-    jobs = f", starts {links(job.name for job in given.jobs)}" if given.has_jobs else ", starts no run"
+    assets = given.asset_selection.resolve(graph) if given.asset_selection else ()
+    started = [job.name for job in given.jobs] if given.has_jobs else [key.to_user_string() for key in assets]
+    jobs = f", starts {links(started)}" if started else ", starts no run"
     return f"When: every {given.minimum_interval_seconds} s, {on}{jobs}"
 
 

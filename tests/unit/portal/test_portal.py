@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key
+from monai_aws_pipeline.operations.day_table import DayRow, DayTable, write
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.portal.app import build_app
 from monai_aws_pipeline.portal.study_files import SIGNED_SECONDS, StudyFiles
@@ -270,3 +271,24 @@ def test_what_s3_refuses_is_said_without_its_words_and_nothing_is_logged_of_it(
     assert answer.status_code == 502
     assert "S3 did not give it (NoSuchBucket)" in answer.text
     assert S not in caplog.text.replace(f"GET {LINKS}{PAGE}", ""), "but by the test's own browser"
+
+
+def test_a_day_has_a_page_that_leads_to_the_page_of_each_of_its_studies(browser: TestClient, bucket: Bucket):
+    of_map = DayRow("2026-03-14T12:30:00Z", S, "succeeded", "", OTHER_DIGEST, J, f"output/{S}/{J}/result.json")
+    unknown = DayRow("2026-03-14T12:31:00Z", "", "quarantined", "<b>upload_type</b>", "", job_of(2), "quarantine/x/result.json")
+    write(bucket.s3, bucket.name, DayTable(NOON.date(), (of_map, unknown)))
+    page = browser.get("/days/2026-03-14/")
+    assert page.status_code == 200
+    first, second = page.text.index(f'href="/jobs/{job_of(2)}/"'), page.text.index(f'href="{PAGE}"')
+    assert first < second, "the newest first"
+    assert "&lt;b&gt;upload_type" in page.text
+    assert OTHER_DIGEST[:19] in page.text
+
+
+@pytest.mark.parametrize(
+    ("day", "said"), [("2026-03-15", "Materialise that day"), ("yesterday", "named like"), ("2026-13-01", "named like")]
+)
+def test_a_day_without_a_table_has_no_page(browser: TestClient, day: str, said: str):
+    page = browser.get(f"/days/{day}/")
+    assert page.status_code == 404
+    assert said in page.text
