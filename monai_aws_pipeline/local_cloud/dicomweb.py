@@ -88,6 +88,13 @@ class Request:
         """One value of the query."""
         return str((self.query.get(name) or [""])[0])
 
+    def number(self, name: str, usual: int) -> int:
+        """One number of the query. Raises RefusedCall."""
+        value = self.value(name) or str(usual)
+        if not value.isascii() or not value.isdigit():
+            raise RefusedCall("ValidationException", f"{name} is no number")
+        return int(value)
+
     @property
     def image_set(self) -> str:
         """The image set that is asked for, where one is."""
@@ -222,7 +229,7 @@ class DicomWeb:
         for each in found:
             grouped.setdefault(str(plain(each.attributes.get(_UIDS[level]))), []).append(each)
         matching = [members for members in grouped.values() if any(_fits(each, conditions) for each in members)]
-        limit, offset = (int(request.value(name) or usual) for name, usual in (("limit", MOST_FOUND), ("offset", 0)))
+        limit, offset = (request.number(name, usual) for name, usual in (("limit", MOST_FOUND), ("offset", 0)))
         shown = [self._shown(request, level, members) for members in matching][offset : offset + min(limit, MOST_FOUND)]
         return Response(200, _JSON, json.dumps(shown).encode())
 

@@ -151,8 +151,10 @@ class HealthImaging:
         self.check(region, action)
         try:
             data = json.loads(body or b"{}")
-        except ValueError:
-            raise RefusedCall("ValidationException", "The body is no JSON.") from None
+        except (ValueError, RecursionError):
+            data = None
+        if not isinstance(data, dict):
+            raise RefusedCall("ValidationException", "The body is no JSON object.")
         found = _PATH.fullmatch(path)
         names = (found["datastore"] or "", found["other"] or "") if found else ("", "")
         if path.startswith("/tags/"):
@@ -390,11 +392,13 @@ def plain(shown: Mapping[str, Any] | None) -> Any:
 
 
 def _page(name: str, found: Sequence[Json], data: Json) -> Json:
-    most = min(int(data.get("maxResults") or _MOST), _MOST)
     try:
+        most = int(data.get("maxResults") or _MOST)
         start = int(base64.b64decode(str(data.get("nextToken", "")) or b"MA==", validate=True))
     except ValueError:
-        raise RefusedCall("ValidationException", "nextToken is not one of ours") from None
+        raise RefusedCall("ValidationException", "maxResults or nextToken is not one of ours") from None
+    if not 1 <= most <= _MOST or start < 0:
+        raise RefusedCall("ValidationException", f"maxResults is between 1 and {_MOST}")
     more = {"nextToken": base64.b64encode(str(start + most).encode()).decode()} if start + most < len(found) else {}
     return {name: list(found[start : start + most]), **more}
 

@@ -7,25 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from pydicom.uid import ImplicitVRLittleEndian
 
 from monai_aws_pipeline.archive.conflicts import ArchiveFile, archive_conflicts, corrected, read_file
-from monai_aws_pipeline.archive.dicomweb import DicomWebArchive, Patience
+from monai_aws_pipeline.archive.dicomweb import DicomWebArchive
 from monai_aws_pipeline.archive.errors import ArchiveAccessError, ArchiveAwayError, ArchiveRefusalError
-from monai_aws_pipeline.archive.healthimaging import HealthImagingArchive
 from monai_aws_pipeline.archive.message import Limits
 from monai_aws_pipeline.archive.signing import Basic
 from monai_aws_pipeline.archive.study import archive_study
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from tests.integration.local_cloud.conftest import Account
+from tests.support.imaging import FACTS, QUICK, Store, study_files
 from tests.support.orthanc import PASSWORD, USER, Orthanc, orthanc
 from tests.unit.local_cloud.dicom import write, write_binary_seg
-
-QUICK = Patience(tries=4, first=0.01, longest=0.05)
-FACTS = {"StudyID": "", "AccessionNumber": "A1"}
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +31,7 @@ def pacs() -> Iterator[Orthanc]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[ArchiveFile]:
-    """A study of 20 images and its segmentation."""
-    images = [write(tmp_path / f"{n}.dcm", SOPInstanceUID=f"1.2.3.1.{n}", InstanceNumber=n, **FACTS) for n in range(1, 21)]
-    seg = write_binary_seg(tmp_path / "seg.dcm", SOPInstanceUID="1.2.3.2.1", **FACTS)
-    return [*(read_file(path, is_result=False) for path in images), read_file(seg, is_result=True)]
+    return study_files(tmp_path)
 
 
 def broken(file: ArchiveFile) -> ArchiveFile:
@@ -78,26 +70,6 @@ def test_orthanc_names_a_wrong_password_and_a_wrong_address(pacs: Orthanc):
 
 
 # ------------------------------------------------------------------------------------------------------------------ HealthImaging
-
-
-class Store:
-    """A data store of the embedded HealthImaging, and archives on it as anybody's."""
-
-    def __init__(self, account: Account) -> None:
-        self.account = account
-        self.client = self._client(None)
-        self.id = str(self.client.create_datastore(datastoreName="archive")["datastoreId"])
-        for _ in range(2):
-            self.client.get_datastore(datastoreId=self.id)
-
-    def _client(self, keys: tuple[str, str, str] | None) -> Any:
-        access, secret, token = keys or (*self.account.admin_keys(), None)
-        session = boto3.Session(aws_access_key_id=access, aws_secret_access_key=secret, aws_session_token=token, region_name="us-east-1")
-        self.credentials = session.get_credentials()
-        return session.client("medical-imaging", endpoint_url=self.account.cloud.endpoint, config=Config(inject_host_prefix=False))
-
-    def archive(self, keys: tuple[str, str, str] | None = None) -> HealthImagingArchive:
-        return HealthImagingArchive(self._client(keys), self.id, self.credentials, patience=QUICK)
 
 
 @pytest.fixture

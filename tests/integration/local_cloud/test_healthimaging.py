@@ -150,7 +150,7 @@ def test_a_study_and_its_segmentation_are_stored_found_and_given_back(account: A
 def test_studies_are_searched_by_the_usual_keys(web: DicomWebClient, tmp_path: Path, query: str, expected: int):
     web.store(write(tmp_path / "a.dcm"))
     assert len(web.found(f"/studies?{query}")) == expected
-    assert web.call("GET", "/studies?PixelSpacing=1").status == 400
+    assert [web.call("GET", f"/studies?{asked}").status for asked in ("PixelSpacing=1", "limit=x", "offset=-1")] == [400, 400, 400]
 
 
 def test_each_instance_is_answered_for_itself(web: DicomWebClient, tmp_path: Path):
