@@ -11,12 +11,14 @@ import asyncio
 import base64
 import json
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import unquote
 
 from ministack.core import iam_actions, responses, router
+from ministack.services.cloudformation import provisioners
 
 from . import identity
 from .config import ACCOUNT
@@ -107,6 +109,22 @@ class HealthImaging:
         iam_actions.SERVICE_TO_IAM_NAMESPACE[SERVICE] = SERVICE
         iam_actions._BOTOCORE_SERVICE_MAP[SERVICE] = [SERVICE]
         handlers[SERVICE] = self.handle
+        provisioners._RESOURCE_HANDLERS["AWS::HealthImaging::Datastore"] = {"create": self._provide, "delete": self._withdraw}
+
+    def _provide(self, _: str, properties: Json, stack: str) -> tuple[str, Json]:
+        """Make a data store for a stack, which waits until it is active."""
+        region, name = responses.get_region(), str(properties.get("DatastoreName", ""))
+        made = self.store.create_datastore(region, name, f"{stack}-{uuid.uuid4()}", str(properties.get("KmsKeyArn", "")))["id"]
+        self.store.set_status(made, "ACTIVE")
+        arn = datastore_arn(region, made)
+        self.store.tag(arn, properties.get("Tags") or {})
+        return made, {"DatastoreId": made, "DatastoreArn": arn}
+
+    def _withdraw(self, name: str, _: Json) -> None:
+        """Remove a stack's data store. Raises ValueError, which CloudFormation shows, where it holds something."""
+        if not self.store.is_empty(name):
+            raise ValueError("ConflictException: Data store is not empty: delete its image sets first")
+        self.store.set_status(name, "DELETED")
 
     def resume(self) -> None:
         """Go on with the import jobs that the end of the server cut short."""

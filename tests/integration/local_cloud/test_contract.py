@@ -70,7 +70,7 @@ NAMES = [
     ("ministack.services.budgets", "_create_budget", "account.py"),
     ("ministack.services.budgets", "_budgets", "account.py"),
     ("ministack.services.budgets", "_notification_store", "account.py"),
-    ("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLERS", "account.py"),
+    ("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLERS", "account.py, imaging.py"),
     ("ministack.services.sqs", "_queues", "events.py, alarms.py"),
     ("ministack.services.sqs", "_queue_url", "events.py"),
     ("ministack.services.sqs", "_queue_by_arn", "first_uses.py"),

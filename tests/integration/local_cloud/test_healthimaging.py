@@ -104,6 +104,26 @@ def test_tags_are_kept_and_a_region_knows_its_own(account: Account):
         imaging(account, region="eu-central-1").list_datastores()
 
 
+def test_a_stack_makes_a_data_store_that_can_be_used_at_once_and_keeps_one_that_holds_something(account: Account, tmp_path: Path):
+    cloudformation, name = account.client("cloudformation"), unique("stack")
+    store = {"Type": "AWS::HealthImaging::Datastore", "Properties": {"DatastoreName": name, "Tags": {"monai-aws:deployment": "dev"}}}
+    template = {
+        "Resources": {"Store": store},
+        "Outputs": {"Id": {"Value": {"Ref": "Store"}}, "Arn": {"Value": {"Fn::GetAtt": ["Store", "DatastoreArn"]}}},
+    }
+    cloudformation.create_stack(StackName=name, TemplateBody=json.dumps(template))
+    ask = lambda: cloudformation.describe_stacks(StackName=name)["Stacks"][0]  # noqa: E731
+    eventually(lambda: ask()["StackStatus"] == "CREATE_COMPLETE")
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in ask()["Outputs"]}
+    assert outputs["Arn"].endswith(f"datastore/{outputs['Id']}")
+    assert imaging(account).list_tags_for_resource(resourceArn=outputs["Arn"])["tags"] == {"monai-aws:deployment": "dev"}
+    web = DicomWebClient(account, outputs["Id"])
+    assert web.store(write(tmp_path / "a.dcm")).status == 200
+    cloudformation.delete_stack(StackName=name)
+    eventually(lambda: ask()["StackStatus"] == "DELETE_FAILED")
+    assert len(web.found("/studies")) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------------------------ store
 
 
