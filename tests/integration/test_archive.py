@@ -16,8 +16,10 @@ from monai_aws_pipeline.archive.errors import ArchiveAccessError, ArchiveAwayErr
 from monai_aws_pipeline.archive.message import Limits
 from monai_aws_pipeline.archive.signing import Basic
 from monai_aws_pipeline.archive.study import archive_study
+from monai_aws_pipeline.cloud.stack import deploy_stack
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from tests.integration.local_cloud.conftest import Account
+from monai_aws_pipeline.operations.bootstrap import TEMPLATE
+from tests.integration.local_cloud.conftest import Account, unique
 from tests.support.imaging import FACTS, QUICK, Store, study_files
 from tests.support.orthanc import PASSWORD, USER, Orthanc, orthanc
 from tests.unit.local_cloud.dicom import write, write_binary_seg
@@ -160,3 +162,23 @@ def test_what_was_archived_is_listed_and_removed_by_study(store: Store, files: l
     for each in store.archive().image_sets_of_study("1.2.3"):
         store.client.delete_image_set(datastoreId=store.id, imageSetId=each.id)
     assert store.archive().present("1.2.3", "1.2.3.1") == set()
+
+
+@cloud
+def test_the_bootstrap_makes_a_data_store_and_gives_just_what_archiving_needs(store: Store, tmp_path: Path):
+    account, name = store.account, unique("arch")[:18]
+    given = {"Deployment": name, "BucketName": f"{name}-studies", "RequireTls": "false", "Archive": "healthimaging"}
+    outputs = deploy_stack(account.client("cloudformation"), f"monai-aws-{name}", TEMPLATE, given, lambda _: None)
+    store.id = outputs["ImageArchive"]
+    policy = account.client("iam").get_role_policy(RoleName=f"monai-aws-{name}-inference-host", PolicyName="store-in-archive")
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    keys = account.assume([statement])
+    files = study_files(tmp_path, 3)
+    hidden = read_file(write_binary_seg(tmp_path / "h", SOPInstanceUID="9.1", SeriesInstanceUID="9.2", StudyID="x"), is_result=True)
+    archive = store.archive(keys)
+    archive.answers()
+    assert [each.hidden for each in archive_study(archive, [*files, hidden], "s", "j").series] == [False, False, True]
+    assert archive_study(store.archive(keys), [*files, hidden], "s", "j").requests == 0
+    with pytest.raises(ArchiveAccessError):
+        other = Store(account)
+        other.archive(keys).answers()
