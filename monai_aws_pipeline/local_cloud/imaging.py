@@ -284,7 +284,9 @@ class HealthImaging:
         filters, sort = data.get("filters") or [], data.get("sort") or {}
         if len(filters) > 2:
             raise RefusedCall("ValidationException", "At most two filters are taken")
-        shown = [self._searched(each) for each in self.store.image_sets(name)]
+        named = {key: str(value) for one in filters if len(one.get("values") or []) == 1 for key, value in one["values"][0].items()}
+        sets = self.store.image_sets(name, named.get("DICOMStudyInstanceUID", ""), named.get("DICOMSeriesInstanceUID", ""))
+        shown = [self._searched(each) for each in sets]
         shown = [each for each in shown if all(_matches(each, one) for one in filters)]
         if sort:
             field = sort.get("sortField", "updatedAt")

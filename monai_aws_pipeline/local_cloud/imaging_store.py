@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS datastores (id TEXT PRIMARY KEY, region TEXT, name TE
 CREATE TABLE IF NOT EXISTS image_sets (id TEXT PRIMARY KEY, datastore TEXT, is_primary INTEGER, state TEXT, version INTEGER, created REAL,
   updated REAL, deleted REAL, study TEXT, series TEXT, grouping TEXT);
 CREATE INDEX IF NOT EXISTS sets_by_study ON image_sets (datastore, study);
+CREATE INDEX IF NOT EXISTS sets_by_series ON image_sets (datastore, series);
 CREATE TABLE IF NOT EXISTS versions (image_set TEXT, version INTEGER, workflow TEXT, updated REAL, PRIMARY KEY (image_set, version));
 CREATE TABLE IF NOT EXISTS instances (file TEXT PRIMARY KEY, image_set TEXT, sop TEXT, since INTEGER, until INTEGER, sop_class TEXT,
   syntax TEXT, attributes TEXT, frames TEXT, warnings TEXT);
@@ -187,8 +188,8 @@ class ImageStore:
         split = [row for row in siblings if row["series"] == named["SeriesInstanceUID"] and row["grouping"] != grouping]
         conflicts = bool(contradicted or split or any(row["grouping"] != grouping for row in elsewhere))
         same = self.rows(
-            "SELECT id FROM image_sets WHERE datastore = ? AND grouping = ? AND is_primary = ? AND state = 'ACTIVE'",
-            datastore, grouping, int(not conflicts),
+            "SELECT id FROM image_sets WHERE datastore = ? AND series = ? AND grouping = ? AND is_primary = ? AND state = 'ACTIVE'",
+            datastore, named["SeriesInstanceUID"], grouping, int(not conflicts),
         )  # fmt: skip
         if same:
             return str(same[0]["id"]), not conflicts
@@ -207,9 +208,12 @@ class ImageStore:
         self._db.execute("INSERT INTO versions VALUES (?,?,?,?)", (image_set, version, workflow, now))
         return version
 
-    def image_sets(self, datastore: str) -> list[Row]:
-        """Image sets that are there, the newest first."""
-        return self.rows("SELECT * FROM image_sets WHERE datastore = ? AND state = 'ACTIVE' ORDER BY updated DESC, id", datastore)
+    def image_sets(self, datastore: str, study: str = "", series: str = "") -> list[Row]:
+        """Image sets that are there, of a study or series where one is named, the newest first."""
+        asked = {"study": study, "series": series}
+        conditions = "".join(f" AND {name} = ?" for name, value in asked.items() if value)
+        query = f"SELECT * FROM image_sets WHERE datastore = ? AND state = 'ACTIVE'{conditions} ORDER BY updated DESC, id"  # noqa: S608
+        return self.rows(query, datastore, *(value for value in asked.values() if value))
 
     def image_set(self, datastore: str, name: str) -> Row | None:
         """One image set, also a deleted one."""
