@@ -192,7 +192,8 @@ class DicomWebArchive:
         headers = {"Accept": _JSON}
         if message:
             headers |= {"Content-Type": message.media_type, "Content-Length": str(message.length)}
-            headers["X-Amz-Content-SHA256"] = message.digest()
+            if self._authentication.covers_body:
+                headers["X-Amz-Content-SHA256"] = message.digest()
         request = AWSRequest(method, self._address + path, data=message or b"", headers=headers, stream_output=True)
         self._authentication.sign(request)
         self.traffic.tries += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from botocore.auth import SigV4Auth
@@ -16,6 +16,10 @@ SERVICE = "medical-imaging"
 class Authentication(Protocol):
     """Signs a request. Asked again for each try: credentials are renewed meanwhile."""
 
+    @property
+    def covers_body(self) -> bool:
+        """Whether a request has to say the hash of its body before it is signed."""
+
     def sign(self, request: AWSRequest) -> None:
         """Add the header fields that the archive asks for."""
 
@@ -26,6 +30,7 @@ class SigV4:
 
     credentials: Any
     region: str
+    covers_body: ClassVar[bool] = True
 
     def sign(self, request: AWSRequest) -> None:
         """Sign it, its body included."""
@@ -37,6 +42,7 @@ class Bearer:
     """A token."""
 
     token: str = field(repr=False)
+    covers_body: ClassVar[bool] = False
 
     def sign(self, request: AWSRequest) -> None:
         """Add the token."""
@@ -49,6 +55,7 @@ class Basic:
 
     user: str
     password: str = field(repr=False)
+    covers_body: ClassVar[bool] = False
 
     def sign(self, request: AWSRequest) -> None:
         """Add both."""
@@ -59,6 +66,8 @@ class Basic:
 @dataclass(frozen=True)
 class Nobody:
     """An archive that asks nobody who she is."""
+
+    covers_body: ClassVar[bool] = False
 
     def sign(self, request: AWSRequest) -> None:
         """Add nothing."""

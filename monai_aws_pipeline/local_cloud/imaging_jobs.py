@@ -65,7 +65,7 @@ class ImportJobs:
         s3 = self._s3(properties["dataAccessRoleArn"], str(properties["region"]), job)
         source, prefix = _split(str(properties["inputS3Uri"]))
         keys = list(_keys(s3, source, prefix))
-        if len({folder for key in keys for folder in PurePosixPath(key.removeprefix(prefix)).parents}) - 1 > MOST_FOLDERS:
+        if nested_folders(keys, prefix) > MOST_FOLDERS:
             raise _FailedJob(f"More than {MOST_FOLDERS} nested folders are below inputS3Uri")
         with TemporaryDirectory(dir=self._store.incoming) as folder:
             taken, failed = _read_all(s3, source, keys, Path(folder))
@@ -117,6 +117,11 @@ def manifests(job: str, datastore: str, properties: Json, stored: Sequence[tuple
     }
     written = {name: "".join(f"{json.dumps(line)}\n" for line in each).encode() for name, each in lines.items() if each}
     return {**written, "job-output-manifest.json": json.dumps({"jobSummary": summary}).encode()}
+
+
+def nested_folders(keys: Sequence[str], prefix: str) -> int:
+    """How many folders there are below a prefix, at any depth."""
+    return len({folder for key in keys for folder in PurePosixPath(key.removeprefix(prefix)).parents} - {PurePosixPath(".")})
 
 
 def _keys(s3: Any, bucket: str, prefix: str) -> Iterator[str]:
