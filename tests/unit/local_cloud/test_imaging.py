@@ -102,14 +102,14 @@ def test_a_job_that_read_nothing_writes_no_lines_and_still_its_summary():
 
 
 def test_jobs_that_the_end_of_the_server_cut_short_go_on(tmp_path: Path):
-    class Jobs:
-        started: list[str] = []
+    started: list[str] = []
 
+    class Jobs:
         def start(self, job: str) -> None:
-            self.started.append(job)
+            started.append(job)
 
     store = ImageStore(tmp_path)
     first, second = (store.create_job("d", token, {"outputS3Uri": "s3://b/out"})[0]["id"] for token in "ab")
     store.update_job(second, "COMPLETED")
     imaging.HealthImaging(store, Jobs(), FaultBoard(2.0, Account())).resume()
-    assert Jobs.started == [first]
+    assert started == [first]
