@@ -124,6 +124,10 @@ def test_a_stack_makes_a_data_store_that_can_be_used_at_once_and_keeps_one_that_
     assert len(web.found("/studies")) == 1
 
 
+def test_an_sdk_that_knows_the_environment_alone_reaches_every_call(cloud_environment: LocalCloud, datastore: str):
+    assert boto3.client("medical-imaging").search_image_sets(datastoreId=datastore)["imageSetsMetadataSummaries"] == []
+
+
 # ------------------------------------------------------------------------------------------------------------------------------ store
 
 
