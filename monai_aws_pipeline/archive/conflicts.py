@@ -15,6 +15,8 @@ from typing import Final
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 
+from .errors import ArchiveFileError
+
 OF_STUDY: Final = ("StudyDate", "AccessionNumber", "PatientID", "StudyInstanceUID", "StudyID")
 _READ: Final = [*OF_STUDY, "SeriesInstanceUID", "SeriesNumber", "SOPInstanceUID", "Modality", "SpecificCharacterSet"]
 _IDENTIFIES: Final = ("PatientID", "StudyInstanceUID")
@@ -55,18 +57,26 @@ class ArchiveConflict:
 
 
 def read_file(path: Path, *, is_result: bool) -> ArchiveFile:
-    """One file, its pixels unread. Raises pydicom's InvalidDicomError for what is no DICOM file."""
-    with config.disable_value_validation():
-        header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
-        values = tuple(_text(header, name) for name in OF_STUDY)
-        named = [_text(header, name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality")]
+    """One file, its pixels unread. Raises ArchiveFileError."""
+    try:
+        with config.disable_value_validation():
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+    except Exception:  # pydicom raises almost anything on a damaged file
+        raise ArchiveFileError("A file of the study cannot be read as DICOM.") from None
+    values = tuple(_text(header, name) for name in OF_STUDY)
+    named = [_text(header, name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality")]
+    if not (named[0] and named[1] and values[OF_STUDY.index("StudyInstanceUID")]):
+        raise ArchiveFileError("A file of the study has not all of its UIDs.")
     sop_instance, series, number, modality = named
     return ArchiveFile(path, is_result, sop_instance, series, number, modality, values, path.stat().st_size)
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    """A value to the letter; empty where it is absent."""
-    value = header.get(keyword)
+    """A value to the letter; empty where it is absent, or damaged beyond reading."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom raises almost anything; the archive's answer will say what it thinks of the file
+        return ""
     original = getattr(value, "original_string", None)
     return str(original if original is not None else "" if value is None else value)
 

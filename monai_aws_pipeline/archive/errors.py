@@ -27,3 +27,9 @@ class ArchiveAnswerError(ArchiveError):
     """What answered is no DICOMweb archive, or says nothing that can be read."""
 
     remedy = "Check the archive's address: a proxy or a login page may answer in its place."
+
+
+class ArchiveFileError(ArchiveError):
+    """A file of the study is no DICOM file that can be read, so that nobody can say what the archive has of it."""
+
+    remedy = "The original under processed/ is as it was received; leave the file out, or have the study sent again."

@@ -116,7 +116,7 @@ def _judged(header: FileDataset, syntax: str, file: BinaryIO, size: int) -> Inst
     for name, most in _LONGEST.items():
         if len(_text(header, name)) > most:
             raise RefusedFile(f"DICOM attribute {name} is longer than {most}", NOT_OF_ITS_CLASS)
-    if header.get("BitsAllocated") == 1 and syntax != ExplicitVRLittleEndian:
+    if _number(header, "BitsAllocated") == 1 and syntax != ExplicitVRLittleEndian:
         raise RefusedFile("A binary segmentation is supported in Explicit VR Little Endian only", SYNTAX_NOT_SUPPORTED)
     warnings = [UID_FORMAT] if any(not UID(_text(header, name)).is_valid for name in _NEEDED) else []
     known = UID(syntax)
@@ -144,6 +144,12 @@ def _text(header: FileDataset, keyword: str) -> str:
     return str(original if original is not None else "" if value is None else value)
 
 
+def _number(header: FileDataset, keyword: str) -> int:
+    """A number; 0 where a damaged file says none."""
+    text = _text(header, keyword).strip()
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
 def _shown(header: FileDataset, keyword: str) -> dict[str, Any] | None:
     """One attribute in DICOM JSON; None where it is absent or cannot be said in it."""
     try:
@@ -167,7 +173,7 @@ def _frames(header: FileDataset, file: BinaryIO, size: int) -> tuple[tuple[Frame
         length = struct.unpack("<H", start[6:8])[0]
     else:
         length = struct.unpack("<I", start[4:8])[0]  # implicit VR
-    count = max(1, int(header.get("NumberOfFrames") or 1))
+    count = max(1, _number(header, "NumberOfFrames"))
     if length == _ENDLESS:
         return _encapsulated(_fragments(file, size), count)
     if file.tell() + length > size:
@@ -177,7 +183,7 @@ def _frames(header: FileDataset, file: BinaryIO, size: int) -> tuple[tuple[Frame
 
 def _native(header: FileDataset, start: int, length: int, count: int) -> tuple[tuple[Frame, ...], list[Warned]]:
     names = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
-    rows, columns, samples, bits = (int(header.get(name) or 0) for name in names)
+    rows, columns, samples, bits = (_number(header, name) for name in names)
     each = rows * columns * samples * bits
     needed = (each * count + 7) // 8
     if not each or length not in (needed, needed + needed % 2):

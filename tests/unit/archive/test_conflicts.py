@@ -9,6 +9,7 @@ import pytest
 from pydicom import dcmread
 
 from monai_aws_pipeline.archive.conflicts import ArchiveFile, archive_conflicts, corrected, read_file
+from monai_aws_pipeline.archive.errors import ArchiveFileError
 from tests.unit.local_cloud.dicom import write, write_binary_seg
 
 
@@ -85,3 +86,12 @@ def test_a_patient_id_that_the_application_left_out_is_filled_in(tmp_path: Path)
     files = study_of(tmp_path, {"PatientID": ""})
     (tmp_path / "copies").mkdir()
     assert archive_conflicts(corrected(archive_conflicts(files), files, tmp_path / "copies")) == []
+
+
+@pytest.mark.parametrize("change", [{"SOPInstanceUID": None}, {"SeriesInstanceUID": ""}, {"StudyInstanceUID": None}])
+def test_a_file_that_nobody_could_look_for_is_named(tmp_path: Path, change: dict[str, Any]):
+    with pytest.raises(ArchiveFileError, match="UIDs"):
+        read_file(write(tmp_path / "a.dcm", **change), is_result=False)
+    (tmp_path / "text").write_bytes(b"hello")
+    with pytest.raises(ArchiveFileError, match="cannot be read"):
+        read_file(tmp_path / "text", is_result=False)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 
+from monai_aws_pipeline.archive.conflicts import read_file
+from monai_aws_pipeline.archive.errors import ArchiveFileError
 from monai_aws_pipeline.local_cloud import imaging_files
 from monai_aws_pipeline.local_cloud.imaging_files import RefusedFile, frame_bytes, read_instance
 from tests.unit.local_cloud.dicom import write, write_binary_seg
@@ -64,6 +68,29 @@ def test_every_cut_is_refused_or_read_without_its_pixels_and_never_breaks(tmp_pa
             assert not read_instance(tmp_path / "cut").frames
         except RefusedFile as refused:
             assert "INV-1" not in refused.message
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_file_is_read_or_refused_and_never_breaks_a_request(tmp_path: Path, seed: int):
+    """One broken file would otherwise fail the whole request that it came with."""
+    dice = random.Random(seed)  # noqa: S311 - no secret
+    fragments = {"NumberOfFrames": 2, "fragments": [b"ab", b"cd"]}
+    sound = [
+        write(tmp_path / "a"),
+        write(tmp_path / "i", ImplicitVRLittleEndian),
+        write(tmp_path / "f", JPEG2000Lossless, **fragments),
+        write_binary_seg(tmp_path / "s"),
+    ]
+    for _ in range(250):
+        damaged = bytearray(dice.choice(sound).read_bytes())
+        for _ in range(dice.randint(1, 4)):
+            damaged[dice.randrange(130, len(damaged))] = dice.randrange(256)
+        (tmp_path / "x").write_bytes(damaged)
+        with contextlib.suppress(RefusedFile):
+            for frame in read_instance(tmp_path / "x").frames:
+                frame_bytes(tmp_path / "x", frame)
+        with contextlib.suppress(ArchiveFileError):
+            read_file(tmp_path / "x", is_result=False)
 
 
 def test_pixels_of_another_length_than_the_header_says_are_kept_with_a_warning(tmp_path: Path):
