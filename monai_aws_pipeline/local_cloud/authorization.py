@@ -16,7 +16,7 @@ from typing import Any, Final
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import tagging
 
-from . import identity
+from . import identity, imaging
 from .call_record import CallRecord
 from .config import ACCOUNT
 
@@ -34,7 +34,11 @@ _VIEW_BUDGET: Final = {"budgets:DescribeBudget": "budgets:ViewBudget", "budgets:
 _ON_EVENT_SOURCES: Final = {"GET": "GetEventSourceMapping", "PUT": "UpdateEventSourceMapping", "DELETE": "DeleteEventSourceMapping"}
 _ON_LOG_STREAMS: Final = frozenset(("CreateLogStream", "DeleteLogStream", "GetLogEvents", "PutLogEvents"))
 _INTERFACE: Final = r"NetworkInterface\.\d+\."
-_PASSED_TO: Final = {"ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
+_PASSED_TO: Final = {
+    "ec2": "ec2.amazonaws.com", "lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com",
+    imaging.SERVICE: "medical-imaging.amazonaws.com",
+}  # fmt: skip
+_ROLE_FIELDS: Final = {"lambda": "Role", imaging.SERVICE: "dataAccessRoleArn"}
 
 
 def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]:  # noqa: PLR0911 - a table of cases
@@ -222,14 +226,18 @@ def passed_roles(service: str, action: str, parameters: Parameters, body: bytes,
     if service == "ec2" and action in ("RunInstances", "AssociateIamInstanceProfile"):
         names = [parameters[field][0] for field in ("IamInstanceProfile.Name", "IamInstanceProfile.Arn") if field in parameters]
         return [role for name in names for role in roles_of_profile(name)]
-    wanted = {"lambda": ("CreateFunction", "UpdateFunctionConfiguration"), "scheduler": ("CreateSchedule", "UpdateSchedule")}
+    wanted = {
+        "lambda": ("CreateFunction", "UpdateFunctionConfiguration"),
+        "scheduler": ("CreateSchedule", "UpdateSchedule"),
+        imaging.SERVICE: ("StartDICOMImportJob",),
+    }
     if not action.startswith(wanted.get(service, ("-",))):
         return []
     try:
         data = json.loads(body or b"{}")
     except ValueError:
         return []
-    role = data.get("Role") if service == "lambda" else (data.get("Target") or {}).get("RoleArn")
+    role = data.get(_ROLE_FIELDS[service]) if service in _ROLE_FIELDS else (data.get("Target") or {}).get("RoleArn")
     return [str(role)] if role else []
 
 
@@ -242,12 +250,17 @@ class Authorizer:
         roles_of_profile: Callable[[str], list[str]],
         calls: CallRecord | None = None,
         required_tag: Callable[[], str] = lambda: "",
+        other_tags: Callable[[str], dict[str, str]] = lambda _: {},
     ) -> None:
-        """``required_tag``: the tag without which the organisation's policy lets nobody make a machine or a disk; empty: none."""
+        """``required_tag``: the tag without which the organisation's policy lets nobody make a machine or a disk; empty: none.
+
+        ``other_tags``: tags by ARN of what is neither EC2's nor ministack's.
+        """
         self._tags_of = tags_of
         self._roles_of_profile = roles_of_profile
         self._calls = calls
         self._required_tag = required_tag
+        self._other_tags = other_tags
 
     def install(self) -> None:
         """Give ministack's own check EC2's and Systems Manager's resources and EC2's tags."""
@@ -260,6 +273,8 @@ class Authorizer:
             action = (iam_actions.extract_iam_action(service, method, path, headers, body, params) or ":").partition(":")[2]
             if service == "ec2":
                 return ec2_resources(action, params, region)[0]
+            if service == imaging.SERVICE:
+                return imaging.resources(path, region)[0]
             if service == "iam" and "InstanceProfileName" in params:  # ministack takes it for all of them
                 return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
             if service == "iam" and "RoleName" in params:  # with its path, as far as there is such a role
@@ -330,7 +345,7 @@ class Authorizer:
         tagging.resource_tags = resource_tags
 
     def _tags(self, arn: str) -> dict[str, str]:
-        return self._tags_of(arn.rpartition("/")[2]) if arn.startswith("arn:aws:ec2:") else {}
+        return self._tags_of(arn.rpartition("/")[2]) if arn.startswith("arn:aws:ec2:") else self._other_tags(arn)
 
     def denied_by_organisation(self, service: str, action: str, parameters: Parameters, region: str) -> str:
         """The resource that a policy of the organisation lets nobody make so; empty where none is in the way."""
@@ -343,7 +358,9 @@ class Authorizer:
         """Whether a caller may do something that another call of theirs comes with."""
         return not iam_evaluator.enforce(access_key, action, action.partition(":")[0], region, resource_arn=arn, service_context=context)
 
-    def check_rest(self, service: str, action: str, body: bytes, parameters: Parameters, access_key: str, region: str) -> Any:
+    def check_rest(
+        self, service: str, action: str, body: bytes, parameters: Parameters, access_key: str, region: str, path: str = ""
+    ) -> Any:
         """Check what ministack left out. Returns (denied, action, resource), or None where all is allowed."""
         checks: list[tuple[str, str, dict[str, Any]]] = []
         if service == "ec2":
@@ -360,6 +377,10 @@ class Authorizer:
             checks += [(f"ssm:{action}", arn, {}) for arn in ssm_instances(action, body, region)]
         if service == "monitoring":
             checks += [("cloudwatch:DeleteAlarms", arn, {}) for arn in alarms_deleted(action, body, region)[1:]]
+        if service == imaging.SERVICE:
+            checks += [(f"{service}:{action}", arn, {}) for arn in imaging.resources(path, region)[1:]]
+            if action == "CreateDatastore" and b'"tags"' in body:
+                checks.append((f"{service}:TagResource", imaging.datastore_arn(region, "*"), {}))
         for role in passed_roles(service, action, parameters, body, self._roles_of_profile):
             checks.append(("iam:PassRole", role, {"iam:PassedToService": _PASSED_TO[service]}))
         for needed, arn, context in checks:

@@ -290,6 +290,7 @@ def _write_environment(config: CloudConfig, base: MapBase, ssh_port: int) -> Non
     folder.mkdir(mode=0o700, exist_ok=True)
     environment = {
         "AWS_ENDPOINT_URL": config.endpoint,
+        "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",  # some HealthImaging calls would go to runtime-127.0.0.1
         "AWS_CONFIG_FILE": str(folder / "config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
         "AWS_PROFILE": "admin",

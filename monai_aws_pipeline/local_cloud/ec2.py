@@ -644,6 +644,7 @@ class Instances:
     def _environment(self, machine: Machine) -> dict[str, str]:
         return {
             "AWS_ENDPOINT_URL": self._config.endpoint,
+            "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",  # some HealthImaging calls would go to runtime-127.0.0.1
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{machine.address}:{METADATA_PORT}",
             "AWS_DEFAULT_REGION": machine.region,
         }

@@ -70,6 +70,7 @@ class Account:
     ``member``: of an organisation, and so without sight of cost allocation tags.
     ``in_flight``, ``in_flight_s``: SQS's limits of messages that somebody has received, in number and in seconds, to be ordered lower.
     ``required_tag``: a policy of its organisation lets nobody make machines and disks without this tag.
+    ``imaging_rate``: how many times as often as on AWS HealthImaging may be asked.
     """
 
     no_capacity: tuple[str, ...] = ()
@@ -79,6 +80,7 @@ class Account:
     in_flight: int = 120_000
     in_flight_s: int = 43_200
     required_tag: str = ""
+    imaging_rate: float = 1.0
 
 
 @dataclass(frozen=True)

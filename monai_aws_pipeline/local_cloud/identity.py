@@ -92,10 +92,10 @@ def signed_too_long_ago(headers: Mapping[str, str], now: float) -> bool:
     return abs(now - at) > (900 if "/s3/aws4_request" in headers.get("authorization", "") else 300)
 
 
-def role_credentials(role_name: str, session_name: str) -> RoleCredentials | None:
-    """A new session of a role for a machine, or None when the role is gone or does not trust EC2."""
+def role_credentials(role_name: str, session_name: str, service: str = "ec2.amazonaws.com") -> RoleCredentials | None:
+    """A new session of a role for a machine or a service, or None when the role is gone or does not trust that service."""
     found = role(role_name)
-    if found is None or not trusts(found, "ec2.amazonaws.com"):
+    if found is None or not trusts(found, service):
         return None
     given = RoleCredentials(
         "ASIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(30), secrets.token_urlsafe(120), time.time() + ROLE_SESSION_S

@@ -19,9 +19,10 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, unquote_plus, urlencode
 
 from .base_image import MachineRoot, MapBase, link_map_base
@@ -29,6 +30,9 @@ from .config import ACCOUNT, CloudConfig
 from .engine import Engine
 from .faults import Fault
 from .machines import Hypervisor
+
+if TYPE_CHECKING:
+    from .dicomweb import Request, Response
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -48,6 +52,7 @@ _OPEN_PATHS: Final = (
 TUNNEL_PATH: Final = "/openTunnel"
 """Of the web sockets of EC2 Instance Connect Endpoints."""
 _MACHINE_ORDERS: Final = ("end_tunnels", "cut_network", "slow_network", "interrupt_spot", "small_disk", "restore_disk")
+_UID_KEYS: Final = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series"}
 _SMALL: Final = 65_536
 _LOOK_S: Final = 0.05
 _log: Final = logging.getLogger("local-cloud.door")
@@ -97,6 +102,7 @@ class Cloud:
             authorization,
             call_record,
             connect_endpoints,
+            dicomweb,
             ec2,
             ec2_images,
             ec2_new_things,
@@ -106,6 +112,9 @@ class Cloud:
             first_uses,
             functions,
             identity,
+            imaging,
+            imaging_jobs,
+            imaging_store,
             invocations,
             multipart_dates,
             persistence,
@@ -132,7 +141,12 @@ class Cloud:
             registry.registry_socket(config), self.images.authorise, self.images.accept_manifest, self.images.stored
         )
         calls = call_record.CallRecord(config.state_dir / call_record.FILE)
-        self.authorizer = authorization.Authorizer(self.room.tags_of, _roles_of_profile, calls, lambda: self.faults.account.required_tag)
+        images = imaging_store.ImageStore(config.state_dir / "healthimaging")
+        self.imaging = imaging.HealthImaging(images, imaging_jobs.ImportJobs(config, images), self.faults)
+        self.dicomweb = dicomweb.DicomWeb(self.imaging, self._admit)
+        self.authorizer = authorization.Authorizer(
+            self.room.tags_of, _roles_of_profile, calls, lambda: self.faults.account.required_tag, self.imaging.tags_of
+        )
         self.room.may_grant = self._may_grant
         self._base_image, self._plain_image = ec2_images.base_image(root.key).id, ec2_images.plain_image(root.key).id
         self._run_command = ssm.RunCommand(self.room)
@@ -168,6 +182,7 @@ class Cloud:
         handlers["ecr"] = self.images.handle
         router.SERVICE_PATTERNS.setdefault("ec2", {"credential_scope": "ec2"})
         self.account.install(handlers)
+        self.imaging.install(handlers)
         for service, handler in list(handlers.items()):
             handlers[service] = self._guarded(service, handler)
 
@@ -218,7 +233,7 @@ class Cloud:
             action = (iam_actions.extract_iam_action(service, method, path, headers, body, parameters) or ":").partition(":")[2]
             access_key, region = router.extract_access_key_id(headers, query), router.extract_region(headers, query)
             if access_key:
-                refused = self.authorizer.check_rest(service, action, body, parameters, access_key, region)
+                refused = self.authorizer.check_rest(service, action, body, parameters, access_key, region, path)
                 if refused:
                     denied, needed, arn = refused
                     if isinstance(denied, iam_evaluator.AuthError):
@@ -298,6 +313,42 @@ class Cloud:
         else:
             await self.registry_door(scope, receive, send)
 
+    async def _admit(self, scope: Scope, request: Request) -> Response | None:
+        """Why a DICOMweb request is not admitted, or None: signature, permission, network and orders, as of every call."""
+        from ministack.core import iam_actions, iam_evaluator, responses, router
+
+        from . import imaging
+        from .dicomweb import denied
+
+        def refused(code: str, message: str, principal: str = "", **said: Any) -> Response:
+            answer = iam_actions.access_denied_response(
+                imaging.SERVICE, action, principal, str(uuid.uuid4()), error_code=code or None, message=message or None, **said
+            )
+            return denied(answer)
+
+        action, arn = f"{imaging.SERVICE}:{request.action}", imaging.datastore_arn(request.region, request.named["datastore"])
+        access_key = router.extract_access_key_id(dict(request.headers), dict(request.query))
+        headers = [*scope["headers"], *([(b"x-amz-content-sha256", request.payload.encode())] if request.payload else [])]
+        self._identity.as_account()
+        responses.set_request_region(request.region)
+        raw_path = scope.get("raw_path") or scope["path"].encode()
+        iam_evaluator.pin_signed_request(request.method, raw_path.decode("latin-1"), dict(request.query), headers)
+        named = {f"{imaging.SERVICE}:{key}": request.named.get(name) for key, name in _UID_KEYS.items()}
+        context = {key: value for key, value in named.items() if value}
+        judged = iam_evaluator.enforce(access_key, action, imaging.SERVICE, request.region, resource_arn=arn, service_context=context)
+        if isinstance(judged, iam_evaluator.AuthError):
+            return refused(judged.code, judged.message)
+        if judged:
+            return refused("", "", judged.principal_arn, resource_arn=arn, explicit_deny=judged.decision == "Deny")
+        await self._through_the_network(access_key)
+        fault = self.faults.take(imaging.SERVICE, request.action, scope["path"])
+        if fault:
+            _log.warning("ordered fault: %s %s %s", imaging.SERVICE, request.action, fault.code or f"is held for {fault.delay_s:.0f} s")
+            await self._held(fault)
+        if fault and fault.code:
+            return replace(refused(fault.code, fault.message), status=fault.status)
+        return None
+
     def _ec2_handler(self) -> Handler:
         from ministack.core import router
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -333,6 +384,8 @@ class Cloud:
         """ASGI entry point."""
         from ministack.core import router
 
+        from .dicomweb import is_dicomweb
+
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
@@ -359,6 +412,9 @@ class Cloud:
                 fields = parse_qs((await _body(receive)).decode(errors="replace")) if form else {}
                 await self._refuse(scope, headers, {**query, **fields}, refused, send)
                 return
+            if scope["type"] == "http" and is_dicomweb(path):
+                await self.dicomweb(scope, receive, send)
+                return
         await self.ministack.app(scope, receive, send)
 
     def _own_door(self, kind: str, path: str) -> Door | None:
@@ -373,7 +429,11 @@ class Cloud:
     async def _refuse(scope: Scope, headers: dict[str, str], query: dict[str, list[str]], message: str, send: Send) -> None:
         from ministack.core import iam_actions, router
 
+        from . import dicomweb, imaging
+
         service = router.detect_service(scope.get("method", "GET"), scope["path"], headers, query)
+        if dicomweb.is_dicomweb(scope["path"]):
+            service = imaging.SERVICE
         code = "MissingAuthenticationToken" if "Missing" in message else "InvalidClientTokenId"
         if service == "s3":
             code = "AccessDenied" if code.startswith("Missing") else "InvalidAccessKeyId"
@@ -476,6 +536,7 @@ class Cloud:
                 self.restore()
                 start = asyncio.get_running_loop().create_task
                 beside.extend((start(self._save_often()), start(self._watch_alarms())))
+                self.imaging.resume()
             await send(message)
 
         await self.ministack.app(scope, receive, notice)

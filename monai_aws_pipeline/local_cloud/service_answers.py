@@ -84,4 +84,9 @@ SERVICES_SENT: Final[Mapping[tuple[str, str], Sent]] = {
     ("cloudformation", "Throttling"): _RATE,
     ("cloudformation", "AccessDenied"): Sent(403, "User is not authorized to perform: cloudformation:DescribeStacks"),
     ("cloudformation", "ExpiredToken"): Sent(403, "The security token included in the request is expired"),
+    ("medical-imaging", "ThrottlingException"): Sent(429, "Rate exceeded"),
+    ("medical-imaging", "ConflictException"): Sent(409, "The image set's metadata is not consistent yet. Please try again."),
+    ("medical-imaging", "InternalServerException"): Sent(500, "An internal error occurred. Please try again."),
+    ("medical-imaging", "AccessDeniedException"): Sent(403, "User is not authorized to perform: medical-imaging:StoreDICOM"),
+    ("medical-imaging", "ServiceQuotaExceededException"): Sent(402, "The request exceeds a service quota."),
 }

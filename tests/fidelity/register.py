@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.fidelity.behaviour import Behaviour
+from tests.fidelity.imaging import IMAGING, NOT_IMITATED_OF_IMAGING
 from tests.fidelity.played import REFUSALS, Played
 from tests.fidelity.services import NOT_IMITATED_OF_SERVICES, SERVICES
 
@@ -195,6 +196,7 @@ BEHAVIOURS = (
         "EC2 API Reference, Common errors",
     ),
     *SERVICES,
+    *IMAGING,
 )
 
 NOT_IMITATED = (
@@ -208,6 +210,7 @@ NOT_IMITATED = (
     ("NotFound is counted, not timed, and searches by tag find new things at once", "a test is to be the same each time"),
     ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
     *NOT_IMITATED_OF_SERVICES,
+    *NOT_IMITATED_OF_IMAGING,
 )
 """(what, why)."""
 

@@ -58,6 +58,8 @@ def test_changes_are_shown_and_asked_for_and_what_is_not_named_is_kept(run):
     assert (kept["AlarmEmail"], kept["Versioning"], kept["RequireTls"]) == ("ops@example.org", "Enabled", "false")
     assert kept["ModelObjects"] == "arn:aws:s3:::models/brain/*"
     assert "is there already" not in run("--bucket", "monai-aws-shown", "--yes").output, "the stack's own bucket"
+    archive = run("--archive", "healthimaging", "--yes")
+    assert "ImageArchive: " in archive.output, archive.output
 
 
 def test_a_bucket_that_is_there_is_used_when_told_and_stays_as_it_is(run, monkeypatch: pytest.MonkeyPatch):

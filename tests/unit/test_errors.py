@@ -17,6 +17,9 @@ from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
+    "monai_aws_pipeline.local_cloud.imaging.RefusedCall": "is answered as AWS answers",
+    "monai_aws_pipeline.local_cloud.imaging_files.RefusedFile": "is answered instance by instance, as AWS does",
+    "monai_aws_pipeline.local_cloud.multipart.MultipartError": "is answered as AWS answers",
     "monai_aws_pipeline.cloud.connect_endpoint.TunnelError": "the machine is tried again, and it becomes the cause of a ConnectError",
     "monai_aws_pipeline.host_agent.results.commit.StudiesDecidedError": "the job then goes back to its queue",
     "monai_aws_pipeline.host_agent.runtime.docker_api.EngineError": "becomes the cause of a JobError, or a line of the log",

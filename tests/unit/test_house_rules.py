@@ -146,6 +146,7 @@ ROOMS = {
     "errors": _ALL,
     "redaction": _ALL,
     "maps": {"dagster", "dagster_aws", "boto3", "botocore"},
+    "archive": {"dagster", "dagster_aws", "pydantic", "rich", "paramiko", "yaml"},
     "cloud": {"dagster", "dagster_aws"},
     "host_agent": {"dagster", "dagster_aws", "pydantic", "rich", "paramiko", "yaml"},
     "local_cloud": {"dagster", "dagster_aws"},
@@ -211,6 +212,12 @@ SHIPPED_TO_HOSTS = tuple(f"monai_aws_pipeline.{folder}" for folder in ("contract
 def test_the_host_needs_nothing_that_is_not_in_its_folders(name: str):
     ours = {each for each in imports(NAMES[name]) | set(loaded_by(name)) if each in NAMES}
     assert not {each for each in ours if not each.startswith(SHIPPED_TO_HOSTS)} - {OURS[0], "monai_aws_pipeline.maps"}
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(NAMES) if room_of(name) == "archive"])
+def test_the_archive_knows_of_ours_its_errors_alone_so_that_hosts_and_control_plane_both_have_it(name: str):
+    ours = {each for each in imports(NAMES[name]) | set(loaded_by(name)) if each in NAMES}
+    assert not {each for each in ours if not each.startswith(("monai_aws_pipeline.archive", "monai_aws_pipeline.errors"))} - {OURS[0]}
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "local_cloud" in p.parts], ids=name_of)

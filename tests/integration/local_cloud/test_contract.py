@@ -37,6 +37,8 @@ NAMES = [
     ("ministack.core.iam_evaluator", "AuthError", "server.py"),
     ("ministack.core.iam_evaluator", "enforce", "authorization.py, ecr.py"),
     ("ministack.core.iam_evaluator", "is_root_access_key", "identity.py"),
+    ("ministack.core.iam_actions", "_match_rest_action", "imaging.py"),
+    ("ministack.core.iam_evaluator", "pin_signed_request", "server.py"),
     ("ministack.core.iam_evaluator", "_signed_request", "ecr.py"),
     ("ministack.core.iam_evaluator", "_anonymous", "ecr.py"),
     ("ministack.core.responses", "get_region", "ssm.py, ecr.py"),
@@ -68,7 +70,7 @@ NAMES = [
     ("ministack.services.budgets", "_create_budget", "account.py"),
     ("ministack.services.budgets", "_budgets", "account.py"),
     ("ministack.services.budgets", "_notification_store", "account.py"),
-    ("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLERS", "account.py"),
+    ("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLERS", "account.py, imaging.py"),
     ("ministack.services.sqs", "_queues", "events.py, alarms.py"),
     ("ministack.services.sqs", "_queue_url", "events.py"),
     ("ministack.services.sqs", "_queue_by_arn", "first_uses.py"),
@@ -122,6 +124,7 @@ NAMES = [
 ]
 
 PARAMETERS = [
+    ("ministack.core.iam_evaluator", "pin_signed_request", ["method", "raw_path", "query_params", "raw_headers", "handshake"]),
     (
         "moto.ec2.models.instances",
         "InstanceBackend.run_instances",

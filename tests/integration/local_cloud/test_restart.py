@@ -18,8 +18,11 @@ from monai_aws_pipeline.local_cloud.engine import mounts_below
 from monai_aws_pipeline.local_cloud.errors import LocalCloudError, PortTakenError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.integration.local_cloud.conftest import Account, eventually, unique
+from tests.integration.local_cloud.dicomweb_client import DicomWebClient
 from tests.integration.local_cloud.docker_client import Docker, password, tiny_image
 from tests.support.cloud import own_cloud, say
+from tests.support.imaging import Store
+from tests.unit.local_cloud.dicom import write
 
 pytestmark = pytest.mark.cloud
 
@@ -60,6 +63,8 @@ def test_data_survives_down_and_kill_and_nothing_is_left_behind(config: CloudCon
     docker("login", "--username", "AWS", "--password-stdin", host, stdin=password(account))
     tiny_image(docker, f"{host}/{repository}:1", "kept")
     assert docker("push", f"{host}/{repository}:1")[0]
+    archive = Store(account)
+    assert DicomWebClient(account, archive.id).store(write(tmp_path / "a.dcm", SOPInstanceUID="1.1")).status == 200
     profile = account.profile([{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}])
     instance = ec2.run_instances(ImageId=account.base_image(), InstanceType="g4dn.xlarge", MinCount=1, MaxCount=1)["Instances"][0][
         "InstanceId"
@@ -73,6 +78,8 @@ def test_data_survives_down_and_kill_and_nothing_is_left_behind(config: CloudCon
     def check() -> None:
         assert s3.get_object(Bucket=bucket, Key="input/a b.zip")["Body"].read() == b"study"
         assert s3.head_object(Bucket=bucket, Key="input/a b.zip")["Metadata"] == {"who": "me"}
+        (found,) = DicomWebClient(account, archive.id).found("/studies/1.2.3/series/1.2.3.1/metadata")
+        assert found["00080018"]["Value"] == ["1.1"]
         docker("rmi", "--force", f"{host}/{repository}:1")
         ok, said = docker("pull", f"{host}/{repository}:1")
         assert ok, said
