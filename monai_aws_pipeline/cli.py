@@ -172,6 +172,7 @@ def local_reset(state_dir: Path, port: int) -> None:
 @click.option("--budget-email", help="Who is warned of the monthly budget (MONAI_AWS_MONTHLY_BUDGET_USD).")
 @click.option("--budget-counts", type=click.Choice(["account", "deployment"]), help="deployment: only what bears its tag.")
 @click.option("--github-subject", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
+@click.option("--portal-origin", help="Origin of the portal's pages, which may send uploads to the bucket that the stack makes.")
 @click.option("--yes", is_flag=True, help="Apply without asking.")
 def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
@@ -201,6 +202,7 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
             "BudgetEmail": said["budget_email"],
             "BudgetCounts": said["budget_counts"],
             "GitHubSubject": said["github_subject"],
+            "PortalOrigin": said["portal_origin"],
         },
     )
     proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)

@@ -255,6 +255,7 @@ def become_operator(base: Mapping[str, str], deployment: str, config: Path, repo
             "BucketName": f"monai-aws-{deployment}-{administrator.account()}",
             "EcrRepository": f"monai-aws/{deployment}",
             "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
+            "PortalOrigin": "http://127.0.0.1:*",  # at whichever port it finds free
             "KmsKeyArns": base.get("MONAI_AWS_ROOT_VOLUME_KMS_KEY", ""),
         },
         report,

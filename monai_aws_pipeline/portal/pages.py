@@ -1,4 +1,4 @@
-"""The pages as HTML, made from records alone. Everything in them is escaped; no script, no style in the page, nothing from elsewhere.
+"""The pages as HTML, made from records alone. Everything in them is escaped; no script and no style in the page, nothing from elsewhere.
 
 Here belongs what a page says and how it looks. Pure: no I/O.
 """
@@ -16,6 +16,7 @@ from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, pa
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
 from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
+from monai_aws_pipeline.portal.texts import NAMES, texts_in
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _HTML: Final = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -38,6 +39,11 @@ class Plot:
     def line(self) -> str:
         """The points as SVG has them."""
         return " ".join(f"{point['x']},{point['y']}" for point in self.points)
+
+
+def home_page(language: str) -> str:
+    """Where a study is dropped, and the newest ones."""
+    return _HTML.get_template("home.html").render(language=language, languages=NAMES, t=texts_in(language))
 
 
 def message_page(title: str, text: str) -> str:

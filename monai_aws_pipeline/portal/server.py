@@ -18,6 +18,7 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.portal.app import OWN_HOSTS, build_app
 from monai_aws_pipeline.portal.study_files import StudyFiles
+from monai_aws_pipeline.portal.uploads import MIB, Uploads
 from monai_aws_pipeline.settings import Settings
 
 HOST: Final = "127.0.0.1"
@@ -41,7 +42,8 @@ def serve(settings: Settings, report: Callable[[str], None]) -> None:
     if not settings.links_url:
         raise LinksError("MONAI_AWS_LINKS_URL is empty, which switches these pages off.", "Leave it out, or name an address.")
     where = Addresses.of(settings)
-    app = build_app(StudyFiles(Clients(settings.region), settings.require_bucket()), where)
+    clients, bucket = Clients(settings.region), settings.require_bucket()
+    app = build_app(StudyFiles(clients, bucket), where, Uploads(clients, bucket, settings.upload_max_mib * MIB))
     port = port_of(where.links)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,13 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 from PIL import Image
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.portal.app import build_app
+from monai_aws_pipeline.portal.safety import REQUEST_HEADER
 from monai_aws_pipeline.portal.study_files import SIGNED_SECONDS, StudyFiles
+from monai_aws_pipeline.portal.uploads import MIB, Uploads
 from tests.unit.studies.records import NOON, OTHER_DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
 
 LINKS = "http://127.0.0.1:3070"
@@ -45,7 +48,12 @@ def bucket() -> Bucket:
 @pytest.fixture
 def browser(bucket: Bucket) -> TestClient:
     where = Addresses(bucket.name, "us-east-1", LINKS, "https://us-east-1.console.aws.amazon.com")
-    return TestClient(build_app(StudyFiles(Clients("us-east-1"), bucket.name), where), base_url=LINKS, follow_redirects=False)
+    return TestClient(application(bucket, where), base_url=LINKS, follow_redirects=False)
+
+
+def application(bucket: Bucket, where: Addresses) -> Starlette:
+    clients = Clients("us-east-1")
+    return build_app(StudyFiles(clients, bucket.name), where, Uploads(clients, bucket.name, 64 * MIB))
 
 
 def answered(bucket: Bucket) -> None:
@@ -138,7 +146,8 @@ def test_a_file_opens_at_an_address_signed_for_minutes(
         f"/jobs/{J}/",
         "/studies/",
         "/input/DOE-JANE.zip",
-        "/",
+        "/static/../app.py",
+        "/static/%2e%2e%2fapp.py",
     ],
 )
 def test_nothing_else_is_given(browser: TestClient, bucket: Bucket, path: str):
@@ -183,7 +192,7 @@ def test_another_name_that_leads_here_is_refused(browser: TestClient, bucket: Bu
 @pytest.mark.parametrize("host", ["127.0.0.1:3070", "localhost:3070", "[::1]:3070", "studies.example.org"])
 def test_this_machine_and_the_name_of_the_setting_are_served(bucket: Bucket, host: str):
     where = Addresses(bucket.name, links="https://studies.example.org")
-    browser = TestClient(build_app(StudyFiles(Clients("us-east-1"), bucket.name), where))
+    browser = TestClient(application(bucket, where))
     assert browser.get("/health", headers={"host": host}).status_code == 200
 
 
@@ -191,12 +200,22 @@ def test_this_machine_and_the_name_of_the_setting_are_served(bucket: Bucket, hos
 def test_nothing_is_written(browser: TestClient, bucket: Bucket, method: str):
     answered(bucket)
     for path in (PAGE, f"{PAGE}preview.png", f"{PAGE}map.log", f"/studies/{S}/"):
-        assert browser.request(method, path).status_code == 405
+        assert browser.request(method, path, headers={REQUEST_HEADER: "1"}).status_code == 405
 
 
 def test_every_answer_is_secured(browser: TestClient, bucket: Bucket):
     answered(bucket)
-    for path in (PAGE, f"{PAGE}preview.png", f"{PAGE}map.log", "/style.css", "/health", "/nothing", f"/studies/{S}/"):
+    for path in (
+        PAGE,
+        f"{PAGE}preview.png",
+        f"{PAGE}map.log",
+        "/",
+        "/static/style.css",
+        "/static/zip.js",
+        "/health",
+        "/nothing",
+        f"/studies/{S}/",
+    ):
         headers = browser.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,130 @@
+"""Every text of the pages, in each of their languages, in one table; and which language a browser wants.
+
+Here belong words alone. What the host says of a study (cause and remedy, in its record) is shown as it was written, in English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+LANGUAGES: Final = ("en", "es")
+NAMES: Final = {"en": "English", "es": "Español"}
+
+TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    # ------------------------------------------------------------------------------------------------------------------ the frame
+    "portal": ("Studies", "Estudios"),
+    "skip": ("Skip to the content", "Ir al contenido"),
+    "language": ("Language", "Idioma"),
+    # ---------------------------------------------------------------------------------------------------------------- drop a study
+    "drop_title": ("Send a study", "Enviar un estudio"),
+    "drop_here": ("Drop a folder of DICOM files, or one zip, here", "Suelte aquí una carpeta de archivos DICOM, o un zip"),
+    "choose_folder": ("Choose a folder", "Elegir una carpeta"),
+    "choose_files": ("Choose files or a zip", "Elegir archivos o un zip"),
+    "privacy": (
+        "It is zipped in this browser and goes straight to the bucket. File names stay here; what the files hold goes as it is.",
+        "Se comprime en este navegador y va directamente al depósito. Los nombres de archivo no salen de aquí; su contenido va tal cual.",
+    ),
+    "needs_script": ("Sending a study needs JavaScript.", "Para enviar un estudio se necesita JavaScript."),
+    "checking": ("Looking at {done} of {all} files", "Examinando {done} de {all} archivos"),
+    "counted": (
+        "{instances} files look like DICOM. {others} others stay here.",
+        "{instances} archivos parecen DICOM. Otros {others} se quedan aquí.",
+    ),
+    "counted_zip": ("A zip of {size}, sent as it is.", "Un zip de {size}, enviado tal cual."),
+    "sending": ("{done} of {all} sent", "{done} de {all} enviados"),
+    "resuming": (
+        "Part of it is there already: going on where it stopped.",
+        "Una parte ya está allí: se continúa donde se detuvo.",
+    ),
+    "waiting_line": ("The line is down. Trying again …", "La conexión se ha perdido. Se intenta de nuevo …"),
+    "cancel": ("Cancel", "Cancelar"),
+    "cancelled": ("Cancelled. Nothing of it is kept.", "Cancelado. No se guarda nada."),
+    "complete": ("Sent. Going to its answer …", "Enviado. Pasando a su respuesta …"),
+    # ------------------------------------------------------------------------------------------------ why an upload is refused
+    "nothing_chosen": (
+        "There is no file in it. Choose the folder that holds the study.",
+        "No contiene archivos. Elija la carpeta del estudio.",
+    ),
+    "no_dicom": (
+        "None of these {all} files is DICOM, so nothing was sent. Choose the folder, or the zip, that the study was exported to.",
+        "Ninguno de estos {all} archivos es DICOM, así que no se envió nada. Elija la carpeta o el zip al que se exportó el estudio.",
+    ),
+    "two_zips": (
+        "Send one zip at a time, and nothing beside it.",
+        "Envíe un solo zip a la vez, y nada más con él.",
+    ),
+    "unreadable": (
+        "A file could not be read: it may have changed, or is on a drive that is gone. Choose it again.",
+        "No se pudo leer un archivo: puede haber cambiado, o su unidad ya no está. Elíjalo otra vez.",
+    ),
+    "upload_empty": ("It holds no bytes. Export the study again.", "No contiene datos. Exporte el estudio otra vez."),
+    "upload_too_large": (
+        "It is larger than this deployment takes ({most} MiB). Send one study at a time, or ask for MONAI_AWS_UPLOAD_MAX_MIB to be raised.",
+        "Supera lo que admite este despliegue ({most} MiB). Envíe un estudio a la vez, o pida que se aumente MONAI_AWS_UPLOAD_MAX_MIB.",
+    ),
+    "too_many_uploads": (
+        "Too many uploads are under way. Try again in some minutes.",
+        "Hay demasiados envíos en curso. Inténtelo de nuevo dentro de unos minutos.",
+    ),
+    "no_such_upload": (
+        "This upload is not known any more (they are kept for a day). Send it again.",
+        "Este envío ya no se conoce (se guardan un día). Envíelo de nuevo.",
+    ),
+    "no_such_part": ("The upload has no such part.", "El envío no tiene esa parte."),
+    "parts_missing": (
+        "Parts of the upload are missing or of another size. They are sent again.",
+        "Faltan partes del envío o tienen otro tamaño. Se envían de nuevo.",
+    ),
+    "upload_complete": ("The upload is complete and has become a job.", "El envío está completo y ya es un trabajo."),
+    "not_understood": ("The request is not understood.", "No se entiende la petición."),
+    "not_there": ("There is nothing at this address.", "No hay nada en esta dirección."),
+    "other_origin": (
+        "The request did not come from a page of this portal. Load the page again.",
+        "La petición no vino de una página de este portal. Vuelva a cargar la página.",
+    ),
+    "too_often": ("Too many requests. Wait some seconds.", "Demasiadas peticiones. Espere unos segundos."),
+    "s3_refused": (
+        "S3 did not take it ({code}). Where a login has expired, whoever runs these pages logs in again; monai-aws doctor says more.",
+        "S3 no lo aceptó ({code}). Si ha caducado una sesión, quien administra estas páginas la renueva; monai-aws doctor dice más.",
+    ),
+    "line_lost": (
+        "The bucket cannot be reached from this browser. If the line is up, the bucket does not allow this page's address "
+        "(PortalOrigin of the stack). Drop the same files again to go on.",
+        "Este navegador no llega al depósito. Si hay conexión, el depósito no admite la dirección de esta página "
+        "(PortalOrigin de la pila). Suelte los mismos archivos para continuar.",
+    ),
+    "internal": (
+        "That failed here, and not for what you did. Try again.",
+        "Algo falló aquí, y no por lo que usted hizo. Inténtelo de nuevo.",
+    ),
+}
+
+
+def texts_in(language: str) -> dict[str, str]:
+    """All texts of one language, by their keys."""
+    column = LANGUAGES.index(language)
+    return {key: each[column] for key, each in TEXTS.items()}
+
+
+def language_of(wanted: str, kept: str, accepted: str) -> str:
+    """Which language a page is in: asked for in its address, kept in a cookie, or the browser's first that there is."""
+    for each in (wanted, kept):
+        if each in LANGUAGES:
+            return each
+    return _first_accepted(accepted)
+
+
+def _first_accepted(header: str) -> str:
+    """Of an Accept-Language header, which anyone may have written: the one of ours with the highest weight."""
+    weighed: list[tuple[float, int, str]] = []
+    for place, part in enumerate(header[:200].split(",")):
+        name, _, weight = part.strip().partition(";")
+        language = name.strip().lower().partition("-")[0]
+        try:
+            value = float(weight.strip().removeprefix("q=") or 1)
+        except ValueError:
+            value = 0.0
+        if language in LANGUAGES and value > 0:
+            weighed.append((-value, place, language))
+    return min(weighed)[2] if weighed else LANGUAGES[0]
