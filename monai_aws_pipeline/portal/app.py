@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,7 +24,9 @@ from monai_aws_pipeline.contract import ContractError
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.portal import api
 from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
-from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, home_page, message_page, study_page
+from monai_aws_pipeline.portal.events import JobEvents
+from monai_aws_pipeline.portal.live import Watcher
+from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, follow_page, home_page, message_page, study_page
 from monai_aws_pipeline.portal.safety import HEALTH, KnownHost, Limited, Rate, SameOrigin, Secured
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 from monai_aws_pipeline.portal.texts import language_of
@@ -37,15 +40,26 @@ _FILES: Final = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir(
 LANGUAGE_COOKIE: Final = "language"
 
 
-def build_app(files: StudyFiles, where: Addresses, uploads: Uploads, rate: Rate | None = None) -> Starlette:
-    """The whole application over one bucket. ``rate``: how often each client may ask."""
+@dataclass(frozen=True)
+class Portal:
+    """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask."""
+
+    uploads: Uploads
+    watcher: Watcher
+    rate: Rate = field(default_factory=Rate)
+
+
+def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
+    """The whole application over one bucket."""
     routes = StudyRoutes(files, where)
     return Starlette(
         routes=[
             Route(HEALTH, _health),
             Route("/", _home),
             Route("/static/{name}", _static),
-            *api.UploadApi(uploads).routes(),
+            Route("/follow/{job}", _follow),
+            *api.UploadApi(portal.uploads).routes(),
+            *JobEvents(portal.watcher).routes(),
             Route("/studies/{study}/", routes.study),
             Route("/studies/{study}/{job}/", routes.answer),
             Route(f"/studies/{{study}}/{{job}}/{PREVIEW_FILE}", routes.preview),
@@ -62,7 +76,7 @@ def build_app(files: StudyFiles, where: Addresses, uploads: Uploads, rate: Rate 
             Middleware(Secured, sent_to=files.address),
             Middleware(KnownHost, allowed_hosts=[*OWN_HOSTS, *_host_of(where.links)], www_redirect=False),
             Middleware(SameOrigin),
-            Middleware(Limited, rate=rate or Rate()),
+            Middleware(Limited, rate=portal.rate),
         ],
         exception_handlers={
             HTTPException: _no_such_page,
@@ -149,8 +163,18 @@ async def _health(_: Request) -> Response:
 
 
 async def _home(request: Request) -> Response:
+    return _in_language(request, home_page)
+
+
+async def _follow(request: Request) -> Response:
+    job = _hex(request, "job", 32)
+    return _in_language(request, lambda language: follow_page(language, job))
+
+
+def _in_language(request: Request, page_in: Callable[[str], str]) -> Response:
+    """A page in the language that its browser wants, which is kept where it was asked for."""
     language = _language(request)
-    page = HTMLResponse(home_page(language))
+    page = HTMLResponse(page_in(language))
     if request.query_params.get("language") == language:
         page.set_cookie(LANGUAGE_COOKIE, language, max_age=31_536_000, samesite="strict", httponly=True)
     return page

@@ -46,6 +46,11 @@ def home_page(language: str) -> str:
     return _HTML.get_template("home.html").render(language=language, languages=NAMES, t=texts_in(language))
 
 
+def follow_page(language: str, job: str) -> str:
+    """Where a job is, until it has ended."""
+    return _HTML.get_template("follow.html").render(language=language, languages=NAMES, t=texts_in(language), job=job)
+
+
 def message_page(title: str, text: str) -> str:
     """A page that says one thing."""
     return _HTML.get_template("message.html").render(title=title, text=text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,8 +16,10 @@ import uvicorn
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.whereabouts import look
 from monai_aws_pipeline.portal.addresses import Addresses
-from monai_aws_pipeline.portal.app import OWN_HOSTS, build_app
+from monai_aws_pipeline.portal.app import OWN_HOSTS, Portal, build_app
+from monai_aws_pipeline.portal.live import Watcher
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.uploads import MIB, Uploads
 from monai_aws_pipeline.settings import Settings
@@ -24,7 +27,8 @@ from monai_aws_pipeline.settings import Settings
 HOST: Final = "127.0.0.1"
 PORT: Final = 3070
 """Where the setting names a host that stands in front of this one."""
-MOST_AT_ONCE: Final = 64
+MOST_AT_ONCE: Final = 256
+"""Those who follow a job stay connected."""
 
 
 class LinksError(NamedError):
@@ -43,7 +47,10 @@ def serve(settings: Settings, report: Callable[[str], None]) -> None:
         raise LinksError("MONAI_AWS_LINKS_URL is empty, which switches these pages off.", "Leave it out, or name an address.")
     where = Addresses.of(settings)
     clients, bucket = Clients(settings.region), settings.require_bucket()
-    app = build_app(StudyFiles(clients, bucket), where, Uploads(clients, bucket, settings.upload_max_mib * MIB))
+    clients.make_all()
+    files = StudyFiles(clients, bucket)
+    portal = Portal(Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings)))
+    app = build_app(files, where, portal)
     port = port_of(where.links)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

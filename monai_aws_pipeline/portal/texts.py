@@ -98,6 +98,40 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "That failed here, and not for what you did. Try again.",
         "Algo falló aquí, y no por lo que usted hizo. Inténtelo de nuevo.",
     ),
+    # ------------------------------------------------------------------------------------------------------------- live states
+    "follow_title": ("Your study", "Su estudio"),
+    "state_unknown": ("Looking for it …", "Buscándolo …"),
+    "state_queued": ("Queued", "En cola"),
+    "state_starting": ("Host starting", "Máquina arrancando"),
+    "state_fetching": ("Fetching", "Recibiendo"),
+    "state_running": ("Running", "Calculando"),
+    "state_publishing": ("Publishing", "Publicando"),
+    "state_done": ("Done", "Listo"),
+    "state_refused": ("Not answered", "Sin respuesta"),
+    "about_queued": ("It waits for a host. At most {before} before it.", "Espera una máquina. Como mucho {before} por delante."),
+    "about_starting": (
+        "A machine is being started for it; that takes a minute or two.",
+        "Se está arrancando una máquina; tarda uno o dos minutos.",
+    ),
+    "about_fetching": ("It is fetched and checked.", "Se recibe y se comprueba."),
+    "about_waiting": ("It is fetched and waits for its turn.", "Se ha recibido y espera su turno."),
+    "about_pulling": ("The host pulls the application for it.", "La máquina descarga la aplicación."),
+    "about_inferring": ("The application is at work on it.", "La aplicación trabaja en él."),
+    "about_publishing": ("Its outputs are judged and stored.", "Se revisan y guardan sus resultados."),
+    "about_done": ("Every study of this upload is answered.", "Todos los estudios de este envío tienen respuesta."),
+    "about_refused": ("Why, and what to do:", "Por qué, y qué hacer:"),
+    "open_result": ("Open the result", "Abrir el resultado"),
+    "open_why": ("All that is known of it", "Todo lo que se sabe de él"),
+    "follow_line": (
+        "The portal does not answer at the moment. Asking again …",
+        "El portal no responde en este momento. Se pregunta de nuevo …",
+    ),
+    "leave_page": (
+        "You may close this page: the study goes on, and is among the recent ones once it has ended.",
+        "Puede cerrar esta página: el estudio sigue, y estará entre los recientes cuando termine.",
+    ),
+    "send_another": ("Send another study", "Enviar otro estudio"),
+    "job": ("Job", "Trabajo"),
 }
 
 

@@ -20,8 +20,11 @@ from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key
+from monai_aws_pipeline.operations.status import Depth
+from monai_aws_pipeline.operations.whereabouts import Surroundings
 from monai_aws_pipeline.portal.addresses import Addresses
-from monai_aws_pipeline.portal.app import build_app
+from monai_aws_pipeline.portal.app import Portal, build_app
+from monai_aws_pipeline.portal.live import Watcher
 from monai_aws_pipeline.portal.safety import REQUEST_HEADER
 from monai_aws_pipeline.portal.study_files import SIGNED_SECONDS, StudyFiles
 from monai_aws_pipeline.portal.uploads import MIB, Uploads
@@ -53,7 +56,9 @@ def browser(bucket: Bucket) -> TestClient:
 
 def application(bucket: Bucket, where: Addresses) -> Starlette:
     clients = Clients("us-east-1")
-    return build_app(StudyFiles(clients, bucket.name), where, Uploads(clients, bucket.name, 64 * MIB))
+    files = StudyFiles(clients, bucket.name)
+    portal = Portal(Uploads(clients, bucket.name, 64 * MIB), Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0))))
+    return build_app(files, where, portal)
 
 
 def answered(bucket: Bucket) -> None:

@@ -16,8 +16,11 @@ from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import JobMessage
+from monai_aws_pipeline.operations.status import Depth
+from monai_aws_pipeline.operations.whereabouts import Surroundings
 from monai_aws_pipeline.portal.addresses import Addresses
-from monai_aws_pipeline.portal.app import build_app
+from monai_aws_pipeline.portal.app import Portal, build_app
+from monai_aws_pipeline.portal.live import Watcher
 from monai_aws_pipeline.portal.safety import REQUEST_HEADER, Rate
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.texts import TEXTS
@@ -44,7 +47,9 @@ def uploads(**changes: Any) -> Uploads:
 
 
 def browser_of(made: Uploads, rate: Rate | None = None, client: str = "127.0.0.1") -> TestClient:
-    app = build_app(StudyFiles(Clients("us-east-1"), BUCKET), Addresses(BUCKET, links=LINKS), made, rate)
+    files = StudyFiles(Clients("us-east-1"), BUCKET)
+    watcher = Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0)))
+    app = build_app(files, Addresses(BUCKET, links=LINKS), Portal(made, watcher, rate or Rate()))
     return TestClient(app, base_url=LINKS, follow_redirects=False, headers=OURS, client=(client, 50000))
 
 
