@@ -344,11 +344,16 @@ def _progress_bar(total: int, what: str = "uploading") -> Iterator[Callable[[int
 
 
 @cli.command()
-def links() -> None:
-    """Serve the pages of studies that the lineage links to (MONAI_AWS_LINKS_URL), on loopback, until Ctrl-C."""
+def portal() -> None:
+    """Serve the portal (MONAI_AWS_LINKS_URL) until Ctrl-C: drop a study, follow it, and the pages that the lineage links to."""
+    from monai_aws_pipeline.operations.results_store import ResultsStore
     from monai_aws_pipeline.portal.server import serve
+    from monai_aws_pipeline.studies.rerun import Reruns
 
-    serve(load_settings(), _say)
+    settings = load_settings()
+    clients = Clients(settings.region)
+    reruns = Reruns(clients, settings, ResultsStore(clients.s3, settings.require_bucket()), _say)
+    serve(settings, _say, lambda study, failed: reruns.ask(study, failed).job)
 
 
 @cli.command()

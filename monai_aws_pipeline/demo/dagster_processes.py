@@ -1,7 +1,7 @@
 """Dagster's webserver and daemon as processes of our own, for one machine: started, found again, ended by their ids.
 
-``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the pages of studies that the
-lineage links to (``monai-aws links``), unless the settings switch those off. They listen on loopback only and send no
+``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the portal, with the pages that
+the lineage links to (``monai-aws portal``), unless the settings switch those off. They listen on loopback only and send no
 telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.md.
 """
 
@@ -96,7 +96,7 @@ class DagsterProcesses:
         programs = {
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
             "daemon": ["dagster-daemon", "run", *workspace],
-            **({"links": ["monai-aws", "links"]} if links else {}),
+            **({"portal": ["monai-aws", "portal"]} if links else {}),
         }
         started: dict[str, int] = {}
         for name, arguments in programs.items():

@@ -6,7 +6,7 @@ A name in a path is looked up, never joined into a key (``study_files``). What h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,19 +14,23 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from monai_aws_pipeline.contract import ContractError
+from monai_aws_pipeline.contract import ContractError, Status
+from monai_aws_pipeline.contract.parsing import text_field
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.portal import api
 from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
 from monai_aws_pipeline.portal.events import JobEvents
+from monai_aws_pipeline.portal.identity import Known, LoadBalancer
 from monai_aws_pipeline.portal.live import Watcher
-from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, follow_page, home_page, message_page, study_page
+from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, follow_page, home_page, message_page, recent_part, study_page
+from monai_aws_pipeline.portal.recent import Recent
 from monai_aws_pipeline.portal.safety import HEALTH, KnownHost, Limited, Rate, SameOrigin, Secured
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 from monai_aws_pipeline.portal.texts import language_of
@@ -40,18 +44,26 @@ _FILES: Final = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir(
 LANGUAGE_COOKIE: Final = "language"
 
 
+AskAgain = Callable[[str, Sequence[str]], str]
+
+
 @dataclass(frozen=True)
 class Portal:
-    """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask."""
+    """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask.
+
+    ``ask_again``: for a study whose uploads under these jobs failed; the job that was asked for. Raises NamedError. ``balancer``: who says which user asks; None: nobody is asked.
+    """
 
     uploads: Uploads
     watcher: Watcher
+    ask_again: AskAgain
+    balancer: LoadBalancer | None = None
     rate: Rate = field(default_factory=Rate)
 
 
 def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
     """The whole application over one bucket."""
-    routes = StudyRoutes(files, where)
+    routes, studies = StudyRoutes(files, where), RecentRoutes(files, Recent(files.store), portal.ask_again)
     return Starlette(
         routes=[
             Route(HEALTH, _health),
@@ -60,6 +72,8 @@ def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
             Route("/follow/{job}", _follow),
             *api.UploadApi(portal.uploads).routes(),
             *JobEvents(portal.watcher).routes(),
+            Route("/recent", studies.recent),
+            Route("/api/studies/{study}/again", studies.again, methods=["POST"]),
             Route("/studies/{study}/", routes.study),
             Route("/studies/{study}/{job}/", routes.answer),
             Route(f"/studies/{{study}}/{{job}}/{PREVIEW_FILE}", routes.preview),
@@ -75,6 +89,7 @@ def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
         middleware=[
             Middleware(Secured, sent_to=files.address),
             Middleware(KnownHost, allowed_hosts=[*OWN_HOSTS, *_host_of(where.links)], www_redirect=False),
+            *([Middleware(Known, balancer=portal.balancer)] if portal.balancer else []),
             Middleware(SameOrigin),
             Middleware(Limited, rate=portal.rate),
         ],
@@ -134,6 +149,33 @@ class StudyRoutes:
         """One file of the upload, in the same way."""
         record = self._files.record(*_named(request))
         return RedirectResponse(self._files.original_link(record, request.path_params["name"]), status_code=302)
+
+
+class RecentRoutes:
+    """The recent studies, and asking for one again."""
+
+    def __init__(self, files: StudyFiles, recent: Recent, ask_again: AskAgain) -> None:
+        self._files, self._recent, self._ask_again = files, recent, ask_again
+
+    def recent(self, request: Request) -> Response:
+        """A part of the first page."""
+        beginning = request.query_params.get("study", "")[:16]
+        found = self._recent.found(beginning) if beginning else None
+        return HTMLResponse(recent_part(_language(request), self._recent.newest(), beginning, found))
+
+    async def again(self, request: Request) -> Response:
+        """``{job}``, which failed → ``{job}``, which was asked for."""
+        study, failed = _hex(request, "study", 16), text_field(await api.body_of(request), "job")
+        return await run_in_threadpool(self._again, study, failed)
+
+    def _again(self, study: str, failed: str) -> Response:
+        if self._files.record(study, failed).status is Status.SUCCEEDED:
+            raise NotThereError("This study has been answered.")
+        jobs = dict.fromkeys((failed, *self._recent.failed_jobs(study)))
+        try:
+            return JSONResponse({"job": self._ask_again(study, tuple(jobs))})
+        except NamedError as error:
+            return JSONResponse({"error": "again_refused", "why": str(error)}, status_code=409)
 
 
 def _picture(png: bytes) -> Response:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, parse_utc
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
+from monai_aws_pipeline.portal.recent import DAYS, RecentRow
 from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
 from monai_aws_pipeline.portal.texts import NAMES, texts_in
 
@@ -49,6 +50,11 @@ def home_page(language: str) -> str:
 def follow_page(language: str, job: str) -> str:
     """Where a job is, until it has ended."""
     return _HTML.get_template("follow.html").render(language=language, languages=NAMES, t=texts_in(language), job=job)
+
+
+def recent_part(language: str, rows: Sequence[RecentRow], beginning: str, found: Sequence[str] | None) -> str:
+    """The recent studies, as the first page takes them in; with those whose pseudonym was looked for."""
+    return _HTML.get_template("recent.html").render(t=texts_in(language), rows=rows, beginning=beginning, found=found, days=DAYS)
 
 
 def message_page(title: str, text: str) -> str:

@@ -50,9 +50,9 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "None of these {all} files is DICOM, so nothing was sent. Choose the folder, or the zip, that the study was exported to.",
         "Ninguno de estos {all} archivos es DICOM, así que no se envió nada. Elija la carpeta o el zip al que se exportó el estudio.",
     ),
-    "two_zips": (
-        "Send one zip at a time, and nothing beside it.",
-        "Envíe un solo zip a la vez, y nada más con él.",
+    "archive_inside": (
+        "There is an archive among these files, which may hold a part of the study. Send one zip alone, or the unpacked files.",
+        "Uno de ellos es un archivo comprimido que puede contener parte del estudio. Envíe un solo zip, o los archivos descomprimidos.",
     ),
     "unreadable": (
         "A file could not be read: it may have changed, or is on a drive that is gone. Choose it again.",
@@ -83,6 +83,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The request did not come from a page of this portal. Load the page again.",
         "La petición no vino de una página de este portal. Vuelva a cargar la página.",
     ),
+    "unknown_user": ("You are not logged in any more. Load the page again.", "Su sesión ha terminado. Vuelva a cargar la página."),
     "too_often": ("Too many requests. Wait some seconds.", "Demasiadas peticiones. Espere unos segundos."),
     "s3_refused": (
         "S3 did not take it ({code}). Where a login has expired, whoever runs these pages logs in again; monai-aws doctor says more.",
@@ -132,6 +133,33 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "send_another": ("Send another study", "Enviar otro estudio"),
     "job": ("Job", "Trabajo"),
+    # ---------------------------------------------------------------------------------------------------------- recent studies
+    "recent_title": ("Recent studies", "Estudios recientes"),
+    "recent_none": ("No study has ended in the last {days} days.", "Ningún estudio ha terminado en los últimos {days} días."),
+    "recent_loading": ("Looking for them …", "Buscándolos …"),
+    "recent_failed": ("They cannot be read at the moment: {code}.", "No se pueden leer en este momento: {code}."),
+    "search": ("Pseudonym, or how it begins", "Seudónimo, o su comienzo"),
+    "search_button": ("Search", "Buscar"),
+    "search_nothing": ("No answered study begins so.", "Ningún estudio con respuesta empieza así."),
+    "search_what": (
+        "A pseudonym is 16 hex digits (0-9, a-f); four of them are enough to search.",
+        "Un seudónimo son 16 dígitos hexadecimales (0-9, a-f); bastan cuatro para buscar.",
+    ),
+    "search_found": ("Answered studies that begin with {beginning}", "Estudios con respuesta que empiezan por {beginning}"),
+    "column_at": ("ended", "terminado"),
+    "column_study": ("study", "estudio"),
+    "column_state": ("state", "estado"),
+    "column_seconds": ("seconds", "segundos"),
+    "of_no_study": ("(upload)", "(envío)"),
+    "succeeded": ("answered", "con respuesta"),
+    "failed": ("failed", "fallido"),
+    "quarantined": ("refused", "rechazado"),
+    "try_again": ("Try again", "Intentar de nuevo"),
+    "asking_again": ("Asking …", "Pidiendo …"),
+    "again_refused": (
+        "It cannot be asked for again: {why}",
+        "No se puede pedir de nuevo: {why}",
+    ),
 }
 
 

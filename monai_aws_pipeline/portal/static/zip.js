@@ -19,6 +19,9 @@ export function looksLikeDicom(start) {
   return start.length >= 8 && (group === 0x0002 || group === 0x0008) && start[3] === 0 && start[2] < 0x20;
 }
 
+// What else may hold a part of the study: gzip, 7z, RAR, xz, bzip2. The host refuses them too (zip_nested).
+const ARCHIVES = [[0x1f, 0x8b], [0x37, 0x7a, 0xbc, 0xaf], [0x52, 0x61, 0x72, 0x21], [0xfd, 0x37, 0x7a, 0x58], [0x42, 0x5a, 0x68]];
+const isArchive = (start) => isZip(start) || ARCHIVES.some((magic) => magic.every((byte, at) => start[at] === byte));
 const isZip = (start) => start[0] === 0x50 && start[1] === 0x4b && (start[2] === 3 || start[2] === 5) && (start[3] === 4 || start[3] === 6);
 
 /** CRC and first bytes of a file, read once. */
@@ -118,11 +121,11 @@ async function fingerprintOf(members) {
 /** Looks at all files. Tells `report` how far it is; returns what to send, or `refused` with a key of the texts. */
 export async function prepare(files, report) {
   const dicom = [];
-  let zips = 0;
+  let archives = 0;
   let told = 0;
   for (const [done, file] of files.entries()) {
     const { crc, start } = await readThrough(file);
-    if (isZip(start)) zips += 1;
+    if (isArchive(start)) archives += 1;
     if (isZip(start) && files.length === 1) {
       return { blob: file, zip: true, instances: 0, others: 0, fingerprint: await fingerprintOf([{ file, crc }]) };
     }
@@ -132,7 +135,7 @@ export async function prepare(files, report) {
       report({ done, all: files.length });
     }
   }
-  if (zips) return { refused: "two_zips" };
+  if (archives) return { refused: "archive_inside" };
   if (!dicom.length) return { refused: files.length ? "no_dicom" : "nothing_chosen", all: files.length };
   return { blob: zipOf(dicom), zip: false, instances: dicom.length, others: files.length - dicom.length, fingerprint: await fingerprintOf(dicom) };
 }

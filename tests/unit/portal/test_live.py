@@ -172,7 +172,7 @@ def watcher(bucket: Bucket) -> Watcher:
 def browser(bucket: Bucket, watcher: Watcher) -> TestClient:
     clients = Clients("us-east-1")
     files = StudyFiles(clients, bucket.name)
-    portal = Portal(Uploads(clients, bucket.name, 64 * MIB), watcher)
+    portal = Portal(Uploads(clients, bucket.name, 64 * MIB), watcher, lambda study, failed: "")
     return TestClient(build_app(files, Addresses(bucket.name, links=LINKS), portal), base_url=LINKS)
 
 

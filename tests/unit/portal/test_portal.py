@@ -57,7 +57,11 @@ def browser(bucket: Bucket) -> TestClient:
 def application(bucket: Bucket, where: Addresses) -> Starlette:
     clients = Clients("us-east-1")
     files = StudyFiles(clients, bucket.name)
-    portal = Portal(Uploads(clients, bucket.name, 64 * MIB), Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0))))
+    portal = Portal(
+        Uploads(clients, bucket.name, 64 * MIB),
+        Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0))),
+        lambda study, failed: "",
+    )
     return build_app(files, where, portal)
 
 

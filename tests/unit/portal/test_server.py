@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.demo.dagster_processes import _free_links, free_port
-from monai_aws_pipeline.portal.server import LinksError, port_of, serve
+from monai_aws_pipeline.portal.server import PortalError, port_of, serve
 from monai_aws_pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ def test_it_serves_on_loopback_logs_nothing_and_ends_when_told():
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", LINKS, "links"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", LINKS, "portal"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         assert process.stdout is not None
@@ -58,13 +58,13 @@ def test_a_port_that_is_taken_is_said():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(LinksError, match=r"is taken .* Choose another in MONAI_AWS_LINKS_URL"):
-            serve(chosen(other.getsockname()[1]), lambda _: None)
+        with pytest.raises(PortalError, match=r"is taken .* Choose another in MONAI_AWS_LINKS_URL"):
+            serve(chosen(other.getsockname()[1]), lambda _: None, lambda study, failed: "")
 
 
 def test_pages_that_are_switched_off_are_not_served():
-    with pytest.raises(LinksError, match="switches these pages off"):
-        serve(Settings(_env_file=None, bucket="studies", links_url=""), lambda _: None)  # type: ignore[call-arg]
+    with pytest.raises(PortalError, match="switches these pages off"):
+        serve(Settings(_env_file=None, bucket="studies", links_url=""), lambda _: None, lambda study, failed: "")  # type: ignore[call-arg]
 
 
 def test_the_port_is_the_settings_or_the_usual_one_behind_another_name():

@@ -49,7 +49,7 @@ def uploads(**changes: Any) -> Uploads:
 def browser_of(made: Uploads, rate: Rate | None = None, client: str = "127.0.0.1") -> TestClient:
     files = StudyFiles(Clients("us-east-1"), BUCKET)
     watcher = Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0)))
-    app = build_app(files, Addresses(BUCKET, links=LINKS), Portal(made, watcher, rate or Rate()))
+    app = build_app(files, Addresses(BUCKET, links=LINKS), Portal(made, watcher, lambda study, failed: "", rate=rate or Rate()))
     return TestClient(app, base_url=LINKS, follow_redirects=False, headers=OURS, client=(client, 50000))
 
 
