@@ -323,7 +323,7 @@ class Settings(BaseSettings):
         "http://127.0.0.1:3070",
         pattern=r"^$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?$",
         examples=["http://127.0.0.1:3070"],
-        description="where a browser opens studies' pages (monai-aws links), as the lineage links to them; empty: no pages, no such links",
+        description="where a browser opens the portal (monai-aws portal) and studies' pages, as the lineage links to them; empty: neither",
     )
     console_url: str = Field(
         "auto",

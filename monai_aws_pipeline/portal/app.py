@@ -51,7 +51,8 @@ AskAgain = Callable[[str, Sequence[str]], str]
 class Portal:
     """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask.
 
-    ``ask_again``: for a study whose uploads under these jobs failed; the job that was asked for. Raises NamedError. ``balancer``: who says which user asks; None: nobody is asked.
+    ``ask_again``: for a study whose uploads under these jobs failed; the job that was asked for. Raises NamedError.
+    ``balancer``: who says which user asks; None: nobody is asked.
     """
 
     uploads: Uploads
@@ -115,12 +116,14 @@ class StudyRoutes:
     def study(self, request: Request) -> Response:
         """All answers to a study."""
         study = _hex(request, "study", 16)
-        return HTMLResponse(study_page(study, self._files.answers(study)))
+        results = self._files.answers(study)
+        return _in_language(request, lambda language: study_page(study, results, language))
 
     def answer(self, request: Request) -> Response:
         """One answer, or why there is none."""
         result = self._files.result(*_named(request))
-        return HTMLResponse(answer_page(result, self._files.originals(result.record), self._where))
+        originals = self._files.originals(result.record)
+        return _in_language(request, lambda language: answer_page(result, originals, self._where, language))
 
     def preview(self, request: Request) -> Response:
         """The picture as it was drawn."""

@@ -1,7 +1,7 @@
 """Who asks: what an Application Load Balancer says of a user it has let in, once its signature is verified.
 
-Without a load balancer nobody is asked, and ``server`` listens on loopback only. A header that is missing, forged, expired or another
-load balancer's is refused. Source: Elastic Load Balancing, "Authenticate users using an Application Load Balancer", "Signature verification".
+Without a load balancer nobody is asked, and ``server`` listens on loopback only. A header that is missing, forged, over or another load
+balancer's is refused. Source: Elastic Load Balancing, "Authenticate users using an Application Load Balancer".
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class SigningKeys:
     def _keep(self, name: str) -> None:
         try:
             key = load_pem_public_key(self._fetch(f"{self._address}/{name}"))
-            if not isinstance(key, EllipticCurvePublicKey):
-                raise ValueError("not a key of an elliptic curve")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError):
+            key = None
+        if not isinstance(key, EllipticCurvePublicKey):
             self._missing = {**({} if len(self._missing) >= _KEYS_KEPT else self._missing), name: self._clock()}
-            raise UnknownUserError("The key that the header names cannot be read from AWS.") from error
+            raise UnknownUserError("The key that the header names cannot be read from AWS.")
         if len(self._keys) >= _KEYS_KEPT:
             del self._keys[next(iter(self._keys))]
         self._keys[name] = key
@@ -100,7 +100,7 @@ class LoadBalancer:
 
 
 class Known:
-    """Lets through whom the load balancer has let in; everybody else gets a page that says so. The health is asked by nobody in particular."""
+    """Lets through whom the load balancer has let in; anybody else gets a page that says so. The health anyone may ask."""
 
     def __init__(self, app: ASGIApp, balancer: LoadBalancer) -> None:
         self._app, self._balancer = app, balancer

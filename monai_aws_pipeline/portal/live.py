@@ -83,7 +83,7 @@ def seen_of(job: str, surroundings: Surroundings | None) -> Seen:
         return Seen(_STATES.get(phase, "running"), phase)
     awake = any(work.agent == "running" for work in surroundings.work.values())
     coming = not awake and any(state in ("pending", "running") for state in surroundings.hosts.values())
-    return Seen("starting" if coming else "queued", before=max(surroundings.jobs.waiting - 1, 0))
+    return Seen("starting") if coming else Seen("queued", before=max(surroundings.jobs.waiting - 1, 0))
 
 
 def end_of(records: tuple[ResultRecord, ...]) -> Seen:

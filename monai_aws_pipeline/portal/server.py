@@ -67,7 +67,7 @@ def serve(settings: Settings, report: Callable[[str], None], ask_again: AskAgain
     clients.make_all()
     files = StudyFiles(clients, bucket)
     portal = Portal(
-        Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings)), ask_again
+        Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings)), ask_again, balancer
     )
     app = build_app(files, where, portal)
     port = port_of(where.links)

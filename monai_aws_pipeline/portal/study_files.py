@@ -63,7 +63,7 @@ class StudyFiles:
     @property
     def address(self) -> str:
         """The origin of the bucket, as an address that is signed for a browser has it."""
-        parts = urlsplit(self._clients.s3_presigning.generate_presigned_url("head_bucket", Params={"Bucket": self.store.bucket}))
+        parts = urlsplit(self._clients.s3_unsigned.generate_presigned_url("head_bucket", Params={"Bucket": self.store.bucket}))
         return f"{parts.scheme}://{parts.netloc}"
 
     def result(self, study: str, job: str) -> StoredResult:

@@ -20,7 +20,8 @@ function show(seen) {
     last.textContent = texts[`state_${seen.state}`];
     last.classList.add(seen.state === "done" ? "good" : "bad");
   }
-  about.textContent = fill(texts[`about_${seen.phase}`] ?? texts[`about_${seen.state}`] ?? "", seen);
+  // How many are before it counts only while it waits.
+  about.textContent = fill(texts[`about_${seen.before ? "behind" : seen.phase}`] ?? texts[`about_${seen.state}`] ?? "", seen);
   ends.replaceChildren(...seen.ended.map(endOf));
 }
 

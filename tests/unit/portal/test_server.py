@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from monai_aws_pipeline.demo.dagster_processes import _free_links, free_port
-from monai_aws_pipeline.portal.server import PortalError, port_of, serve
+from monai_aws_pipeline.portal.server import PortalError, balancer_of, port_of, serve
 from monai_aws_pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
+BALANCER = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/portal/0123456789abcdef"
 LINKS = "from monai_aws_pipeline.cli import main; main()"
 
 
@@ -38,7 +40,7 @@ def test_it_serves_on_loopback_logs_nothing_and_ends_when_told():
     )
     try:
         assert process.stdout is not None
-        assert f"loopback port {port}" in process.stdout.readline()
+        assert f"127.0.0.1 port {port}" in process.stdout.readline()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/input/DOE-JANE.zip")
         answer = connection.getresponse()
@@ -83,3 +85,23 @@ def test_the_demo_opens_them_where_there_is_room():
     assert chosen_instead.startswith("http://127.0.0.1:")
     assert "is taken" in said[0]
     assert _free_links("", said.append) == ""
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "2001:db8::1"])  # noqa: S104  # none is listened on
+def test_it_listens_where_others_reach_it_only_behind_a_load_balancer_that_says_who_they_are(address: str):
+    with pytest.raises(PortalError, match=r"nothing says who they are.* MONAI_AWS_PORTAL_LOAD_BALANCER"):
+        balancer_of(chosen(3070, portal_listen=address))
+    assert balancer_of(chosen(3070, portal_listen=address, portal_load_balancer=BALANCER))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_on_loopback_nobody_is_asked(address: str):
+    assert balancer_of(chosen(3070, portal_listen=address)) is None
+
+
+@pytest.mark.parametrize(
+    "arn", ["portal", "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/net/x/1", "arn:aws:iam::1:role/x"]
+)
+def test_what_is_no_application_load_balancer_is_not_taken(arn: str):
+    with pytest.raises(ValidationError):
+        chosen(3070, portal_load_balancer=arn)
