@@ -18,6 +18,7 @@ function show(seen) {
   if (seen.ended.length) {
     const last = steps.get("done");
     last.textContent = texts[`state_${seen.state}`];
+    document.getElementById("leave").hidden = true;
     last.classList.add(seen.state === "done" ? "good" : "bad");
   }
   // How many are before it counts only while it waits.
