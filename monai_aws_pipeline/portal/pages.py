@@ -79,6 +79,7 @@ def answer_page(result: StoredResult, originals: Mapping[str, Original], where: 
         log=log,
         record_file=RECORD_FILE,
         console=where.in_console(folder),
+        lineage=where.lineage(record.study),
         files=files,
         originals=originals,
         folder=ORIGINAL_FOLDER,

@@ -177,6 +177,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "the_log": ("the application's log", "el registro de la aplicación"),
     "the_record": ("the record", "la ficha del resultado"),
     "in_console": ("its folder in the S3 console", "su carpeta en la consola de S3"),
+    "lineage": ("its lineage in Dagster", "su linaje en Dagster"),
     "file": ("file", "archivo"),
     "kind": ("kind", "tipo"),
     "bytes": ("bytes", "bytes"),

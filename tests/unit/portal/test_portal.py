@@ -94,6 +94,23 @@ def test_a_page_has_picture_volumes_map_files_original_and_record(browser: TestC
     assert "X-Amz" not in page.text, "what opens a file is signed when it is clicked"
 
 
+def test_a_page_leads_into_the_lineage_where_dagster_has_an_address(bucket: Bucket):
+    answered(bucket)
+    bucket.commit(refused(3))
+    for ui in ("http://127.0.0.1:3000", ""):
+        browser = TestClient(application(bucket, Addresses(bucket.name, links=LINKS, ui=ui)), base_url=LINKS)
+        link = f'href="{ui}/assets/inference_result?view=partitions&amp;partition={S}"'
+        assert (link in browser.get(PAGE).text) is bool(ui)
+        assert "inference_result" not in browser.get(f"/jobs/{job_of(3)}/").text, "its study is not known"
+
+
+def test_a_page_is_in_the_language_that_was_chosen_once(browser: TestClient, bucket: Bucket):
+    answered(bucket)
+    assert "Mediciones" in browser.get(PAGE, params={"language": "es"}).text
+    assert "Mediciones" in browser.get(PAGE).text, "kept in a cookie"
+    assert "Measurements" in browser.get(PAGE, params={"language": "en"}).text
+
+
 def test_the_picture_is_a_png_that_a_page_of_another_origin_may_show(browser: TestClient, bucket: Bucket):
     answered(bucket)
     bucket.put(f"output/{S}/{J}/preview.png", picture(768, 256))
