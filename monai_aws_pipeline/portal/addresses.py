@@ -23,7 +23,7 @@ ORIGINAL_FOLDER: Final = "original"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where things of one deployment open. ``links``: of our own pages, ``console``: AWS's, ``ui``: Dagster's; empty where there is none."""
+    """Where things of one deployment open. ``links``: our own pages, ``console``: AWS's, ``ui``: Dagster's; empty where there is none."""
 
     bucket: str
     region: str = ""
