@@ -8,6 +8,7 @@ const texts = textsOf(document.getElementById("drop"));
 const search = document.getElementById("search");
 
 async function load() {
+  place.inert = true; // what is clicked in a list that is about to go would be answered into nothing
   const query = new URLSearchParams({ study: search.elements.study.value.trim().toLowerCase() });
   try {
     const answer = await fetch(`/recent?${query}`);
@@ -16,6 +17,8 @@ async function load() {
     place.replaceChildren(...page.body.childNodes);
   } catch (error) {
     place.textContent = fill(texts.recent_failed, { code: error.message });
+  } finally {
+    place.inert = false;
   }
 }
 
