@@ -29,6 +29,8 @@ MOST_SIGNED_AT_ONCE: Final = 20
 KEPT_SECONDS: Final = 24 * 3600
 """For so long an upload may be resumed: then the bucket's rule ``abandoned-uploads`` removes its parts."""
 MOST_OPEN: Final = 500
+MOST_OF_ONE: Final = 100
+"""Open uploads of one client, so that nobody takes the places of all others for a day."""
 
 
 class UploadRefusedError(NamedError):
@@ -89,7 +91,8 @@ class Uploads:
         key = f"{INPUT_PREFIX}{secrets.token_hex(16)}.zip"
         with self._lock:
             self._forget_the_old()
-            if len(self._open) >= MOST_OPEN:
+            under_way = [upload.owner for upload in self._open.values() if not upload.job]
+            if len(under_way) >= MOST_OPEN or under_way.count(owner) >= MOST_OF_ONE:
                 raise UploadRefusedError("too_many_uploads", 429)
             made = self._clients.s3.create_multipart_upload(Bucket=self._bucket, Key=key, ContentType="application/zip")
             self._open[begun.token] = _Upload(begun, owner, key, made["UploadId"], self._clock() + KEPT_SECONDS)
@@ -150,6 +153,9 @@ class Uploads:
     def _forget_the_old(self) -> None:
         now = self._clock()
         for token in [token for token, upload in self._open.items() if upload.until < now]:
+            del self._open[token]
+        complete = [token for token, upload in self._open.items() if upload.job]
+        for token in complete[: max(len(complete) - MOST_OPEN, 0)]:
             del self._open[token]
 
     def _address(self, upload: _Upload, number: int) -> str:

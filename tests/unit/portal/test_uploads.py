@@ -18,13 +18,14 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import JobMessage
 from monai_aws_pipeline.operations.status import Depth
 from monai_aws_pipeline.operations.whereabouts import Surroundings
+from monai_aws_pipeline.portal import uploads as portal_uploads
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.portal.app import Portal, build_app
 from monai_aws_pipeline.portal.live import Watcher
 from monai_aws_pipeline.portal.safety import REQUEST_HEADER, Rate
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.texts import TEXTS
-from monai_aws_pipeline.portal.uploads import LEAST_PART_BYTES, MIB, MOST_OPEN, UploadRefusedError, Uploads
+from monai_aws_pipeline.portal.uploads import LEAST_PART_BYTES, MIB, UploadRefusedError, Uploads
 
 BUCKET = "studies"
 LINKS = "http://127.0.0.1:3070"
@@ -187,16 +188,35 @@ def test_nobody_goes_on_with_the_upload_of_another():
     assert made.addresses("somebody", token, [1])
 
 
-def test_uploads_are_forgotten_after_a_day_and_their_number_is_bounded():
+def test_uploads_are_forgotten_after_a_day_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(portal_uploads, "MOST_OPEN", 5)
+    monkeypatch.setattr(portal_uploads, "MOST_OF_ONE", 3)
     now = [0.0]
     made = uploads(clock=lambda: now[0])
-    tokens = [made.begin("somebody", 10).token for _ in range(MOST_OPEN)]
+    tokens = [made.begin("somebody", 10).token for _ in range(3)]
     with pytest.raises(UploadRefusedError, match="too_many_uploads"):
         made.begin("somebody", 10)
+    for _ in range(2):
+        made.begin("another", 10)
+    with pytest.raises(UploadRefusedError, match="too_many_uploads"):
+        made.begin("a third", 10)
     now[0] = 25 * 3600
     with pytest.raises(UploadRefusedError, match="no_such_upload"):
         made.begun("somebody", tokens[0])
     assert made.begin("somebody", 10)
+
+
+def test_complete_uploads_take_nobodys_place_and_the_oldest_are_forgotten(s3: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(portal_uploads, "MOST_OPEN", 2)
+    made = uploads()
+    tokens = []
+    for _ in range(4):
+        tokens.append(made.begin("somebody", 10).token)
+        put(s3, 1, b"x" * 10)
+        assert made.complete("somebody", tokens[-1])
+    assert made.begun("somebody", tokens[-1])[2]
+    with pytest.raises(UploadRefusedError, match="no_such_upload"):
+        made.begun("somebody", tokens[0])
 
 
 def test_a_large_upload_has_no_more_parts_than_s3_takes():
