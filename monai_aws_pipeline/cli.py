@@ -173,6 +173,7 @@ def local_reset(state_dir: Path, port: int) -> None:
 @click.option("--budget-counts", type=click.Choice(["account", "deployment"]), help="deployment: only what bears its tag.")
 @click.option("--github-subject", help="The one GitHub branch whose workflows may be the operator (docs/aws.md).")
 @click.option("--archive", type=click.Choice(["none", "healthimaging"]), help="healthimaging: a data store that hosts may store in.")
+@click.option("--portal-origin", help="Origin of the portal's pages, which may send uploads to the bucket that the stack makes.")
 @click.option("--yes", is_flag=True, help="Apply without asking.")
 def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
@@ -203,6 +204,7 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
             "BudgetCounts": said["budget_counts"],
             "GitHubSubject": said["github_subject"],
             "Archive": said["archive"],
+            "PortalOrigin": said["portal_origin"],
         },
     )
     proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
@@ -345,11 +347,16 @@ def _progress_bar(total: int, what: str = "uploading") -> Iterator[Callable[[int
 
 
 @cli.command()
-def links() -> None:
-    """Serve the pages of studies that the lineage links to (MONAI_AWS_LINKS_URL), on loopback, until Ctrl-C."""
+def portal() -> None:
+    """Serve the portal (MONAI_AWS_LINKS_URL) until Ctrl-C: drop a study, follow it, and the pages that the lineage links to."""
+    from monai_aws_pipeline.operations.results_store import ResultsStore
     from monai_aws_pipeline.portal.server import serve
+    from monai_aws_pipeline.studies.rerun import Reruns
 
-    serve(load_settings(), _say)
+    settings = load_settings()
+    clients = Clients(settings.region)
+    reruns = Reruns(clients, settings, ResultsStore(clients.s3, settings.require_bucket()), _say)
+    serve(settings, _say, lambda study, failed: reruns.ask(study, failed).job)
 
 
 @cli.command()

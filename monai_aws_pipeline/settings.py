@@ -330,13 +330,31 @@ class Settings(BaseSettings):
         "http://127.0.0.1:3070",
         pattern=r"^$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?$",
         examples=["http://127.0.0.1:3070"],
-        description="where a browser opens studies' pages (monai-aws links), as the lineage links to them; empty: no pages, no such links",
+        description="where a browser opens the portal (monai-aws portal) and studies' pages, as the lineage links to them; empty: neither",
     )
     console_url: str = Field(
         "auto",
         pattern=r"^$|^auto$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?$",
         examples=["auto"],
         description="AWS console that links to S3 lead to; auto: the region's own; empty: none, as the embedded AWS sets it",
+    )
+    portal_listen: str = Field(
+        "127.0.0.1",
+        pattern=r"^[0-9a-fA-F.:]{2,39}$",
+        description="address that the portal listens on; another than loopback only with portal_load_balancer",
+    )
+    portal_load_balancer: str = Field(
+        "",
+        pattern=r"^$|^arn:[\w-]+:elasticloadbalancing:[\w-]+:\d{12}:loadbalancer/app/[\w/-]+$",
+        examples=["arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/portal/0123456789abcdef"],
+        description="ARN of the Application Load Balancer that logs the portal's users in: requests without its signature are refused; "
+        "empty: nobody is asked",
+    )
+    portal_keys_url: str = Field(
+        "auto",
+        pattern=r"^auto$|^https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[\w.-]+)*$",
+        examples=["auto"],
+        description="where the load balancer's public keys are read; auto: the region's own address of AWS",
     )
     cache_dir: Path = Field(PROJECT_ROOT / ".cache", description="wheels, model and study fetched at set-up")
 

@@ -109,6 +109,11 @@ class Clients:
         return self._session.client("s3", config=self._config.merge(Config(signature_version="s3v4")))
 
     @cached_property
+    def s3_unsigned(self) -> S3Client:
+        """S3 for addresses that are named and not opened: it needs no login."""
+        return self._session.client("s3", config=self._config.merge(Config(signature_version=UNSIGNED)))
+
+    @cached_property
     def scheduler(self) -> EventBridgeSchedulerClient:
         """The scheduled wake."""
         return self._session.client("scheduler", config=self._config)

@@ -1,7 +1,7 @@
 """Dagster's webserver and daemon as processes of our own, for one machine: started, found again, ended by their ids.
 
-``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the pages of studies that the
-lineage links to (``monai-aws links``), unless the settings switch those off. They listen on loopback only and send no
+``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the portal, with the pages that
+the lineage links to (``monai-aws portal``), unless the settings switch those off. They listen on loopback only and send no
 telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.md.
 """
 
@@ -58,6 +58,11 @@ class DagsterProcesses:
         """Where the UI answers, empty when it is not running."""
         return str(self._running().get("address", ""))
 
+    @property
+    def portal(self) -> str:
+        """Where the portal answers, empty when it is not running."""
+        return str(self._running().get("portal", ""))
+
     def start(
         self,
         environment: Mapping[str, str],
@@ -98,13 +103,13 @@ class DagsterProcesses:
         programs = {
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
             "daemon": ["dagster-daemon", "run", *workspace],
-            **({"links": ["monai-aws", "links"]} if links else {}),
+            **({"portal": ["monai-aws", "portal"]} if links else {}),
         }
         started: dict[str, int] = {}
         for name, arguments in programs.items():
             started[name] = self._spawn(name, arguments, env)
             # After each: where this process is killed before the next, what runs is known, and not taken for the whole.
-            self._record(address, loaded if len(started) == len(programs) else "", started)
+            self._record(address, loaded if len(started) == len(programs) else "", started, links)
         deadline = time.monotonic() + seconds
         while not self._answers(address):
             dead = [name for name, pid in started.items() if _birth(pid) is None]
@@ -114,9 +119,9 @@ class DagsterProcesses:
             time.sleep(0.3)
         return address
 
-    def _record(self, address: str, loaded: str, started: Mapping[str, int]) -> None:
+    def _record(self, address: str, loaded: str, started: Mapping[str, int], portal: str) -> None:
         processes = {name: [pid, _birth(pid)] for name, pid in started.items()}
-        self._file.write_text(json.dumps({"address": address, "loaded": loaded, "processes": processes}))
+        self._file.write_text(json.dumps({"address": address, "portal": portal, "loaded": loaded, "processes": processes}))
 
     def _not_up(self, names: list[str]) -> tuple[str, str]:
         """Cause and remedy, from what these processes wrote last."""
@@ -174,7 +179,7 @@ class DagsterProcesses:
 
 
 def _free_links(wanted: str, report: Callable[[str], None]) -> str:
-    """Where the pages of studies are to open: as wanted, or at any free port of loopback where that one is taken; empty: nowhere."""
+    """Where the portal is to open: as wanted, or at any free port of loopback where that one is taken; empty: nowhere."""
     from monai_aws_pipeline.portal.server import port_of
 
     if not wanted:
@@ -183,7 +188,7 @@ def _free_links(wanted: str, report: Callable[[str], None]) -> str:
     chosen = free_port(port)
     if chosen == port:
         return wanted
-    report(f"port {port} is taken, so the pages of studies open at port {chosen}; MONAI_AWS_LINKS_URL names another")
+    report(f"port {port} is taken, so the portal opens at port {chosen}; MONAI_AWS_LINKS_URL names another")
     return f"http://{HOST}:{chosen}"
 
 

@@ -83,7 +83,10 @@ def open_ui(place: Workplace, exported: Mapping[str, str], env_file: Path, port:
         report(f"Your shell as the operator of {chosen[NAME]}:  set -a; . {own.env_file}; set +a")
     report(f"deployment {chosen[NAME]}, bucket {environment[BUCKET]}, DAGSTER_HOME {home}")
     dagster = DagsterProcesses(home)
-    return dagster.start(environment, port or UI_PORT, report, seconds, inherited=inherited, exact=port is not None)
+    address = dagster.start(environment, port or UI_PORT, report, seconds, inherited=inherited, exact=port is not None)
+    if dagster.portal:
+        report(f"the portal answers at {dagster.portal}/")
+    return address
 
 
 def read_dotenv(path: Path) -> dict[str, str]:

@@ -199,7 +199,8 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         clients = Clients(settings.region)
         with progress.phase("ui", "Starting Dagster as the operator role"):
             address = DagsterProcesses(place.home).start(environment, UI_PORT, progress.line)
-            progress.line(f"the UI answers at {address}")
+            summary["portal"] = DagsterProcesses(place.home).portal
+            progress.line(f"the UI answers at {address}" + (f", the portal at {summary['portal']}/" if summary["portal"] else ""))
         with progress.phase("deploy_all", "Materialising gpu_ami → map_image → inference_host → s3_trigger"):
             _deploy(address, settings, progress)
         with progress.phase("study", "Uploading a study and waiting for its result"):
@@ -261,6 +262,7 @@ def become_operator(base: Mapping[str, str], deployment: str, config: Path, repo
             "BucketName": f"monai-aws-{deployment}-{administrator.account()}",
             "EcrRepository": f"monai-aws/{deployment}",
             "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
+            "PortalOrigin": "http://127.0.0.1:*",  # at whichever port it finds free
             "KmsKeyArns": base.get("MONAI_AWS_ROOT_VOLUME_KMS_KEY", ""),
         },
         report,
@@ -469,6 +471,7 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "machines left": ", ".join(
             f"{role}: {count} {state}" for role, states in summary["instances_left"].items() for state, count in states.items()
         ),
+        "portal": f"{summary['portal']}/ (drop a study there)" if summary.get("portal") else "none (MONAI_AWS_LINKS_URL is empty)",
         "whole demo": f"{summary['seconds_total']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB",
     }
     return list(rows.items())

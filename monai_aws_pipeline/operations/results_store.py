@@ -97,6 +97,11 @@ class ResultsStore:
             for item in page.get("Contents", []):
                 yield StoredKey(item["Key"], item["LastModified"])
 
+    def folders(self, beginning: str, limit: int) -> list[str]:
+        """Names of the folders whose prefix begins so, at most so many, by one request. Reads no object."""
+        listed = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=beginning, Delimiter="/", MaxKeys=limit)
+        return [item["Prefix"].rstrip("/").rpartition("/")[2] for item in listed.get("CommonPrefixes", [])]
+
     def newest_keys(self, since: datetime, limit: int) -> list[str]:
         """Keys of the index entries written last, newest first, of the hours from ``since`` on. Reads no entry."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(

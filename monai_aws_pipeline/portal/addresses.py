@@ -23,18 +23,19 @@ ORIGINAL_FOLDER: Final = "original"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where things of one deployment open. ``links``: of our own pages, ``console``: of AWS's; each empty where there is none."""
+    """Where things of one deployment open. ``links``: our own pages, ``console``: AWS's, ``ui``: Dagster's; empty where there is none."""
 
     bucket: str
     region: str = ""
     links: str = ""
     console: str = ""
+    ui: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Addresses:
         """As the settings have them."""
         console = _console(settings.region) if settings.console_url == "auto" else settings.console_url
-        return cls(settings.bucket, settings.region, settings.links_url, console)
+        return cls(settings.bucket, settings.region, settings.links_url, console, settings.ui_address.rstrip("/"))
 
     def page(self, study: str, job: str) -> str:
         """The page of one job's answer to a study, or of a job that ended before its study was known; empty without links."""
@@ -50,6 +51,10 @@ class Addresses:
             return ""
         query = urlencode({"region": self.region, "prefix": folder, "showversions": "false"}, safe="/", quote_via=quote)
         return f"{self.console}/s3/buckets/{self.bucket}?{query}"
+
+    def lineage(self, study: str) -> str:
+        """The partition of a study in Dagster's UI; empty without one, or where the study is not known."""
+        return f"{self.ui}/assets/inference_result?view=partitions&partition={study}" if self.ui and study else ""
 
     def s3(self, key: str) -> str:
         """``s3://bucket/key``."""

@@ -1,55 +1,82 @@
-"""The application: its routes in one place, and what holds for every answer. Reads alone; GET and HEAD, nothing else.
+"""The application: its routes in one place. Pages are read with GET and HEAD; what changes something is below ``/api/`` (``api``).
 
-A name in a path is looked up, never joined into a key (``study_files``). The server does not know who asks, so ``server`` listens on
-loopback only, and the host name that a browser believes to speak to is checked: another site's name may lead here (DNS rebinding).
+A name in a path is looked up, never joined into a key (``study_files``). What holds for every request is in ``safety``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from monai_aws_pipeline.contract import ContractError, Status
+from monai_aws_pipeline.contract.parsing import text_field
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.day_table import NoDayTableError, read
+from monai_aws_pipeline.portal import api
 from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
-from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, day_page, message_page, study_page
+from monai_aws_pipeline.portal.events import JobEvents
+from monai_aws_pipeline.portal.identity import Known, LoadBalancer
+from monai_aws_pipeline.portal.live import Watcher
+from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, day_page, follow_page, home_page, message_page, recent_part, study_page
+from monai_aws_pipeline.portal.recent import Recent
+from monai_aws_pipeline.portal.safety import HEALTH, KnownHost, Limited, Rate, SameOrigin, Secured
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
+from monai_aws_pipeline.portal.texts import language_of
+from monai_aws_pipeline.portal.uploads import UploadRefusedError, Uploads
 
 OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
-SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-DEFAULT_HEADERS: Final = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
-"""What an answer may say otherwise for itself."""
-_STYLE: Final = (TEMPLATES / "style.css").read_text()
+STATIC: Final = TEMPLATES.parent / "static"
+_TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_FILES: Final = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in _TYPES}
+"""Scripts and style, as they are sent."""
+LANGUAGE_COOKIE: Final = "language"
 
 
-def build_app(files: StudyFiles, where: Addresses) -> Starlette:
+AskAgain = Callable[[str, Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Portal:
+    """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask.
+
+    ``ask_again``: for a study whose uploads under these jobs failed; the job that was asked for. Raises NamedError.
+    ``balancer``: who says which user asks; None: nobody is asked.
+    """
+
+    uploads: Uploads
+    watcher: Watcher
+    ask_again: AskAgain
+    balancer: LoadBalancer | None = None
+    rate: Rate = field(default_factory=Rate)
+
+
+def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
     """The whole application over one bucket."""
-    routes = StudyRoutes(files, where)
+    routes, studies = StudyRoutes(files, where), RecentRoutes(files, Recent(files.store), portal.ask_again)
     return Starlette(
         routes=[
-            Route("/health", _health),
-            Route("/style.css", _style),
+            Route(HEALTH, _health),
+            Route("/", _home),
+            Route("/static/{name}", _static),
+            Route("/follow/{job}", _follow),
+            *api.UploadApi(portal.uploads).routes(),
+            *JobEvents(portal.watcher).routes(),
+            Route("/recent", studies.recent),
+            Route("/api/studies/{study}/again", studies.again, methods=["POST"]),
             Route("/studies/{study}/", routes.study),
             Route("/studies/{study}/{job}/", routes.answer),
             Route(f"/studies/{{study}}/{{job}}/{PREVIEW_FILE}", routes.preview),
@@ -64,11 +91,16 @@ def build_app(files: StudyFiles, where: Addresses) -> Starlette:
             Route("/jobs/{job}/{name:path}", routes.file),
         ],
         middleware=[
-            Middleware(_Secured),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[*OWN_HOSTS, *_host_of(where.links)], www_redirect=False),
+            Middleware(Secured, sent_to=files.address),
+            Middleware(KnownHost, allowed_hosts=[*OWN_HOSTS, *_host_of(where.links)], www_redirect=False),
+            *([Middleware(Known, balancer=portal.balancer)] if portal.balancer else []),
+            Middleware(SameOrigin),
+            Middleware(Limited, rate=portal.rate),
         ],
         exception_handlers={
             HTTPException: _no_such_page,
+            UploadRefusedError: api.refused,
+            ContractError: api.not_understood,
             NotThereError: _not_there,
             NamedError: _unreadable,
             ClientError: _s3_refused,
@@ -87,22 +119,25 @@ class StudyRoutes:
     def study(self, request: Request) -> Response:
         """All answers to a study."""
         study = _hex(request, "study", 16)
-        return HTMLResponse(study_page(study, self._files.answers(study)))
+        results = self._files.answers(study)
+        return _in_language(request, lambda language: study_page(study, results, language))
 
     def answer(self, request: Request) -> Response:
         """One answer, or why there is none."""
         result = self._files.result(*_named(request))
-        return HTMLResponse(answer_page(result, self._files.originals(result.record), self._where))
+        originals = self._files.originals(result.record)
+        return _in_language(request, lambda language: answer_page(result, originals, self._where, language))
 
     def day(self, request: Request) -> Response:
         """Everything that was committed on one day, as its table names it."""
         try:
             day = date.fromisoformat(request.path_params["day"])
-            return HTMLResponse(day_page(read(self._files.store, day)))
+            table = read(self._files.store, day)
         except ValueError as error:
             raise NotThereError("A day is named like 2026-03-14.") from error
         except NoDayTableError as error:
             raise NotThereError(error.cause, error.remedy) from error
+        return _in_language(request, lambda language: day_page(table, language))
 
     def preview(self, request: Request) -> Response:
         """The picture as it was drawn."""
@@ -133,22 +168,31 @@ class StudyRoutes:
         return RedirectResponse(self._files.original_link(record, request.path_params["name"]), status_code=302)
 
 
-class _Secured:
-    """Sets the security headers on every answer, refusals too."""
+class RecentRoutes:
+    """The recent studies, and asking for one again."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, files: StudyFiles, recent: Recent, ask_again: AskAgain) -> None:
+        self._files, self._recent, self._ask_again = files, recent, ask_again
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(SECURITY_HEADERS)
-                for name, value in DEFAULT_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
+    def recent(self, request: Request) -> Response:
+        """A part of the first page."""
+        beginning = request.query_params.get("study", "")[:16]
+        found = self._recent.found(beginning) if beginning else None
+        return HTMLResponse(recent_part(_language(request), self._recent.newest(), beginning, found))
 
-        await self._app(scope, receive, send_secured)
+    async def again(self, request: Request) -> Response:
+        """``{job}``, which failed → ``{job}``, which was asked for."""
+        study, failed = _hex(request, "study", 16), text_field(await api.body_of(request), "job")
+        return await run_in_threadpool(self._again, study, failed)
+
+    def _again(self, study: str, failed: str) -> Response:
+        if self._files.record(study, failed).status is Status.SUCCEEDED:
+            raise NotThereError("This study has been answered.")
+        jobs = dict.fromkeys((failed, *self._recent.failed_jobs(study)))
+        try:
+            return JSONResponse({"job": self._ask_again(study, tuple(jobs))})
+        except NamedError as error:
+            return JSONResponse({"error": "again_refused", "why": str(error)}, status_code=409)
 
 
 def _picture(png: bytes) -> Response:
@@ -177,12 +221,40 @@ async def _health(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-async def _style(_: Request) -> Response:
-    return Response(_STYLE, media_type="text/css", headers={"Cache-Control": "private, max-age=600"})
+async def _home(request: Request) -> Response:
+    return _in_language(request, home_page)
 
 
-def _page(status: int, title: str) -> Callable[[Any, Exception], Response]:
-    def answer(_: Any, error: Exception) -> Response:
+async def _follow(request: Request) -> Response:
+    job = _hex(request, "job", 32)
+    return _in_language(request, lambda language: follow_page(language, job))
+
+
+def _in_language(request: Request, page_in: Callable[[str], str]) -> Response:
+    """A page in the language that its browser wants, which is kept where it was asked for."""
+    language = _language(request)
+    page = HTMLResponse(page_in(language))
+    if request.query_params.get("language") == language:
+        page.set_cookie(LANGUAGE_COOKIE, language, max_age=31_536_000, samesite="strict", httponly=True)
+    return page
+
+
+def _language(request: Request) -> str:
+    cookie, accepted = request.cookies.get(LANGUAGE_COOKIE, ""), request.headers.get("accept-language", "")
+    return language_of(request.query_params.get("language", ""), cookie, accepted)
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _FILES:
+        raise HTTPException(404)
+    return Response(_FILES[name], media_type=_TYPES[Path(name).suffix], headers={"Cache-Control": "private, max-age=600"})
+
+
+def _page(status: int, title: str) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        if _is_api(request):
+            return JSONResponse({"error": "not_there" if status == 404 else "internal"}, status_code=status)
         return HTMLResponse(message_page(title, str(error)), status_code=status)
 
     return answer
@@ -192,17 +264,25 @@ _not_there = _page(404, "Not there")
 _unreadable = _page(502, "Not readable")
 
 
-def _no_such_page(_: Any, error: Exception) -> Response:
+def _is_api(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+def _no_such_page(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     text = (
         "These pages are read with GET." if status == 405 else "There is no such page. Links to a study's pages are on its page in Dagster."
     )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if _is_api(request):
+        return JSONResponse({"error": "not_there"}, status_code=status, headers=headers)
     return HTMLResponse(message_page("Not there", text), status_code=status, headers=headers)
 
 
-def _s3_refused(_: Any, error: Exception) -> Response:
+def _s3_refused(request: Request, error: Exception) -> Response:
     """Without the words of the service: they may name keys and accounts."""
     code = error.response.get("Error", {}).get("Code", "unknown") if isinstance(error, ClientError) else type(error).__name__
+    if _is_api(request):
+        return JSONResponse({"error": "s3_refused", "code": code}, status_code=502)
     text = f"S3 did not give it ({code}). Where a login has expired, log in again; monai-aws doctor says what else is missing."
     return HTMLResponse(message_page("S3 did not answer", text), status_code=502)

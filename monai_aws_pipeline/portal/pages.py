@@ -1,4 +1,4 @@
-"""The pages as HTML, made from records alone. Everything in them is escaped; no script, no style in the page, nothing from elsewhere.
+"""The pages as HTML, made from records alone. Everything in them is escaped; no script and no style in the page, nothing from elsewhere.
 
 Here belongs what a page says and how it looks. Pure: no I/O.
 """
@@ -16,7 +16,9 @@ from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, da
 from monai_aws_pipeline.operations.day_table import DayTable
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
+from monai_aws_pipeline.portal.recent import DAYS, RecentRow
 from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
+from monai_aws_pipeline.portal.texts import LANGUAGES, NAMES, texts_in
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _HTML: Final = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -41,18 +43,35 @@ class Plot:
         return " ".join(f"{point['x']},{point['y']}" for point in self.points)
 
 
+def home_page(language: str) -> str:
+    """Where a study is dropped, and the newest ones."""
+    return _page("home.html", language)
+
+
+def follow_page(language: str, job: str) -> str:
+    """Where a job is, until it has ended."""
+    return _page("follow.html", language, job=job)
+
+
+def recent_part(language: str, rows: Sequence[RecentRow], beginning: str, found: Sequence[str] | None) -> str:
+    """The recent studies, as the first page takes them in; with those whose pseudonym was looked for."""
+    return _page("recent.html", language, rows=rows, beginning=beginning, found=found, days=DAYS)
+
+
 def message_page(title: str, text: str) -> str:
     """A page that says one thing."""
-    return _HTML.get_template("message.html").render(title=title, text=text)
+    return _page("message.html", title=title, text=text)
 
 
-def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses) -> str:
+def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses, language: str = LANGUAGES[0]) -> str:
     """All that is known of one answer, or of why there is none."""
-    record = result.record
+    record, t = result.record, texts_in(language)
     files, log = files_of(record), log_of(record)
     folder = record.commit_key.rpartition("/")[0] + "/"
-    return _HTML.get_template("answer.html").render(
-        title=f"Study {record.study}" if record.study else f"Upload of job {record.job}",
+    return _page(
+        "answer.html",
+        language,
+        title=t["study"].format(study=record.study) if record.study else t["upload_of_job"].format(job=record.job),
         record=record,
         at=_time(record.committed_at),
         study_path=f"/studies/{record.study}/" if record.study else "",
@@ -61,20 +80,23 @@ def answer_page(result: StoredResult, originals: Mapping[str, Original], where: 
         log=log,
         record_file=RECORD_FILE,
         console=where.in_console(folder),
+        lineage=where.lineage(record.study),
         files=files,
         originals=originals,
         folder=ORIGINAL_FOLDER,
-        sections=_sections(record, where.s3(folder)),
+        sections=_sections(record, where.s3(folder), t),
     )
 
 
-def study_page(study: str, results: Sequence[StoredResult]) -> str:
+def study_page(study: str, results: Sequence[StoredResult], language: str = LANGUAGES[0]) -> str:
     """All answers to a study, MAP and model side by side, and its volumes over time. ``results``: the oldest first, at least one."""
     labels = list(dict.fromkeys(segment.label for result in reversed(results) for segment in result.measurements))[:_MAX_SEGMENTS]
     newest = results[-1].record
     path = path_of(study, newest.job)
-    return _HTML.get_template("study.html").render(
-        title=f"Study {study}",
+    return _page(
+        "study.html",
+        language,
+        title=texts_in(language)["study"].format(study=study),
         newest=path,
         preview=path + PREVIEW_FILE if PREVIEW_FILE in files_of(newest) else "",
         plots=[_plot(label, results) for label in labels] if len(results) > 1 else [],
@@ -83,43 +105,47 @@ def study_page(study: str, results: Sequence[StoredResult]) -> str:
     )
 
 
-def day_page(table: DayTable) -> str:
+def day_page(table: DayTable, language: str) -> str:
     """Everything that was committed on one day."""
-    title, key = f"Studies of {table.day}", day_key(table.day)
-    return _HTML.get_template("day.html").render(title=title, key=key, rows=table.rows[::-1], path_of=path_of)
+    title, key = f"{texts_in(language)['day_title']} {table.day}", day_key(table.day)
+    return _page("day.html", language, title=title, key=key, rows=table.rows[::-1], path_of=path_of)
 
 
-def _sections(record: ResultRecord, folder: str) -> dict[str, dict[str, str]]:
+def _page(template: str, language: str = LANGUAGES[0], **values: object) -> str:
+    return _HTML.get_template(template).render(language=language, languages=NAMES, t=texts_in(language), **values)
+
+
+def _sections(record: ResultRecord, folder: str, t: Mapping[str, str]) -> dict[str, dict[str, str]]:
     made, given = record.map, record.input
     sections = {
-        "MAP": {
+        "map_section": {
             "version": made.app_version,
             "digest": made.digest,
             "image": made.image,
-            "model (SHA-256)": made.model_sha256,
-            "source commit": made.commit,
-            "MONAI Deploy SDK": made.sdk_version,
+            "model": made.model_sha256,
+            "commit": made.commit,
+            "sdk": made.sdk_version,
             "hosting": record.resources.hosting,
         },
-        "Input": {
+        "input_section": {
             "modalities": ", ".join(given.modalities),
-            "images": f"{given.instances} in {given.series} series, {given.given} given",
-            "bytes as uploaded": str(given.bytes),
+            "images": t["count_images"].format(instances=given.instances, series=given.series, given=given.given),
+            "bytes": str(given.bytes),
             "series": "; ".join(given.selection),
-            "passed over": ", ".join(f"{count} {kind}" for kind, count in given.passed_over.items()),
-            "evened out": "; ".join(given.repairs),
+            "passed_over": ", ".join(f"{count} {kind}" for kind, count in given.passed_over.items()),
+            "repairs": "; ".join(given.repairs),
         },
-        "Run": {
+        "run_section": {
             "job": record.job,
             "folder": folder,
             "host": " ".join((record.host.type, record.host.instance_id, record.host.ami)).strip(),
             "seconds": ", ".join(f"{phase.name} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
             "cost": f"{record.cost.usd:g} USD" + (f" ({record.cost.basis})" if record.cost.basis else ""),
-            "peak memory": f"{record.resources.peak_rss / 2**20:.0f} MiB",
-            "asked for by a re-run with": record.request,
+            "memory": f"{record.resources.peak_rss / 2**20:.0f} MiB",
+            "request": record.request,
         },
     }
-    return {heading: {name: value for name, value in facts.items() if value} for heading, facts in sections.items()}
+    return {t[section]: {t[f"fact_{name}"]: value for name, value in facts.items() if value} for section, facts in sections.items()}
 
 
 def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -58,6 +59,12 @@ class StudyFiles:
     def __init__(self, clients: Clients, bucket: str):
         self._clients = clients
         self.store = ResultsStore(clients.s3, bucket)
+
+    @property
+    def address(self) -> str:
+        """The origin of the bucket, as an address that is signed for a browser has it."""
+        parts = urlsplit(self._clients.s3_unsigned.generate_presigned_url("head_bucket", Params={"Bucket": self.store.bucket}))
+        return f"{parts.scheme}://{parts.netloc}"
 
     def result(self, study: str, job: str) -> StoredResult:
         """How a job ended for a study (empty: before its study was known). Raises NotThereError, UnreadableResultError."""

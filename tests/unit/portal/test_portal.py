@@ -15,14 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 from PIL import Image
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, write
+from monai_aws_pipeline.operations.status import Depth
+from monai_aws_pipeline.operations.whereabouts import Surroundings
 from monai_aws_pipeline.portal.addresses import Addresses
-from monai_aws_pipeline.portal.app import build_app
+from monai_aws_pipeline.portal.app import Portal, build_app
+from monai_aws_pipeline.portal.live import Watcher
+from monai_aws_pipeline.portal.safety import REQUEST_HEADER
 from monai_aws_pipeline.portal.study_files import SIGNED_SECONDS, StudyFiles
+from monai_aws_pipeline.portal.uploads import MIB, Uploads
 from tests.unit.studies.records import NOON, OTHER_DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
 
 LINKS = "http://127.0.0.1:3070"
@@ -46,7 +52,18 @@ def bucket() -> Bucket:
 @pytest.fixture
 def browser(bucket: Bucket) -> TestClient:
     where = Addresses(bucket.name, "us-east-1", LINKS, "https://us-east-1.console.aws.amazon.com")
-    return TestClient(build_app(StudyFiles(Clients("us-east-1"), bucket.name), where), base_url=LINKS, follow_redirects=False)
+    return TestClient(application(bucket, where), base_url=LINKS, follow_redirects=False)
+
+
+def application(bucket: Bucket, where: Addresses) -> Starlette:
+    clients = Clients("us-east-1")
+    files = StudyFiles(clients, bucket.name)
+    portal = Portal(
+        Uploads(clients, bucket.name, 64 * MIB),
+        Watcher(files.store, lambda: Surroundings(Depth(0, 0), Depth(0, 0))),
+        lambda study, failed: "",
+    )
+    return build_app(files, where, portal)
 
 
 def answered(bucket: Bucket) -> None:
@@ -76,6 +93,23 @@ def test_a_page_has_picture_volumes_map_files_original_and_record(browser: TestC
     assert 'href="original/upload.zip"' in page.text
     assert f"https://us-east-1.console.aws.amazon.com/s3/buckets/studies?region=us-east-1&amp;prefix=output/{S}/{J}/" in page.text
     assert "X-Amz" not in page.text, "what opens a file is signed when it is clicked"
+
+
+def test_a_page_leads_into_the_lineage_where_dagster_has_an_address(bucket: Bucket):
+    answered(bucket)
+    bucket.commit(refused(3))
+    for ui in ("http://127.0.0.1:3000", ""):
+        browser = TestClient(application(bucket, Addresses(bucket.name, links=LINKS, ui=ui)), base_url=LINKS)
+        link = f'href="{ui}/assets/inference_result?view=partitions&amp;partition={S}"'
+        assert (link in browser.get(PAGE).text) is bool(ui)
+        assert "inference_result" not in browser.get(f"/jobs/{job_of(3)}/").text, "its study is not known"
+
+
+def test_a_page_is_in_the_language_that_was_chosen_once(browser: TestClient, bucket: Bucket):
+    answered(bucket)
+    assert "Mediciones" in browser.get(PAGE, params={"language": "es"}).text
+    assert "Mediciones" in browser.get(PAGE).text, "kept in a cookie"
+    assert "Measurements" in browser.get(PAGE, params={"language": "en"}).text
 
 
 def test_the_picture_is_a_png_that_a_page_of_another_origin_may_show(browser: TestClient, bucket: Bucket):
@@ -139,7 +173,8 @@ def test_a_file_opens_at_an_address_signed_for_minutes(
         f"/jobs/{J}/",
         "/studies/",
         "/input/DOE-JANE.zip",
-        "/",
+        "/static/../app.py",
+        "/static/%2e%2e%2fapp.py",
     ],
 )
 def test_nothing_else_is_given(browser: TestClient, bucket: Bucket, path: str):
@@ -184,7 +219,7 @@ def test_another_name_that_leads_here_is_refused(browser: TestClient, bucket: Bu
 @pytest.mark.parametrize("host", ["127.0.0.1:3070", "localhost:3070", "[::1]:3070", "studies.example.org"])
 def test_this_machine_and_the_name_of_the_setting_are_served(bucket: Bucket, host: str):
     where = Addresses(bucket.name, links="https://studies.example.org")
-    browser = TestClient(build_app(StudyFiles(Clients("us-east-1"), bucket.name), where))
+    browser = TestClient(application(bucket, where))
     assert browser.get("/health", headers={"host": host}).status_code == 200
 
 
@@ -192,12 +227,22 @@ def test_this_machine_and_the_name_of_the_setting_are_served(bucket: Bucket, hos
 def test_nothing_is_written(browser: TestClient, bucket: Bucket, method: str):
     answered(bucket)
     for path in (PAGE, f"{PAGE}preview.png", f"{PAGE}map.log", f"/studies/{S}/"):
-        assert browser.request(method, path).status_code == 405
+        assert browser.request(method, path, headers={REQUEST_HEADER: "1"}).status_code == 405
 
 
 def test_every_answer_is_secured(browser: TestClient, bucket: Bucket):
     answered(bucket)
-    for path in (PAGE, f"{PAGE}preview.png", f"{PAGE}map.log", "/style.css", "/health", "/nothing", f"/studies/{S}/"):
+    for path in (
+        PAGE,
+        f"{PAGE}preview.png",
+        f"{PAGE}map.log",
+        "/",
+        "/static/style.css",
+        "/static/zip.js",
+        "/health",
+        "/nothing",
+        f"/studies/{S}/",
+    ):
         headers = browser.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert headers["x-content-type-options"] == "nosniff"

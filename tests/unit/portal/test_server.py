@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from monai_aws_pipeline.demo.dagster_processes import _free_links, free_port
-from monai_aws_pipeline.portal.server import LinksError, port_of, serve
+from monai_aws_pipeline.portal.server import PortalError, balancer_of, port_of, serve
 from monai_aws_pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
+BALANCER = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/portal/0123456789abcdef"
 LINKS = "from monai_aws_pipeline.cli import main; main()"
 
 
@@ -34,11 +36,11 @@ def test_it_serves_on_loopback_logs_nothing_and_ends_when_told():
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", LINKS, "links"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", LINKS, "portal"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         assert process.stdout is not None
-        assert f"loopback port {port}" in process.stdout.readline()
+        assert f"127.0.0.1 port {port}" in process.stdout.readline()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/input/DOE-JANE.zip")
         answer = connection.getresponse()
@@ -58,13 +60,13 @@ def test_a_port_that_is_taken_is_said():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(LinksError, match=r"is taken .* Choose another in MONAI_AWS_LINKS_URL"):
-            serve(chosen(other.getsockname()[1]), lambda _: None)
+        with pytest.raises(PortalError, match=r"is taken .* Choose another in MONAI_AWS_LINKS_URL"):
+            serve(chosen(other.getsockname()[1]), lambda _: None, lambda study, failed: "")
 
 
 def test_pages_that_are_switched_off_are_not_served():
-    with pytest.raises(LinksError, match="switches these pages off"):
-        serve(Settings(_env_file=None, bucket="studies", links_url=""), lambda _: None)  # type: ignore[call-arg]
+    with pytest.raises(PortalError, match="switches these pages off"):
+        serve(Settings(_env_file=None, bucket="studies", links_url=""), lambda _: None, lambda study, failed: "")  # type: ignore[call-arg]
 
 
 def test_the_port_is_the_settings_or_the_usual_one_behind_another_name():
@@ -83,3 +85,23 @@ def test_the_demo_opens_them_where_there_is_room():
     assert chosen_instead.startswith("http://127.0.0.1:")
     assert "is taken" in said[0]
     assert _free_links("", said.append) == ""
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "2001:db8::1"])  # noqa: S104  # none is listened on
+def test_it_listens_where_others_reach_it_only_behind_a_load_balancer_that_says_who_they_are(address: str):
+    with pytest.raises(PortalError, match=r"nothing says who they are.* MONAI_AWS_PORTAL_LOAD_BALANCER"):
+        balancer_of(chosen(3070, portal_listen=address))
+    assert balancer_of(chosen(3070, portal_listen=address, portal_load_balancer=BALANCER))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_on_loopback_nobody_is_asked(address: str):
+    assert balancer_of(chosen(3070, portal_listen=address)) is None
+
+
+@pytest.mark.parametrize(
+    "arn", ["portal", "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/net/x/1", "arn:aws:iam::1:role/x"]
+)
+def test_what_is_no_application_load_balancer_is_not_taken(arn: str):
+    with pytest.raises(ValidationError):
+        chosen(3070, portal_load_balancer=arn)

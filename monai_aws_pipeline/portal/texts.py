@@ -1,0 +1,258 @@
+"""Every text of the pages, in each of their languages, in one table; and which language a browser wants.
+
+Here belong words alone. What the host says of a study (cause and remedy, in its record) is shown as it was written, in English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+LANGUAGES: Final = ("en", "es")
+NAMES: Final = {"en": "English", "es": "Español"}
+
+TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    # ------------------------------------------------------------------------------------------------------------------ the frame
+    "portal": ("Studies", "Estudios"),
+    "skip": ("Skip to the content", "Ir al contenido"),
+    "language": ("Language", "Idioma"),
+    # ---------------------------------------------------------------------------------------------------------------- drop a study
+    "drop_title": ("Send a study", "Enviar un estudio"),
+    "drop_here": ("Drop a folder of DICOM files, or one zip, here", "Suelte aquí una carpeta de archivos DICOM, o un zip"),
+    "choose_folder": ("Choose a folder", "Elegir una carpeta"),
+    "choose_files": ("Choose files or a zip", "Elegir archivos o un zip"),
+    "privacy": (
+        "It is zipped in this browser and goes straight to the bucket. File names stay here; what the files hold goes as it is.",
+        "Se comprime en este navegador y va directamente al depósito. Los nombres de archivo no salen de aquí; su contenido va tal cual.",
+    ),
+    "needs_script": ("Sending a study needs JavaScript.", "Para enviar un estudio se necesita JavaScript."),
+    "checking": ("Looking at {done} of {all} files", "Examinando {done} de {all} archivos"),
+    "counted": (
+        "{instances} files look like DICOM. {others} others stay here.",
+        "{instances} archivos parecen DICOM. Otros {others} se quedan aquí.",
+    ),
+    "counted_zip": ("A zip of {size}, sent as it is.", "Un zip de {size}, enviado tal cual."),
+    "sending": ("{done} of {all} sent", "{done} de {all} enviados"),
+    "resuming": (
+        "Part of it is there already: going on where it stopped.",
+        "Una parte ya está allí: se continúa donde se detuvo.",
+    ),
+    "waiting_line": ("The line is down. Trying again …", "La conexión se ha perdido. Se intenta de nuevo …"),
+    "cancel": ("Cancel", "Cancelar"),
+    "cancelled": ("Cancelled. Nothing of it is kept.", "Cancelado. No se guarda nada."),
+    "complete": ("Sent. Going to its answer …", "Enviado. Pasando a su respuesta …"),
+    # ------------------------------------------------------------------------------------------------ why an upload is refused
+    "nothing_chosen": (
+        "There is no file in it. Choose the folder that holds the study.",
+        "No contiene archivos. Elija la carpeta del estudio.",
+    ),
+    "no_dicom": (
+        "None of these {all} files is DICOM, so nothing was sent. Choose the folder, or the zip, that the study was exported to.",
+        "Ninguno de estos {all} archivos es DICOM, así que no se envió nada. Elija la carpeta o el zip al que se exportó el estudio.",
+    ),
+    "archive_inside": (
+        "There is an archive among these files, which may hold a part of the study. Send one zip alone, or the unpacked files.",
+        "Uno de ellos es un archivo comprimido que puede contener parte del estudio. Envíe un solo zip, o los archivos descomprimidos.",
+    ),
+    "unreadable": (
+        "A file could not be read: it may have changed, or is on a drive that is gone. Choose it again.",
+        "No se pudo leer un archivo: puede haber cambiado, o su unidad ya no está. Elíjalo otra vez.",
+    ),
+    "upload_empty": ("It holds no bytes. Export the study again.", "No contiene datos. Exporte el estudio otra vez."),
+    "upload_too_large": (
+        "It is larger than this deployment takes ({most} MiB). Send one study at a time, or ask for MONAI_AWS_UPLOAD_MAX_MIB to be raised.",
+        "Supera lo que admite este despliegue ({most} MiB). Envíe un estudio a la vez, o pida que se aumente MONAI_AWS_UPLOAD_MAX_MIB.",
+    ),
+    "too_many_uploads": (
+        "Too many uploads are under way. Try again in some minutes.",
+        "Hay demasiados envíos en curso. Inténtelo de nuevo dentro de unos minutos.",
+    ),
+    "no_such_upload": (
+        "This upload is not known any more (they are kept for a day). Send it again.",
+        "Este envío ya no se conoce (se guardan un día). Envíelo de nuevo.",
+    ),
+    "no_such_part": ("The upload has no such part.", "El envío no tiene esa parte."),
+    "parts_missing": (
+        "Parts of the upload are missing or of another size. They are sent again.",
+        "Faltan partes del envío o tienen otro tamaño. Se envían de nuevo.",
+    ),
+    "upload_complete": ("The upload is complete and has become a job.", "El envío está completo y ya es un trabajo."),
+    "not_understood": ("The request is not understood.", "No se entiende la petición."),
+    "not_there": ("There is nothing at this address.", "No hay nada en esta dirección."),
+    "other_origin": (
+        "The request did not come from a page of this portal. Load the page again.",
+        "La petición no vino de una página de este portal. Vuelva a cargar la página.",
+    ),
+    "unknown_user": ("You are not logged in any more. Load the page again.", "Su sesión ha terminado. Vuelva a cargar la página."),
+    "too_often": ("Too many requests. Wait some seconds.", "Demasiadas peticiones. Espere unos segundos."),
+    "s3_refused": (
+        "S3 did not take it ({code}). Where a login has expired, whoever runs these pages logs in again; monai-aws doctor says more.",
+        "S3 no lo aceptó ({code}). Si ha caducado una sesión, quien administra estas páginas la renueva; monai-aws doctor dice más.",
+    ),
+    "line_lost": (
+        "The bucket cannot be reached from this browser. If the line is up, the bucket does not allow this page's address "
+        "(PortalOrigin of the stack). Drop the same files again to go on.",
+        "Este navegador no llega al depósito. Si hay conexión, el depósito no admite la dirección de esta página "
+        "(PortalOrigin de la pila). Suelte los mismos archivos para continuar.",
+    ),
+    "internal": (
+        "That failed here, and not for what you did. Try again.",
+        "Algo falló aquí, y no por lo que usted hizo. Inténtelo de nuevo.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------- live states
+    "follow_title": ("Your study", "Su estudio"),
+    "state_unknown": ("Looking for it …", "Buscándolo …"),
+    "state_queued": ("Queued", "En cola"),
+    "state_starting": ("Host starting", "Máquina arrancando"),
+    "state_fetching": ("Fetching", "Recibiendo"),
+    "state_running": ("Running", "Calculando"),
+    "state_publishing": ("Publishing", "Publicando"),
+    "state_done": ("Done", "Listo"),
+    "state_refused": ("Not answered", "Sin respuesta"),
+    "about_queued": ("It waits for a host. None is before it.", "Espera una máquina. No hay ninguno por delante."),
+    "about_behind": ("It waits for a host. At most {before} before it.", "Espera una máquina. Como mucho {before} por delante."),
+    "about_starting": (
+        "A machine is being started for it; that takes a minute or two.",
+        "Se está arrancando una máquina; tarda uno o dos minutos.",
+    ),
+    "about_fetching": ("It is fetched and checked.", "Se recibe y se comprueba."),
+    "about_waiting": ("It is fetched and waits for its turn.", "Se ha recibido y espera su turno."),
+    "about_pulling": ("The host pulls the application for it.", "La máquina descarga la aplicación."),
+    "about_inferring": ("The application is at work on it.", "La aplicación trabaja en él."),
+    "about_publishing": ("Its outputs are judged and stored.", "Se revisan y guardan sus resultados."),
+    "about_done": ("Every study of this upload is answered.", "Todos los estudios de este envío tienen respuesta."),
+    "about_refused": ("Why, and what to do:", "Por qué, y qué hacer:"),
+    "open_result": ("Open the result", "Abrir el resultado"),
+    "open_why": ("All that is known of it", "Todo lo que se sabe de él"),
+    "follow_line": (
+        "The portal does not answer at the moment. Asking again …",
+        "El portal no responde en este momento. Se pregunta de nuevo …",
+    ),
+    "leave_page": (
+        "You may close this page: the study goes on, and is among the recent ones once it has ended.",
+        "Puede cerrar esta página: el estudio sigue, y estará entre los recientes cuando termine.",
+    ),
+    "send_another": ("Send another study", "Enviar otro estudio"),
+    "job": ("Job", "Trabajo"),
+    # ---------------------------------------------------------------------------------------------------------- recent studies
+    "recent_title": ("Recent studies", "Estudios recientes"),
+    "recent_none": ("No study has ended in the last {days} days.", "Ningún estudio ha terminado en los últimos {days} días."),
+    "recent_loading": ("Looking for them …", "Buscándolos …"),
+    "recent_failed": ("They cannot be read at the moment: {code}.", "No se pueden leer en este momento: {code}."),
+    "search": ("Pseudonym, or how it begins", "Seudónimo, o su comienzo"),
+    "search_button": ("Search", "Buscar"),
+    "search_nothing": ("No answered study begins so.", "Ningún estudio con respuesta empieza así."),
+    "search_what": (
+        "A pseudonym is 16 hex digits (0-9, a-f); four of them are enough to search.",
+        "Un seudónimo son 16 dígitos hexadecimales (0-9, a-f); bastan cuatro para buscar.",
+    ),
+    "search_found": ("Answered studies that begin with {beginning}", "Estudios con respuesta que empiezan por {beginning}"),
+    "column_at": ("ended", "terminado"),
+    "column_study": ("study", "estudio"),
+    "column_state": ("state", "estado"),
+    "column_seconds": ("seconds", "segundos"),
+    "of_no_study": ("(upload)", "(envío)"),
+    "succeeded": ("answered", "con respuesta"),
+    "failed": ("failed", "fallido"),
+    "quarantined": ("refused", "rechazado"),
+    "try_again": ("Try again", "Intentar de nuevo"),
+    "asking_again": ("Asking …", "Pidiendo …"),
+    "again_refused": (
+        "It cannot be asked for again: {why}",
+        "No se puede pedir de nuevo: {why}",
+    ),
+    # ---------------------------------------------------------------------------------------------------- the pages of a study
+    "study": ("Study {study}", "Estudio {study}"),
+    "upload_of_job": ("Upload of job {job}", "Envío del trabajo {job}"),
+    "ended_at": ("at", "a las"),
+    "day_title": ("Studies of", "Estudios del"),
+    "day_results": (
+        "{all} results, the newest first, as {key} has them. Times are UTC.",
+        "{all} resultados, primero el más reciente, según {key}. Horas en UTC.",
+    ),
+    "day_time": ("time", "hora"),
+    "day_study": ("study", "estudio"),
+    "day_end": ("end", "fin"),
+    "day_unknown": ("unknown", "desconocido"),
+    "all_answers": ("all answers to this study", "todas las respuestas a este estudio"),
+    "said_last": ("The application said last:", "Lo último que dijo la aplicación:"),
+    "picture": ("The source with its segmentation overlaid", "El original con su segmentación superpuesta"),
+    "newest_answer": ("The newest answer", "La respuesta más reciente"),
+    "over_time": ("{label} over time", "{label} a lo largo del tiempo"),
+    "measurements": ("Measurements", "Mediciones"),
+    "segment": ("segment", "segmento"),
+    "volume": ("volume, ml", "volumen, ml"),
+    "files": ("Files", "Archivos"),
+    "the_log": ("the application's log", "el registro de la aplicación"),
+    "the_record": ("the record", "la ficha del resultado"),
+    "in_console": ("its folder in the S3 console", "su carpeta en la consola de S3"),
+    "lineage": ("its lineage in Dagster", "su linaje en Dagster"),
+    "file": ("file", "archivo"),
+    "kind": ("kind", "tipo"),
+    "bytes": ("bytes", "bytes"),
+    "the_original": ("the original, as it was uploaded", "el original, tal como se envió"),
+    "original_gone": ("The original is not in the bucket any more.", "El original ya no está en el depósito."),
+    "files_open": (
+        "Files open with the credentials that these pages run with, at addresses that end after five minutes. "
+        "The original is a patient's study as it was uploaded, with everything in it that identifies them.",
+        "Los archivos se abren con las credenciales de estas páginas, en direcciones que caducan a los cinco minutos. "
+        "El original es el estudio de un paciente tal como se envió, con todo lo que lo identifica.",
+    ),
+    "answers": ("Answers, the newest first", "Respuestas, la más reciente primero"),
+    "answered_at": ("answered", "respondido"),
+    "model": ("model", "modelo"),
+    "commit": ("commit", "commit"),
+    "map_section": ("MAP", "MAP"),
+    "input_section": ("Input", "Entrada"),
+    "run_section": ("Run", "Ejecución"),
+    "fact_version": ("version", "versión"),
+    "fact_digest": ("digest", "digest"),
+    "fact_image": ("image", "imagen"),
+    "fact_model": ("model (SHA-256)", "modelo (SHA-256)"),
+    "fact_commit": ("source commit", "commit del código"),
+    "fact_sdk": ("MONAI Deploy SDK", "MONAI Deploy SDK"),
+    "fact_hosting": ("hosting", "alojamiento"),
+    "fact_modalities": ("modalities", "modalidades"),
+    "fact_images": ("images", "imágenes"),
+    "fact_bytes": ("bytes as uploaded", "bytes enviados"),
+    "fact_series": ("series", "series"),
+    "fact_passed_over": ("passed over", "no tenidos en cuenta"),
+    "fact_repairs": ("evened out", "igualado"),
+    "fact_job": ("job", "trabajo"),
+    "fact_folder": ("folder", "carpeta"),
+    "fact_host": ("host", "máquina"),
+    "fact_seconds": ("seconds", "segundos"),
+    "fact_cost": ("cost", "coste"),
+    "fact_memory": ("peak memory", "memoria máxima"),
+    "fact_request": ("asked for by a re-run with", "pedido de nuevo con"),
+    "count_images": ("{instances} in {series} series, {given} given", "{instances} en {series} series, {given} entregadas"),
+}
+
+
+def texts_in(language: str) -> dict[str, str]:
+    """All texts of one language, by their keys."""
+    column = LANGUAGES.index(language)
+    return {key: each[column] for key, each in TEXTS.items()}
+
+
+def language_of(wanted: str, kept: str, accepted: str) -> str:
+    """Which language a page is in: asked for in its address, kept in a cookie, or the browser's first that there is."""
+    for each in (wanted, kept):
+        if each in LANGUAGES:
+            return each
+    return _first_accepted(accepted)
+
+
+def _first_accepted(header: str) -> str:
+    """Of an Accept-Language header, which anyone may have written: the one of ours with the highest weight."""
+    weighed: list[tuple[float, int, str]] = []
+    for place, part in enumerate(header[:200].split(",")):
+        name, _, weight = part.strip().partition(";")
+        language = name.strip().lower().partition("-")[0]
+        try:
+            value = float(weight.strip().removeprefix("q=") or 1)
+        except ValueError:
+            value = 0.0
+        if language in LANGUAGES and value > 0:
+            weighed.append((-value, place, language))
+    return min(weighed)[2] if weighed else LANGUAGES[0]
