@@ -19,7 +19,9 @@ from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResu
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import studies_by_day as by_day
-from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of, is_recorded
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of
+from monai_aws_pipeline.studies.record_metadata import result_id
+from monai_aws_pipeline.studies.recorded import recorded_among
 from monai_aws_pipeline.studies.results_index import Cursor
 from monai_aws_pipeline.studies.sensor import tick
 from monai_aws_pipeline.studies.studies_by_day import studies_by_day
@@ -111,7 +113,7 @@ def test_what_was_recorded_of_a_study_that_left_is_there_still(site: Site):
     site.step(size=1)
     site.step(size=1)
     assert site.partitions == studies(2)
-    assert is_recorded(site.instance, job_of(1), study_of(1))
+    assert recorded_among(site.instance, [result_id(job_of(1), study_of(1))])
     assert site.instance.get_materialized_partitions(INFERENCE_RESULT) == set(studies(1, 2))
 
 
