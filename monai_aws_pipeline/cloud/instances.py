@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound"})
 START_SECONDS = 300.0
-END_SECONDS = 300.0
 """Longest wait for a machine to run; AWS needs some seconds, and tells by a state reason when it will not be."""
+END_SECONDS = 300.0
+"""Longest wait for a machine to be terminated."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,7 @@ class Machines:
                 # Whoever removes the lease may not find a machine so new by its tag, and would not wait for its end.
                 self.wait(machine.id, "terminated", END_SECONDS, report)
             except (ClientError, BotoCoreError, MachineError) as error:
-                report(f"{machine.id} could not be terminated, end it by hand: {error}")
+                report(f"{machine.id} could not be terminated, or has not ended yet; if it still runs, end it by hand: {error}")
             raise
 
     def offered(self, types: Sequence[str]) -> dict[str, list[str]]:

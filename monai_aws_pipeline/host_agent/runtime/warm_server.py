@@ -42,7 +42,7 @@ MEMORY_FILESYSTEMS = {"tmpfs", "mqueue"}
 READ_AT_FIRST_USE = {"highdicom._standard_utils": ("get_sop_class_iod_map", "get_iod_module_map", "get_module_attribute_map")}
 """Modules whose functions read files of their own package when they are first called, and keep what they read: the same for every study.
 
-highdicom parses 22 MB of the standard's tables when a process writes its first DICOM SEG, which takes as long as segmenting a small study.
+highdicom parses 22 MB of the standard's tables when a process writes its first DICOM SEG: a third of a second.
 """
 
 libc: Any = ctypes.CDLL(None, use_errno=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
@@ -32,17 +30,7 @@ J = job_of(1)
 NOTHING = Surroundings(Depth(0, 0), Depth(0, 0))
 
 
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_CONFIG_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        yield
-
-
-@pytest.fixture
-def bucket() -> Bucket:
-    return Bucket(boto3.client("s3", region_name="us-east-1"))
+pytestmark = pytest.mark.usefixtures("aws")
 
 
 def watcher_of(bucket: Bucket, look: Callable[[], Surroundings] = lambda: NOTHING) -> Watcher:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -36,17 +33,7 @@ S, J = study_of(1), job_of(1)
 PAGE = f"/studies/{S}/{J}/"
 
 
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_CONFIG_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        yield
-
-
-@pytest.fixture
-def bucket() -> Bucket:
-    return Bucket(boto3.client("s3", region_name="us-east-1"))
+pytestmark = pytest.mark.usefixtures("aws")
 
 
 @pytest.fixture

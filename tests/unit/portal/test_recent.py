@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import boto3
 import pytest
-from moto import mock_aws
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
@@ -45,17 +43,7 @@ class Asked:
         return job_of(99)
 
 
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_CONFIG_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        yield
-
-
-@pytest.fixture
-def bucket() -> Bucket:
-    return Bucket(boto3.client("s3", region_name="us-east-1"))
+pytestmark = pytest.mark.usefixtures("aws")
 
 
 @pytest.fixture
