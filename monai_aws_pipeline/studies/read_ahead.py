@@ -11,15 +11,18 @@ by the tick that wants it, so that trouble is raised there. At most one tick's r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from monai_aws_pipeline.contract import result_key
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.studies.results_index import Arrival, Cursor, KeysAfter, Tick, plan_tick
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 READERS: Final = 8
 
@@ -66,11 +69,17 @@ class ReadAhead:
         self._next: Future[Prepared] | None = None
         self._results: Mapping[str, StoredResult] = {}
 
-    def store(self, bucket: str) -> ResultsStore | None:
-        """What reads in the background, so that the next tick need not make a client again. What is of another bucket is dropped."""
-        if self._store and self._store.bucket != bucket:
-            self._taken()
+    def store(self, bucket: str, client: Callable[[], S3Client]) -> ResultsStore:
+        """The bucket, by a client that is kept between ticks: making one takes as long as recording dozens of results."""
+        if self._store is None or self._store.bucket != bucket:
+            self.forget()
+            self._store = ResultsStore(client(), bucket)
         return self._store
+
+    def forget(self) -> None:
+        """Keep nothing. After trouble: it may lie in the client, whose credentials somebody has renewed since."""
+        self._taken()
+        self._store = None
 
     def plan(self, cursor: Cursor, keys_after: KeysAfter, now: datetime, limit: int) -> Tick:
         """As ``plan_tick``; the plan that was made ahead where it is this tick's."""
@@ -88,7 +97,6 @@ class ReadAhead:
     def expect(self, store: ResultsStore, cursor: Cursor, now: datetime, limit: int) -> None:
         """Begin with what a tick will want that begins with this cursor."""
         self._taken()
-        self._store = store
         self._next = self._background.submit(_prepare, store, cursor, now, limit)
 
     def close(self) -> None:
@@ -96,7 +104,7 @@ class ReadAhead:
         self._background.shutdown()
 
     def _taken(self) -> Prepared:
-        coming, self._next, self._store = self._next, None, None
+        coming, self._next = self._next, None
         return coming.result() if coming and not coming.cancel() else Prepared()
 
 

@@ -7,11 +7,10 @@ Uploads are answered without any Dagster run, so results are recorded without on
 from datetime import UTC, datetime
 
 from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SensorResult, SkipReason, sensor
-from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
-from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
 from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_results
 from monai_aws_pipeline.studies.result_checks import StudyLimits
@@ -33,13 +32,17 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
         "the start and looks every results_interval_s seconds (30). It starts no run; a look is one to three LIST calls, on AWS 0.40 to "
         "1.30 USD a month.",
     )
-    def study_results(context: SensorEvaluationContext, settings: SettingsResource, s3: S3Resource) -> SensorResult | SkipReason:
+    def study_results(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SensorResult | SkipReason:
         chosen = settings.load()
         where = Addresses.of(chosen)
         if not where.bucket:
             return SkipReason("MONAI_AWS_BUCKET is empty: name the bucket that infra/bootstrap.yaml created (its output 'Bucket').")
-        store, limits = ahead.store(where.bucket) or ResultsStore(s3.get_client(), where.bucket), StudyLimits.of(chosen)
-        recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where, ahead)
+        store, limits = ahead.store(where.bucket, lambda: cloud.clients().s3), StudyLimits.of(chosen)
+        try:
+            recording, cursor = tick(context.instance, store, Cursor.parse(context.cursor), datetime.now(UTC), limits, where, ahead)
+        except Exception:
+            ahead.forget()
+            raise
         for reason in recording.skipped:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
         if recording.events:

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from dagster import ExecuteInProcessResult, SensorResult, TableMetadataValue, build_sensor_context
-from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import Status
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from tests.support.platform import TINY_APP, Platform, platform
 from tests.support.studies import tiny_study_zip
 
@@ -31,7 +30,7 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
 def record(place: Platform) -> None:
     """What the sensor does with all that has ended."""
     definitions = build_defs(place.settings)
-    resources = {"s3": S3Resource(region_name=place.settings.region), "settings": SettingsResource()}
+    resources = {"cloud": CloudResource(region=place.settings.region), "settings": SettingsResource()}
     with build_sensor_context(instance=place.instance, cursor=None, resources=resources, definitions=definitions) as context:
         result = definitions.get_sensor_def("study_results")(context)
     if isinstance(result, SensorResult):

@@ -13,7 +13,6 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, RunRequest, SensorResult, SkipReason, build_sensor_context
-from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.automation import hosts_to_replace
 from monai_aws_pipeline.cli import cli
@@ -216,7 +215,7 @@ def test_the_sensor_records_each_answered_study_once(place: Platform):
     sensor = definitions.get_sensor_def("study_results")
 
     def tick(cursor: str | None) -> SensorResult:
-        resources = {"s3": S3Resource(region_name=place.settings.region), "settings": SettingsResource()}
+        resources = {"cloud": CloudResource(region=place.settings.region), "settings": SettingsResource()}
         with build_sensor_context(instance=place.instance, cursor=cursor, resources=resources, definitions=definitions) as context:
             result = sensor(context)
         assert isinstance(result, SensorResult)

@@ -6,24 +6,22 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from dagster import AssetRecordsFilter, DagsterInstance, DagsterRunStatus, DefaultSensorStatus, build_sensor_context
 from dagster._core.storage.dagster_run import DagsterRun
-from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import IndexEntry, ResultError, Status, index_key, output_key, quarantine_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
-from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies import results_index, sensor
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
 from monai_aws_pipeline.studies.results_index import Cursor
 from monai_aws_pipeline.studies.sensor import study_results_sensor, tick
 from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
-
-SENSOR = study_results_sensor(30)
 
 
 class TickDiedError(Exception):
@@ -35,14 +33,15 @@ class Daemon:
 
     def __init__(self, instance: DagsterInstance, bucket: Bucket):
         self.instance, self.bucket, self.cursor = instance, bucket, None
+        self.sensor = study_results_sensor(30)
 
     def tick(self, die_after: str = "") -> Any:
         context = build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
-            resources={"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": self.bucket.name})},
+            resources={"cloud": CloudResource(region="us-east-1"), "settings": SettingsResource(overrides={"bucket": self.bucket.name})},
         )
-        data = SENSOR.evaluate_tick(context)
+        data = self.sensor.evaluate_tick(context)
         for number, event in enumerate(data.asset_events):
             if die_after == "some events" and number == 2:
                 raise TickDiedError
@@ -77,7 +76,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(instance: DagsterInstance, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Daemon:
-    monkeypatch.setattr(S3Resource, "get_client", lambda _: bucket.s3)  # making a client costs more than a tick
+    monkeypatch.setattr(CloudResource, "clients", lambda _: SimpleNamespace(s3=bucket.s3))  # making a client costs more than a tick
     return Daemon(instance, bucket)
 
 
@@ -86,8 +85,9 @@ def recently(minutes: float = 1) -> datetime:
 
 
 def test_the_sensor_runs_without_anyone_switching_it_on():
-    assert SENSOR.default_status is DefaultSensorStatus.RUNNING
-    assert SENSOR.minimum_interval_seconds == 30
+    sensor = study_results_sensor(30)
+    assert sensor.default_status is DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 30
 
 
 def test_an_answered_upload_becomes_a_materialization_of_its_study(daemon: Daemon, bucket: Bucket):
@@ -126,15 +126,31 @@ def test_a_limit_of_the_settings_is_what_a_result_is_judged_by(daemon: Daemon, b
 def test_520_results_of_one_second_are_recorded_once_over_several_ticks(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
     clients: list[Any] = []
     monkeypatch.setattr(sensor, "EVENTS_A_TICK", 200)
-    monkeypatch.setattr(S3Resource, "get_client", lambda _: clients.append(bucket.s3) or bucket.s3)
+    monkeypatch.setattr(CloudResource, "clients", lambda _: SimpleNamespace(s3=clients.append(bucket.s3) or bucket.s3))
     at = recently()
     for number in range(520):
         bucket.commit(succeeded(number, at, outputs=()))
     ticks = daemon.until_quiet()
     assert ticks == 4, "200, 200, 120, and the quiet one"
-    assert len(clients) - ticks == 2, "those that follow each other share one, beside the one that dagster-aws makes for each"
+    assert len(clients) == 1, "they share one"
     assert daemon.jobs() == sorted(job_of(number) for number in range(520))
     assert daemon.studies() == {study_of(number) for number in range(520)}
+
+
+def test_after_trouble_a_tick_makes_its_client_anew(daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    """Whose credentials were exchanged meanwhile has them taken, without a restart."""
+
+    class Refusing:
+        def get_paginator(self, _: str) -> None:
+            raise ClientError({"Error": {"Code": "ExpiredToken", "Message": "expired"}}, "ListObjectsV2")
+
+    clients = iter([Refusing(), bucket.s3])
+    monkeypatch.setattr(CloudResource, "clients", lambda _: SimpleNamespace(s3=next(clients)))
+    record = bucket.commit(succeeded(1, recently()))
+    with pytest.raises(Exception, match="ExpiredToken"):
+        daemon.tick()
+    daemon.until_quiet()
+    assert daemon.jobs() == [record.job]
 
 
 def test_a_tick_asks_the_event_log_as_often_for_thirty_results_as_for_two(
