@@ -244,8 +244,31 @@ class Settings(BaseSettings):
         examples=["arn:aws:secretsmanager:us-east-1:123456789012:secret:NAME"],
         description="secret of the study pseudonyms; empty: the one made by bootstrap",
     )
+    archive: Literal["none", "healthimaging", "dicomweb"] = Field(
+        "none", description="where answered studies and their results are stored for viewers: AWS HealthImaging, or any DICOMweb archive"
+    )
     datastore_id: str = Field(
-        "", pattern=r"^$|^[0-9a-f]{32}$", examples=["0123456789abcdef" * 2], description="HealthImaging datastore; not used in this version"
+        "",
+        pattern=r"^$|^[0-9a-f]{32}$",
+        examples=["0123456789abcdef" * 2],
+        description="data store of HealthImaging, the output ImageArchive of bootstrap",
+    )
+    archive_address: str = Field(
+        "",
+        pattern=r"^$|^https?://[\w.-]+(:\d{1,5})?(/[\w.~-]+)*/?$",
+        examples=["https://orthanc.example.org/dicom-web"],
+        description="address of the DICOMweb archive, without /studies; hosts must reach it",
+    )
+    archive_secret: str = Field(
+        "",
+        pattern=r"^$|^[A-Za-z0-9/_+=.@-]+$|^arn:[\w:/+=.@-]+$",
+        examples=["monai-aws/dev/archive"],
+        description="name or ARN of the secret with user:password, or with a token, for the DICOMweb archive; empty: it asks nobody",
+    )
+    archive_correct: bool = Field(
+        False,
+        description="change what would hide a result (such as another AccessionNumber than its study's) in the archived copy; false: such a "
+        "result is not archived, and named",
     )
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
     study_max_seconds: int = Field(
@@ -465,6 +488,10 @@ class Settings(BaseSettings):
             raise ValueError("notify is sns, and alarm_topic_arn is empty: set it to the stack's output AlarmTopicArn (--alarm-email)")
         if self.root_volume_kms_key and not self.root_volume_encrypted:
             raise ValueError("root_volume_kms_key is set, but root_volume_encrypted is off: set one or the other")
+        if self.archive == "healthimaging" and not self.datastore_id:
+            raise ValueError("archive is healthimaging, and datastore_id is empty: set it to the stack's output ImageArchive")
+        if self.archive == "dicomweb" and not self.archive_address:
+            raise ValueError("archive is dicomweb, and archive_address is empty: give the archive's address, up to before /studies")
         if self.reach == "endpoint" and self.ssh_port != 22:
             raise ValueError("ssh_port is not 22, and an EC2 Instance Connect Endpoint carries SSH to no other: set 22, or reach to public")
         return self

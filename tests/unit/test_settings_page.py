@@ -17,8 +17,8 @@ Read from environment variables and from a file `.env` in the project folder, va
 and remedy. Credentials are not settings; they come from the AWS SDK's own chain (environment, profile, instance role), and so does the
 endpoint (`AWS_ENDPOINT_URL`). Times are in the unit that the name says.
 
-`MONAI_AWS_DATASTORE_ID` is checked but nothing in this version reads it, `MONAI_AWS_MONTHLY_BUDGET_USD` is read by `monai-aws bootstrap`
-alone, and of `MONAI_AWS_PHI_POLICY` only `allow` is taken, because no other policy is applied yet.
+`MONAI_AWS_MONTHLY_BUDGET_USD` is read by `monai-aws bootstrap` alone, and of `MONAI_AWS_PHI_POLICY` only `allow` is taken, because no other
+policy is applied yet.
 
 This page is written by a test from `monai_aws_pipeline/settings.py`.
 

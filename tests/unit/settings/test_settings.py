@@ -110,3 +110,19 @@ def test_subnets_are_ids_and_a_disk_holds_aws_own_image_by_default():
     with pytest.raises(SettingsError, match=r"MONAI_AWS_SUBNETS.*not a subnet: private"):
         load_settings(subnets="private")
     assert load_settings().root_volume_gib == 150
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [({"archive": "healthimaging"}, "datastore_id is empty"), ({"archive": "dicomweb"}, "archive_address is empty")],
+)
+def test_an_archive_needs_its_place(given: dict[str, str], missing: str):
+    with pytest.raises(SettingsError, match=missing):
+        load_settings(**given)
+    load_settings(**given, datastore_id="0" * 32, archive_address="https://orthanc.example.org:8042/dicom-web")
+
+
+def test_an_archives_address_holds_no_password_and_shows_none():
+    with pytest.raises(SettingsError, match="such as https://") as caught:
+        load_settings(archive="dicomweb", archive_address="https://user:hunter2@orthanc.example.org/dicom-web")
+    assert "hunter2" not in str(caught.value)
