@@ -1,9 +1,9 @@
 """A backlog answered with the archive beside the same without: what archiving costs the studies that wait.
 
-The MAP behaves like one on a GPU: it waits for a second a study and uses little of the CPU; the archive is the embedded HealthImaging, whose
-parsing and keeping takes the same cores as everything else here. Four backlogs follow each other, with, without, without, with, so that a
-slow minute meets both. Seconds are from the first upload to the last commit record; the start of the machine is in neither. That each study
-is in the archive afterwards, whole, is counted, not timed.
+The MAP behaves like one on a GPU: it waits for a second a study and uses little of the CPU; the archive is the embedded HealthImaging,
+whose parsing and keeping takes the same cores as everything else here. Four backlogs follow each other, with, without, without, with, so
+that a slow minute meets both. Seconds are from the first upload to the last commit record; the start of the machine is in neither. That
+each study is in the archive afterwards, whole, is counted, not timed.
 """
 
 from __future__ import annotations
