@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -29,7 +28,7 @@ from monai_aws_pipeline import __version__
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import ROLE_INFERENCE, utc_text
+from monai_aws_pipeline.contract import ROLE_INFERENCE, is_job, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
@@ -542,7 +541,7 @@ def replay(everything: bool, job: str | None, since: str | None) -> None:
 
     if everything == bool(job or since):
         raise click.UsageError("Say which: --all, or --job JOB, --since TIME or both.")
-    if job and not re.fullmatch(r"[0-9a-f]{32}", job):
+    if job and not is_job(job):
         raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
     wanted = Wanted(job or "", _since(since, datetime.now(UTC)) if since else None)
     settings = load_settings()

@@ -36,7 +36,7 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, version_of
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, short_digest, version_of
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
@@ -354,7 +354,7 @@ def _answer(
 ) -> tuple[ResultRecord, bool]:
     """Upload the study and wait for its commit record; or take the record of the last run where the same MAP made it."""
     digest = LiveMaps(clients, settings, report).live()
-    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}-{study_zip.parent.name}.zip"
+    key = f"{INPUT_PREFIX}head-{short_digest(digest)}-{study_zip.parent.name}.zip"
     results = ResultsStore(clients.s3, settings.bucket)
     answered = str(previous.get("result_key", ""))
     found = results.record(answered) if answered else None

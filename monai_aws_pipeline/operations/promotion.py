@@ -25,7 +25,7 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands, ParameterVersion
-from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit, change_key
+from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, AgentExit, change_key, digest_in
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY, Point
 from monai_aws_pipeline.operations.hosts import cannot_start
@@ -45,7 +45,6 @@ CHANGE_SCHEMA: Final = "monai-aws/live-map-change/1"
 SHORTEST_PREFIX: Final = 7
 
 _MOST_BYTES: Final = 1 << 20
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _NOTE: Final = re.compile(r"\w+ \S+; before: (?P<previous>\S+); by (?P<who>.*?)(?:; why: (?P<why>.*))?", re.DOTALL)
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
@@ -336,10 +335,10 @@ def told_change(switch: Deployment, image: PushedImage | None) -> Change:
 
 def parse_deployment(version: ParameterVersion) -> Deployment | None:
     """One version of the parameter as a switch; None where its value names no digest."""
-    digest = _DIGEST.search(version.value)
+    digest = digest_in(version.value)
     word = version.description.partition(" ")[0]
     kind = Kind(word) if word in set(Kind) else Kind.DEPLOY
-    return Deployment(digest[0], kind, version.at, version.description) if digest else None
+    return Deployment(digest, kind, version.at, version.description) if digest else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------- hosts
@@ -391,8 +390,7 @@ class LiveMaps:
 
     def live(self) -> str:
         """Digest of the live MAP, empty where there is none."""
-        found = _DIGEST.search(self._commands.parameter(self._parameter))
-        return found[0] if found else ""
+        return digest_in(self._commands.parameter(self._parameter))
 
     def history(self) -> tuple[Deployment, ...]:
         """Every switch that AWS still remembers, oldest first."""

@@ -68,10 +68,7 @@ def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *,
     last_day = sum(parse_utc(row.at) >= now - LAST_DAY for row in rows)
     least = "" if complete and len(rows) < MAX_FAILURES else "at least "
     shown = _within_bytes(rows[:MAX_ROWS])
-    jobs = [
-        TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name.replace("sha256:", "") or "none yet"})
-        for row in rows[: len(shown)]
-    ]
+    jobs = [TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name or "none yet"}) for row in rows[: len(shown)]]
     by_code = [TableRecord({"code": code, "studies": count}) for code, count in counts_by_code(rows).items()]
     return {
         **_retry_metadata(rows),

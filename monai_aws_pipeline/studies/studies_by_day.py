@@ -20,11 +20,12 @@ from dagster import (
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, NoDayTableError, collect, read, write
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies.check_window import short
+from monai_aws_pipeline.studies.check_window import map_in_words
 from monai_aws_pipeline.studies.record_metadata import OPEN_CHARACTERS
 
 STUDIES_BY_DAY: Final = AssetKey("studies_by_day")
@@ -73,7 +74,7 @@ def table_metadata(table: DayTable, key: str, where: Addresses) -> dict[str, Met
         "results": MetadataValue.int(len(table.rows)),
         "failing": MetadataValue.int(len(failed)),
         "codes": MetadataValue.text(_counted(row.code or row.status for row in failed) or "none"),
-        "maps": MetadataValue.text(_counted(short(row.map_digest) for row in table.rows if row.answered) or "none"),
+        "maps": MetadataValue.text(_counted(map_in_words(row.map_digest) for row in table.rows if row.answered) or "none"),
         **({"rows": MetadataValue.md(shown)} if rows else {}),
         "not_shown": MetadataValue.int(len(rows) - shown.count("\n") + 1),
         "unreadable": MetadataValue.int(table.unreadable),
@@ -86,7 +87,7 @@ def _markdown(rows: list[DayRow]) -> str:
     for row in rows:
         name = row.study or f"unknown, job {row.job}"
         linked = f"[{name}]({row.opens})" if row.opens else name
-        line = f"\n| {row.at[11:19]} | {linked} | {row.code or row.status} | {row.map_digest and short(row.map_digest)} |"
+        line = f"\n| {row.at[11:19]} | {linked} | {row.code or row.status} | {short_digest(row.map_digest)} |"
         if len(table) + len(line) > OPEN_CHARACTERS:
             break
         table += line

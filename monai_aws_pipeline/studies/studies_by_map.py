@@ -23,8 +23,9 @@ from dagster import (
 )
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.studies.check_window import RecordedResult, short
+from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.launchpad import rerun_link
 from monai_aws_pipeline.studies.recorded import Page, results_after
 
@@ -116,7 +117,9 @@ def counts_metadata(counts: Counts, newest: Newest, live: str, as_of: int, *, co
     ]
     stale = sum(count for digest, count in ordered if digest != live)
     others = [(digest, of) for digest, of in list(newest.items())[::-1] if digest != live]
-    names = [TableRecord({"study": study, "version": of.version, "map": short(digest)}) for digest, of in others for study in of.studies]
+    names = [
+        TableRecord({"study": study, "version": of.version, "map": short_digest(digest)}) for digest, of in others for study in of.studies
+    ]
     return {
         "not_by_the_live_map": MetadataValue.int(stale),
         **({"what_to_do": MetadataValue.md(_WHAT_TO_DO), "newest_of_them": MetadataValue.table(names, _STALE)} if stale and live else {}),

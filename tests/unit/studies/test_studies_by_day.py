@@ -14,7 +14,7 @@ from dagster import AssetRecordsFilter, DagsterInstance, materialize
 from dagster._serdes import serialize_value
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.contract import IndexEntry, Status, day_key
+from monai_aws_pipeline.contract import IndexEntry, Status, day_key, short_digest
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, NoDayTableError, read
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
@@ -71,7 +71,7 @@ def test_the_table_has_a_line_for_each_end_of_the_day_in_their_order(days: Days)
     assert rows[0]["opens"] == f"http://127.0.0.1:3070/studies/{study_of(1)}/{job_of(1)}/"
     assert rows[2]["opens"] == f"http://127.0.0.1:3070/jobs/{job_of(4)}/"
     assert (said["results"], said["failing"], said["not_shown"], said["unreadable"]) == (4, 2, 0, 0)
-    assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {DIGEST[:19]}, 1 {OTHER_DIGEST[:19]}")
+    assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {short_digest(DIGEST)}, 1 {short_digest(OTHER_DIGEST)}")
     assert (said["table"], said["page"]) == (f"s3://studies/{day_key(DAY)}", "http://127.0.0.1:3070/days/2026-03-14/")
     assert said["rows"].splitlines()[2].startswith(f"| 12:30:01 | [unknown, job {job_of(4)}]("), "failures first, the newest first"
 
