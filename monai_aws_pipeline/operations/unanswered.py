@@ -71,7 +71,8 @@ def row_of_parts(
     *, at: str, study: str, job: str, map_version: str, map_digest: str, code: str, message: str, last_line: str, record: str
 ) -> UnansweredRow:
     """The row of a failure that is known by its parts; ``message`` has cause and remedy."""
-    cause, remedy = split_message(code, message) if message else ("The record does not say why.", "Read the record and its map.log.")
+    unsaid = "The record does not say why.", "Read the record and its log: monai-aws get JOB."
+    cause, remedy = split_message(code, message) if message else unsaid
     return UnansweredRow(at, study, job, map_version, map_digest, code, _clipped(cause), _clipped(last_line), _clipped(remedy), record)
 
 
