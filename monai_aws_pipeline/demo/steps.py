@@ -45,7 +45,7 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
-from monai_aws_pipeline.operations.promotion import LiveMaps
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import wait_answer
 from monai_aws_pipeline.operations.whereabouts import where

@@ -37,7 +37,10 @@ from pydantic import Field
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
-from monai_aws_pipeline.operations.promotion import Change, GoldenCheck, LiveMaps, label
+from monai_aws_pipeline.operations.golden_check import GoldenCheck
+from monai_aws_pipeline.operations.live_map_change import Change
+from monai_aws_pipeline.operations.live_maps import LiveMaps
+from monai_aws_pipeline.operations.promotion import label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 LIVE_MAP = AssetKey("live_map")

@@ -13,12 +13,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
-from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.run_command import Commands, last_json
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_ROLE, ResultRecord, is_job
 from monai_aws_pipeline.contract.ec2_refusals import ending_of
-from monai_aws_pipeline.operations.promotion import last_json
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.settings import Settings
 

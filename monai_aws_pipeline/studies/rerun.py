@@ -21,7 +21,7 @@ from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.errors import NotAnsweredError
-from monai_aws_pipeline.operations.promotion import LiveMaps
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.operations.whereabouts import where

@@ -16,7 +16,8 @@ from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.contract import Rerun, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
 from monai_aws_pipeline.operations.errors import NotAnsweredError
-from monai_aws_pipeline.operations.promotion import Change, Kind
+from monai_aws_pipeline.operations.live_map_change import Change
+from monai_aws_pipeline.operations.promotion import Kind
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
