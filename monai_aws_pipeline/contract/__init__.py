@@ -18,6 +18,7 @@ from monai_aws_pipeline.contract.ids import (
 )
 from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage, Rerun
 from monai_aws_pipeline.contract.keys import (
+    ARCHIVE_PREFIX,
     DAYS_PREFIX,
     GOLDEN_PREFIX,
     INDEX_PREFIX,
@@ -28,6 +29,7 @@ from monai_aws_pipeline.contract.keys import (
     PROCESSED_PREFIX,
     QUARANTINE_PREFIX,
     READY_MARKER,
+    archive_key,
     change_key,
     day_key,
     decisions_key,
@@ -97,6 +99,7 @@ __all__ = [
     "AGENT_PROGRAM",
     "AGENT_SETTINGS",
     "AGENT_UNIT",
+    "ARCHIVE_PREFIX",
     "DAYS_PREFIX",
     "DIGEST_PATTERN",
     "DONE_SCHEMA",
@@ -147,6 +150,7 @@ __all__ = [
     "SegmentVolume",
     "Status",
     "Timings",
+    "archive_key",
     "belongs_together",
     "change_key",
     "commit_key",
