@@ -12,7 +12,8 @@ from typing import Final
 from dagster import (
     AssetExecutionContext,
     AssetKey,
-    DailyPartitionsDefinition,
+    DynamicPartitionsDefinition,
+    Failure,
     MaterializeResult,
     MetadataValue,
     asset,
@@ -29,8 +30,8 @@ from monai_aws_pipeline.studies.check_window import map_in_words
 from monai_aws_pipeline.studies.record_metadata import OPEN_CHARACTERS
 
 STUDIES_BY_DAY: Final = AssetKey("studies_by_day")
-FIRST_DAY: Final = date(2026, 1, 1)
-DAYS: Final = DailyPartitionsDefinition(start_date=FIRST_DAY.isoformat())
+DAYS: Final = DynamicPartitionsDefinition(name="day")
+"""Days by their date, each from when ``study_window`` asks for its table: a definition of all days would have to know the first."""
 _MOST_NAMED: Final = 10
 """Codes and MAPs that a day's metadata counts, the most frequent first; the table has all."""
 _HEAD: Final = "| time | study | end | MAP |\n|---|---|---|---|"
@@ -47,7 +48,7 @@ _HEAD: Final = "| time | study | end | MAP |\n|---|---|---|---|"
 )
 def studies_by_day(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the day's part of the results index with its records, and put the table in the place of the one before."""
-    chosen, day = settings.load(), date.fromisoformat(context.partition_key)
+    chosen, day = settings.load(), _day(context.partition_key)
     where, client = Addresses.of(chosen), s3.get_client()
     store = ResultsStore(client, chosen.require_bucket())
     with repeating(context.log.info) as report:
@@ -60,6 +61,13 @@ def studies_by_day(context: AssetExecutionContext, settings: SettingsResource, s
         key = write(client, store.bucket, table)
         report(f"{len(table.rows)} results of {len(table.studies)} studies ended on {day}.")
     return MaterializeResult(metadata=table_metadata(table, key, where))
+
+
+def _day(partition: str) -> date:
+    try:
+        return date.fromisoformat(partition)
+    except ValueError as error:
+        raise Failure("This partition is no day. Delete it, and add one that is named like 2026-03-14.", allow_retries=False) from error
 
 
 def table_metadata(table: DayTable, key: str, where: Addresses) -> dict[str, MetadataValue]:
