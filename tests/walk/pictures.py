@@ -56,18 +56,19 @@ class Walk:
 
     def graph(self, name: str) -> None:
         """The whole lineage, both groups open."""
-        self.page.set_viewport_size({"width": 1900, "height": 960})
+        self.page.set_viewport_size({"width": 1900, "height": 860})
         self.page.goto(f"{UI}/asset-groups")
         for group in ("studies", "platform"):
             self.page.locator("foreignObject").first.wait_for()
             self.page.wait_for_timeout(DRAWN_MS)
             self.node(group)
             self.page.wait_for_url(re.compile(f"expanded=.*{group}"))
-        self.page.reload()  # fits it into the window
-        self.page.get_by_role("button", name="panel_show_right").or_(self.page.locator("button:has([aria-label^=panel])")).first.click()
+            self.page.reload()  # fits it into the window
+        self.page.locator("button:has([aria-label^=panel])").first.click()  # hides the navigation, and what is nearer is fitted in
+        self.page.reload()
         for asset in ("inference_result", "studies_by_day"):
             self.page.locator("foreignObject").filter(has_text=asset).first.wait_for()
-        self.keep(name, width=1900, height=960)
+        self.keep(name, width=1900, height=860)
 
     def failures(self) -> None:
         """The graph, the table of what has no answer, and why one study has none."""
