@@ -58,6 +58,18 @@ def recent_part(language: str, rows: Sequence[RecentRow], beginning: str, found:
     return _page("recent.html", language, rows=rows, beginning=beginning, found=found, days=DAYS)
 
 
+def viewer_page(study: str, files: str, bundle: str) -> str:
+    """OHIF's own page, with nothing inline. ``files``: where its files lie; ``bundle``: the one that starts it."""
+    return _page("viewer.html", title=study, files=files, bundle=bundle)
+
+
+def volume_page(study: str, job: str, niivue: str, language: str) -> str:
+    """A study in 3D. ``niivue``: where that lies."""
+    title = texts_in(language)["volume_title"].format(study=study)
+    links = {"answer": path_of(study, job), "viewer": f"/viewer/{study}/{job}/"}
+    return _page("volume.html", language, title=title, niivue=niivue, **links)
+
+
 def message_page(title: str, text: str) -> str:
     """A page that says one thing."""
     return _page("message.html", title=title, text=text)
