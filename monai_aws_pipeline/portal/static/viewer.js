@@ -12,7 +12,7 @@
     routerBasename: base,
     extensions: [],
     modes: [],
-    customizationService: {},
+    customizationService: [{ "ohif.tours": { $set: [] } }],
     showStudyList: false,
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: false,
@@ -41,6 +41,8 @@
           supportsWildcard: false,
           supportsReject: false,
           dicomUploadEnabled: false,
+          // Whole segmentations whose bits end within a byte are refused by OHIF 3.13, which then asks for their frames anyway.
+          loadMultiframeAsPart10: false,
           omitQuotationForMultipartRequest: true,
         },
       },

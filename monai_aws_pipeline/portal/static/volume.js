@@ -30,7 +30,8 @@ function follow(boxes, view, told) {
 async function show() {
   const told = await parts();
   const { Niivue, SLICE_TYPE } = await import(place.dataset.niivue);
-  const view = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, dragAndDropEnabled: false, logLevel: "error" });
+  const view = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, dragAndDropEnabled: false,
+    logLevel: "error", isRadiologicalConvention: true, meshThicknessOn2D: 0.6 });
   await view.attachToCanvas(place.querySelector("canvas"));
   const masks = told.masks.map((url) => ({ url, colormap: "red", opacity: 0.5, cal_min: 0.5, cal_max: 1 }));
   await view.loadVolumes([{ url: told.volume, colormap: "gray" }, ...masks]);

@@ -83,7 +83,7 @@ NIIVUE: Final = NpmPackage(
     "0.69.0",
     "sha512-YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA==",
     "package/dist/",
-    only=("index.min.js",),
+    only=("index.js",),
 )
 PACKAGES: Final = (OHIF, NIIVUE)
 

@@ -25,15 +25,15 @@ from monai_aws_pipeline.portal.viewer.volume import mask_of, nifti, segmentation
 
 VIEWER_CSP: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; font-src 'self'; "
-    "script-src 'self' 'wasm-unsafe-eval'; "  # its decoders are WebAssembly; nothing is made of text
-    "worker-src 'self' blob:; "  # it starts some of its workers from texts of its own bundle
+    # Its decoders are WebAssembly. Its arrays (ndarray), which it keeps a segmentation in, make their constructors of texts in its own bundle.
+    "script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval'; "
+    "worker-src 'self'; "
     "style-src 'self' 'unsafe-inline'; "  # its components write style attributes, and style elements
-    "img-src 'self' data: blob:"  # icons, and thumbnails that it draws itself
+    "img-src 'self' data:"  # icons, and thumbnails that it draws itself
 )
 VOLUME_CSP: Final = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self' data:; script-src 'self'; "
-    "style-src 'self' 'unsafe-inline'; "  # niivue sizes its canvas
-    "img-src 'self' data: blob:"  # its font and its colours are images in its code
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; script-src 'self'; "
+    "style-src 'self'; img-src 'self' data:"  # its font is an image in its code
 )
 HANGING: Final = "@ohif/seg"
 """OHIF's hanging protocol that begins with a segmentation on its images."""
@@ -115,7 +115,7 @@ class ViewerPages:
         self._files.record(study, job)
         self._package(NIIVUE.address)
         language = language_of("", request.cookies.get("language", ""), request.headers.get("accept-language", ""))
-        page = volume_page(study, job, f"{NIIVUE.address}index.min.js", language)
+        page = volume_page(study, job, f"{NIIVUE.address}index.js", language)
         return HTMLResponse(page, headers={"Content-Security-Policy": VOLUME_CSP})
 
     def parts(self, request: Request) -> Response:
