@@ -111,6 +111,17 @@ def _taken(files: Sequence[ArchiveFile], of: ArchiveFile) -> set[str]:
     return others | ({of.number} - {files[first].number})
 
 
+def without_conflicts(files: Sequence[ArchiveFile], folder: Path, *, correct: bool) -> tuple[list[ArchiveFile], list[ArchiveConflict]]:
+    """What may be stored, and the results that are not, because they would be hidden. Originals are stored as they were received.
+
+    ``correct``: store a copy of such a result, made in ``folder``, that agrees with its study, where there can be one.
+    """
+    kept = corrected(archive_conflicts(files), files, folder) if correct else list(files)
+    withheld = [each for each in archive_conflicts(kept) if each.file.is_result]
+    hidden = {each.file.path for each in withheld}
+    return [each for each in kept if each.path not in hidden], withheld
+
+
 def corrected(conflicts: Sequence[ArchiveConflict], files: Sequence[ArchiveFile], folder: Path) -> list[ArchiveFile]:
     """The files, with a copy in ``folder`` of each result that can agree with its study; what cannot stays as it is.
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 SCHEMA: Final = 1
+CONFLICT: Final = "archive_conflict"
 UNSAID: Final = 0
 """Code of an instance that the archive's answer does not mention."""
 
@@ -65,11 +66,15 @@ class SeriesRecord:
     """Whether part of it lies in a non-primary image set, which viewers are not shown."""
     corrected: tuple[str, ...] = ()
     """Attributes that were changed in the archived copy."""
+    withheld: int = 0
+    """Results that were not sent, because they would have been hidden (``archive_conflict``)."""
+    conflicts: tuple[str, ...] = ()
+    """The attributes in which those differ from their study."""
 
     @property
     def is_whole(self) -> bool:
         """Whether all of it is in the archive, and shown."""
-        return not self.refused and not self.hidden and self.stored == self.sent
+        return not self.refused and not self.hidden and not self.withheld and self.stored == self.sent
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,18 @@ class ArchiveRecord:
                 found[said] = found.get(said, 0) + count
         return found
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is not as it should be, a sentence each; empty for a whole one."""
+        said = [f"the archive refused {count} of its instances ({why})" for why, count in self.refusals.items()]
+        for each in self.series:
+            what = f"series {each.number or 'without a number'} ({each.modality})"
+            if each.withheld:
+                said.append(f"{CONFLICT}: {each.withheld} of {what} would be hidden, for its study differs in {', '.join(each.conflicts)}")
+            if each.hidden:
+                said.append(f"a part of {what} is hidden in a non-primary image set")
+        return tuple(said)
+
     def to_json(self) -> str:
         """Text that ``from_json`` reads back."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
@@ -113,7 +130,15 @@ class ArchiveRecord:
         data.pop("schema")
         return cls(**{**data, "series": tuple(_series(each) for each in data["series"])})
 
+    @classmethod
+    def parse(cls, text: str) -> ArchiveRecord | None:
+        """As ``from_json``; None for a text that is no record of this schema."""
+        try:
+            return cls.from_json(text)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
 
 def _series(data: Mapping[str, Any]) -> SeriesRecord:
     codes = {name: {int(code): count for code, count in data[name].items()} for name in ("refused", "warned")}
-    return SeriesRecord(**{**data, **codes, "image_sets": tuple(data["image_sets"]), "corrected": tuple(data["corrected"])})
+    return SeriesRecord(**{**data, **codes, **{name: tuple(data[name]) for name in ("image_sets", "corrected", "conflicts")}})

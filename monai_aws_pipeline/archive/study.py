@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from .conflicts import ArchiveFile
+from .conflicts import ArchiveConflict, ArchiveFile
 from .dicomweb import DicomWebArchive
 from .healthimaging import HealthImagingArchive, ImageSet
 from .message import Limits, batches
@@ -17,11 +17,16 @@ from .record import ArchiveRecord, SeriesRecord
 
 
 def archive_study(
-    archive: DicomWebArchive, files: Sequence[ArchiveFile], study: str, job: str, limits: Limits | None = None
+    archive: DicomWebArchive,
+    files: Sequence[ArchiveFile],
+    study: str,
+    job: str,
+    limits: Limits | None = None,
+    withheld: Sequence[ArchiveConflict] = (),
 ) -> ArchiveRecord:
     """Store what is not there yet. Storing a study twice stores it once.
 
-    ``study``, ``job``: the pseudonyms that the record bears.
+    ``study``, ``job``: the pseudonyms that the record bears; ``withheld``: what it says of results that are not to be stored.
     Raises ArchiveError where the archive is away or lets nobody in; what had been stored by then is there at the next call.
     """
     started = time.monotonic()
@@ -38,6 +43,7 @@ def archive_study(
     records = tuple(
         _series([each for each in files if each.series == uid], there[uid], stored, refused, sets.get(uid, [])) for uid in series
     )
+    records += _withheld(withheld)
     traffic = archive.traffic
     return ArchiveRecord(
         study,
@@ -69,4 +75,21 @@ def _series(
         image_sets=tuple(each.id for each in sets),
         hidden=any(not each.is_primary for each in sets),
         corrected=tuple(sorted({name for each in files for name in each.corrected})),
+    )
+
+
+def _withheld(conflicts: Sequence[ArchiveConflict]) -> tuple[SeriesRecord, ...]:
+    """A record for each series of which something is not stored; what is stored of the same series has one of its own."""
+    by_series: dict[str, list[ArchiveConflict]] = {}
+    for each in conflicts:
+        by_series.setdefault(each.file.series, []).append(each)
+    return tuple(
+        SeriesRecord(
+            some[0].file.number,
+            some[0].file.modality,
+            is_result=True,
+            withheld=len(some),
+            conflicts=tuple(sorted({name for each in some for name in each.attributes})),
+        )
+        for some in by_series.values()
     )

@@ -7,6 +7,7 @@ this folder is shipped as it is to Lambda and to the inference host. The layout 
 from monai_aws_pipeline.contract.hosts import FailedStarts
 from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage, Rerun
 from monai_aws_pipeline.contract.keys import (
+    ARCHIVE_PREFIX,
     DAYS_PREFIX,
     GOLDEN_PREFIX,
     INDEX_PREFIX,
@@ -17,6 +18,7 @@ from monai_aws_pipeline.contract.keys import (
     PROCESSED_PREFIX,
     QUARANTINE_PREFIX,
     READY_MARKER,
+    archive_key,
     change_key,
     day_key,
     decisions_key,
@@ -86,6 +88,7 @@ __all__ = [
     "AGENT_PROGRAM",
     "AGENT_SETTINGS",
     "AGENT_UNIT",
+    "ARCHIVE_PREFIX",
     "DAYS_PREFIX",
     "DONE_SCHEMA",
     "GOLDEN_PREFIX",
@@ -133,6 +136,7 @@ __all__ = [
     "SegmentVolume",
     "Status",
     "Timings",
+    "archive_key",
     "belongs_together",
     "change_key",
     "commit_key",

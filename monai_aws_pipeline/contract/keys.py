@@ -20,6 +20,7 @@ QUARANTINE_PREFIX: Final = "quarantine/"
 GOLDEN_PREFIX: Final = "golden/"
 MAPS_PREFIX: Final = "maps/"
 DAYS_PREFIX: Final = "days/"
+ARCHIVE_PREFIX: Final = "archive/"
 READY_MARKER: Final = "_READY"
 
 
@@ -73,6 +74,11 @@ def quarantine_key(job: str, name: str, study: str = "") -> str:
 def processed_key(study: str, job: str, name: str) -> str:
     """Key that an answered original is moved to. ``name`` is ours (``upload.zip``): the uploader's name is not carried along."""
     return f"{PROCESSED_PREFIX}{hex_digits(study, 16, 'study')}/{hex_digits(job, 32, 'job')}/{_safe_name(name)}"
+
+
+def archive_key(study: str, job: str) -> str:
+    """Key of what the archive answered for a study and its results."""
+    return f"{ARCHIVE_PREFIX}{hex_digits(study, 16, 'study')}/{hex_digits(job, 32, 'job')}.json"
 
 
 def job_done_key(job: str) -> str:

@@ -20,6 +20,7 @@ _SOURCES: Final = (
     "__init__.py",
     "errors.py",
     "redaction.py",
+    "archive/**/*.py",
     "contract/**/*.py",
     "maps/__init__.py",
     "maps/spec/**/*.py",

@@ -95,6 +95,11 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
         "unpack_max_depth": settings.unpack_max_depth,
         "unpack_max_seconds": settings.unpack_max_seconds,
         "require_volume": settings.require_volume,
+        "archive": settings.archive,
+        "archive_address": settings.archive_address,
+        "archive_secret": settings.archive_secret,
+        "archive_correct": settings.archive_correct,
+        "datastore_id": settings.datastore_id,
         "usd_per_hour": ON_DEMAND_USD_PER_HOUR,  # of every type: which one it becomes is known when there is capacity
         "price_basis": basis(settings.region),
     }

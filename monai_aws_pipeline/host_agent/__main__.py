@@ -16,15 +16,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.archive.connection import connect
 from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
+from monai_aws_pipeline.host_agent.archiving import Archiver
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.instance_metadata import read_host
 from monai_aws_pipeline.host_agent.aws.job_queue import JobsQueue
@@ -120,6 +122,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         limits=config.intake,
         bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
         board=Board(BOARD_FILE),
+        archiver=_archiver(session, config, stop),
     )
     try:
         with Notice(context.leave, stop):
@@ -128,6 +131,18 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     finally:
         hosting.close()
     return AgentExit.DONE
+
+
+def _archiver(session: Session, config: AgentConfig, stop: Stop) -> Archiver | None:
+    place = config.archive_place
+    if not place:
+        return None
+
+    def client(service: str) -> Any:
+        return session.client(service, config=_CALLS)  # type: ignore[call-overload]  # one of two, by the kind of archive
+
+    store = Store(session.client("s3", config=_CALLS), config.bucket, stop)
+    return Archiver(store, lambda: connect(place, client, session.get_credentials(), pause=stop.wait), stop, correct=place.correct)
 
 
 def _prepare(config: AgentConfig, image: str | None) -> int:

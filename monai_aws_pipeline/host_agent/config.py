@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from monai_aws_pipeline.archive.connection import ArchivePlace
 from monai_aws_pipeline.contract import AGENT_SETTINGS
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
@@ -52,6 +53,11 @@ class AgentConfig:
     unpack_max_depth: int
     unpack_max_seconds: int
     require_volume: bool
+    archive: str
+    archive_address: str
+    archive_secret: str
+    archive_correct: bool
+    datastore_id: str
     usd_per_hour: Mapping[str, float]
     price_basis: str
 
@@ -59,6 +65,11 @@ class AgentConfig:
     def limits(self) -> Limits:
         """What one run of the MAP may use."""
         return Limits(timeout_s=self.map_timeout_s, memory_mib=self.map_memory_mib, gpus=self.gpus, network=self.map_network)
+
+    @property
+    def archive_place(self) -> ArchivePlace:
+        """Where answered studies are stored."""
+        return ArchivePlace(self.archive, self.archive_address, self.datastore_id, self.archive_secret, self.archive_correct)
 
     @property
     def intake(self) -> IntakeLimits:
@@ -83,6 +94,10 @@ _TEXTS: Final = {
     "gpus": (r"|all|\d{1,2}", "empty, all or a number"),
     "map_network": (r"none|host|bridge", "none, host or bridge"),
     "map_hosting": (r"warm|per_study", "warm or per_study"),
+    "archive": (r"none|healthimaging|dicomweb", "none, healthimaging or dicomweb"),
+    "archive_address": (r"|https?://[\w.:/~-]{1,500}", "an archive's address or nothing"),
+    "archive_secret": (r"[\w/+=.@:-]{0,600}", "a Secrets Manager name or ARN, or nothing"),
+    "datastore_id": (r"|[0-9a-f]{32}", "the id of a data store or nothing"),
     "price_basis": (r"[^\x00-\x1f]{0,200}", "one line of text"),
 }
 _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
@@ -98,7 +113,7 @@ _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
 }
 
 
-_SWITCHES: Final = frozenset({"require_volume"})
+_SWITCHES: Final = frozenset({"require_volume", "archive_correct"})
 
 
 def load_config(path: Path = DEFAULT_PATH) -> AgentConfig:

@@ -26,6 +26,8 @@ class Phase(StrEnum):
     """Its turn has come, and the MAP is made ready; a moment where the image is on the host already."""
     INFERRING = "inferring"
     PUBLISHING = "publishing"
+    ARCHIVING = "archiving"
+    """It is answered."""
 
 
 class Board:

@@ -40,12 +40,15 @@ from monai_aws_pipeline.contract import (
     Timings,
     output_key,
     parse_utc,
+    processed_key,
     quarantine_key,
     sha256_text,
     study_id,
     utc_text,
 )
 from monai_aws_pipeline.contract.outputs import LOG, MEASUREMENTS, PREVIEW
+from monai_aws_pipeline.host_agent import archiving
+from monai_aws_pipeline.host_agent.archiving import Archiver
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.config import AgentConfig
@@ -102,6 +105,7 @@ class HostContext:
     bill: Bill = field(default_factory=Bill)
     leave: threading.Event = field(default_factory=threading.Event)
     board: Board = field(default_factory=Board)
+    archiver: Archiver | None = None
 
 
 @dataclass(frozen=True)
@@ -217,10 +221,11 @@ class Ended:
 # ------------------------------------------------------------------------------------------------------------- before the inference
 
 
-def complete(context: HostContext, message: JobMessage, done: JobDone) -> None:
-    """Complete what a crash left undone after the job was marked done."""
+def complete(context: HostContext, message: JobMessage, done: JobDone) -> list[ResultRecord]:
+    """Complete what a crash left undone after the job was marked done; returns its commits."""
     records = commit.repair_index(context.store, done)
     originals.complete(context.store, message, _kind_or_zip(message), records)
+    return records
 
 
 def prepare(context: HostContext, received: ReceivedJob, decisions: commit.Decisions) -> Prepared:
@@ -432,6 +437,32 @@ def finish(context: HostContext, received: ReceivedJob, records: Sequence[Result
     originals.keep(context.store, message, kind, records, received.folder / "upload.zip")
     commit.write_done(context.store, message.job, records)
     originals.remove(context.store, message, kind, records)
+
+
+def answer_in_hand(context: HostContext, received: ReceivedJob, one: OneStudy, record: ResultRecord) -> archiving.Answer | None:
+    """The files of a study that this host has just answered; None where another host's answer counts.
+
+    A study whose headers were rewritten for the application is unpacked once more: the archive gets it as it was received.
+    """
+    folders = [one.staged.source, one.folder / "withheld"]
+    if not one.facts.repairs:
+        return archiving.from_folders(record, folders, one.staged.target)
+    again = one.folder / "again"
+    for study in archiving.unpacked(received.folder / "upload.zip", again, context.limits):
+        for path in () if study.uid == one.staged.study.uid else archiving.files_of(study):
+            path.unlink()
+    return archiving.from_folders(record, [again], one.staged.target)
+
+
+def answer_in_bucket(context: HostContext, message: JobMessage, record: ResultRecord, folder: Path) -> archiving.Answer:
+    """A study that an earlier try answered, from where its original is kept. Raises ArchiveFileError, FailedError."""
+    original = message.key if message.request else processed_key(record.study, record.job, "upload.zip")
+    folder.mkdir()
+
+    def is_wanted(study: Study) -> bool:
+        return study_id(context.secret, study.uid) == record.study
+
+    return archiving.from_bucket(context.store, record, original, folder, context.limits, is_wanted)
 
 
 def _commit_answer(context: HostContext, received: ReceivedJob, tried: InferenceRun) -> ResultRecord:

@@ -3,7 +3,7 @@
 Here belongs which step runs on which thread, how many jobs may be in hand, and how each receipt is settled. What the steps do is in
 ``job.py``. A job in hand has its own heartbeat, folder and end; a step that fails ends its own job only.
 
-    calling thread: prepare    one thread: the MAP    two threads: publish, finish
+    calling thread: prepare    one thread: the MAP    two threads: publish, finish    one thread: archive
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.host_agent.archiving import Archiver
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, Heartbeat
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job_status import Phase
@@ -35,6 +36,8 @@ from monai_aws_pipeline.host_agent.job_steps import (
     Outcome,
     Prepared,
     ReceivedJob,
+    answer_in_bucket,
+    answer_in_hand,
     as_job_error,
     complete,
     finish,
@@ -56,6 +59,8 @@ _AHEAD: Final = 3
 _PUBLISHERS: Final = 2
 IN_HAND: Final = _AHEAD + 1 + _PUBLISHERS
 """Those, one inferred, and those being published: a bucket slower than the MAP holds it up and does not fill the disk."""
+ARCHIVING: Final = 20
+"""Answered jobs that may wait for the archive, with their files. They hold up no other job; what is more is archived from the bucket."""
 _LOOK_S: Final = 0.5
 
 Step = Callable[["_Job"], None]
@@ -66,12 +71,13 @@ class WorkFolderError(NamedError):
 
 
 class _Job:
-    """A job in hand. ``life`` holds what ends with it, ``waits`` says that it is still before its inference."""
+    """A job in hand. ``life`` holds what ends with it, ``waits``: it is before its inference, ``is_answered``: only the archive is left."""
 
     def __init__(self, message: JobMessage, delivery: Delivery, folder: Path):
         self.message, self.delivery = message, delivery
         self.received = ReceivedJob(message, delivery, folder, datetime.now(UTC), time.monotonic())
         self.waits = True
+        self.is_answered = False
         self.life = ExitStack()
         self.ended: Future[Ended] = Future()
 
@@ -86,6 +92,7 @@ class Pipeline:
         self._inference = ThreadPoolExecutor(2, "inference")
         self._turn = threading.Lock()
         self._publishing = ThreadPoolExecutor(_PUBLISHERS, "publishing")
+        self._archiving = ThreadPoolExecutor(1, "archiving")
         self._idle_since = time.monotonic()
         self.broken: WorkFolderError | None = None
         context.work.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,7 +105,10 @@ class Pipeline:
     def wait_for_place(self, seconds: float = _LOOK_S) -> bool:
         """Whether another job may be taken, after waiting for that for so many seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._jobs) < IN_HAND and sum(job.waits for job in self._jobs) < _AHEAD, seconds)
+            return self._changed.wait_for(self._has_place, seconds)
+
+    def _has_place(self) -> bool:
+        return sum(not job.is_answered for job in self._jobs) < IN_HAND and sum(job.waits for job in self._jobs) < _AHEAD
 
     def accept(self, delivery: Delivery) -> Future[Ended]:
         """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""
@@ -139,7 +149,7 @@ class Pipeline:
             left = len(self._jobs)
         if left:
             log.warning("%d job(s) did not end within %.0f s of the stop; their messages come back by themselves", left, stop.budget.jobs)
-        for threads in (self._inference, self._publishing):
+        for threads in (self._inference, self._publishing, self._archiving):
             threads.shutdown(wait=not left, cancel_futures=bool(left))
 
     # -- the steps ---------------------------------------------------------------------------------------------------------
@@ -152,8 +162,8 @@ class Pipeline:
         job.life.callback(self._context.board.remove, job.message.job)
         progress = read_progress(self._context.store, job.message.job)
         if progress.done:
-            complete(self._context, job.message, progress.done)
-            self._settle(job, Ended(Outcome.REPEATED))
+            records = complete(self._context, job.message, progress.done)
+            self._archive_or_settle(job, (), records, Outcome.REPEATED)
             return
         job.life.enter_context(fresh_folder(job.received.folder))
         try:
@@ -172,11 +182,12 @@ class Pipeline:
                 self._pass(job, self._publishing, partial(self._finish, prepared=prepared))
 
     def _infer(self, job: _Job, prepared: Prepared) -> None:
-        early: list[Future[ResultRecord]] = []
+        early: list[tuple[InferenceRun, Future[ResultRecord]]] = []
         interrupted: InterruptedJobError | None = None
         try:
             for one in prepared.studies[:-1]:
-                early.append(self._publishing.submit(publish, self._context, job.received, self._run_inference(job, one)))
+                tried = self._run_inference(job, one)
+                early.append((tried, self._publishing.submit(publish, self._context, job.received, tried)))
             last = [self._run_inference(job, prepared.studies[-1])]
         except InterruptedJobError as error:
             interrupted, last = error, []  # studies that are inferred are published all the same
@@ -199,7 +210,7 @@ class Pipeline:
         self,
         job: _Job,
         prepared: Prepared,
-        early: Sequence[Future[ResultRecord]] = (),
+        early: Sequence[tuple[InferenceRun, Future[ResultRecord]]] = (),
         last: Sequence[InferenceRun] = (),
         interrupted: InterruptedJobError | None = None,
     ) -> None:
@@ -210,7 +221,7 @@ class Pipeline:
                 records.append(publish(self._context, job.received, tried))
             except FailedError as error:
                 errors.append(error)
-        for future in early:  # handed to the same threads before this step was, so a thread is at it already: this wait ends
+        for _, future in early:  # handed to the same threads before this step was, so a thread is at it already: this wait ends
             try:
                 records.append(future.result())
             except FailedError as error:
@@ -218,7 +229,50 @@ class Pipeline:
         if interrupted or errors:
             raise interrupted or errors[0]
         finish(self._context, job.received, records)
-        self._settle(job, Ended(Outcome.ANSWERED))
+        self._archive_or_settle(job, [tried.one for tried in (*last, *(tried for tried, _ in early))], records, Outcome.ANSWERED)
+
+    def _archive_or_settle(self, job: _Job, studies: Sequence[OneStudy], records: Sequence[ResultRecord], outcome: Outcome) -> None:
+        """End the job, after its studies are archived where there is an archive that may be tried now."""
+        archiver = self._context.archiver
+        missing = archiver.missing(records) if archiver and not archiver.is_closed else []
+        with self._changed:
+            job.is_answered, job.waits = bool(missing), False
+            place = sum(other.is_answered for other in self._jobs) <= ARCHIVING
+            self._changed.notify_all()
+        if archiver and missing and place:
+            self._context.board.show(job.message.job, Phase.ARCHIVING)
+            self._archiving.submit(
+                self._step, job, partial(self._archive, archiver=archiver, studies=studies, records=missing, outcome=outcome)
+            )
+        else:
+            self._settle(job, Ended(outcome))
+
+    def _archive(
+        self, job: _Job, archiver: Archiver, studies: Sequence[OneStudy], records: Sequence[ResultRecord], outcome: Outcome
+    ) -> None:
+        """Store what is answered. Whatever goes wrong, the job has its end; a host that stops hands it to the next one, which goes on."""
+        in_hand = {one.pseudonym: one for one in studies}
+        folder = job.received.folder
+        if not in_hand:
+            job.life.enter_context(fresh_folder(folder))
+        try:
+            for number, record in enumerate(records):
+                self._check_stop()
+                one = in_hand.get(record.study)
+                fetch = (
+                    partial(answer_in_hand, self._context, job.received, one, record)
+                    if one
+                    else partial(answer_in_bucket, self._context, job.message, record, folder / f"kept-{number}")
+                )
+                archiver.store(record.study, record.job, fetch, folder / f"corrected-{number}")
+        except InterruptedJobError:
+            if not job.delivery.last:
+                raise
+        except WorkFolderError:
+            raise
+        except Exception as error:  # the text of a foreign exception may quote a key or a DICOM value
+            log.warning("job %s: answered and not archived (%s)", job.message.job, as_job_error(error).cause)
+        self._settle(job, Ended(outcome))
 
     def _refuse(self, job: _Job, error: JobError) -> None:
         finish(self._context, job.received, [refuse(self._context, job.received, error)])

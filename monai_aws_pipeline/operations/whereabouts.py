@@ -26,6 +26,7 @@ _PHASES: Final = {
     "pulling": "waiting for the MAP to be pulled",
     "inferring": "being inferred",
     "publishing": "being judged and stored",
+    "archiving": "answered and being archived",
 }
 
 

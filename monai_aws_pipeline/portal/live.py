@@ -28,7 +28,14 @@ ASKED_ANEW_SECONDS: Final = 30.0
 """After which a job is asked for by itself: its index entry may be older than the look, or not written yet."""
 IDLE_SECONDS: Final = 60
 MOST_JOBS: Final = 500
-_STATES: Final = {"fetching": "fetching", "waiting": "fetching", "pulling": "running", "inferring": "running", "publishing": "publishing"}
+_STATES: Final = {
+    "fetching": "fetching",
+    "waiting": "fetching",
+    "pulling": "running",
+    "inferring": "running",
+    "publishing": "publishing",
+    "archiving": "publishing",
+}
 _log: Final = logging.getLogger(__name__)
 
 

@@ -205,7 +205,9 @@ def test_maps_know_no_cloud_and_not_who_runs_them(name: str):
     assert not {each for each in imports(NAMES[name]) | set(loaded_by(name)) if each.startswith(above)}
 
 
-SHIPPED_TO_HOSTS = tuple(f"monai_aws_pipeline.{folder}" for folder in ("contract", "errors", "redaction", "host_agent", "maps.spec"))
+SHIPPED_TO_HOSTS = tuple(
+    f"monai_aws_pipeline.{folder}" for folder in ("archive", "contract", "errors", "redaction", "host_agent", "maps.spec")
+)
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(NAMES) if name.startswith(SHIPPED_TO_HOSTS)])

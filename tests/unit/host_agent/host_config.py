@@ -22,6 +22,11 @@ GOOD = {
     "unpack_max_depth": 1,
     "unpack_max_seconds": 900,
     "require_volume": False,
+    "archive": "none",
+    "archive_address": "",
+    "archive_secret": "",
+    "archive_correct": False,
+    "datastore_id": "",
     "usd_per_hour": {"g4dn.xlarge": 0.526, "g5.xlarge": 1.006},
     "price_basis": "on-demand, us-east-1",
 }
