@@ -262,7 +262,7 @@ def parts_of(body: bytes, media_type: str) -> list[tuple[bytes, str]]:
     boundary = str(kind.get_param("boundary") or "")
     if not boundary:
         raise ArchiveAnswerError("The archive's answer has parts and no boundary between them.")
-    found = []
+    found: list[tuple[bytes, str]] = []
     for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:]:
         if part.startswith(b"--"):
             return found

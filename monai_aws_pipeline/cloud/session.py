@@ -145,6 +145,11 @@ class Clients:
         return self._session.client("sts", config=unsigned)
 
     @cached_property
+    def imaging(self) -> Any:
+        """HealthImaging. Its DICOMweb is asked without it, with ``signing_credentials``."""
+        return self._session.client("medical-imaging", config=self._config)
+
+    @cached_property
     def quotas(self) -> Any:
         """Service Quotas, read only."""
         return self._session.client("service-quotas", config=self._config)
@@ -180,6 +185,10 @@ class Clients:
         for name, made in vars(type(self)).items():
             if isinstance(made, cached_property):
                 getattr(self, name)
+
+    def signing_credentials(self) -> Any:
+        """botocore's own, which renew themselves: for requests that no client makes."""
+        return self._session.get_credentials()
 
     def credentials(self) -> Credentials | None:
         """What the SDK's default chain finds; None where it finds nothing."""

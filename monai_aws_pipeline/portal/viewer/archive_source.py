@@ -55,7 +55,8 @@ class ArchiveSource:
 
     def headers(self) -> Sequence[Dataset]:
         """Of each object."""
-        return self._headers
+        headers, self._headers = self._headers, []
+        return headers
 
     def frames(self, series: str, instance: str, numbers: Sequence[int]) -> list[Frame]:
         """Fetched as they are stored. Raises ViewError."""

@@ -67,7 +67,7 @@ class BucketFetch:
             try:
                 instance = read_instance(path, whole=False)
             except RefusedError as error:
-                raise ViewError(f"A result in the bucket is not the one that was recorded ({error.code}).", status=502) from error
+                raise ViewError(f"A result in the bucket cannot be read: {error}", status=502) from error
             if instance is not None and is_shown(instance.sop_class):
                 found.append(instance)
         return tuple(found), meshes
@@ -101,9 +101,9 @@ class BucketFetch:
                         path.rename(folder / "original" / f"{path.name}.dcm")
             studies = {study.uid: study for study in read_studies(sorted((folder / "original").rglob("*.dcm")))}
         except RefusedError as error:
-            raise ViewError(f"The original in the bucket is refused ({error.code}): {error}", status=502) from error
+            raise ViewError(f"The original in the bucket is refused: {error}", status=502) from error
         except FailedError as error:
-            raise ViewError(f"The portal's disk has no room for this study ({error.code}).", "Try it again later.", 503) from error
+            raise ViewError("The portal's disk has no room for this study.", "Try it again later.", 503) from error
         finally:
             shutil.rmtree(folder / "upload", ignore_errors=True)
         if not uid and len(studies) == 1:
@@ -134,7 +134,7 @@ class BucketSource:
     def __init__(self, stored: StoredStudy) -> None:
         self._paths = {(each.series_uid, each.sop_uid): each.path for each in (*stored.originals, *stored.results)}
 
-    def headers(self) -> Iterator[Dataset]:  # type: ignore[override]
+    def headers(self) -> Iterator[Dataset]:
         """Of each object, one at a time."""
         for path in self._paths.values():
             with config.disable_value_validation():

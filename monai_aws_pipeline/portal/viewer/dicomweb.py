@@ -23,6 +23,7 @@ from monai_aws_pipeline.portal.viewer.views import Views
 ROOT: Final = "/dicomweb"
 MOST_FRAMES: Final = 64
 """Of one request."""
+_OTHER_STUDY: Final = "These addresses have one study, and it is not this one."
 _JSON: Final = "application/dicom+json"
 _PASSED_OVER: Final = frozenset(("includefield", "fuzzymatching", "accept"))
 _KNOWN: Final = {
@@ -64,10 +65,7 @@ class DicomWebRoutes:
                 _check_path(request)
                 study, job = request.path_params["study"], request.path_params["job"]
                 with self._views.opened(study, job) as found:
-                    view = found.view
-                    if request.path_params.get("uid", view.uid) != view.uid:
-                        raise ViewError("These addresses have one study, and it is not this one.")
-                    return answer(request, view)
+                    return answer(request, _own(request, found.view))
             except ViewError as error:
                 return refused(error)
             except NotThereError as error:
@@ -128,6 +126,13 @@ def refused(error: ViewError | NamedError) -> Response:
     return JSONResponse({"error": str(error)}, status_code=error.status if isinstance(error, ViewError) else 502)
 
 
+def _own(request: Request, view: StudyView) -> StudyView:
+    """The study, where the address is about it. Raises ViewError."""
+    if request.path_params.get("uid", view.uid) != view.uid:
+        raise ViewError(_OTHER_STUDY)
+    return view
+
+
 def _check_path(request: Request) -> None:
     """Refuse an address that is written in another way than ours are: UIDs, hex digits and words need no escape."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
@@ -149,7 +154,7 @@ def _asked(request: Request, view: StudyView) -> dict[str, str]:
             if found.setdefault(meaning, value) != value:
                 raise ViewError("A parameter of this search is given twice.", status=400)
     if found.pop("study", view.uid) != view.uid or found.pop("patient", view.study) != view.study:
-        raise ViewError("These addresses have one study, and it is not this one.")
+        raise ViewError(_OTHER_STUDY)
     return {meaning: value for meaning, value in found.items() if value}
 
 

@@ -231,7 +231,7 @@ def registry_of(scope: str, environment: Mapping[str, str] | None = None, home: 
     files = [Path.cwd() / ".npmrc", home / ".npmrc", Path("/etc/npmrc"), Path("/usr/etc/npmrc")]
     named = next((environment[name] for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry") if environment.get(name)), "")
     lines = [line.strip() for path in files if path.is_file() for line in path.read_text(errors="replace").splitlines()]
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         if told := re.fullmatch(r"(?P<name>registry|@[\w.-]+:registry)\s*=\s*\"?(?P<value>[^\s\"]+)\"?", line):
             found.setdefault(told["name"], told["value"])

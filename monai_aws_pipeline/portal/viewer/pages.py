@@ -25,7 +25,7 @@ from monai_aws_pipeline.portal.viewer.volume import mask_of, nifti, segmentation
 
 VIEWER_CSP: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; font-src 'self'; "
-    # Its decoders are WebAssembly. Its arrays (ndarray), which it keeps a segmentation in, make their constructors of texts in its own bundle.
+    # Its decoders are WebAssembly. The arrays (ndarray) in which it keeps a segmentation make their constructors of texts in its bundle.
     "script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval'; "
     "worker-src 'self'; "
     "style-src 'self' 'unsafe-inline'; "  # its components write style attributes, and style elements

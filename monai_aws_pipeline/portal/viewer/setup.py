@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import boto3
-
-from monai_aws_pipeline.archive.dicomweb import DicomWebArchive, Patience
-from monai_aws_pipeline.archive.healthimaging import HealthImagingArchive
-from monai_aws_pipeline.archive.signing import from_secret
-from monai_aws_pipeline.cloud.secrets import read_secret
+from monai_aws_pipeline.archive.connection import ArchivePlace, connect
+from monai_aws_pipeline.archive.dicomweb import Patience
+from monai_aws_pipeline.archive.signing import SERVICE
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
 from monai_aws_pipeline.portal.study_files import StudyFiles
@@ -47,16 +45,11 @@ def limits_of(settings: Settings) -> IntakeLimits:
 
 def archive_of(settings: Settings, clients: Clients) -> Archive | None:
     """How the archive is reached, anew for each study: secrets and credentials change; None where there is none."""
-    if settings.archive == "healthimaging":
-        session = boto3.Session(region_name=settings.region)
-        return lambda: HealthImagingArchive(
-            session.client("medical-imaging"), settings.datastore_id, clients.credentials(), patience=_PATIENCE
-        )
-    if settings.archive == "dicomweb":
-        return lambda: DicomWebArchive(settings.archive_address, from_secret(_secret(settings, clients)), patience=_PATIENCE)
-    return None
+    place = ArchivePlace(settings.archive, settings.archive_address, settings.datastore_id, settings.archive_secret)
+    if not place:
+        return None
 
+    def client(service: str) -> Any:
+        return clients.imaging if service == SERVICE else clients.secrets
 
-def _secret(settings: Settings, clients: Clients) -> str:
-    name = settings.archive_secret
-    return read_secret(clients.secrets, name, "MONAI_AWS_ARCHIVE_SECRET") if name else ""
+    return lambda: connect(place, client, clients.signing_credentials(), patience=_PATIENCE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ LARGEST_INSTANCE: Final = 256 << 20
 """What is sent whole; of a larger one the frames are."""
 _SHOWN_TOO: Final = frozenset((*SEGMENTATIONS, "1.2.840.10008.5.1.4.1.1.481.3"))
 """Beside images: segmentations, and RT Structure Set Storage."""
-_OF_SERIES: Final = ("00080060", "0020000D", "0020000E", "00200011", "0008103E", "00080005")
+_OF_SERIES: Final[tuple[str, ...]] = ("00080060", "0020000D", "0020000E", "00200011", "0008103E", "00080005")
 
 Json = dict[str, Any]
 
@@ -43,8 +43,8 @@ class ViewError(NamedError):
 class Source(Protocol):
     """Where the objects of one study are read. UIDs are their own."""
 
-    def headers(self) -> Sequence[Dataset]:
-        """Of each object that may be shown, without pixels, and with its transfer syntax as AvailableTransferSyntaxUID."""
+    def headers(self) -> Iterable[Dataset]:
+        """Of each object that may be shown, once: without pixels, and with its transfer syntax as AvailableTransferSyntaxUID."""
 
     def frames(self, series: str, instance: str, numbers: Sequence[int]) -> list[Frame]:
         """Frames by their numbers, from 1. Raises ViewError."""
@@ -91,10 +91,10 @@ class StudyView:
 
     def series_json(self) -> dict[str, Json]:
         """The matches of a search for series, by their UIDs."""
-        found = {}
+        found: dict[str, Json] = {}
         for uid, instances in self._series.items():
             first = self._one(uid)
-            of_series = {tag: first[tag] for tag in _OF_SERIES if tag in first}
+            of_series: Json = {tag: first[tag] for tag in _OF_SERIES if tag in first}
             found[uid] = {**of_series, "00201209": {"vr": "IS", "Value": [len(instances)]}}
         return found
 

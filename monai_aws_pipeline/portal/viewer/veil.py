@@ -1,4 +1,4 @@
-"""What identifies a person taken out of DICOM before a browser gets it, and every UID replaced by one that only whoever holds the study makes.
+"""What identifies a person taken out of DICOM before a browser gets it, and each UID replaced by one that stands for it here alone.
 
 So neither an address that a browser asks for, nor a proxy's log of it, nor a screenshot of the viewer holds an identifier; the original as
 it is stays a download of its own. Pixels are not changed. Sources: PS3.15 annex E; PS3.5 B.2 (UIDs made of a UUID's number).

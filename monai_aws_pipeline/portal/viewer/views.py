@@ -175,6 +175,13 @@ class Views:
             found.users += 1
             return found
 
+    def forget_all(self) -> None:
+        """Remove all that nobody looks at just now."""
+        with self._lock:
+            gone = [self._open.pop(name) for name, each in list(self._open.items()) if not each.users]
+        for each in gone:
+            shutil.rmtree(each.folder, ignore_errors=True)
+
     def forget_the_old(self, *, room_for_one: bool = False) -> None:
         """Remove what nobody has looked at for a while, and the oldest of what is too much."""
         with self._lock:
