@@ -26,6 +26,8 @@ from monai_aws_pipeline.notifications import notifications
 from monai_aws_pipeline.pages import with_pages
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings, load_settings
+from monai_aws_pipeline.studies.archive_sensor import archived_studies_sensor
+from monai_aws_pipeline.studies.archived_study import archived, archived_study
 from monai_aws_pipeline.studies.call_back import call_back_studies
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import study_checks_sensor
@@ -58,8 +60,9 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             unanswered_studies,
             studies_by_map,
             studies_by_day,
+            archived_study,
         ],
-        asset_checks=[machine_starts, map_conformance, map_vulnerabilities, result_checks],
+        asset_checks=[machine_starts, map_conformance, map_vulnerabilities, result_checks, archived],
         jobs=[
             automation.build_map,
             automation.promote_map,
@@ -78,6 +81,7 @@ def build_defs(settings: Settings | None = None, resource_overrides: Mapping[str
             study_results_sensor(chosen.results_interval_s),
             study_checks_sensor(chosen.results_interval_s),
             study_window,
+            archived_studies_sensor(chosen.results_interval_s),
             automation.map_source_changed,
             live_map_changed,
             automation.run_cleanup,

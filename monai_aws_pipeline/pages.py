@@ -76,6 +76,7 @@ PAGES: Final[Mapping[str, Page]] = {
     "unanswered_studies": Page("operations.md#in-the-morning", Costs.NOTHING),
     "studies_by_map": Page("operations.md#in-the-morning", Costs.NOTHING),
     "studies_by_day": Page("operations.md#older-studies", Costs.SMALL),
+    "archived_study": Page("archive.md#what-is-stored", Costs.SMALL),
     # checks
     "machine_starts": Page("operations.md#the-machine-image", Costs.MACHINE),
     "map_conformance": Page("golden.md#what-else-is-known-of-an-image", Costs.NOTHING),
@@ -87,6 +88,7 @@ PAGES: Final[Mapping[str, Page]] = {
     "plausible_volume": Page("operations.md#in-the-morning", Costs.NOTHING),
     "within_time_and_cost": Page("operations.md#in-the-morning", Costs.NOTHING),
     "by_live_map": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "archived": Page("archive.md#not-archived", Costs.NOTHING),
     # jobs
     "build_map": Page("building.md#however-it-ends", Costs.MACHINE),
     "promote_map": Page("operations.md#monai-aws-promote-map", Costs.MACHINE),
@@ -106,6 +108,7 @@ PAGES: Final[Mapping[str, Page]] = {
     # sensors
     "study_results": Page("architecture.md#how-results-reach-the-lineage", Costs.NOTHING),
     "study_checks": Page("operations.md#in-the-morning", Costs.NOTHING),
+    "archived_studies": Page("archive.md#not-archived", Costs.NOTHING),
     "study_window": Page("operations.md#older-studies", Costs.NOTHING),
     "notifications": Page("operations.md#notifications", Costs.SMALL),
     "map_source_changed": Page("architecture.md#when-the-source-changes", Costs.MACHINE),

@@ -55,7 +55,7 @@ def _secret(name: str, client: Callable[[str], Any]) -> str:
             raise ArchiveAwayError(f"The archive's secret cannot be read now ({code}).") from None
         raise ArchiveAccessError(
             f"The archive's secret {name} cannot be read ({code}).",
-            "Create it with user:password or a token as its text, and name it to bootstrap (--archive-secret), which lets hosts read it.",
+            "Create it with user:password or a token as its text, and run bootstrap with MONAI_AWS_ARCHIVE_SECRET set.",
         ) from None
     except BotoCoreError as error:
         raise ArchiveAwayError(f"The archive's secret cannot be read now ({type(error).__name__}).") from None

@@ -266,16 +266,16 @@ class Images:
         self._remove_snapshots(self._named(name))
 
     def remove(self, image_id: str) -> None:
-        """Deregister an image and delete its snapshots; what is gone already is fine."""
-        image = self.look(image_id)
-        if image is not None:
+        """Deregister an image and delete its snapshots; what is gone already is fine, what AWS does not know yet is waited for."""
+        for image in self._listed(image_id):
             self._remove(image)
 
-    def _remove(self, image: Image) -> None:
-        def listed() -> bool:
-            return bool(self._ec2.describe_images(Filters=[{"Name": "image-id", "Values": [image.id]}])["Images"])
+    def _listed(self, image_id: str) -> list[Image]:
+        """An image found by a search, which lists also one that is so new that AWS says of its id that there is none."""
+        return [Image.of(image) for image in self._ec2.describe_images(Filters=[{"Name": "image-id", "Values": [image_id]}])["Images"]]
 
-        remove(partial(self._ec2.deregister_image, ImageId=image.id), listed)
+    def _remove(self, image: Image) -> None:
+        remove(partial(self._ec2.deregister_image, ImageId=image.id), lambda: bool(self._listed(image.id)))
         # A half-made image does not name its snapshot yet, which carries its name from the start.
         self._remove_snapshots([*image.snapshots, *self._named(image.tags.get("Name", image.name))])
 

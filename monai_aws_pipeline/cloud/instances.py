@@ -428,9 +428,12 @@ class Machines:
         return root_device(images[0])
 
     def start(self, machine_id: str) -> None:
-        """Start a stopped machine; a running one stays as it is. Raises CapacityError, AccessError or LaunchError with AWS's code."""
+        """Start a stopped machine; a running one stays as it is, one that is so new that AWS does not know it yet is waited for.
+
+        Raises CapacityError, AccessError or LaunchError with AWS's code.
+        """
         try:
-            self._launches.start_instances(InstanceIds=[machine_id])
+            when_known(partial(self._launches.start_instances, InstanceIds=[machine_id]), NEW_SECONDS)
         except ClientError as error:
             raise refused_launch(error, f"starting {machine_id}") from error
 

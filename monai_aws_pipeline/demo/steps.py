@@ -32,6 +32,7 @@ from examples.brain_mri.fetch import ExampleFiles, fetch
 from examples.brain_mri.made import made_folder
 from examples.brain_mri.reference import write_golden
 from examples.brain_mri.study import write_study_zip
+from monai_aws_pipeline.archive.connection import HEALTHIMAGING, NONE
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
@@ -45,6 +46,7 @@ from monai_aws_pipeline.deployment.packaging import BUILD_LINE
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
+from monai_aws_pipeline.operations.archive import StudyArchive
 from monai_aws_pipeline.operations.promotion import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import wait_answer
@@ -193,7 +195,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         with progress.phase("local_cloud", "Starting the embedded AWS"):
             base = local_cloud.up(configure(place.state, place.port), progress.line).environment
         with progress.phase("bootstrap", "Creating roles and bucket as the administrator (infra/bootstrap.yaml)"):
-            environment = _settings_of_the_demo(place, become_operator(base, DEPLOYMENT, place.root / "aws-config", progress.line), files)
+            environment = _settings_of_the_demo(place, _operator(place, base, progress.line), files)
         os.environ.update(environment)
         settings = load_settings()
         clients = Clients(settings.region)
@@ -207,11 +209,14 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
             record, reused = _answer(clients, settings, study_zip, previous, progress.line)
         with progress.phase("lineage", "Waiting for the sensor to record it"):
             wait_recorded(record.study, progress.line)
+        with progress.phase("archive", "Waiting for the host to have it stored in the archive"):
+            archived = wait_archived(StudyArchive(clients, settings), record, progress.line, seconds=0 if reused else 120)
         with progress.phase("idle_stop", "Waiting for the idle host to stop itself"):
             wait_stopped(clients, settings, place, progress.line)
         with progress.phase("evaluate", "Comparing with the reference mask"):
             evaluation = _evaluate(clients, settings, record, files, place)
-        summary |= _facts(clients, settings, record, evaluation, address, place) | {"status": "succeeded", "study_reused": reused}
+        summary |= _facts(clients, settings, record, evaluation, address, place)
+        summary |= {"status": "succeeded", "study_reused": reused, "archived": archived}
     finally:
         summary |= {"seconds_total": round(time.monotonic() - progress.started, 1), "peak_memory_bytes": memory.stop()}
         place.summary.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
@@ -241,10 +246,17 @@ def _study(files: ExampleFiles, report: Callable[[str], None]) -> Path:
     return target
 
 
-def become_operator(base: Mapping[str, str], deployment: str, config: Path, report: Callable[[str], None]) -> dict[str, str]:
+def _operator(place: Workplace, base: Mapping[str, str], report: Callable[[str], None]) -> dict[str, str]:
+    return become_operator(base, DEPLOYMENT, place.root / "aws-config", report, archive=HEALTHIMAGING)
+
+
+def become_operator(
+    base: Mapping[str, str], deployment: str, config: Path, report: Callable[[str], None], archive: str = NONE
+) -> dict[str, str]:
     """Deploy the administrator's stack with the administrator's profile; return an environment that acts as the operator role.
 
-    ``base`` is the environment that the embedded AWS wrote; ``config`` the AWS configuration file to write the operator's profile to.
+    ``base`` is the environment that the embedded AWS wrote; ``config`` the AWS configuration file to write the operator's profile to;
+    ``archive``: whether studies are archived in a data store that is made.
     Changes this process's environment to ``base``, so that boto3 reads it.
     """
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -262,6 +274,7 @@ def become_operator(base: Mapping[str, str], deployment: str, config: Path, repo
             "BucketName": f"monai-aws-{deployment}-{administrator.account()}",
             "EcrRepository": f"monai-aws/{deployment}",
             "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
+            "Archive": archive,
             "PortalOrigin": "http://127.0.0.1:*",  # at whichever port it finds free
             "KmsKeyArns": base.get("MONAI_AWS_ROOT_VOLUME_KMS_KEY", ""),
         },
@@ -289,6 +302,7 @@ def operator_environment(
         "MONAI_AWS_OWNER": owner,
         "MONAI_AWS_BUCKET": outputs["Bucket"],
         "MONAI_AWS_ECR_REPOSITORY": repository,
+        **({"MONAI_AWS_ARCHIVE": HEALTHIMAGING, "MONAI_AWS_DATASTORE_ID": outputs["ImageArchive"]} if "ImageArchive" in outputs else {}),
     }
 
 
@@ -390,6 +404,26 @@ def wait_recorded(study: str, report: Callable[[str], None], seconds: float = 12
     report(f"inference_result[{study}] is recorded")
 
 
+def wait_archived(archive: StudyArchive, record: ResultRecord, report: Callable[[str], None], seconds: float) -> dict[str, Any]:
+    """Wait for what the archive answered: instances that it has, and the seconds that storing took. Raises DemoError.
+
+    A study that was answered before there was an archive is not waited for (0 seconds): the sensor has it stored. Then nothing is returned.
+    """
+    deadline = time.monotonic() + seconds
+    while (found := archive.record(record.study, record.job)) is None:
+        if not seconds:
+            report("it was answered before there was an archive: the sensor archived_studies has it stored")
+            return {}
+        if time.monotonic() > deadline:
+            raise DemoError("The host did not store the study in the archive; monai-aws doctor says whether that answers.")
+        time.sleep(0.5)
+    if not found.is_whole:
+        raise DemoError(f"The study is not in the archive as it should be: {'; '.join(found.troubles)}.")
+    instances = sum(each.stored + each.there for each in found.series)
+    report(f"the archive has {instances} instances, stored in {found.seconds:.1f} s with {found.requests} requests")
+    return {"kind": found.archive, "instances": instances, "seconds": found.seconds, "datastore": found.datastore}
+
+
 def wait_stopped(clients: Clients, settings: Settings, place: Workplace, report: Callable[[str], None], seconds: float = 180) -> None:
     """Wait until every inference host has stopped itself, and say what that took. Raises DemoError, IdleCostError."""
     deadline = time.monotonic() + seconds
@@ -456,7 +490,7 @@ def _facts(
 
 
 def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    seconds = summary["seconds"]
+    seconds, archived = summary["seconds"], summary["archived"]
     rows = {
         "study": f"{summary['study']}{' (answered by an earlier run)' if summary.get('study_reused') else ''}",
         "MAP digest": summary["map_digest"],
@@ -468,6 +502,9 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "cost": f"{summary['cost_usd']:.4f} USD ({summary['cost_basis']})",
         "brain volume": f"{summary['brain_volume_ml']:.0f} ml (reference mask {summary['reference_volume_ml']:.0f} ml)",
         "Dice": f"{summary['dice']:.3f} against the reference mask",
+        "archive": f"{archived['instances']} instances in {archived['kind']} (archived_study), stored in {archived['seconds']:.1f} s"
+        if archived
+        else "not yet (archived_study)",
         "machines left": ", ".join(
             f"{role}: {count} {state}" for role, states in summary["instances_left"].items() for state, count in states.items()
         ),

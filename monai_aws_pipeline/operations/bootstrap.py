@@ -29,6 +29,7 @@ def parameters(settings: Settings, options: Mapping[str, str | None]) -> dict[st
         "owner": ("Owner", settings.owner),
         "ecr_repository": ("EcrRepository", settings.ecr_repository),
         "app_source_secret": ("AppSourceSecret", secret_name(settings.app_source_secret)),
+        "archive_secret": ("ArchiveSecret", secret_name(settings.archive_secret)),
         "monthly_budget_usd": ("MonthlyBudgetUsd", f"{settings.monthly_budget_usd:g}"),
     }
     found = {"Deployment": settings.deployment}

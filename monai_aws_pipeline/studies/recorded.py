@@ -98,30 +98,28 @@ def standing_failures(instance: DagsterInstance, since: datetime, limit: int) ->
     return tuple(sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True))
 
 
-def recorded_among(instance: DagsterInstance, results: Collection[str]) -> set[str]:
-    """Which of these results (``record_metadata.result_id``) the event log holds, from a sensor's tick or from a run.
+def recorded_among(instance: DagsterInstance, results: Collection[str], of: AssetKey = INFERENCE_RESULT) -> set[str]:
+    """Which of these results (``record_metadata.result_id``) the event log holds of an asset, from a sensor's tick or from a run.
 
     Dagster's own look-up takes one tag at a time, and each takes half as long as writing an event. So this reads the table that one reads,
     by the same index and, as it does, nothing of before the asset was wiped.
     """
     if not results:
         return set()
-    found = _versions_recorded_last(instance).intersection(results)
-    records = instance.get_asset_records([INFERENCE_RESULT])
+    found = _versions_recorded_last(instance, of).intersection(results)
+    records = instance.get_asset_records([of])
     if records:
         tags, details = AssetEventTagsTable.c, records[0].asset_entry.asset_details
-        query = select(tags.value).where(
-            tags.asset_key == INFERENCE_RESULT.to_string(), tags.key == DATA_VERSION_TAG, tags.value.in_(list(results))
-        )
+        query = select(tags.value).where(tags.asset_key == of.to_string(), tags.key == DATA_VERSION_TAG, tags.value.in_(list(results)))
         if details and details.last_wipe_timestamp:
             query = query.where(tags.event_timestamp > datetime.fromtimestamp(details.last_wipe_timestamp, UTC).replace(tzinfo=None))
         found |= set(_first_column(instance, query))
     return found
 
 
-def _versions_recorded_last(instance: DagsterInstance) -> set[str]:
+def _versions_recorded_last(instance: DagsterInstance, of: AssetKey) -> set[str]:
     """PostgreSQL's storage writes an event, and then its tags: a tick that died in between has left one that is not found by them."""
-    records = [fetch(INFERENCE_RESULT, limit=_LAST).records for fetch in (instance.fetch_materializations, instance.fetch_observations)]
+    records = [fetch(of, limit=_LAST).records for fetch in (instance.fetch_materializations, instance.fetch_observations)]
     events = [record.asset_materialization or record.asset_observation for each in records for record in each]
     return {(event.tags or {}).get(DATA_VERSION_TAG, "") for event in events if event}
 
@@ -152,9 +150,9 @@ def _first_column(instance: DagsterInstance, query: Select[tuple[Any]]) -> list[
         return list(connection.execute(query).scalars())
 
 
-def last_materialization(instance: DagsterInstance) -> EventLogRecord | None:
+def last_materialization(instance: DagsterInstance, of: AssetKey = INFERENCE_RESULT) -> EventLogRecord | None:
     """The result that was recorded last, of whatever study: what Dagster takes an unpartitioned check to be about."""
-    records = instance.get_asset_records([INFERENCE_RESULT])
+    records = instance.get_asset_records([of])
     return records[0].asset_entry.last_materialization_record if records else None
 
 

@@ -60,7 +60,10 @@ def test_the_demo_ends_with_everything_it_promises(summary: dict[str, Any]):
     assert summary["image_bytes"] > 100e6
     assert summary["peak_memory_bytes"] < 8e9
     assert summary["seconds"]["inference"] > 0
-    assert {"local_cloud", "bootstrap", "ui", "deploy_all", "study", "lineage", "idle_stop", "evaluate"} <= set(summary["phases"])
+    assert summary["archived"]["instances"] > 100
+    assert {"local_cloud", "bootstrap", "ui", "deploy_all", "study", "lineage", "archive", "idle_stop", "evaluate"} <= set(
+        summary["phases"]
+    )
 
 
 def test_the_brain_is_found_where_the_reference_has_it(summary: dict[str, Any]):

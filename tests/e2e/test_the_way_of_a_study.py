@@ -14,14 +14,16 @@ import pytest
 from click.testing import CliRunner
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, RunRequest, SensorResult, SkipReason, build_sensor_context
 
+from monai_aws_pipeline.archive.connection import HEALTHIMAGING
 from monai_aws_pipeline.automation import hosts_to_replace
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume, cloud_config
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.tags import Tags
-from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, Status, quarantine_key, sha256_text
+from monai_aws_pipeline.contract import ROLE_AMI_BAKE, ROLE_INFERENCE, ROLE_MAP_BUILD, ResultRecord, Status, quarantine_key, sha256_text
 from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.archive import StudyArchive
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from tests.support.faults import eventually
 from tests.support.platform import Platform, environment, platform
@@ -34,7 +36,7 @@ ODD_NAME = 'input/Doe, Jane\'s "scan"; rm -rf *\n Größe 脳.zip'
 
 @pytest.fixture(scope="module")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with platform(local_cloud, "way", tmp_path_factory.mktemp("way")) as made:
+    with platform(local_cloud, "way", tmp_path_factory.mktemp("way"), HEALTHIMAGING) as made:
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 
@@ -235,6 +237,41 @@ def test_the_sensor_records_each_answered_study_once(place: Platform):
     (recorded,) = place.instance.fetch_materializations(wanted, limit=5).records
     assert recorded.asset_materialization is not None
     assert {"map_digest", "preview"} <= {name.lower().replace(" ", "_") for name in recorded.asset_materialization.metadata}
+
+
+def test_every_answered_study_is_in_the_archive_with_its_segmentation_and_what_that_refers_to(place: Platform):
+    archive = StudyArchive(place.clients, place.settings)
+    records = [ResultRecord.from_json(place.read(key).decode()) for key in place.keys("output/") if key.endswith("/result.json")]
+    assert len(records) >= 8
+    for record in records:
+        eventually(lambda record=record: archive.record(record.study, record.job), 60)
+        stored = archive.record(record.study, record.job)
+        assert stored
+        assert stored.is_whole, stored.troubles
+    segmentation = next(output for output in records[0].outputs if output.kind == "dicom-seg")
+    there = pydicom.dcmread(io.BytesIO(place.read(segmentation.key)))
+    asked, source = archive.connect(), there.ReferencedSeriesSequence[0]
+    assert asked.present(there.StudyInstanceUID, there.SeriesInstanceUID) == {there.SOPInstanceUID}
+    referred = {item.ReferencedSOPInstanceUID for item in source.ReferencedInstanceSequence}
+    assert referred <= asked.present(there.StudyInstanceUID, source.SeriesInstanceUID)
+
+
+def test_a_study_that_was_answered_while_the_archive_was_away_is_stored_from_the_bucket(place: Platform):
+    place.cloud.order_fault(service="medical-imaging", action="SearchDICOMInstances", code="InternalServerException", times=1000)
+    job = place.upload("input/away.zip", tiny_study_zip(instances=6))
+    (record,) = place.answers([job])[job]
+    place.wait_stopped(240)
+    place.cloud.clear_faults()
+    archive = StudyArchive(place.clients, place.settings)
+    assert archive.record(record.study, record.job) is None
+    place.instance.add_dynamic_partitions("study", [record.study])
+    with environment(place.variables):
+        run = build_defs(place.settings).resolve_implicit_global_asset_job_def()
+        done = run.execute_in_process(instance=place.instance, asset_selection=[AssetKey("archived_study")], partition_key=record.study)
+    assert done.success
+    stored = archive.record(record.study, record.job)
+    assert stored
+    assert stored.is_whole
 
 
 def test_materialising_a_partition_answers_that_study_again(place: Platform):

@@ -72,8 +72,9 @@ def ec2(action: str, **order: object) -> dict[str, object]:
 
 LAUNCHED = r"^machine i-\w+ is .*waiting until it is running"
 MAP, IMAGE, ANEW = ("gpu_ami", "map_image"), ("gpu_ami",), {"root_volume_gib": 151}
+# The first launch is refused, for its key pair is not known yet: a machine comes of the second.
 STAGES = {
-    "build-launch": Stage(MAP, order=ec2("RunInstances", delay_s=HELD_S)),
+    "build-launch": Stage(MAP, order=ec2("RunInstances", delay_s=HELD_S, after=1)),
     "build-connect": Stage(MAP, said=LAUNCHED),
     "build-provision": Stage(MAP, said="^provision: ", settings={"ami_mode": "stock"}),
     # Held by what receives it, however fast it is sent.
@@ -82,7 +83,7 @@ STAGES = {
     "build-golden": Stage(MAP, shown="find /var/lib/monai-aws -name started.txt | grep -q .", settings={"golden_study": "tiny:sleep=90"}),
     # Held until the machine is gone, from which it comes.
     "build-push": Stage(MAP, order={"service": "registry", "action": "Push", "delay_s": 300}),
-    "bake-launch": Stage(IMAGE, order=ec2("RunInstances", delay_s=HELD_S), settings=ANEW),
+    "bake-launch": Stage(IMAGE, order=ec2("RunInstances", delay_s=HELD_S, after=1), settings=ANEW),
     "bake-provision": Stage(IMAGE, said="^provision: ", settings=ANEW),
     "bake-capture": Stage(IMAGE, order=ec2("CreateImage", delay_s=HELD_S), settings=ANEW),
     "bake-copy": Stage(IMAGE, order=ec2("CopyImage", delay_s=HELD_S), settings={"ami_regions": [THERE]}),

@@ -278,6 +278,7 @@ def base_gone(trial: Field) -> None:
     trial.settings["base_image"] = trial.place.settings.base_image.rpartition(":")[0] + ":gone"
 
 
+NOBODYS = {"archive": "dicomweb", "archive_address": "http://127.0.0.1:9/dicom-web"}
 GONE_TOPIC = "arn:aws:sns:us-east-1:123456789012:monai-aws-field-gone"
 ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
     ("a clock", wrong_clock, "clock", State.ERROR, "timedatectl"),
@@ -302,6 +303,8 @@ ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
     ("a model of others", foreign_model, "model", State.ERROR, "--model-bucket"),
     ("a golden study", settings(golden_study="/nowhere/golden.zip"), "golden study", State.ERROR, "MONAI_AWS_GOLDEN_STUDY"),
     ("a MAP base image", base_gone, "MAP base image", State.ERROR, "MONAI_AWS_BASE_IMAGE"),
+    ("an archive that is away", settings(**NOBODYS), "archive", State.WARNING, "Hosts must reach it"),
+    ("a data store", settings(archive="healthimaging", datastore_id="0" * 32), "archive", State.ERROR, "permissions of the role"),
     ("launches", without("LaunchTagged"), "dry run: launch a build machine", State.ERROR, "LaunchTagged"),
     ("handing on roles", without("HandOnMachineRoles"), "dry run: launch a host", State.ERROR, "HandOnMachineRoles"),
     ("groups", without("MakeGroupsInAnyVpc"), "dry run: make a security group", State.ERROR, "MakeGroupsInAnyVpc"),

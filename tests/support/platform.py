@@ -17,6 +17,7 @@ from typing import Any
 
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
+from monai_aws_pipeline.archive.connection import NONE
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.cloud.session import Clients
@@ -188,10 +189,10 @@ class Platform:
 
 
 @contextmanager
-def platform(cloud: LocalCloud, deployment: str, folder: Path, **variables: str) -> Iterator[Platform]:
+def platform(cloud: LocalCloud, deployment: str, folder: Path, archive: str = NONE, **variables: str) -> Iterator[Platform]:
     """A deployment of the tiny application. Its machines are terminated afterwards; bucket and roles stay with the cloud."""
     with environment(cloud.environment):
-        operator = become_operator(cloud.environment, deployment, folder / "aws-config", lambda _: None)
+        operator = become_operator(cloud.environment, deployment, folder / "aws-config", lambda _: None, archive)
     chosen = {
         **operator,
         "MONAI_AWS_APP_SOURCE": str(TINY_APP),

@@ -14,6 +14,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import silently
 from monai_aws_pipeline.operations.preflight.account import account_probes
 from monai_aws_pipeline.operations.preflight.answers import Answer, State, in_order
+from monai_aws_pipeline.operations.preflight.archive import archive_probes
 from monai_aws_pipeline.operations.preflight.asking import SECONDS, ask_all
 from monai_aws_pipeline.operations.preflight.caller import identity_probes, machine_probes
 from monai_aws_pipeline.operations.preflight.machines import machine_type_probes
@@ -40,6 +41,7 @@ def preflight(clients: Clients, settings: Settings, report: Report = silently, s
         *machine_type_probes(clients, settings),
         *rehearsal_probes(clients, settings),
         *source_probes(clients, settings),
+        *archive_probes(clients, settings),
         *money_probes(clients, settings),
     ]
     return [*first, *ask_all(probes, report, seconds)]

@@ -52,7 +52,7 @@ def test_a_setting_is_a_parameter_only_where_somebody_has_set_it(monkeypatch: py
 
 
 def test_every_parameter_of_the_template_can_be_said():
-    by_setting = {"Deployment", "Owner", "EcrRepository", "AppSourceSecret", "MonthlyBudgetUsd"}
+    by_setting = {"Deployment", "Owner", "EcrRepository", "AppSourceSecret", "ArchiveSecret", "MonthlyBudgetUsd"}
     source = Path(__import__("monai_aws_pipeline.cli").cli.__file__).read_text()
     by_option = set(re.findall(r'^            "([A-Z]\w+)": ', source, re.MULTILINE))
     assert by_setting | by_option == set(declared())
