@@ -226,7 +226,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "fact_memory": ("peak memory", "memoria máxima"),
     "fact_request": ("asked for by a re-run with", "pedido de nuevo con"),
     # ------------------------------------------------------------------------------------------------------------ viewer and 3D
-    "open_viewer": ("viewer", "visor"),
+    "open_viewer": ("Viewer", "Visor"),
     "open_volume": ("3D", "3D"),
     "volume_title": ("Study {study} in 3D", "Estudio {study} en 3D"),
     "volume_loading": ("Making the volume …", "Preparando el volumen …"),

@@ -22,7 +22,6 @@
     disableConfirmationPrompts: true,
     maxNumberOfWebWorkers: 3,
     maxNumRequests: { interaction: 12, thumbnail: 4, prefetch: 8 },
-    investigationalUseDialog: { option: "never" },
     defaultDataSourceName: "study",
     dataSources: [
       {
