@@ -13,10 +13,12 @@ from monai_aws_pipeline.archive.conflicts import ArchiveFile, read_file
 from monai_aws_pipeline.archive.dicomweb import DicomWebArchive
 from monai_aws_pipeline.archive.signing import Basic
 from monai_aws_pipeline.archive.study import archive_study
+from monai_aws_pipeline.cloud.stack import deploy_stack
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.bootstrap import TEMPLATE
 from monai_aws_pipeline.portal.viewer.archive_source import ArchiveSource
 from monai_aws_pipeline.portal.viewer.views import Archive
-from tests.integration.local_cloud.conftest import Account
+from tests.integration.local_cloud.conftest import Account, unique
 from tests.support.imaging import QUICK, Store
 from tests.support.orthanc import PASSWORD, USER, Orthanc, orthanc
 from tests.support.studies import dicom_bytes
@@ -94,6 +96,24 @@ def test_an_archive_that_is_away_or_closed_leaves_the_bucket(pacs: Orthanc, buck
         looking = Looking(bucket, folder, archive=lambda at=address, by=password: DicomWebArchive(at, Basic(USER, by), QUICK))
         check(overlay(looking.get, root), study)
         assert not is_from_the_archive(looking, study)
+
+
+@pytest.mark.cloud
+def test_the_bootstrap_gives_the_operator_just_what_looking_needs(local_cloud: LocalCloud, bucket: Bucket, tmp_path: Path):
+    account = Account(local_cloud)
+    store, name = Store(account), unique("look")[:18]
+    given = {"Deployment": name, "BucketName": f"{name}-studies", "RequireTls": "false", "Archive": "healthimaging"}
+    outputs = deploy_stack(account.client("cloudformation"), f"monai-aws-{name}", TEMPLATE, given, lambda _: None)
+    store.id = outputs["ImageArchive"]
+    policy = account.client("iam").get_role_policy(RoleName=f"monai-aws-{name}-operator", PolicyName="look-in-archive")
+    keys = account.assume(policy["PolicyDocument"]["Statement"])
+    study = answered(bucket)
+    assert archive_study(store.archive(), files_of(study, tmp_path), study.record.study, study.record.job).is_whole
+    looking = Looking(bucket, tmp_path, archive=lambda: store.archive(keys))
+    root = f"/dicomweb/{study.record.study}/{study.record.job}"
+    check(overlay(looking.get, root), study)
+    assert dice(part10(looking.get, root).pixel_array, study.seg.pixel_array) == 1.0
+    assert is_from_the_archive(looking, study)
 
 
 @pytest.mark.cloud
