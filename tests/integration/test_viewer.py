@@ -8,6 +8,8 @@ from pathlib import Path
 import boto3
 import pytest
 from moto import mock_aws
+from pydicom.encaps import get_frame
+from pydicom.uid import RLELossless
 
 from monai_aws_pipeline.archive.conflicts import ArchiveFile, read_file
 from monai_aws_pipeline.archive.dicomweb import DicomWebArchive
@@ -17,6 +19,7 @@ from monai_aws_pipeline.cloud.stack import deploy_stack
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.bootstrap import TEMPLATE
 from monai_aws_pipeline.portal.viewer.archive_source import ArchiveSource
+from monai_aws_pipeline.portal.viewer.veil import study_uid_of
 from monai_aws_pipeline.portal.viewer.views import Archive
 from tests.integration.local_cloud.conftest import Account, unique
 from tests.support.imaging import QUICK, Store
@@ -85,6 +88,22 @@ def look_through(archive: Archive, bucket: Bucket, folder: Path) -> None:
 
 def test_orthanc_gives_the_study_and_its_segmentation(pacs: Orthanc, bucket: Bucket, tmp_path: Path):
     look_through(lambda: DicomWebArchive(pacs.address, Basic(USER, PASSWORD), QUICK), bucket, tmp_path)
+
+
+def test_frames_that_an_archive_keeps_compressed_come_as_it_keeps_them(pacs: Orthanc, bucket: Bucket, tmp_path: Path):
+    study = answered(bucket, 3)
+    for image in study.images:
+        image.compress(RLELossless, generate_instance_uid=False)
+    archive = DicomWebArchive(pacs.address, Basic(USER, PASSWORD), QUICK)
+    assert archive_study(archive, files_of(study, tmp_path), study.record.study, study.record.job).is_whole
+    looking = Looking(bucket, tmp_path, archive=lambda: archive)
+    root = f"/dicomweb/{study.record.study}/{study.record.job}/studies/{study_uid_of(study.record.study)}"
+    one = next(each for each in looking.browser.get(f"{root}/instances").json() if each["00080060"]["Value"] == ["MR"])
+    series, uid, number = (one[tag]["Value"][0] for tag in ("0020000E", "00080018", "00200013"))
+    answer = looking.browser.get(f"{root}/series/{series}/instances/{uid}/frames/1").content
+    assert f"transfer-syntax={RLELossless}".encode() in answer
+    assert get_frame(study.images[number - 1].PixelData, 0, number_of_frames=1) in answer
+    assert is_from_the_archive(looking, study)
 
 
 def test_an_archive_that_is_away_or_closed_leaves_the_bucket(pacs: Orthanc, bucket: Bucket, tmp_path: Path):

@@ -6,12 +6,14 @@ out: an archive keeps the results of every run. Sources: PS3.18 10.4 (Retrieve),
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Final
 
 from pydicom import config, dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_aws_pipeline.archive.dicomweb import DicomWebArchive
@@ -23,7 +25,7 @@ from monai_aws_pipeline.portal.viewer.study_view import MOST_INSTANCES, ViewErro
 FRAMES: Final = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 """As they are stored: the browser decodes them."""
 INSTANCE: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_SYNTAX: Final = "00083002"
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
 class ArchiveSource:
@@ -31,8 +33,11 @@ class ArchiveSource:
 
     def __init__(self, archive: DicomWebArchive, study_uid: str, results: frozenset[str]) -> None:
         self._archive, self._uid, self._results = archive, study_uid, results
-        self._headers = [header for series in self._archive.series(study_uid) for header in self._of_series(series)]
-        self._syntaxes = {str(header.SOPInstanceUID): str(header.get(_SYNTAX, "") and header[_SYNTAX].value) for header in self._headers}
+        self._headers: list[Dataset] = []
+        for series in archive.series(study_uid):
+            if _UID.fullmatch(series) and len(self._headers) <= MOST_INSTANCES:
+                self._headers += self._of_series(series)
+        self._syntaxes = {str(header.SOPInstanceUID): _first(header.get("AvailableTransferSyntaxUID")) for header in self._headers}
 
     @property
     def is_whole(self) -> bool:
@@ -49,6 +54,8 @@ class ArchiveSource:
                 except Exception:  # noqa: S112 - an archive's answer is anybody's; what cannot be read is not shown
                     continue
             header.SeriesInstanceUID = series
+            if not _UID.fullmatch(uid):  # it becomes a part of an address
+                continue
             if uid in self._results or ("Image Storage" in class_name(sop_class) and is_shown(sop_class)):
                 found.append(header)
         return found
@@ -68,7 +75,7 @@ class ArchiveSource:
         usual = self._syntaxes.get(instance) or str(ExplicitVRLittleEndian)
         return [Frame(data, said or usual) for data, said in parts]
 
-    def instance(self, series: str, instance: str, most: int) -> Dataset:
+    def instance(self, series: str, instance: str, most: int) -> FileDataset:
         """The whole file. Raises ViewError."""
         parts = self._parts(f"/studies/{self._uid}/series/{series}/instances/{instance}", INSTANCE)
         if len(parts) != 1 or len(parts[0][0]) > most:
@@ -81,3 +88,8 @@ class ArchiveSource:
             return self._archive.retrieve(path, accept)
         except ArchiveError as error:
             raise ViewError(error.cause, error.remedy, 502) from error
+
+
+def _first(value: object) -> str:
+    values = value if isinstance(value, MultiValue | list) else [value]
+    return str(values[0]) if values and values[0] else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 from pydicom import config, dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from monai_aws_pipeline.contract import OutputFile, ResultRecord, Status
 from monai_aws_pipeline.host_agent.errors import FailedError, RefusedError
@@ -149,7 +149,7 @@ class BucketSource:
         except FrameError as error:
             raise ViewError(str(error)) from error
 
-    def instance(self, series: str, instance: str, most: int) -> Dataset:
+    def instance(self, series: str, instance: str, most: int) -> FileDataset:
         """The whole file. Raises ViewError."""
         path = self._paths[series, instance]
         if path.stat().st_size > most:

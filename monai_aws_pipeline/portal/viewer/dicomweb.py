@@ -21,7 +21,7 @@ from monai_aws_pipeline.portal.viewer.study_view import Json, StudyView, ViewErr
 from monai_aws_pipeline.portal.viewer.views import Views
 
 ROOT: Final = "/dicomweb"
-MOST_FRAMES: Final = 64
+MOST_FRAMES: Final = 8
 """Of one request."""
 _OTHER_STUDY: Final = "These addresses have one study, and it is not this one."
 _JSON: Final = "application/dicom+json"

@@ -5,6 +5,7 @@ Here belong routes and headers. What a study has is in ``views``, where the file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from urllib.parse import urlencode
@@ -72,7 +73,8 @@ class ViewerPages:
 
     def latest(self, request: Request) -> Response:
         """The newest answer to a study."""
-        record = self._files.store.latest_answer(request.path_params["study"])
+        study = request.path_params["study"]
+        record = self._files.store.latest_answer(study) if re.fullmatch(r"[0-9a-f]{16}", study) else None
         if record is None:
             raise NotThereError("There is no answer to this study in the bucket, or it has expired.")
         return RedirectResponse(f"{request.url.path}{record.job}/", status_code=302)

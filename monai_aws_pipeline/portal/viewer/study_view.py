@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from pydicom import config
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake.dicom import class_name
@@ -23,7 +23,7 @@ from monai_aws_pipeline.portal.viewer.frames import Frame
 from monai_aws_pipeline.portal.viewer.veil import Veil
 
 MOST_INSTANCES: Final = 20_000
-LARGEST_INSTANCE: Final = 256 << 20
+LARGEST_INSTANCE: Final = 64 << 20
 """What is sent whole; of a larger one the frames are."""
 _SHOWN_TOO: Final = frozenset((*SEGMENTATIONS, "1.2.840.10008.5.1.4.1.1.481.3"))
 """Beside images: segmentations, and RT Structure Set Storage."""
@@ -49,7 +49,7 @@ class Source(Protocol):
     def frames(self, series: str, instance: str, numbers: Sequence[int]) -> list[Frame]:
         """Frames by their numbers, from 1. Raises ViewError."""
 
-    def instance(self, series: str, instance: str, most: int) -> Dataset:
+    def instance(self, series: str, instance: str, most: int) -> FileDataset:
         """An object with its pixels, of at most so many bytes. Raises ViewError."""
 
 
@@ -123,8 +123,12 @@ class StudyView:
     def part10(self, series: str, instance: str) -> bytes:
         """One object as a file, without what identifies. Raises ViewError."""
         found = self._find(series, instance)
-        data = self._veil.over(self._source.instance(found.series, found.uid, LARGEST_INSTANCE))
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        data = self._source.instance(found.series, found.uid, LARGEST_INSTANCE)
+        self._veil.over(data)
+        meta = FileMetaDataset()  # anew: of the old one an application may have made what it liked
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
+        meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
+        data.file_meta, data.preamble = meta, bytes(128)
         out = io.BytesIO()
         with config.disable_value_validation():
             data.save_as(out, enforce_file_format=True)

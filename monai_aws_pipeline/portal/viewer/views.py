@@ -67,6 +67,8 @@ class OpenStudy:
     turns: Turns
     users: int = 0
     used_at: float = 0.0
+    bytes: int = 0
+    """What its folder takes."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _results: tuple[tuple[Instance, ...], dict[str, Path]] | None = None
@@ -101,11 +103,13 @@ class OpenStudy:
                     content = make(self)
                     path.with_suffix(".partial").write_bytes(content)
                     path.with_suffix(".partial").replace(path)
+                    self._measure()
         return path.read_bytes()
 
     def _read(self) -> StoredStudy:
         results, meshes = self._read_results()
         uid, originals = self.fetch.original(self.record, results[0].study_uid if results else "", self.folder)
+        self._measure()
         return StoredStudy(uid, originals, tuple(each for each in results if each.study_uid == uid), meshes)
 
     def _read_results(self) -> tuple[tuple[Instance, ...], dict[str, Path]]:
@@ -131,10 +135,8 @@ class OpenStudy:
             return None
         return StudyView(self.record.study, uid, source) if source.is_whole else None
 
-    @property
-    def bytes(self) -> int:
-        """What its folder takes."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) if self.folder.exists() else 0
+    def _measure(self) -> None:
+        self.bytes = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 class Views:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,9 +62,12 @@ def volume_of(stored: StoredStudy, segmentation: Segmentation | None) -> Volume:
     order = [chosen[place] for place in range(len(places))]
     every = _every(grid, len(order))
     voxels = np.zeros((-(-grid.columns // every), -(-grid.rows // every), len(order)), np.float32)
+    files: defaultdict[Path, list[tuple[int, int]]] = defaultdict(list)
     for place, index in enumerate(order):
-        _, path, frame = taken[index]
-        voxels[:, :, place] = _plane_values(path, frame)[::every, ::every].T
+        files[taken[index][1]].append((place, taken[index][2]))
+    for path, wanted in files.items():
+        for (place, _), values in zip(wanted, _values(path, [frame for _, frame in wanted]), strict=True):
+            voxels[:, :, place] = values[::every, ::every].T
     return Volume(_compact(voxels), _affine(grid, grid.positions[order[0]], grid.positions[order[-1]], len(order), every, step))
 
 
@@ -134,16 +138,23 @@ def _affine(grid: Grid, first: Array, last: Array, count: int, every: int, step:
     return np.asarray(_TO_RAS @ affine)
 
 
-def _plane_values(path: Path, frame: int) -> Array:
+def _values(path: Path, frames: Sequence[int]) -> Iterator[Array]:
+    """Frames of one file as values (rows, columns), one after the other. Raises ViewError."""
     try:
-        data = dcmread(path, defer_size=1024)
-        pixels = next(iter(iter_pixels(path, indices=[frame])))
+        data = dcmread(path, stop_before_pixels=True)
+        _refuse_colour(data)
+        for frame, pixels in zip(frames, iter_pixels(path, indices=list(frames)), strict=True):
+            slope, intercept = _rescale(data, frame)
+            yield np.asarray(pixels, np.float32) * slope + intercept
+    except ViewError:
+        raise
     except Exception as error:  # a codec that is not here, or pixels that no codec reads
         raise ViewError("The images are compressed in a way that the portal does not read.", "The viewer may.", 415) from error
-    if pixels.ndim != 2:
+
+
+def _refuse_colour(data: Dataset) -> None:
+    if int(data.get("SamplesPerPixel") or 1) != 1:
         raise ViewError("The images are in colour, so they make no volume.", "The viewer shows them one by one.")
-    slope, intercept = _rescale(data, frame)
-    return np.asarray(pixels, np.float32) * slope + intercept
 
 
 def _rescale(data: Dataset, frame: int) -> tuple[float, float]:

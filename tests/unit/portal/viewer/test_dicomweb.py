@@ -64,6 +64,19 @@ def test_no_answer_holds_what_identifies_or_a_uid_of_the_study(looking: Looking,
     assert not [uid for uid in study.uids if uid in "".join(addresses(looking))]
 
 
+def test_a_file_is_freed_of_what_stands_before_its_data_set_too(looking: Looking, study: ViewedStudy, bucket: Bucket):
+    for image in study.images:
+        image.preamble = b"II*\0" + NAMED[0].encode().ljust(124, b"\0")
+        image.file_meta.SourceApplicationEntityTitle = NAMED[1]
+        image.file_meta.PrivateInformationCreatorUID, image.file_meta.PrivateInformation = "1.2.3", NAMED[3].encode()
+    bucket.put(f"processed/{S}/{J}/upload.zip", datasets_zip(study.images))
+    one = next(each for each in addresses(looking) if "/instances/" in each and each.count("/") == STUDY.count("/") + 4)
+    answer = looking.browser.get(one)
+    assert answer.status_code == 200
+    assert b"DICM" in answer.content
+    assert not [value for value in NAMED if value.encode() in answer.content]
+
+
 def test_compressed_frames_are_given_as_they_are_stored(looking: Looking, study: ViewedStudy, bucket: Bucket):
     for image in study.images:
         image.compress(RLELossless)
@@ -170,7 +183,7 @@ def test_a_search_narrows_by_what_it_names(looking: Looking, study: ViewedStudy)
 def test_frames_that_there_are_not_are_refused(looking: Looking, study: ViewedStudy):
     one = next(each for each in addresses(looking) if each.endswith("/frames/1"))
     assert looking.browser.get(one).status_code == 200
-    for frames in ("0", "2", "1,2", "-1", "1;2", "x", "1,", "9999999999", ",".join(["1"] * 65)):
+    for frames in ("0", "2", "1,2", "-1", "1;2", "x", "1,", "9999999999", ",".join(["1"] * 9)):
         assert looking.browser.get(one.removesuffix("1") + frames).status_code in (400, 404), frames
 
 
