@@ -114,7 +114,7 @@ def fill(s3: Any, now: datetime, start: int, end: int) -> None:
 
 @contextmanager
 def emulated_s3(folder: Path) -> Iterator[Any]:
-    """A ministack of its own on a free loopback port, ended with the block; it gives way to all else, for AWS's is on no machine of ours."""
+    """A ministack of its own on a free loopback port, ended with the block. It gives way to all else: AWS's is on no machine of ours."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
