@@ -137,7 +137,7 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "total_s": Key("how long it took, from its place in the queue to the commit", "s"),
         "inference_s": Key("how long the application took of that", "s"),
         "cost_usd": Key("what the study cost", "USD"),
-        "links": Key("the study's page, all its answers, log, original and record, where pages are served"),
+        "links": Key("the study's page, viewer and 3D page, all its answers, log, original and record, where pages are served"),
         "record": Key("where the commit record lies, where no pages are served"),
         "s3_console": Key("the answer in the AWS console, where no pages are served"),
         "checks": Key("what each check found of this study"),

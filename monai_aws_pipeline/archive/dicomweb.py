@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from email.message import EmailMessage
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -110,7 +111,8 @@ class DicomWebArchive:
             found |= page
 
     def _read_json(self, path: str, query: Mapping[str, str]) -> list[Any]:
-        reply = self._tried(lambda: self._send("GET", f"{path}?{urlencode(query, quote_via=quote)}"))
+        asked = f"?{urlencode(query, quote_via=quote)}" if query else ""
+        reply = self._tried(lambda: self._send("GET", path + asked))
         if reply.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
             if reply.status == HTTPStatus.NOT_FOUND and path == "/studies":
                 raise self._refusal(reply)
@@ -124,6 +126,24 @@ class DicomWebArchive:
         if not isinstance(data, list):
             raise ArchiveAnswerError(f"{self.host} answers a search with something else than DICOM JSON.")
         return data
+
+    # -------------------------------------------------------------------------------------------------------------------- retrieve
+
+    def series(self, study: str) -> list[str]:
+        """SeriesInstanceUIDs of a study; none where the archive has it not. Raises ArchiveError."""
+        query = {"includefield": "0020000E", "limit": str(_PAGE)}
+        return [uid for item in self._read_json(f"/studies/{study}/series", query) if (uid := _value(item, "0020000E"))]
+
+    def metadata(self, study: str, series: str) -> list[Any]:
+        """The headers of a series in DICOM JSON. Raises ArchiveError."""
+        return self._read_json(f"/studies/{study}/series/{series}/metadata", {})
+
+    def retrieve(self, path: str, accept: str) -> list[tuple[bytes, str]]:
+        """The parts of what a path retrieves, each with the transfer syntax that the archive says of it. Raises ArchiveError."""
+        reply = self._tried(lambda: self._send("GET", path, accept=accept))
+        if reply.status != HTTPStatus.OK:
+            raise self._refusal(reply)
+        return parts_of(reply.body, reply.headers.get("content-type", ""))
 
     # ----------------------------------------------------------------------------------------------------------------------- store
 
@@ -188,8 +208,8 @@ class DicomWebArchive:
         self._pause(self._patience.seconds(failed, float(asked) if asked.isdigit() else 0.0))
         return failed
 
-    def _send(self, method: str, path: str, message: Message | None = None) -> _Reply:
-        headers = {"Accept": _JSON}
+    def _send(self, method: str, path: str, message: Message | None = None, accept: str = _JSON) -> _Reply:
+        headers = {"Accept": accept}
         if message:
             headers |= {"Content-Type": message.media_type, "Content-Length": str(message.length)}
             if self._authentication.covers_body:
@@ -231,6 +251,31 @@ def _bounded(raw: Any) -> list[bytes]:
         if len(found) > _LARGEST_ANSWER >> 16:
             raise ArchiveAnswerError("The archive's answer is larger than 64 MiB.")
     return found
+
+
+def parts_of(body: bytes, media_type: str) -> list[tuple[bytes, str]]:
+    """The parts of a multipart answer with the transfer syntax that each says of itself. Raises ArchiveAnswerError. PS3.18 8.7.3."""
+    kind = EmailMessage()
+    kind["content-type"] = media_type or "application/octet-stream"
+    if kind.get_content_type() != "multipart/related":
+        return [(body, str(kind.get_param("transfer-syntax") or ""))]
+    boundary = str(kind.get_param("boundary") or "")
+    if not boundary:
+        raise ArchiveAnswerError("The archive's answer has parts and no boundary between them.")
+    found: list[tuple[bytes, str]] = []
+    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:]:
+        if part.startswith(b"--"):
+            return found
+        head, ends, data = part.partition(b"\r\n\r\n")
+        if not ends:
+            break
+        said = EmailMessage()
+        for line in head.decode("latin-1").split("\r\n"):
+            name, _, value = line.partition(":")
+            if name.strip().lower() == "content-type":
+                said["content-type"] = value.strip()
+        found.append((data, str(said.get_param("transfer-syntax") or "") if said.get("content-type") else ""))
+    raise ArchiveAnswerError("The archive's answer was cut short.")
 
 
 def _value(item: Any, tag: str) -> str:

@@ -275,6 +275,7 @@ def become_operator(
             "EcrRepository": f"monai-aws/{deployment}",
             "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
             "Archive": archive,
+            "ArchiveSecret": f"monai-aws/{deployment}/archive",  # there need not be one
             "PortalOrigin": "http://127.0.0.1:*",  # at whichever port it finds free
             "KmsKeyArns": base.get("MONAI_AWS_ROOT_VOLUME_KMS_KEY", ""),
         },

@@ -41,6 +41,14 @@ class Addresses:
         """The page of one job's answer to a study, or of a job that ended before its study was known; empty without links."""
         return f"{self.links}{path_of(study, job)}" if self.links else ""
 
+    def viewer(self, study: str, job: str) -> str:
+        """Where an answer opens in the viewer, its segmentation laid over the images; empty without links, or where it is no study's."""
+        return f"{self.links}{viewer_path(study, job)}" if self.links and study else ""
+
+    def volume(self, study: str, job: str) -> str:
+        """Where it opens in 3D; empty like the viewer's."""
+        return f"{self.links}{volume_path(study, job)}" if self.links and study else ""
+
     def day(self, day: str) -> str:
         """The page of everything that was committed on a day, named ``YYYY-MM-DD``; empty without links."""
         return f"{self.links}/days/{day}/" if self.links else ""
@@ -64,6 +72,16 @@ class Addresses:
 def path_of(study: str, job: str) -> str:
     """The path of a page, which ends with a slash: the files of a job lie below it. Without a job: of all answers to the study."""
     return f"/{'/'.join(['studies', study, job] if study else ['jobs', job])}/".replace("//", "/")
+
+
+def viewer_path(study: str, job: str) -> str:
+    """The path of an answer in the viewer."""
+    return f"/viewer/{study}/{job}/"
+
+
+def volume_path(study: str, job: str) -> str:
+    """The path of an answer in 3D."""
+    return f"/3d/{study}/{job}/"
 
 
 def _console(region: str) -> str:

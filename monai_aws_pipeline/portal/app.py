@@ -37,6 +37,7 @@ from monai_aws_pipeline.portal.safety import HEALTH, KnownHost, Limited, Rate, S
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 from monai_aws_pipeline.portal.texts import language_of
 from monai_aws_pipeline.portal.uploads import UploadRefusedError, Uploads
+from monai_aws_pipeline.portal.viewer.routes import Viewer
 
 OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 STATIC: Final = TEMPLATES.parent / "static"
@@ -54,13 +55,14 @@ class Portal:
     """What the application is made of beside the studies of its bucket. ``rate``: how often each client may ask.
 
     ``ask_again``: for a study whose uploads under these jobs failed; the job that was asked for. Raises NamedError.
-    ``balancer``: who says which user asks; None: nobody is asked.
+    ``balancer``: who says which user asks; None: nobody is asked. ``viewer``: how a study is looked at; None: it is not.
     """
 
     uploads: Uploads
     watcher: Watcher
     ask_again: AskAgain
     balancer: LoadBalancer | None = None
+    viewer: Viewer | None = None
     rate: Rate = field(default_factory=Rate)
 
 
@@ -77,6 +79,7 @@ def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
             *JobEvents(portal.watcher).routes(),
             Route("/recent", studies.recent),
             Route("/api/studies/{study}/again", studies.again, methods=["POST"]),
+            *(portal.viewer.routes(files) if portal.viewer else []),
             Route("/studies/{study}/", routes.study),
             Route("/studies/{study}/{job}/", routes.answer),
             Route(f"/studies/{{study}}/{{job}}/{PREVIEW_FILE}", routes.preview),

@@ -12,10 +12,10 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Timings, day_key, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Status, Timings, day_key, parse_utc
 from monai_aws_pipeline.operations.day_table import DayTable
 from monai_aws_pipeline.operations.results_store import StoredResult
-from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of
+from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of, viewer_path, volume_path
 from monai_aws_pipeline.portal.recent import DAYS, RecentRow
 from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
 from monai_aws_pipeline.portal.texts import LANGUAGES, NAMES, texts_in
@@ -58,6 +58,18 @@ def recent_part(language: str, rows: Sequence[RecentRow], beginning: str, found:
     return _page("recent.html", language, rows=rows, beginning=beginning, found=found, days=DAYS)
 
 
+def viewer_page(study: str, files: str, bundle: str) -> str:
+    """OHIF's own page, with nothing inline. ``files``: where its files lie; ``bundle``: the one that starts it."""
+    return _page("viewer.html", title=study, files=files, bundle=bundle)
+
+
+def volume_page(study: str, job: str, niivue: str, language: str) -> str:
+    """A study in 3D. ``niivue``: where that lies."""
+    title = texts_in(language)["volume_title"].format(study=study)
+    links = {"answer": path_of(study, job), "viewer": viewer_path(study, job)}
+    return _page("volume.html", language, title=title, niivue=niivue, **links)
+
+
 def message_page(title: str, text: str) -> str:
     """A page that says one thing."""
     return _page("message.html", title=title, text=text)
@@ -75,6 +87,7 @@ def answer_page(result: StoredResult, originals: Mapping[str, Original], where: 
         record=record,
         at=_time(record.committed_at),
         study_path=f"/studies/{record.study}/" if record.study else "",
+        looked_at=_looked_at(record, t),
         preview=PREVIEW_FILE if PREVIEW_FILE in files else "",
         volumes=result.measurements,
         log=log,
@@ -88,6 +101,13 @@ def answer_page(result: StoredResult, originals: Mapping[str, Original], where: 
     )
 
 
+def _looked_at(record: ResultRecord, t: Mapping[str, str]) -> dict[str, str]:
+    """Where an answer opens in the viewer and in 3D, by what is said of it."""
+    if record.status is not Status.SUCCEEDED:
+        return {}
+    return {viewer_path(record.study, record.job): t["open_viewer"], volume_path(record.study, record.job): t["open_volume"]}
+
+
 def study_page(study: str, results: Sequence[StoredResult], language: str = LANGUAGES[0]) -> str:
     """All answers to a study, MAP and model side by side, and its volumes over time. ``results``: the oldest first, at least one."""
     labels = list(dict.fromkeys(segment.label for result in reversed(results) for segment in result.measurements))[:_MAX_SEGMENTS]
@@ -98,6 +118,7 @@ def study_page(study: str, results: Sequence[StoredResult], language: str = LANG
         language,
         title=texts_in(language)["study"].format(study=study),
         newest=path,
+        looked_at=_looked_at(newest, texts_in(language)),
         preview=path + PREVIEW_FILE if PREVIEW_FILE in files_of(newest) else "",
         plots=[_plot(label, results) for label in labels] if len(results) > 1 else [],
         labels=labels,

@@ -20,7 +20,8 @@ REQUEST_HEADER: Final = "x-monai-aws"
 """Of every request of ours that changes something: no page of another origin can send it unasked."""
 HEALTH: Final = "/health"
 DEFAULT_HEADERS: Final = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
-"""What an answer may say otherwise for itself."""
+"""What an answer may say otherwise for itself, as the viewers' pages do of their content security policy."""
+_CSP: Final = "Content-Security-Policy"
 BURST: Final = 240
 PER_SECOND: Final = 20.0
 _CLIENTS: Final = 4096
@@ -45,6 +46,7 @@ class Secured:
 
     def __init__(self, app: ASGIApp, sent_to: str) -> None:
         self._app, self._headers = app, security_headers(sent_to)
+        self._defaults = {**DEFAULT_HEADERS, _CSP: self._headers.pop(_CSP)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go on, with the headers on what is answered."""
@@ -53,7 +55,7 @@ class Secured:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(self._headers)
-                for name, value in DEFAULT_HEADERS.items():
+                for name, value in self._defaults.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.applications import Starlette
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.errors import NamedError
@@ -23,6 +24,7 @@ from monai_aws_pipeline.portal.identity import LoadBalancer, SigningKeys
 from monai_aws_pipeline.portal.live import Watcher
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.uploads import MIB, Uploads
+from monai_aws_pipeline.portal.viewer.setup import viewer_of
 from monai_aws_pipeline.settings import Settings
 
 PORT: Final = 3070
@@ -66,10 +68,13 @@ def serve(settings: Settings, report: Callable[[str], None], ask_again: AskAgain
     clients, bucket = Clients(settings.region), settings.require_bucket()
     clients.make_all()
     files = StudyFiles(clients, bucket)
-    portal = Portal(
-        Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings)), ask_again, balancer
-    )
-    app = build_app(files, where, portal)
+    uploads, watcher = Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings))
+    with viewer_of(settings, clients, files, report) as viewer:
+        app = build_app(files, where, Portal(uploads, watcher, ask_again, balancer, viewer))
+        _listen(app, settings, where, report)
+
+
+def _listen(app: Starlette, settings: Settings, where: Addresses, report: Callable[[str], None]) -> None:
     port = port_of(where.links)
     family = socket.AF_INET6 if ip_address(settings.portal_listen).version == 6 else socket.AF_INET
     with socket.socket(family) as listener:

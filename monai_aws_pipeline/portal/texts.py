@@ -225,6 +225,16 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "fact_cost": ("cost", "coste"),
     "fact_memory": ("peak memory", "memoria máxima"),
     "fact_request": ("asked for by a re-run with", "pedido de nuevo con"),
+    # ------------------------------------------------------------------------------------------------------------ viewer and 3D
+    "open_viewer": ("Viewer", "Visor"),
+    "open_volume": ("3D", "3D"),
+    "volume_title": ("Study {study} in 3D", "Estudio {study} en 3D"),
+    "volume_loading": ("Making the volume …", "Preparando el volumen …"),
+    "volume_what": ("The images as a volume, with the segmentation", "Las imágenes como volumen, con la segmentación"),
+    "volume_images": ("images", "imágenes"),
+    "volume_mask": ("segmentation", "segmentación"),
+    "volume_mesh": ("surface", "superficie"),
+    "volume_answer": ("all of this answer", "todo sobre esta respuesta"),
     "count_images": ("{instances} in {series} series, {given} given", "{instances} en {series} series, {given} entregadas"),
 }
 

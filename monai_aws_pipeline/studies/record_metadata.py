@@ -155,8 +155,11 @@ def _links(record: ResultRecord, where: Addresses) -> dict[str, MetadataValue]:
         places: dict[str, MetadataValue] = {"record": MetadataValue.path(where.s3(record.commit_key))}
         return places | ({"s3_console": MetadataValue.url(console)} if console else {})
     log = any(output.kind == LOG for output in record.outputs)
+    is_answer = record.status is Status.SUCCEEDED
     links = {
         "page": page,
+        "viewer": where.viewer(record.study, record.job) if is_answer else "",
+        "3D": where.volume(record.study, record.job) if is_answer else "",
         "all answers": where.page(record.study, "") if record.study else "",
         "log": page + LOG_FILE if log else "",
         "original": f"{page}{ORIGINAL_FOLDER}/",
