@@ -1,19 +1,17 @@
 """The command line, ``monai-aws``: what an administrator, an operator and a first-time user do outside the Dagster UI.
 
-Here belong arguments, output and exit codes; every command calls a function that is tested elsewhere. Named errors are printed
-as they are, with their remedy; anything else is a defect and shows its traceback.
+Here belong arguments, what is said, and exit codes. Tables are in ``cli_tables``, and every command calls a function that is tested
+elsewhere. Named errors are printed as they are, with their remedy; anything else is a defect and shows its traceback.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -23,25 +21,23 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
-from rich.progress import DownloadColumn, Progress
 
-from monai_aws_pipeline import __version__
+from monai_aws_pipeline import __version__, cli_tables
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import stack_name
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import ROLE_INFERENCE, utc_text
+from monai_aws_pipeline.contract import ROLE_INFERENCE, is_job, utc_text
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
 from monai_aws_pipeline.operations.sweep import sweep as sweep_cloud
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
-from monai_aws_pipeline.terminal import literal_console, print_table
+from monai_aws_pipeline.terminal import literal_console, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from monai_aws_pipeline.cloud.stack import Proposal
     from monai_aws_pipeline.operations.failures import Failures
     from monai_aws_pipeline.operations.find import Found
-    from monai_aws_pipeline.operations.status import DeploymentState, HostWork
+    from monai_aws_pipeline.operations.status import DeploymentState
 
 CONSOLE = literal_console()
 LOCAL_EXTRA: Final = frozenset({"ministack", "moto", "hypercorn", "h11", "werkzeug", "nibabel", "highdicom"})
@@ -50,6 +46,10 @@ LOCAL_EXTRA: Final = frozenset({"ministack", "moto", "hypercorn", "h11", "werkze
 
 def _say(text: str) -> None:
     CONSOLE.print(text, soft_wrap=True)
+
+
+def _show(table: cli_tables.Table) -> None:
+    print_table(CONSOLE, *table)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -209,7 +209,7 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
     )
     proposal = propose(clients.cloudformation, name, TEMPLATE, asked, _say)
     if proposal.changes:
-        _show_changes(proposal)
+        _show(cli_tables.changes_of_a_stack(proposal))
         if not yes and not click.confirm("Apply these changes?"):
             withdraw(clients.cloudformation, proposal)
             _say("Nothing was changed.")
@@ -222,12 +222,6 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
 
 def _yes_or_no(said: bool | None, yes: str, no: str) -> str | None:
     return None if said is None else yes if said else no
-
-
-def _show_changes(proposal: Proposal) -> None:
-    title = f"the stack {proposal.name} {'is made' if proposal.creates else 'is changed'}"
-    changes = [(f"{each.action}, made anew" if each.replaces else each.action, each.resource, each.kind) for each in proposal.changes]
-    print_table(CONSOLE, title, ("action", "resource", "kind"), changes)
 
 
 @cli.group(invoke_without_command=True)
@@ -247,11 +241,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([answer.as_dict() for answer in answers], indent=2))
     else:
-        rows = [
-            (answer.check, answer.state.upper() if answer.state is State.ERROR else answer.state, answer.what, answer.remedy)
-            for answer in answers
-        ]
-        print_table(CONSOLE, f"deployment {settings.deployment} in {settings.region}", ("what", "state", "answer", "what to do"), rows)
+        _show(cli_tables.preflight_answers(settings, answers))
         counts = {state: sum(answer.state is state for answer in answers) for state in State}
         _say(f"{len(answers)} checks: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}.")
     if not in_order(answers):
@@ -278,11 +268,7 @@ def doctor_app() -> None:
             report=_say,
         )
     if seen.findings:
-        rows = [
-            (finding.severity, f"{finding.point}\n{finding.place}" if finding.place else finding.point, finding.message, finding.remedy)
-            for finding in seen.findings
-        ]
-        print_table(CONSOLE, f"application {settings.app_source}", ("severity", "where", "what", "what to do"), rows)
+        _show(cli_tables.findings_of_an_application(settings.app_source, seen.findings))
     for finding in seen.findings:
         if finding.paste:
             _say(f"\nready to paste into {finding.into or finding.file} ({finding.severity} in {finding.point}):\n{finding.paste}")
@@ -316,7 +302,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
             if path.is_dir():
                 archive = folder / "study.zip"
                 pack(path, archive)
-            with _progress_bar(archive.stat().st_size) as advance:
+            with progress_bar(CONSOLE, archive.stat().st_size, "uploading") as advance:
                 done = upload_study(clients, bucket, archive, again, advance)
         _say(f"{done.key}: job {done.job}, {done.bytes / 1e6:.1f} MB")
         uploaded.append(done)
@@ -333,17 +319,6 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
                 _say(f"  {record.error.text}")
     if failed:
         sys.exit(1)
-
-
-@contextmanager
-def _progress_bar(total: int, what: str = "uploading") -> Iterator[Callable[[int], object] | None]:
-    """A bar of bytes on a terminal; nothing in a log. boto3 calls the function from its own threads, which rich allows."""
-    if not CONSOLE.is_terminal:
-        yield None
-        return
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=CONSOLE, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 @cli.command()
@@ -395,28 +370,8 @@ def status(as_json: bool, watch: bool, job: str | None) -> None:
             _show_status(state)
 
 
-def _work_line(work: HostWork | None) -> str:
-    """What stands behind a host's state."""
-    if work is None or work.jobs:
-        return ""
-    return {"running": ", no job", "stopped": ", agent stopped"}.get(work.agent, f", jobs not known: {work.reason}")
-
-
 def _show_status(state: DeploymentState) -> None:
-    rows = []
-    for machine in state.machines:
-        what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
-        rows.append((machine.role, machine.id, what))
-        for job in machine.work.jobs if machine.work else ():
-            rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
-    for name, depth in state.queues.items():
-        held = f"{depth.waiting} waiting, {depth.at_work} at work"
-        rows.append(("queue", name, "not there: materialise s3_trigger" if depth.waiting < 0 else held))
-    for line in state.results:
-        ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
-        said = f"; it said last: {line.last_line}" if line.last_line else ""
-        rows.append((f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", f"{ended}{said}"))
-    print_table(CONSOLE, f"deployment {state.deployment}", ("what", "which", "state"), rows)
+    _show(cli_tables.state_of_a_deployment(state))
     _say(f"live MAP: {state.live_map or 'none'}")
     _say(f"dead letters: {state.dead_letters}{'; look for the cause, then: monai-aws replay' if state.dead_letters else ''}")
 
@@ -462,7 +417,7 @@ def get(wanted: str, folder: Path) -> None:
         if record.error:
             _say(f"  {record.error.text}")
         total = sum(output.bytes for output in record.outputs)
-        with repeating(_say) as tell, _progress_bar(total, "fetching") as advance:
+        with repeating(_say) as tell, progress_bar(CONSOLE, total, "fetching") as advance:
             tell(f"  fetching {len(record.outputs)} files, {total / 1e6:.1f} MB")
             for each in fetch(store, record, folder, advance or (lambda _: None)):
                 said = each.trouble or f"{each.path}: {each.bytes} bytes{', there already' if each.kept else ''}"
@@ -506,24 +461,10 @@ def _since(text: str, now: datetime) -> datetime:
 def _show_failures(found: Failures) -> None:
     from monai_aws_pipeline.operations.unanswered import counts_by_code
 
-    columns = ("time", "study", "MAP", "code", "cause", "it said last", "what to do", "job")
-    rows = [
-        (
-            row.at,
-            row.study or "unknown",
-            f"{row.map_version} {row.map_digest}".strip(),
-            row.code,
-            row.cause,
-            row.last_line,
-            row.remedy,
-            row.job,
-        )
-        for row in found.rows
-    ]
-    if rows:
-        print_table(CONSOLE, f"studies without an answer since {found.since}", columns, rows)
+    if found.rows:
+        _show(cli_tables.unanswered_studies(found))
     counts = ", ".join(f"{count} {code}" for code, count in counts_by_code(found.rows).items())
-    _say(f"{len(rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
+    _say(f"{len(found.rows)} without an answer since {found.since}{f': {counts}' if counts else ''}")
     if found.other_codes:
         _say(f"with another code: {', '.join(f'{count} {code}' for code, count in found.other_codes.items())}")
     if found.unreadable:
@@ -542,7 +483,7 @@ def replay(everything: bool, job: str | None, since: str | None) -> None:
 
     if everything == bool(job or since):
         raise click.UsageError("Say which: --all, or --job JOB, --since TIME or both.")
-    if job and not re.fullmatch(r"[0-9a-f]{32}", job):
+    if job and not is_job(job):
         raise click.BadParameter("a job has 32 lower-case hex digits, as in monai-aws status", param_hint="--job")
     wanted = Wanted(job or "", _since(since, datetime.now(UTC)) if since else None)
     settings = load_settings()
@@ -561,19 +502,14 @@ def replay(everything: bool, job: str | None, since: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def maps(as_json: bool) -> None:
     """The MAPs in the registry, the newest first: which is live, which was before."""
-    from monai_aws_pipeline.operations.promotion import LiveMaps, label
+    from monai_aws_pipeline.operations.live_maps import LiveMaps
 
     settings = load_settings()
     found = LiveMaps(Clients(settings.region), settings, _say).maps()
     if as_json:
         print(json.dumps([{**asdict(each.image), "standing": each.standing} for each in found], indent=2))
         return
-    rows = [
-        (label(each.image), each.image.digest, each.image.pushed_at[:16], f"{each.image.bytes / 1e6:.0f}", each.standing) for each in found
-    ]
-    print_table(
-        CONSOLE, f"{settings.ecr_repository}, deployment {settings.deployment}", ("MAP", "digest", "pushed", "MB", "standing"), rows
-    )
+    _show(cli_tables.maps_of_a_registry(settings, found))
 
 
 @cli.group(invoke_without_command=True)
@@ -591,9 +527,7 @@ def hosts(context: click.Context, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
         return
-    columns = ("host", "state", "type", "zone", "failed in a row", "last failed start", "is replaced because")
-    rows = [(each.id, each.state, each.type, each.zone, str(each.failed_starts), each.failure, each.replace) for each in found]
-    print_table(CONSOLE, f"inference hosts of deployment {settings.deployment}", columns, rows)
+    _show(cli_tables.inference_hosts(settings, found))
 
 
 @hosts.command("replace")
@@ -624,7 +558,7 @@ def hosts_replace(wanted: tuple[str, ...], all_failed: bool) -> None:
 @click.option("--built", is_flag=True, help="The MAP that map_image has made last in this DAGSTER_HOME, in place of the one pushed last.")
 def promote(wanted: str, why: str, require_golden: bool, built: bool) -> None:
     """Make a MAP live after a host has answered its golden study; by default the one pushed last. MAP is a tag or a digest."""
-    from monai_aws_pipeline.operations.promotion import LiveMaps
+    from monai_aws_pipeline.operations.live_maps import LiveMaps
 
     if built and wanted:
         raise click.UsageError("Name a MAP, or say --built.")
@@ -654,7 +588,7 @@ def _built_map() -> str:
 @click.option("--why", default="", help="The reason, kept with the change.")
 def rollback(wanted: str, why: str) -> None:
     """Go back to a MAP that was live before; by default the one before the present one. Takes seconds, builds and asks nothing."""
-    from monai_aws_pipeline.operations.promotion import LiveMaps
+    from monai_aws_pipeline.operations.live_maps import LiveMaps
 
     settings = load_settings()
     LiveMaps(Clients(settings.region), settings, _say).rollback(wanted, who=f"{settings.owner}, monai-aws rollback", why=why)

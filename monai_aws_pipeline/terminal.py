@@ -2,17 +2,19 @@
 
 Here belongs how rich is set up, once: left to itself it reads words in square brackets as styles and turns words between colons into
 pictures, the ``:secret:`` of every secret's ARN among them. A style is given beside a text (``style=``, ``Text``), never within it. And
-the one way in which a table is shown, because whoever reads an id in a table copies it.
+the one way in which a table is shown, because whoever reads an id in a table copies it, and the bar of what is on its way.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.box import HEAVY_HEAD
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -80,3 +82,14 @@ def _print_stacked(console: Console, columns: Sequence[str], cells: Sequence[Seq
             lines = [line for paragraph in cell.splitlines() for line in wrap.wrap(paragraph)]
             for number, line in enumerate(lines):
                 console.print(Text.assemble((("" if number else name).ljust(label), "bold"), line), soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(console: Console, total: int, what: str) -> Iterator[Callable[[int], object] | None]:
+    """A bar of bytes on a terminal; nothing in a log. boto3 calls the function from its own threads, which rich allows."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

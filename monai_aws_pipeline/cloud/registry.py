@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import RegistryError, code_of, named
-from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER
+from monai_aws_pipeline.contract import TAG_DEPLOYMENT, TAG_OWNER, is_digest
 from monai_aws_pipeline.maps.spec.manifests import image_of_index, layers_of
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 
 _MANIFESTS: Final = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")
 _INDEXES: Final = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _TIMEOUT_S: Final = 60
 _WORST: Final = 20
 _AT_ONCE: Final = 100
@@ -303,7 +301,7 @@ class Registry:
 
     def blob(self, digest: str, max_bytes: int) -> bytes:
         """One blob of the repository, its digest checked. Raises RegistryError, also for one of more than ``max_bytes``."""
-        if not _DIGEST.fullmatch(digest):
+        if not is_digest(digest):
             raise RegistryError("The manifest names a blob by something that is no digest.", "Build and push the MAP again.")
         try:
             login = self._ecr.get_authorization_token()["authorizationData"][0]

@@ -6,10 +6,11 @@ AccessError, AgentError, NetworkError. Whatever else SSM refuses is a CommandErr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -145,3 +146,12 @@ def _named(doing: str, *expected: str) -> Iterator[None]:
         if lost := unanswered(error, doing):
             raise lost from error
         raise
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """The JSON object on the last line, empty where there is none: what a host prints is parsed with care."""
+    try:
+        found = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -5,6 +5,17 @@ this folder is shipped as it is to Lambda and to the inference host. The layout 
 """
 
 from monai_aws_pipeline.contract.hosts import FailedStarts
+from monai_aws_pipeline.contract.ids import (
+    DIGEST_PATTERN,
+    JOB_PATTERN,
+    STUDY_PATTERN,
+    digest_in,
+    is_digest,
+    is_job,
+    is_sha256,
+    is_study,
+    short_digest,
+)
 from monai_aws_pipeline.contract.job import JOB_SCHEMA, JobMessage, Rerun
 from monai_aws_pipeline.contract.keys import (
     ARCHIVE_PREFIX,
@@ -90,6 +101,7 @@ __all__ = [
     "AGENT_UNIT",
     "ARCHIVE_PREFIX",
     "DAYS_PREFIX",
+    "DIGEST_PATTERN",
     "DONE_SCHEMA",
     "GOLDEN_PREFIX",
     "HOST_HOURS_METRIC",
@@ -98,6 +110,7 @@ __all__ = [
     "INDEX_SCHEMA",
     "INPUT_PREFIX",
     "JOBS_PREFIX",
+    "JOB_PATTERN",
     "JOB_SCHEMA",
     "MAPS_PREFIX",
     "METRICS_NAMESPACE",
@@ -109,6 +122,7 @@ __all__ = [
     "ROLE_AMI_BAKE",
     "ROLE_INFERENCE",
     "ROLE_MAP_BUILD",
+    "STUDY_PATTERN",
     "TAG_CONTENT",
     "TAG_DEPLOYMENT",
     "TAG_EXPIRES_AT",
@@ -143,13 +157,18 @@ __all__ = [
     "commit_keys",
     "day_key",
     "decisions_key",
+    "digest_in",
     "folder_key",
     "golden_key",
     "index_day_prefix",
     "index_hour_prefix",
     "index_key",
+    "is_digest",
     "is_folder_part",
+    "is_job",
     "is_marker",
+    "is_sha256",
+    "is_study",
     "is_upload",
     "job_done_key",
     "job_id",
@@ -162,6 +181,7 @@ __all__ = [
     "result_key",
     "sbom_key",
     "sha256_text",
+    "short_digest",
     "study_id",
     "utc_text",
     "version_of",

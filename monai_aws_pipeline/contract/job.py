@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from monai_aws_pipeline.contract.ids import DIGEST_PATTERN, STUDY_PATTERN
 from monai_aws_pipeline.contract.keys import job_id, version_of
 from monai_aws_pipeline.contract.parsing import ContractError, hex_digits, json_object, parse_utc, text_field, utc_text, whole_field
 
 JOB_SCHEMA: Final = "monai-aws/job/1"
-_RERUN: Final = re.compile(r"(sha256:[0-9a-f]{64})(?:/([0-9a-f]{16}))?(?:#([1-9][0-9]{0,5}))?")
+_RERUN: Final = re.compile(rf"({DIGEST_PATTERN})(?:/({STUDY_PATTERN}))?(?:#([1-9][0-9]{{0,5}}))?")
 
 
 @dataclass(frozen=True)

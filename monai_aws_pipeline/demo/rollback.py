@@ -28,7 +28,8 @@ from examples.brain_mri.study import write_study_zip
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ResultRecord, Status
 from monai_aws_pipeline.demo.steps import STUDY_SECONDS, DemoError, Progress, Workplace, wait_recorded, wait_stopped
-from monai_aws_pipeline.operations.promotion import LiveMaps, label
+from monai_aws_pipeline.operations.live_maps import LiveMaps
+from monai_aws_pipeline.operations.promotion import label
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import upload_study, wait_answer
 from monai_aws_pipeline.operations.whereabouts import where

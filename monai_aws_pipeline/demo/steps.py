@@ -37,7 +37,7 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
-from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, version_of
+from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, short_digest, version_of
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
@@ -47,7 +47,7 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.local_cloud import commands as local_cloud
 from monai_aws_pipeline.local_cloud.config import configure
 from monai_aws_pipeline.operations.archive import StudyArchive
-from monai_aws_pipeline.operations.promotion import LiveMaps
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import wait_answer
 from monai_aws_pipeline.operations.whereabouts import where
@@ -275,6 +275,7 @@ def become_operator(
             "EcrRepository": f"monai-aws/{deployment}",
             "RequireTls": "false",  # the embedded AWS speaks plain HTTP on loopback
             "Archive": archive,
+            "ArchiveSecret": f"monai-aws/{deployment}/archive",  # there need not be one
             "PortalOrigin": "http://127.0.0.1:*",  # at whichever port it finds free
             "KmsKeyArns": base.get("MONAI_AWS_ROOT_VOLUME_KMS_KEY", ""),
         },
@@ -368,7 +369,7 @@ def _answer(
 ) -> tuple[ResultRecord, bool]:
     """Upload the study and wait for its commit record; or take the record of the last run where the same MAP made it."""
     digest = LiveMaps(clients, settings, report).live()
-    key = f"{INPUT_PREFIX}head-{digest.removeprefix('sha256:')[:12]}-{study_zip.parent.name}.zip"
+    key = f"{INPUT_PREFIX}head-{short_digest(digest)}-{study_zip.parent.name}.zip"
     results = ResultsStore(clients.s3, settings.bucket)
     answered = str(previous.get("result_key", ""))
     found = results.record(answered) if answered else None

@@ -22,7 +22,7 @@ from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines, Ro
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis, usd_per_hour
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
-from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.run_command import Commands, last_json
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.waiting import repeating
@@ -32,17 +32,10 @@ from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
+from monai_aws_pipeline.operations.golden_check import awake
 from monai_aws_pipeline.operations.hosts import cannot_start, why_replaced
-from monai_aws_pipeline.operations.promotion import (
-    PULL_SECONDS,
-    TAG_PREPARED,
-    LiveMaps,
-    awake,
-    history_of,
-    label,
-    last_json,
-    live_after_deploy,
-)
+from monai_aws_pipeline.operations.live_maps import PULL_SECONDS, TAG_PREPARED, LiveMaps
+from monai_aws_pipeline.operations.promotion import history_of, label, live_after_deploy
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 

@@ -35,8 +35,12 @@ from dagster import (
 from pydantic import Field
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import latest_version, materialized_version, version_tags
-from monai_aws_pipeline.operations.promotion import Change, GoldenCheck, LiveMaps, label
+from monai_aws_pipeline.operations.golden_check import GoldenCheck
+from monai_aws_pipeline.operations.live_map_change import Change
+from monai_aws_pipeline.operations.live_maps import LiveMaps
+from monai_aws_pipeline.operations.promotion import label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 LIVE_MAP = AssetKey("live_map")
@@ -150,8 +154,8 @@ def live_map_changed(context: SensorEvaluationContext, settings: SettingsResourc
     if not digest:
         return SkipReason("No MAP is live yet.")
     if digest == latest_version(context.instance, "live_map"):
-        return SkipReason(f"{digest[:19]} is live and recorded.")
+        return SkipReason(f"{short_digest(digest)} is live and recorded.")
     change = maps.last_change()
     if change is None or change.image.digest != digest:
-        return SkipReason(f"{digest[:19]} is live, and the parameter's history does not show it yet.")
+        return SkipReason(f"{short_digest(digest)} is live, and the parameter's history does not show it yet.")
     return SensorResult(asset_events=list(change_events(change)))

@@ -14,6 +14,7 @@ from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeve
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import SEVERITIES, ImageParts, ImageScan, LayerBlob, Registry
 from monai_aws_pipeline.cloud.waiting import repeating, silently, wait_until
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.maps.conformance import POINTS, Finding, check
 from monai_aws_pipeline.maps.layers import Layer, LayerRefusedError, UnknownCompressionError, flatten, read_layer
@@ -64,7 +65,7 @@ def examine(image: ImageParts, fetch: Fetch) -> Conformance:
                 unread.append(layer)
             except LayerRefusedError as error:
                 unread.append(layer)
-                refused.append(f"layer {layer.digest[:19]} {error}")
+                refused.append(f"layer {short_digest(layer.digest)} {error}")
     whole = flatten(read)
     app, package = (next((whole.texts[path] for path in MANIFESTS if path.endswith(name) and path in whole.texts), None) for name in NAMES)
     found = check(image.config, app, package, whole.paths, whole.texts.get(USERS))

@@ -25,6 +25,7 @@ from typing import Final
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import ImageParts
+from monai_aws_pipeline.contract import DIGEST_PATTERN
 from monai_aws_pipeline.deployment import registry_upload
 from monai_aws_pipeline.maps import assembly, dockerfile, monai_deploy
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
@@ -224,7 +225,7 @@ def push_assembled(build_host: BuildHost, context: BuildContext, base: ImagePart
 
 
 def _digest_in(lines: Sequence[str]) -> str:
-    found = [match[1] for line in lines if (match := re.search(r"digest: (sha256:[0-9a-f]{64})", line))]
+    found = [match[1] for line in lines if (match := re.search(rf"digest: ({DIGEST_PATTERN})", line))]
     if not found:
         raise RegistryError("The push named no digest.", "Look at its output above; a proxy in between may have answered.")
     return found[-1]

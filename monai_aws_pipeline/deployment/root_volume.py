@@ -14,6 +14,7 @@ from monai_aws_pipeline.cloud.errors import MachineError
 from monai_aws_pipeline.cloud.images import Images
 from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.cloud.tags import TAG_BASE
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.maps.spec.disk_space import GIB, STUDY_BYTES, space_of
 from monai_aws_pipeline.settings import Settings
 
@@ -40,12 +41,12 @@ def check_volume(volume_gib: int, need: VolumeNeed, pushed: PushedImage) -> str:
     remedy = f"Set MONAI_AWS_ROOT_VOLUME_GIB={need.gib}: room for the system (up to {need.system_gib} GiB), two MAPs and a study"
     if alone >= volume_gib:
         raise MachineError(
-            f"The MAP {pushed.digest[:19]} does not fit onto a host: it takes {numbers}.", f"{remedy}. Then materialise again."
+            f"The MAP {short_digest(pushed.digest)} does not fit onto a host: it takes {numbers}.", f"{remedy}. Then materialise again."
         )
     if volume_gib < need.gib:
         return (
             "the root volume may be too small for two MAPs at a time, which a change of the live MAP needs: "
-            f"{pushed.digest[:19]} takes {numbers}. {remedy}"
+            f"{short_digest(pushed.digest)} takes {numbers}. {remedy}"
         )
     return ""
 

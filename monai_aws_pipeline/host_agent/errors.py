@@ -75,6 +75,9 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+_LOG: Final = "the application's log, quarantine/JOB/STUDY/map.log (monai-aws get JOB)"
+"""Where it is from wherever a remedy is read: a table in Dagster, a terminal, a page, a file in the bucket."""
+
 REMEDIES: Final[dict[Code, str]] = {
     Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",
     Code.UPLOAD_TOO_LARGE: "Upload one study at a time, or raise MONAI_AWS_UPLOAD_MAX_MIB.",
@@ -119,11 +122,11 @@ REMEDIES: Final[dict[Code, str]] = {
     Code.GANTRY_TILT: "Send the series resampled to straight planes, or use an application that handles gantry-tilt (app.yaml).",
     Code.UNSUPPORTED_IMAGE: "Send images of another kind, or use an application whose app.yaml says that it handles these.",
     Code.TRANSFER_SYNTAX: "Send the study uncompressed, or add a decoder for this syntax to the application's requirements.",
-    Code.MAP_FAILED: "Read what the application said last, and its map.log beside this file; it ended this study with an error.",
-    Code.MAP_TIMEOUT: "Read map.log; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
+    Code.MAP_FAILED: f"Read {_LOG}; it ended this study with an error.",
+    Code.MAP_TIMEOUT: f"Read {_LOG}; raise MONAI_AWS_MAP_TIMEOUT_S or use a larger instance type.",
     Code.MAP_OUT_OF_MEMORY: "Raise MONAI_AWS_MAP_MEMORY_MIB or use a larger instance type.",
     Code.MAP_MANIFEST: "Rebuild the MAP; its app.json cannot be used to run it.",
-    Code.NO_OUTPUT: "Read map.log; often no series of the study matches the application's selection rules.",
+    Code.NO_OUTPUT: f"Read {_LOG}; often no series of the study matches its selection rules.",
     Code.OUTPUT_UNSAFE: "Let the application write plain files only.",
     Code.OUTPUT_NOT_DICOM: "Let the application write valid DICOM (PS3.10) into its .dcm files.",
     Code.OUTPUT_OTHER_STUDY: "Let the application copy StudyInstanceUID and PatientID from its input.",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from monai_aws_pipeline.contract import is_sha256
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.scratch import scratch
 
@@ -189,7 +190,7 @@ def _check_hash(named: Named, uri: str, sha256: str) -> None:
     if not sha256 and (path := local_path(uri)) is not None and path.exists():
         found = folder_hash(path) if path.is_dir() else sha256_of(path)
         raise ModelAlteredError(f"{named.sha256} is missing, so that an altered {named.what} is not noticed; it is {found} now", found)
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+    if not is_sha256(sha256):
         raise ModelError(f"{named.sha256} is not 64 hex digits; get it with `sha256sum FILE`")
 
 

@@ -9,5 +9,9 @@ class OperationError(NamedError):
     """Something the operator asked for cannot be done. The message says why and what to do."""
 
 
+class NotAnsweredError(OperationError):
+    """The wait for an answer is over and there is no commit record; the job itself stays queued."""
+
+
 class QueueMissingError(OperationError):
     """The deployment has no queues."""

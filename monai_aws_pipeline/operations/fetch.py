@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from monai_aws_pipeline.contract import ContractError, OutputFile, ResultRecord, commit_keys, quarantine_key
+from monai_aws_pipeline.contract import ContractError, OutputFile, ResultRecord, commit_keys, is_job, is_study, quarantine_key
 from monai_aws_pipeline.operations.errors import OperationError
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 
-_JOB: Final = re.compile(r"[0-9a-f]{32}")
-_STUDY: Final = re.compile(r"[0-9a-f]{16}")
 RECORD_NAME: Final = "result.json"
 
 
@@ -42,11 +39,11 @@ class Fetched:
 
 def records_of(store: ResultsStore, wanted: str) -> tuple[ResultRecord, ...]:
     """The records that are meant: of a job all of its studies, of a study its latest answer. Raises FetchError."""
-    if _JOB.fullmatch(wanted):
+    if is_job(wanted):
         if found := store.answers(wanted):
             return found
         raise FetchError(f"Job {wanted} has no result in the bucket.", f"Where it is says: monai-aws status --job {wanted}")
-    if _STUDY.fullmatch(wanted):
+    if is_study(wanted):
         if latest := store.latest_answer(wanted):
             return (latest,)
         raise FetchError(

@@ -9,7 +9,6 @@ was looked through is said. Nothing is changed, and no key is repeated, because 
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,8 @@ from monai_aws_pipeline.contract import (
     JobMessage,
     ResultRecord,
     Status,
+    is_job,
+    is_sha256,
     job_id,
     sha256_text,
     version_of,
@@ -57,8 +58,6 @@ _AT_ONCE: Final = 100
 _OF_INPUT: Final = 50
 _PART: Final = 8 << 20
 """boto3's part size: what is larger is sent in parts, and its ETag is made of theirs."""
-_JOB: Final = re.compile(r"[0-9a-f]{32}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class FindError(OperationError):
@@ -105,7 +104,7 @@ class Found:
 def sought(wanted: str, bucket: str) -> Sought:
     """What is meant: a key under ``input/`` (also as ``s3://``), the SHA-256 of one, or a file or folder here. Raises FindError."""
     name = wanted.removeprefix(f"s3://{bucket}/")
-    if _SHA256.fullmatch(name):
+    if is_sha256(name):
         return Sought(hashes=frozenset({name}))
     if name.startswith(INPUT_PREFIX) and name != INPUT_PREFIX:
         folder = name.removesuffix(READY_MARKER).rstrip("/")
@@ -163,7 +162,7 @@ def find(clients: Clients, settings: Settings, wanted: str, now: datetime | None
 
 def find_job(clients: Clients, settings: Settings, job: str) -> Found:
     """Where one job is. Raises FindError where that is none."""
-    if not _JOB.fullmatch(job):
+    if not is_job(job):
         raise FindError("That is no job.", "A job has 32 lower-case hex digits, as monai-aws upload and status print it.")
     store, found = ResultsStore(clients.s3, settings.require_bucket()), Found()
     letters = _dead_letters(clients, settings, found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import code_of
-from monai_aws_pipeline.contract import QUARANTINE_PREFIX, result_key
+from monai_aws_pipeline.contract import JOB_PATTERN, QUARANTINE_PREFIX, STUDY_PATTERN, result_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,7 +25,7 @@ SETTLED: Final = timedelta(days=1)
 """Nothing younger is touched: another delivery of the job may still be uploading, and would commit."""
 LOOKED_AT: Final = timedelta(days=8)
 """Commits older than this were looked at on the days before."""
-_FAILED: Final = re.compile(re.escape(QUARANTINE_PREFIX) + r"([0-9a-f]{32})/([0-9a-f]{16})/result\.json")
+_FAILED: Final = re.compile(re.escape(QUARANTINE_PREFIX) + rf"({JOB_PATTERN})/({STUDY_PATTERN})/result\.json")
 
 
 @dataclass(frozen=True)

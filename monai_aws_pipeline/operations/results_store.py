@@ -18,7 +18,9 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.contract import (
     INDEX_PREFIX,
+    JOB_PATTERN,
     OUTPUT_PREFIX,
+    STUDY_PATTERN,
     ContractError,
     ExpectedVolume,
     IndexEntry,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 MAX_ENTRY_BYTES: Final = 16 * 1024
-_RESULT: Final = re.compile(rf"{OUTPUT_PREFIX}[0-9a-f]{{16}}/[0-9a-f]{{32}}/result\.json")
+_RESULT: Final = re.compile(rf"{OUTPUT_PREFIX}{STUDY_PATTERN}/{JOB_PATTERN}/result\.json")
 _MISSING: Final = ("NoSuchKey", "404")
 _READERS: Final = 8
 _BLOCK: Final = 1 << 20

@@ -15,7 +15,8 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.contract import ROLE_INFERENCE
 from monai_aws_pipeline.maps.build_context import is_stage_tag
-from monai_aws_pipeline.operations.promotion import TAG_PREPARED, Deployment, LiveMaps, history_of, label
+from monai_aws_pipeline.operations.live_maps import TAG_PREPARED, LiveMaps
+from monai_aws_pipeline.operations.promotion import Deployment, history_of, label
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients

@@ -13,17 +13,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
-from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.run_command import Commands, last_json
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
-from monai_aws_pipeline.contract import (
-    AGENT_PROGRAM,
-    ROLE_INFERENCE,
-    TAG_ROLE,
-    ResultRecord,
-)
+from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_ROLE, ResultRecord, is_job
 from monai_aws_pipeline.contract.ec2_refusals import ending_of
-from monai_aws_pipeline.operations.promotion import last_json
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.settings import Settings
 
@@ -31,7 +25,6 @@ RESULTS_SHOWN: Final = 10
 RESULTS_HOURS: Final = 24
 ASK_SECONDS: Final = 20
 """Longest that a host may take to say what it has in hand."""
-_JOB: Final = re.compile(r"[0-9a-f]{32}")
 _WORD: Final = re.compile(r"[a-z]{1,20}")
 
 
@@ -64,7 +57,7 @@ def parse_work(printed: str) -> HostWork:
         agent = str(found["agent"])
     except (KeyError, TypeError, ValueError):
         agent, jobs = "", ()
-    plain = all(_JOB.fullmatch(each.job) and _WORD.fullmatch(each.phase) for each in jobs)
+    plain = all(is_job(each.job) and _WORD.fullmatch(each.phase) for each in jobs)
     if agent not in ("running", "stopped") or not plain:
         return HostWork("unknown", reason="the host's answer is not understood; its agent may be older than this command")
     return HostWork(agent, jobs)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from monai_aws_pipeline.contract import ResultRecord, Status, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, Status, parse_utc, short_digest
 from monai_aws_pipeline.host_agent.errors import REMEDIES
 
 UNKNOWN: Final = "unknown"
@@ -48,7 +48,7 @@ class UnansweredRow:
     @property
     def map_name(self) -> str:
         """The MAP as a person tells it from others: its version and the digest's first 12 digits."""
-        return " ".join(part for part in (self.map_version, self.map_digest[:19]) if part)
+        return " ".join(part for part in (self.map_version, short_digest(self.map_digest)) if part)
 
 
 def row_of(record: ResultRecord) -> UnansweredRow:
@@ -71,7 +71,8 @@ def row_of_parts(
     *, at: str, study: str, job: str, map_version: str, map_digest: str, code: str, message: str, last_line: str, record: str
 ) -> UnansweredRow:
     """The row of a failure that is known by its parts; ``message`` has cause and remedy."""
-    cause, remedy = split_message(code, message) if message else ("The record does not say why.", "Read the record and its map.log.")
+    unsaid = "The record does not say why.", "Read the record and its log: monai-aws get JOB."
+    cause, remedy = split_message(code, message) if message else unsaid
     return UnansweredRow(at, study, job, map_version, map_digest, code, _clipped(cause), _clipped(last_line), _clipped(remedy), record)
 
 

@@ -26,7 +26,7 @@ from monai_aws_pipeline.contract import (
     job_id,
     version_of,
 )
-from monai_aws_pipeline.operations.errors import OperationError
+from monai_aws_pipeline.operations.errors import NotAnsweredError, OperationError
 from monai_aws_pipeline.operations.results_store import ResultsStore
 
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
@@ -37,10 +37,6 @@ _STATE_SECONDS: Final = 5.0
 
 class UploadError(OperationError):
     """What should be uploaded is no study."""
-
-
-class NotAnsweredError(OperationError):
-    """The wait for an answer is over; the jobs themselves stay queued."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Final
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from monai_aws_pipeline.contract import is_job
 from monai_aws_pipeline.portal.live import UNKNOWN, Watcher
 
 STREAM_SECONDS: Final = 600
@@ -39,7 +39,7 @@ class JobEvents:
     async def events(self, request: Request) -> Response:
         """The states of one job, the present one first."""
         job = request.path_params["job"]
-        if not re.fullmatch(r"[0-9a-f]{32}", job):
+        if not is_job(job):
             return JSONResponse({"error": "not_there"}, status_code=404)
         if self._streams >= MOST_STREAMS:
             return JSONResponse({"error": "too_often"}, status_code=503, headers={"Retry-After": "10"})

@@ -22,13 +22,13 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.day_table import read
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import rerun_selection as choice
-from monai_aws_pipeline.studies.rerun_job import These, short
-from monai_aws_pipeline.studies.rerun_selection import Selection, SelectionError
+from monai_aws_pipeline.studies.rerun_selection import Selection, SelectionError, These
 from monai_aws_pipeline.studies.study_history import last_ends
 from monai_aws_pipeline.studies.study_window import PARTITIONS
 
@@ -108,7 +108,7 @@ def call_back(instance: DagsterInstance, studies: tuple[str, ...], dry_run: bool
             {
                 "study": study,
                 "last end": ends[study].text if study in ends else "nothing is recorded of it",
-                "MAP": short(ends[study].digest) if study in ends else "",
+                "MAP": short_digest(ends[study].digest) if study in ends else "",
                 "partition": "is there already" if study in there else done if study in ends else "unknown",
             }
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from monai_aws_pipeline.contract import parse_utc
+from monai_aws_pipeline.contract import parse_utc, short_digest
 from monai_aws_pipeline.studies.result_checks import BY_LIVE_MAP, WITHIN_TIME_AND_COST, Outcome, Verdict
 
 WINDOW: Final = timedelta(hours=24)
@@ -210,14 +210,14 @@ def _of_maps(window: CheckWindow, live: str) -> Finding:
         return Finding(False, "not judged: no MAP is live, or none was recorded yet")
     others = {digest: count for digest, count in counts.items() if digest != live}
     if not others:
-        return Finding(True, f"{total} of {total} answers of the last 24 hours are by {short(live)}, which is live.")
-    said = ", ".join(f"{count} by {short(digest)}" for digest, count in sorted(others.items(), key=lambda item: -item[1])[:3])
+        return Finding(True, f"{total} of {total} answers of the last 24 hours are by {map_in_words(live)}, which is live.")
+    said = ", ".join(f"{count} by {map_in_words(digest)}" for digest, count in sorted(others.items(), key=lambda item: -item[1])[:3])
     return Finding(False, f"{sum(others.values())} of {total} answers of the last 24 hours are by a MAP that is not live: {said}", _RERUN)
 
 
-def short(digest: str) -> str:
-    """A digest as a person tells it from others: its first 12 digits."""
-    return digest[:19] or "an unknown MAP"
+def map_in_words(digest: str) -> str:
+    """A MAP by the digits that tell it from others."""
+    return short_digest(digest) or "an unknown MAP"
 
 
 def _with_cost(usd: Mapping[str, float], result: RecordedResult) -> Mapping[str, float]:

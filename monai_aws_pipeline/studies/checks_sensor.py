@@ -119,9 +119,9 @@ def tick(instance: DagsterInstance, bucket: str, before: Tally, now: datetime) -
     tally = before.after(page, live, now)
     about = last_materialization(instance)
     checks = not_shown_yet(instance, evaluations(tally.windows, live, about), about, now)
-    rows = standing_failures(instance, now - KEPT_FOR, MAX_FAILURES)
+    standing = standing_failures(instance, now - KEPT_FOR, MAX_FAILURES)
     tables = {
-        UNANSWERED_STUDIES: table_metadata(rows, bucket, now),
+        UNANSWERED_STUDIES: table_metadata(standing.rows, bucket, now, complete=standing.complete),
         STUDIES_BY_MAP: counts_metadata(tally.by_map, tally.newest, live, tally.as_of, complete=not page.more),
     }
     return (*checks, *(_table(key, metadata) for key, metadata in tables.items() if shown(metadata) != last_shown(instance, key))), tally

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, parse_utc, short_digest
 
 _NAME: Final = re.compile(r"volume_(.+)_ml")
 
@@ -71,7 +71,7 @@ def volumes_by_name(measurements: tuple[SegmentVolume, ...]) -> dict[str, float]
 
 
 def _short(text: str) -> str:
-    return re.sub(r"[|\\[\]`*_<>]", "", text.removeprefix("sha256:"))[:12]
+    return short_digest(re.sub(r"[|\\[\]`*_<>]", "", text))
 
 
 def _changed(this: str, before: str) -> str:

@@ -27,7 +27,7 @@ LAST_DAY: Final = timedelta(hours=24)
 MAX_ROWS: Final = 50
 MAX_BYTES: Final = 40 * 1024
 MAX_FAILURES: Final = 500
-"""Failures that the sensor reads of the event log, newest first; with more of them counts say "at least"."""
+"""Failures that the sensor counts, newest first; where more of them stand it says "at least"."""
 MAX_RESULTS: Final = 20_000
 """Results that are read of the bucket, newest first: two weeks of 1,500 a day."""
 _MAX_CELL: Final = 240
@@ -66,12 +66,9 @@ def unanswered_studies(context: AssetExecutionContext, settings: SettingsResourc
 def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *, complete: bool = True) -> dict[str, MetadataValue]:
     """The table with its counts, bounded in rows and bytes. ``rows``: newest first; ``complete``: nothing of these days was left unread."""
     last_day = sum(parse_utc(row.at) >= now - LAST_DAY for row in rows)
-    least = "" if complete and len(rows) < MAX_FAILURES else "at least "
+    least = "" if complete else "at least "
     shown = _within_bytes(rows[:MAX_ROWS])
-    jobs = [
-        TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name.replace("sha256:", "") or "none yet"})
-        for row in rows[: len(shown)]
-    ]
+    jobs = [TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name or "none yet"}) for row in rows[: len(shown)]]
     by_code = [TableRecord({"code": code, "studies": count}) for code, count in counts_by_code(rows).items()]
     return {
         **_retry_metadata(rows),

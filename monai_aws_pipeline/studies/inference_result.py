@@ -11,6 +11,7 @@ from dagster import AssetExecutionContext, DagsterExecutionInterruptedError, Dat
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.contract import ResultRecord
+from monai_aws_pipeline.operations.errors import NotAnsweredError
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -45,7 +46,7 @@ def inference_result(
     except DagsterExecutionInterruptedError:
         context.log.warning("Cancelled: only the waiting ends. A queued job is still answered, and the sensor study_results records it.")
         raise
-    except RerunError as error:
+    except (RerunError, NotAnsweredError) as error:
         raise Failure(str(error), allow_retries=False) from error
     if failed(record):
         raise _failure(record, Addresses.of(chosen))
@@ -60,7 +61,7 @@ def inference_result(
 
 
 def answer_again(reruns: Reruns, study: StudyHistory, log: Callable[[str], None]) -> ResultRecord:
-    """Ask, say what was asked, wait. Raises RerunError."""
+    """Ask, say what was asked, wait. Raises RerunError, NotAnsweredError."""
     if study.last and not study.last.answered:
         log(f"{study.study} has no answer: {study.last.text}.")
     asked: Asked = reruns.ask(study.study, study.failed_uploads)

@@ -108,7 +108,7 @@ def prepare(
         else:
             results.append(outcome)
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
-    # Also those recorded by a tick that died before it added its partitions; Dagster skips the ones it has. None that has left since.
+    # Also those that are recorded and may be no partition, as a run's that died; Dagster skips the ones it has. None that has left since.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
     recorded_before -= may_have_left(instance, recorded_before)
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}

@@ -87,15 +87,27 @@ def results_since(instance: DagsterInstance, since: datetime, limit: int) -> tup
     return tuple(result for _, result in _results(instance, sorted(records, key=lambda record: record.storage_id)))
 
 
-def standing_failures(instance: DagsterInstance, since: datetime, limit: int) -> tuple[UnansweredRow, ...]:
-    """The failures recorded since a moment whose study was not answered later, newest first, one a study; of the last ``limit``."""
-    recorded = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp())
-    records = instance.fetch_observations(recorded, limit=limit).records
+@dataclass(frozen=True)
+class Standing:
+    """Failures whose study was not answered later, newest first, one a study. ``complete``: none was left unread."""
+
+    rows: tuple[UnansweredRow, ...]
+    complete: bool
+
+
+def standing_failures(instance: DagsterInstance, since: datetime, limit: int, page: int = 500, pages: int = 20) -> Standing:
+    """The ``limit`` newest that stand of those recorded since a moment. Of ``pages`` pages, however many were answered later."""
+    recorded, cursor = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp()), None
     latest: dict[str, UnansweredRow] = {}
-    for record, result in _results(instance, records):  # failures alone, in any order
-        if not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
-            latest[result.subject] = _row(record, result)
-    return tuple(sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True))
+    more = True
+    while more and pages and len(latest) <= limit:
+        found = instance.fetch_observations(recorded, limit=page, cursor=cursor)
+        for record, result in _results(instance, found.records):  # failures alone, in any order
+            if not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
+                latest[result.subject] = _row(record, result)
+        more, cursor, pages = found.has_more, found.cursor, pages - 1
+    rows = sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True)
+    return Standing(tuple(rows[:limit]), complete=not more and len(rows) <= limit)
 
 
 def recorded_among(instance: DagsterInstance, results: Collection[str], of: AssetKey = INFERENCE_RESULT) -> set[str]:

@@ -20,7 +20,8 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
 from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.operations.promotion import LiveMaps
+from monai_aws_pipeline.operations.errors import NotAnsweredError
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.operations.whereabouts import where
@@ -50,10 +51,6 @@ class NoOriginalError(RerunError):
 
 class TooManyAttemptsError(RerunError):
     """The live MAP has failed on this original as often as it may."""
-
-
-class NotAnsweredError(RerunError):
-    """The wait is over and there is no commit record; the job itself stays queued."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from pydantic import Field
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import ResultRecord, result_key
+from monai_aws_pipeline.contract import ResultRecord, result_key, short_digest
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.moment import moment
 from monai_aws_pipeline.operations.promotion import choose_map
@@ -42,7 +42,7 @@ from monai_aws_pipeline.studies.record_metadata import failed
 from monai_aws_pipeline.studies.rerun import NoOriginalError, Reruns
 from monai_aws_pipeline.studies.rerun_batch import Meant, RerunBatch, RerunEnd
 from monai_aws_pipeline.studies.rerun_comparison import SegmentChange, compare
-from monai_aws_pipeline.studies.rerun_selection import Selection
+from monai_aws_pipeline.studies.rerun_selection import Selection, These
 from monai_aws_pipeline.studies.study_history import Ended, StudyHistory
 
 MAX_ROWS: Final = 1000
@@ -51,13 +51,6 @@ _LISTING: Final = TableSchema([TableColumn(name) for name in ("study", "last end
 _CHANGES: Final = TableSchema(
     [TableColumn(name) for name in ("study", "end", "MAP before", "MAP after", "segment", "before (ml)", "after (ml)", "Dice", "note")]
 )
-
-
-class These(Config):
-    """These studies."""
-
-    kind: Literal["these"] = "these"
-    studies: list[str] = Field(description="Names of partitions of inference_result, 16 hex digits each.", examples=[["0123456789abcdef"]])
 
 
 class Failed(Config):
@@ -154,7 +147,7 @@ def listing(known: Sequence[StudyHistory], reruns: Reruns, meant: str) -> dict[s
             {
                 "study": study.study,
                 "last end": study.last.text if study.last else "none recorded",
-                "MAP": short(study.answer.digest) if study.answer else "",
+                "MAP": short_digest(study.answer.digest) if study.answer else "",
                 "original": _place(reruns, study),
             }
         )
@@ -167,7 +160,7 @@ def changes(ends: Sequence[tuple[RerunEnd, Sequence[SegmentChange], str]]) -> di
     """What a run shows: how many ended how, and each segment of each study before and after. ``str``: the MAP that answered before."""
     rows = []
     for end, segments, before in ends:
-        first = {"study": end.study, "end": outcome(end), "MAP before": short(before), "MAP after": short(_digest_of(end))}
+        first = {"study": end.study, "end": outcome(end), "MAP before": short_digest(before), "MAP after": short_digest(_digest_of(end))}
         for change in segments or [SegmentChange("", note=end.refused)]:
             found = {
                 "segment": change.label,
@@ -196,11 +189,6 @@ def outcome(end: RerunEnd) -> str:
 def counted(ends: Iterable[RerunEnd]) -> str:
     """How many studies ended how, the most frequent first."""
     return ", ".join(f"{count} {name}" for name, count in Counter(map(outcome, ends)).most_common())
-
-
-def short(digest: str) -> str:
-    """A digest as ``monai-aws maps`` takes it: its first twelve digits."""
-    return digest.removeprefix("sha256:")[:12]
 
 
 def _answer(context: OpExecutionContext, batch: RerunBatch, known: Sequence[StudyHistory], clients: Clients, store: ResultsStore) -> None:

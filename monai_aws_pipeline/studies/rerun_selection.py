@@ -10,17 +10,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
+from dagster import Config
+from pydantic import Field
+
+from monai_aws_pipeline.contract import DIGEST_PATTERN, is_study
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.studies.study_history import Ended
 
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}$")
-_STUDY: Final = re.compile(r"[0-9a-f]{16}")
+_ENDS_IN_DIGEST: Final = re.compile(f"{DIGEST_PATTERN}$")
 
 
 class SelectionError(NamedError):
     """What was asked for names no studies, or more than were confirmed."""
+
+
+class These(Config):
+    """These studies."""
+
+    kind: Literal["these"] = "these"
+    studies: list[str] = Field(description="Names of partitions of inference_result, 16 hex digits each.", examples=[["0123456789abcdef"]])
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Selection:
 def these(named: Iterable[str]) -> Selection:
     """Studies by name, each once. Raises SelectionError for what is no study's name."""
     studies = tuple(dict.fromkeys(name.strip() for name in named))
-    wrong = [name for name in studies if not _STUDY.fullmatch(name)]
+    wrong = [name for name in studies if not is_study(name)]
     if wrong:  # not quoted: somebody may have put a patient's name
         raise SelectionError(
             f"{len(wrong)} of {len(studies)} names are no studies.",
@@ -89,7 +99,7 @@ def stale(answers: Iterable[Ended], live: str) -> Iterator[str]:
 
 def whole_digest(text: str) -> str:
     """The digest that a text is or ends with, empty for anything else: a MAP that has left the registry is still named by its own."""
-    found = _DIGEST.search(text.strip())
+    found = _ENDS_IN_DIGEST.search(text.strip())
     return found[0] if found else ""
 
 

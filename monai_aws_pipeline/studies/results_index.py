@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, islice, takewhile
 from typing import Final
 
-from monai_aws_pipeline.contract import INDEX_PREFIX, index_hour_prefix
+from monai_aws_pipeline.contract import INDEX_PREFIX, JOB_PATTERN, STUDY_PATTERN, index_hour_prefix
 
 OVERLAP_HOURS: Final = 3
 """Hours below now, and below the newest entry, that are looked at again: the walk's."""
@@ -47,7 +47,7 @@ _END: Final = f"{INDEX_PREFIX}~"
 _FINGERPRINT: Final = 8
 _HOUR_LENGTH: Final = len("YYYY/MM/DD/HH")
 _HOUR: Final = re.compile(r"\d{4}/\d{2}/\d{2}/\d{2}")
-_KEY: Final = re.compile(re.escape(INDEX_PREFIX) + r"(\d{4}/\d{2}/\d{2}/\d{2})/([0-9a-f]{32})(?:-([0-9a-f]{16}))?\.json")
+_KEY: Final = re.compile(re.escape(INDEX_PREFIX) + rf"({_HOUR.pattern})/({JOB_PATTERN})(?:-({STUDY_PATTERN}))?\.json")
 
 
 @dataclass(frozen=True)

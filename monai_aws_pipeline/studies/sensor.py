@@ -11,10 +11,11 @@ from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, Sens
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import NO_LIMITS, STUDIES, Recording, prepare, unrecorded
+from monai_aws_pipeline.studies.lineage import NO_LIMITS, Recording, prepare, unrecorded
 from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_results
 from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
+from monai_aws_pipeline.studies.study_window import PARTITIONS
 
 EVENTS_A_TICK = 500
 """Dagster writes events one by one, 20 to 130 a second on SQLite: half a minute at most, as long as until the next tick."""
@@ -47,10 +48,11 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
             context.log.warning(f"Skipped an entry of the results index for good: {reason}")
         if recording.events:
             context.log.info(f"Recording {len(recording.events)} results of {len(recording.studies)} studies")
+        # Of partitions that a sensor asks for, Dagster's daemon looks for each by itself, which takes half as long as writing its event.
+        context.instance.add_dynamic_partitions(PARTITIONS, list(recording.studies))
         # A skip still stores the cursor: the floor has to move on quiet days too.
         return SensorResult(
             asset_events=list(recording.events),
-            dynamic_partitions_requests=[STUDIES.build_add_request(list(recording.studies))] if recording.studies else [],
             cursor=cursor.to_text(),
             skip_reason=None if recording.events else SkipReason("No new results."),
         )

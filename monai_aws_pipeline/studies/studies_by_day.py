@@ -12,7 +12,8 @@ from typing import Final
 from dagster import (
     AssetExecutionContext,
     AssetKey,
-    DailyPartitionsDefinition,
+    DynamicPartitionsDefinition,
+    Failure,
     MaterializeResult,
     MetadataValue,
     asset,
@@ -20,16 +21,17 @@ from dagster import (
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, NoDayTableError, collect, read, write
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies.check_window import short
+from monai_aws_pipeline.studies.check_window import map_in_words
 from monai_aws_pipeline.studies.record_metadata import OPEN_CHARACTERS
 
 STUDIES_BY_DAY: Final = AssetKey("studies_by_day")
-FIRST_DAY: Final = date(2026, 1, 1)
-DAYS: Final = DailyPartitionsDefinition(start_date=FIRST_DAY.isoformat())
+DAYS: Final = DynamicPartitionsDefinition(name="day")
+"""Days by their date, each from when ``study_window`` asks for its table: a definition of all days would have to know the first."""
 _MOST_NAMED: Final = 10
 """Codes and MAPs that a day's metadata counts, the most frequent first; the table has all."""
 _HEAD: Final = "| time | study | end | MAP |\n|---|---|---|---|"
@@ -46,7 +48,7 @@ _HEAD: Final = "| time | study | end | MAP |\n|---|---|---|---|"
 )
 def studies_by_day(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the day's part of the results index with its records, and put the table in the place of the one before."""
-    chosen, day = settings.load(), date.fromisoformat(context.partition_key)
+    chosen, day = settings.load(), _day(context.partition_key)
     where, client = Addresses.of(chosen), s3.get_client()
     store = ResultsStore(client, chosen.require_bucket())
     with repeating(context.log.info) as report:
@@ -61,6 +63,13 @@ def studies_by_day(context: AssetExecutionContext, settings: SettingsResource, s
     return MaterializeResult(metadata=table_metadata(table, key, where))
 
 
+def _day(partition: str) -> date:
+    try:
+        return date.fromisoformat(partition)
+    except ValueError as error:
+        raise Failure("This partition is no day. Delete it, and add one that is named like 2026-03-14.", allow_retries=False) from error
+
+
 def table_metadata(table: DayTable, key: str, where: Addresses) -> dict[str, MetadataValue]:
     """What the day's page shows, within the 4 KiB of any event: counts, some rows, and where all of them are."""
     failed = [row for row in table.rows if not row.answered]
@@ -73,7 +82,7 @@ def table_metadata(table: DayTable, key: str, where: Addresses) -> dict[str, Met
         "results": MetadataValue.int(len(table.rows)),
         "failing": MetadataValue.int(len(failed)),
         "codes": MetadataValue.text(_counted(row.code or row.status for row in failed) or "none"),
-        "maps": MetadataValue.text(_counted(short(row.map_digest) for row in table.rows if row.answered) or "none"),
+        "maps": MetadataValue.text(_counted(map_in_words(row.map_digest) for row in table.rows if row.answered) or "none"),
         **({"rows": MetadataValue.md(shown)} if rows else {}),
         "not_shown": MetadataValue.int(len(rows) - shown.count("\n") + 1),
         "unreadable": MetadataValue.int(table.unreadable),
@@ -86,7 +95,7 @@ def _markdown(rows: list[DayRow]) -> str:
     for row in rows:
         name = row.study or f"unknown, job {row.job}"
         linked = f"[{name}]({row.opens})" if row.opens else name
-        line = f"\n| {row.at[11:19]} | {linked} | {row.code or row.status} | {row.map_digest and short(row.map_digest)} |"
+        line = f"\n| {row.at[11:19]} | {linked} | {row.code or row.status} | {short_digest(row.map_digest)} |"
         if len(table) + len(line) > OPEN_CHARACTERS:
             break
         table += line

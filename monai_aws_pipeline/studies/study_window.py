@@ -1,12 +1,14 @@
 """Which studies are partitions of ``inference_result``: those that became one last, so many as ``MONAI_AWS_STUDY_WINDOW`` says.
 
 Here belong the rule and the sensor ``study_window``. Dagster keeps partitions in the order in which they were added, and that is the
-order in which they leave: there is no other state. One leaves when the table of the day on which it ended last (``studies_by_day``) names
-it: when that was asked for after the end was recorded. Only the partition goes: what was recorded stays in the event log, and a new answer,
-or ``call_back_studies``, adds it again as the newest.
+order in which they leave. One leaves when the table of the day on which it ended last (``studies_by_day``) names it: when that was asked
+for after the end was recorded. Only the partition goes: what was recorded stays in the event log, and a new answer, or
+``call_back_studies``, adds it again as the newest. The cursor names those that the next tick removes, so that whatever a tick that dies has
+removed is known to the one after it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -26,8 +28,9 @@ from dagster import (
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from monai_aws_pipeline.contract import is_study
 from monai_aws_pipeline.resources import SettingsResource
-from monai_aws_pipeline.studies.studies_by_day import FIRST_DAY, STUDIES_BY_DAY
+from monai_aws_pipeline.studies.studies_by_day import DAYS, STUDIES_BY_DAY
 from monai_aws_pipeline.studies.study_history import Ended, first_end, last_ends
 
 PARTITIONS: Final = "study"
@@ -38,6 +41,8 @@ DAYS_AT_ONCE: Final = 3
 """Tables that a tick asks for, so that a deployment of years does not fill the queue of runs."""
 GRACE: Final = timedelta(minutes=10)
 """So long after its end a day's table is made: what was committed in its last minute is on its way."""
+_NOTHING_BEFORE: Final = date(2026, 1, 1)
+"""An end before this project had its first is dated by a clock that is wrong: it asks for no tables of the days since."""
 _BACKFILLING: Final = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 
 
@@ -58,16 +63,21 @@ class Look:
     "MONAI_AWS_STUDY_WINDOW once a table names their studies. It is on from the start and looks every minute, in Dagster's own storage, "
     "which costs nothing. Nothing that was recorded or lies in S3 is removed; call_back_studies brings partitions back.",
 )
-def study_window(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
-    """Look, remove what may leave, and ask for the tables that are due, each at most once a day."""
+def study_window(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult:
+    """Look, remove what the tick before named and what may leave still, and ask for the tables that are due, each at most once a day."""
     size, now = settings.load().study_window, datetime.now(UTC)
     found = look(context.instance, size, now)
-    left = leave(context.instance, found.leaving)
-    if not found.days:
-        return SkipReason(f"{found.partitions} studies were partitions, and the window holds {size}; {left} have left.")
-    # Asked for again on the next day where it failed, and where a result was recorded after its table was made.
-    requests = [RunRequest(run_key=f"{day} on {now:%Y-%m-%d}", partition_key=day.isoformat()) for day in found.days]
-    return SensorResult(run_requests=requests)
+    left = leave(context.instance, named_in(context.cursor), found.leaving)
+    then = look(context.instance, size, now) if left else found
+    days = [day.isoformat() for day in then.days]
+    said = f"{found.partitions} studies were partitions, and the window holds {size}; {left} have left."
+    return SensorResult(
+        # Asked for again on the next day where it failed, and where a result was recorded after its table was made.
+        run_requests=[RunRequest(run_key=f"{day} on {now:%Y-%m-%d}", partition_key=day) for day in days],
+        dynamic_partitions_requests=[DAYS.build_add_request(days)] if days else [],
+        skip_reason=None if days else SkipReason(said),
+        cursor=json.dumps(then.leaving),
+    )
 
 
 def look(instance: DagsterInstance, size: int, now: datetime) -> Look:
@@ -85,15 +95,27 @@ def look(instance: DagsterInstance, size: int, now: datetime) -> Look:
     return Look(len(partitions), leaving, due(tables, first.at.date(), (end.at.date() for end in unnamed.values()), now))
 
 
-def leave(instance: DagsterInstance, studies: Sequence[str]) -> int:
-    """Remove these partitions; returns how many are gone."""
-    for study in studies:
+def leave(instance: DagsterInstance, named: Collection[str], leaving: Iterable[str]) -> int:
+    """Remove the partitions that may leave and that the tick before has named; returns how many are gone."""
+    going = [study for study in leaving if study in named]
+    for study in going:
         instance.delete_dynamic_partition(PARTITIONS, study)
-    # A result that was recorded meanwhile found its partition still there, and nobody would add it again.
-    tables = day_tables(instance)
-    back = [study for study, end in last_ends(instance, studies).items() if not is_named(tables, end)]
-    instance.add_dynamic_partitions(PARTITIONS, back)
-    return len(studies) - len(back)
+    # A result that was recorded meanwhile found its partition still there, and nobody would add it again. Of all that were named: a tick
+    # that has died may have removed others than this one.
+    tables = day_tables(instance) if named else {}
+    back = [study for study, end in last_ends(instance, named).items() if not is_named(tables, end)]
+    if back:
+        instance.add_dynamic_partitions(PARTITIONS, back)
+    return len(set(going) - set(back))
+
+
+def named_in(cursor: str | None) -> frozenset[str]:
+    """The studies that a cursor names; none for one that no tick of ours has written."""
+    try:
+        found = json.loads(cursor or "[]")
+    except ValueError:
+        return frozenset()
+    return frozenset(each for each in found if isinstance(each, str) and is_study(each)) if isinstance(found, list) else frozenset()
 
 
 def may_have_left(instance: DagsterInstance, studies: Collection[str]) -> set[str]:
@@ -123,7 +145,7 @@ def due(tables: Mapping[str, int], first: date, unnamed: Iterable[date], now: da
     over = (now - GRACE).astimezone(UTC).date()  # this day is not over
     days = (first + timedelta(days=number) for number in range((over - first).days))
     wanted = {day for day in days if day.isoformat() not in tables} | set(unnamed)
-    return tuple(sorted(day for day in wanted if FIRST_DAY <= day < over))[:DAYS_AT_ONCE]
+    return tuple(sorted(day for day in wanted if _NOTHING_BEFORE <= day < over))[:DAYS_AT_ONCE]
 
 
 def studies_at_work(instance: DagsterInstance) -> frozenset[str] | None:

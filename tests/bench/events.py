@@ -6,6 +6,7 @@ them, partitions, cursor and tick. Ticks follow each other without the pause tha
 one, as processes live for days. The limit is the very events that the daemon was handed, written one after the other by what it calls for
 them (``report_runless_asset_event``): what Dagster takes for events of that size on this machine, with nothing else. Both in turns on fresh
 storages, PostgreSQL as it is installed (each commit on disk), S3 emulated by ministack on the same cores. The share is ours by the limit.
+5,000 results, as many as a busy hour has: nothing can be read ahead of the first 500, and nothing is written while they are read.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from tests.bench.sensor import emulated_s3
 from tests.support.postgres import Postgres, server
 from tests.unit.studies.records import Bucket, succeeded
 
-RESULTS = 2000
-REPEATS = 3
+RESULTS = 5000
+REPEATS = 2
 Event = AssetMaterialization | AssetObservation
 Opened = Callable[[Path], AbstractContextManager[DagsterInstance]]
 
@@ -105,8 +106,8 @@ def record(instance: DagsterInstance, bucket: Bucket, index: dict[str, str]) -> 
         began = time.perf_counter()
         while len(written) < len(index):
             look(workspace)
-            if time.perf_counter() - began > 600:
-                raise RuntimeError(f"only {len(written)} of {len(index)} results were recorded within ten minutes")
+            if time.perf_counter() - began > 1200:
+                raise RuntimeError(f"only {len(written)} of {len(index)} results were recorded within twenty minutes")
         return written, time.perf_counter() - began
 
 

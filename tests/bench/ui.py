@@ -144,7 +144,7 @@ def ours(instance: DagsterInstance, now: datetime) -> dict[str, float]:
     later = now + timedelta(minutes=1)
     figures = {"window_look": seconds(lambda: look(instance, WINDOW, later)), "checks_quiet": 0.0, "checks_with_news": 0.0}
     oldest = instance.get_dynamic_partitions("study")[:LEAVE_AT_ONCE]
-    figures["window_leaves"] = seconds(lambda: leave(instance, oldest))
+    figures["window_leaves"] = seconds(lambda: leave(instance, oldest, oldest))
     newest = instance.event_log_storage.get_maximum_record_id() or 0
     tally = checks_sensor.Tally(as_of=newest - 10)
     figures["checks_with_news"] = seconds(lambda: checks_sensor.tick(instance, "studies", tally, now))

@@ -34,8 +34,6 @@ def record(place: Platform) -> None:
     with build_sensor_context(instance=place.instance, cursor=None, resources=resources, definitions=definitions) as context:
         result = definitions.get_sensor_def("study_results")(context)
     if isinstance(result, SensorResult):
-        for request in result.dynamic_partitions_requests or []:
-            place.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         for event in result.asset_events:
             place.instance.report_runless_asset_event(event)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import boto3
 import pydicom
 import pytest
 from click.testing import CliRunner
@@ -26,6 +27,7 @@ from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.archive import StudyArchive
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from tests.support.faults import eventually
+from tests.support.orthanc import PASSWORD, USER, orthanc
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import corrupt_zip, empty_zip, text_zip, tiny_study_zip, traversal_zip, two_studies_zip
 
@@ -221,8 +223,6 @@ def test_the_sensor_records_each_answered_study_once(place: Platform):
         with build_sensor_context(instance=place.instance, cursor=cursor, resources=resources, definitions=definitions) as context:
             result = sensor(context)
         assert isinstance(result, SensorResult)
-        for request in result.dynamic_partitions_requests or []:
-            place.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         for event in result.asset_events:
             place.instance.report_runless_asset_event(event)
         return result
@@ -353,3 +353,24 @@ def no_person_in_dagster(place: Platform, tmp_path_factory: pytest.TempPathFacto
     for file in Path(place.instance.root_directory).rglob("*"):
         if file.is_file():
             assert b"Jane" not in file.read_bytes(), f"{file.name} holds a part of an uploader's file name"
+
+
+def test_an_orthanc_with_a_password_receives_original_and_segmentation_from_a_host(place: Platform):
+    secret = f"monai-aws/{place.settings.deployment}/archive"
+    with environment(place.cloud.environment):
+        boto3.client("secretsmanager").create_secret(Name=secret, SecretString=f"{USER}:{PASSWORD}")
+    with orthanc() as pacs:
+        chosen = {"MONAI_AWS_ARCHIVE": "dicomweb", "MONAI_AWS_ARCHIVE_ADDRESS": pacs.address, "MONAI_AWS_ARCHIVE_SECRET": secret}
+        there = place.changed(**chosen)
+        assert there.materialize("inference_host").success
+        job = there.upload("input/orthanc.zip", tiny_study_zip(instances=9, study_uid="2.25.77009"))
+        (record,) = there.answers([job])[job]
+        archive = StudyArchive(there.clients, there.settings)
+        eventually(lambda: archive.record(record.study, record.job), 60)
+        stored = archive.record(record.study, record.job)
+        assert stored
+        assert [(each.modality, each.is_result, each.stored) for each in stored.series] == [("MR", False, 9), ("SEG", True, 1)]
+        written = next(output for output in record.outputs if output.kind == "dicom-seg")
+        segmentation = pydicom.dcmread(io.BytesIO(there.read(written.key)))
+        assert archive.connect().present("2.25.77009", segmentation.SeriesInstanceUID) == {segmentation.SOPInstanceUID}
+        there.wait_stopped()

@@ -44,8 +44,9 @@ from monai_aws_pipeline.contract import (
 )
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.hosts import starts_of
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.orphaned_outputs import sweep_outputs
-from monai_aws_pipeline.operations.promotion import Kind, LiveMaps
+from monai_aws_pipeline.operations.promotion import Kind
 from monai_aws_pipeline.operations.retention import remove_old_maps
 from monai_aws_pipeline.operations.teardown import Teardown
 from monai_aws_pipeline.remote import KeyPair

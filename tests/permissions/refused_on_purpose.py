@@ -16,5 +16,6 @@ REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
         "budgets:ViewBudget arn:aws:budgets::*:budget/monai-aws-told-2",
         # tests/integration/test_field_test.py: a secret that is not there, so that its ARN has no suffix
         "secretsmanager:GetSecretValue arn:aws:secretsmanager:*:secret:monai-aws/field/notify",
+        "medical-imaging:SearchDICOMStudies arn:aws:medical-imaging:*:datastore/00000000000000000000000000000000",  # a data store of nobody
     ),
 }

@@ -132,11 +132,17 @@ class Installation:
         self._instance = instance
         self._address = address
 
-    def start(self, job: str, assets: Sequence[str] = (), settings: Mapping[str, object] | None = None) -> Run:
-        """Start a job, or some assets of it, as a click in the UI does."""
+    def start(
+        self,
+        job: str,
+        assets: Sequence[str] = (),
+        settings: Mapping[str, object] | None = None,
+        config: Mapping[str, object] | None = None,
+    ) -> Run:
+        """Start a job, or some assets of it, as a click in the UI does. ``config``: the run's own, ``settings`` apart."""
         options: dict[str, Any] = {"asset_selection": list(assets)} if assets else {}
-        if settings:
-            options["run_config"] = run_config(settings)
+        if settings or config:
+            options["run_config"] = {**(config or {}), **(run_config(settings) if settings else {})}
         return Run(self._instance, self._client().submit_job_execution(job, **options))
 
     def cancel(self, run: Run) -> None:

@@ -1,8 +1,8 @@
 """Walks through Dagster's UI with real clicks and keeps the pictures of docs/walk.md: ``python pictures.py BROWSER FOLDER OUT CHAPTER…``.
 
 It needs playwright, which is no dependency of the project, and BROWSER, the program of a Chromium that it drives. FOLDER is the one of
-``deployment``, OUT where pictures go. Chapters, in the order of the walk: after ``night`` failures, answer, cost, plot; after ``promote``
-promoted, stale, retry, refresh; after ``rollback`` rolled_back. Each waits for what a person would see.
+``deployment``, OUT where pictures go, in full colours. Chapters, in the order of the walk: after ``mend`` failures, answer, cost, plot;
+after ``promote`` promoted, stale, retry, refresh, compared; after ``rollback`` rolled_back. Each waits for what a person would see.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 UI: Final = "http://127.0.0.1:3976"
@@ -35,7 +37,9 @@ class Walk:
         if scroll_to:
             self.page.get_by_text(scroll_to, exact=True).first.evaluate("each => each.scrollIntoView()")
         self.page.wait_for_timeout(DRAWN_MS)
-        self.page.screenshot(path=self.out / f"{name}.png")
+        kept = self.out / f"{name}.png"
+        Image.open(BytesIO(self.page.screenshot())).convert("RGB").save(kept, optimize=True)  # a browser packs quickly, and a third worse
+        print(f"{kept.name}: {kept.stat().st_size / 1000:.0f} kB")  # noqa: T201
 
     def asset(self, name: str, tab: str = "") -> None:
         """As a person opens an asset: Catalog, its name, a tab."""
@@ -52,17 +56,19 @@ class Walk:
 
     def graph(self, name: str) -> None:
         """The whole lineage, both groups open."""
-        self.page.set_viewport_size({"width": 1900, "height": 800})
+        self.page.set_viewport_size({"width": 1900, "height": 860})
         self.page.goto(f"{UI}/asset-groups")
         for group in ("studies", "platform"):
             self.page.locator("foreignObject").first.wait_for()
             self.page.wait_for_timeout(DRAWN_MS)
             self.node(group)
             self.page.wait_for_url(re.compile(f"expanded=.*{group}"))
-        self.page.reload()  # fits it into the window
-        self.page.get_by_role("button", name="panel_show_right").or_(self.page.locator("button:has([aria-label^=panel])")).first.click()
-        self.page.locator("foreignObject").filter(has_text="inference_result").first.wait_for()
-        self.keep(name, width=1900, height=800)
+            self.page.reload()  # fits it into the window
+        self.page.locator("button:has([aria-label^=panel])").first.click()  # hides the navigation, and what is nearer is fitted in
+        self.page.reload()
+        for asset in ("inference_result", "studies_by_day"):
+            self.page.locator("foreignObject").filter(has_text=asset).first.wait_for()
+        self.keep(name, width=1900, height=860)
 
     def failures(self) -> None:
         """The graph, the table of what has no answer, and why one study has none."""
@@ -137,6 +143,17 @@ class Walk:
         self.page.get_by_text("STEP_OUTPUT").first.scroll_into_view_if_needed()
         self.page.get_by_text("View full message").first.click()
         self.keep("refreshed")
+
+    def compared(self) -> None:
+        """The answers to one study side by side, on its own page."""
+        self.asset("inference_result", "Partitions")
+        self.page.get_by_text(self.studies["head-2"]).first.click()
+        with self.page.expect_popup() as opened:
+            self.page.get_by_role("link", name="all answers").first.click(modifiers=["Control"])
+        page, self.page = self.page, opened.value
+        self.page.locator("img").first.wait_for()
+        self.keep("study-compared", width=960, height=960)
+        self.page = page
 
     def ended(self) -> None:
         """The page of a run, once it has succeeded."""

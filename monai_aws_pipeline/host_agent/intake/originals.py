@@ -21,9 +21,11 @@ from typing import Final
 
 from monai_aws_pipeline.contract import (
     INPUT_PREFIX,
+    JOB_PATTERN,
     PROCESSED_PREFIX,
     QUARANTINE_PREFIX,
     READY_MARKER,
+    STUDY_PATTERN,
     ContractError,
     JobMessage,
     Rerun,
@@ -40,8 +42,8 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, Unpacked, check_size, keep_dicom, unpack
 
 FOLDER_SCHEMA: Final = "monai-aws/folder/1"
-_ANSWERED_KEY: Final = re.compile(re.escape(PROCESSED_PREFIX) + r"([0-9a-f]{16})/[0-9a-f]{32}/upload\.zip")
-_QUARANTINED_KEY: Final = re.compile(re.escape(QUARANTINE_PREFIX) + r"[0-9a-f]{32}/upload\.zip")
+_ANSWERED_KEY: Final = re.compile(re.escape(PROCESSED_PREFIX) + rf"({STUDY_PATTERN})/{JOB_PATTERN}/upload\.zip")
+_QUARANTINED_KEY: Final = re.compile(re.escape(QUARANTINE_PREFIX) + rf"{JOB_PATTERN}/upload\.zip")
 _CONTENT_TYPES: Final = {".zip": "application/zip", ".dcm": "application/dicom"}
 _KNOWN_SUFFIXES: Final = (
     ".zip", ".dcm", ".dicom", ".ima", ".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".gz", ".bz2", ".xz",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.contract import MapFacts
+from monai_aws_pipeline.contract import DIGEST_PATTERN, MapFacts, is_digest, short_digest
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.map_requirements import NO_REQUIREMENTS, MapRequirements, requirements_of
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_IMAGE: Final = re.compile(r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_IMAGE: Final = re.compile(rf"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+@{DIGEST_PATTERN}")
 
 LABEL_COMMIT: Final = "org.opencontainers.image.revision"
 LABEL_VERSION: Final = "org.opencontainers.image.version"
@@ -107,7 +106,7 @@ class LiveMap:
 
     def _pull(self, image: str, stop: threading.Event) -> None:
         self._make_room(image)
-        log.info("pulling the MAP %s", image.rpartition("@")[2][:19])
+        log.info("pulling the MAP %s", short_digest(image.rpartition("@")[2]))
         username, password = self._credentials()
         try:
             self._engine.pull(image, username, password, stop)
@@ -183,7 +182,7 @@ def image_for(live: str, request: str) -> str:
         raise FailedError(Code.NO_LIVE_MAP, "The parameter of the live MAP does not hold registry/repository@sha256:digest.")
     if not request:
         return live
-    if not _DIGEST.fullmatch(request):
+    if not is_digest(request):
         raise RefusedError(Code.BAD_REQUEST, "The re-run names no MAP digest.")
     return f"{live.partition('@')[0]}@{request}"
 

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 
 import pydicom
 
+from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime import warm_server
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
@@ -89,7 +90,7 @@ class Verdicts:
         fresh = self._path(digest).with_suffix(".new")
         fresh.write_text(json.dumps(asdict(verdict), indent=2) + "\n")
         fresh.replace(self._path(digest))
-        log.info("the MAP %s is hosted %s: %s", digest[:19], hosting, reason)
+        log.info("the MAP %s is hosted %s: %s", short_digest(digest), hosting, reason)
         return verdict
 
     def _path(self, digest: str) -> Path:

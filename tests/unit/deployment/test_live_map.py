@@ -17,7 +17,10 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.deployment.live_map import change_metadata, live_map_changed
 from monai_aws_pipeline.maps.spec.expectation import Point
-from monai_aws_pipeline.operations.promotion import Deployment, GoldenCheck, Kind, LiveMaps, parse_change
+from monai_aws_pipeline.operations.golden_check import GoldenCheck
+from monai_aws_pipeline.operations.live_map_change import parse_change
+from monai_aws_pipeline.operations.live_maps import LiveMaps
+from monai_aws_pipeline.operations.promotion import Deployment, Kind
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import load_settings
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST

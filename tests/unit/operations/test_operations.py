@@ -35,12 +35,11 @@ from monai_aws_pipeline.contract import (
     job_done_key,
     utc_text,
 )
-from monai_aws_pipeline.operations.errors import QueueMissingError
+from monai_aws_pipeline.operations.errors import NotAnsweredError, QueueMissingError
 from monai_aws_pipeline.operations.replay import Wanted, _replay_queue, jobs_of_job, jobs_of_upload, replay_dead_letters
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.operations.status import DeploymentState, Watch, trouble_of
 from monai_aws_pipeline.operations.upload import (
-    NotAnsweredError,
     UploadError,
     check_upload,
     pack,

@@ -18,30 +18,27 @@ from moto import mock_aws
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.errors import RegistryError
 from monai_aws_pipeline.cloud.instances import Machine
-from monai_aws_pipeline.cloud.registry import ImageParts, Registry
+from monai_aws_pipeline.cloud.registry import ImageParts, PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import ParameterVersion
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import TAG_FAILED_STARTS
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY
+from monai_aws_pipeline.operations.golden_check import NotProvenError, choose_host, parse_golden_check
+from monai_aws_pipeline.operations.live_map_change import note
+from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.promotion import (
     Deployment,
     History,
     Kind,
-    LiveMaps,
     NeverLiveError,
-    NotProvenError,
-    PushedImage,
     UnknownMapError,
     asks_golden,
-    choose_host,
     choose_map,
     choose_return,
     history_of,
     live_after_deploy,
-    note,
     parse_deployment,
-    parse_golden_check,
 )
 from monai_aws_pipeline.settings import Settings
 

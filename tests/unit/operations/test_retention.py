@@ -15,7 +15,8 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.operations.promotion import TAG_PREPARED, Deployment, Kind, LiveMaps, history_of
+from monai_aws_pipeline.operations.live_maps import TAG_PREPARED, LiveMaps
+from monai_aws_pipeline.operations.promotion import Deployment, Kind, history_of
 from monai_aws_pipeline.operations.retention import UNTAGGED_DAYS, lately_live, remove_old_maps, surplus_maps, surplus_stages
 from monai_aws_pipeline.settings import Settings
 

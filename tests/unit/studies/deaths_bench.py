@@ -41,12 +41,12 @@ RESULTS_POINTS: Final = (
     "at the last record",
     "at an entry",
     "at the measurements",
+    "before the partitions",
+    "after the partitions",
     "before the first event",
     "within an event, stored and not indexed",
     "after the first event",
     "after the last answer, before the refusal",
-    "before the partitions",
-    "after the partitions",
     "within the cursor's transaction",
     "after the cursor",
 )
@@ -161,16 +161,16 @@ def results_tick(opened: Opened, bucket: Bucket, now: datetime, die: Reaper) -> 
         stored = instance.daemon_cursor_storage.get_cursor_values({"study_results"}).get("study_results")
         store = ResultsStore(bucket.s3, bucket.name)
         recording, cursor = sensor.tick(instance, store, Cursor.parse(stored), now, ahead=ahead)
+        die("before the partitions")
+        if recording.studies:
+            instance.add_dynamic_partitions(str(STUDIES.name), list(recording.studies))
+        die("after the partitions")
         die("before the first event")
         for event in recording.events:
             if not isinstance(event, AssetMaterialization):
                 die("after the last answer, before the refusal")
             instance.report_runless_asset_event(event)
             die("after the first event")
-        die("before the partitions")
-        if recording.studies:
-            instance.add_dynamic_partitions(str(STUDIES.name), list(recording.studies))
-        die("after the partitions")
         _within_cursor(instance, die, {"study_results": cursor.to_text()})
         ahead.close()
         return bool(recording.events)

@@ -38,7 +38,17 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster_aws.s3 import S3Resource
 from sqlalchemy.exc import IntegrityError
 
-from monai_aws_pipeline.contract import Cost, ExpectedVolume, IndexEntry, MapFacts, ResultError, ResultRecord, SegmentVolume, Status
+from monai_aws_pipeline.contract import (
+    Cost,
+    ExpectedVolume,
+    IndexEntry,
+    MapFacts,
+    ResultError,
+    ResultRecord,
+    SegmentVolume,
+    Status,
+    short_digest,
+)
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.results_store import StoredResult
@@ -409,12 +419,12 @@ def test_studies_are_counted_by_map_and_follow_a_promotion_and_a_rollback(desk: 
     (table,) = desk.tables(STUDIES_BY_MAP)
     assert table["by_map"] == [counted_row(DIGEST, 2, live=True), counted_row(OTHER_DIGEST, 1, live=False)]
     assert table["not_by_the_live_map"] == 1
-    assert named(table) == [(study_of(3), OTHER_DIGEST[:19])]
+    assert named(table) == [(study_of(3), short_digest(OTHER_DIGEST))]
     desk.go_live(OTHER_DIGEST)
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["not_by_the_live_map"] == 2
-    assert named(table) == [(study_of(2), DIGEST[:19]), (study_of(1), DIGEST[:19])]
+    assert named(table) == [(study_of(2), short_digest(DIGEST)), (study_of(1), short_digest(DIGEST))]
     assert not desk.shown("by_live_map").passed
     assert desk.shown("by_live_map").severity is AssetCheckSeverity.WARN
     desk.go_live(DIGEST)
@@ -430,10 +440,8 @@ def test_a_study_that_is_answered_again_moves_to_the_map_that_answered_it(desk: 
     desk.tick()
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["by_map"] == [counted_row(OTHER_DIGEST, 1, live=True), counted_row(DIGEST, 1, live=False)]
-    assert named(table) == [(study_of(2), DIGEST[:19])]
-    assert desk.shown("by_live_map").description == (
-        "1 of 2 answers of the last 24 hours are by a MAP that is not live: 1 by sha256:dddddddddddd"
-    )
+    assert named(table) == [(study_of(2), short_digest(DIGEST))]
+    assert desk.shown("by_live_map").description == ("1 of 2 answers of the last 24 hours are by a MAP that is not live: 1 by dddddddddddd")
 
 
 def test_of_many_maps_those_that_answered_last_are_named_and_the_cursor_stays_small(desk: Desk):
@@ -444,7 +452,9 @@ def test_of_many_maps_those_that_answered_last_are_named_and_the_cursor_stays_sm
     table = desk.tables(STUDIES_BY_MAP)[0]
     assert table["not_by_the_live_map"] == len(digests) * (NAMED_STUDIES + 5)
     newest = [
-        (study_of(place * 100 + number), digest[:19]) for place, digest in enumerate(digests) for number in range(5, NAMED_STUDIES + 5)
+        (study_of(place * 100 + number), short_digest(digest))
+        for place, digest in enumerate(digests)
+        for number in range(5, NAMED_STUDIES + 5)
     ]
     assert named(table) == newest[::-1][: NAMED_MAPS * NAMED_STUDIES]
     assert desk.cursor

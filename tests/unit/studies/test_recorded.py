@@ -93,7 +93,23 @@ def test_each_answer_says_which_one_it_replaced_however_the_pages_fall(instance:
     replaced = [each.replaced[0] for each in found if each.answered]
     assert replaced == ["", "", answers[0].map.digest, OTHER_DIGEST, answers[1].map.digest]
     assert {each.job: each.is_superseded for each in found if not each.answered} == {job_of(5): True, job_of(6): False}
-    assert [row.job for row in standing_failures(instance, ago(60), 10)] == [job_of(6)]
+    assert [row.job for row in standing_failures(instance, ago(60), 10).rows] == [job_of(6)]
+
+
+def test_a_failure_that_stands_is_found_behind_however_many_that_were_answered(instance: DagsterInstance):
+    record(instance, refused(1, ago(50), study_of(1)), refused(2, ago(49)), succeeded(3, ago(5)))
+    record(instance, *(refused(10 + number, ago(40 - number), study_of(3)) for number in range(7)))
+    found = standing_failures(instance, ago(60), limit=2, page=3)
+    assert ([row.job for row in found.rows], found.complete) == ([job_of(2), job_of(1)], True)
+
+
+def test_what_was_left_unread_is_not_called_everything(instance: DagsterInstance):
+    record(instance, *(refused(number, ago(50 - number), study_of(number)) for number in range(1, 7)), succeeded(6, ago(1), job=job_of(70)))
+    of_limit = standing_failures(instance, ago(60), limit=4, page=3)
+    assert ([row.job for row in of_limit.rows], of_limit.complete) == ([job_of(number) for number in (5, 4, 3, 2)], False)
+    of_pages = standing_failures(instance, ago(60), limit=6, page=1, pages=2)
+    assert ([row.job for row in of_pages.rows], of_pages.complete) == ([job_of(5)], False)
+    assert standing_failures(instance, ago(60), limit=5, page=3).complete
 
 
 def test_many_cost_as_many_questions_as_one(instance: DagsterInstance, questions: Callable[[Callable[[], object]], int]):

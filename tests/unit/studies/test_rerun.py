@@ -15,14 +15,16 @@ from dagster_aws.s3 import S3Resource
 from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.contract import Rerun, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
-from monai_aws_pipeline.operations.promotion import Change, Kind
+from monai_aws_pipeline.operations.errors import NotAnsweredError
+from monai_aws_pipeline.operations.live_map_change import Change
+from monai_aws_pipeline.operations.promotion import Kind
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies import rerun
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, current_versions, event_of
-from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, NotAnsweredError, Reruns, TooManyAttemptsError
+from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, Reruns, TooManyAttemptsError
 from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
 from tests.unit.studies.rerun_bench import STUDY, Deployment, fail, failed_upload
 

@@ -10,17 +10,17 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from dagster import AssetRecordsFilter, DagsterInstance, materialize
+from dagster import AssetRecordsFilter, DagsterInstance, Failure, materialize
 from dagster._serdes import serialize_value
 from dagster_aws.s3 import S3Resource
 
-from monai_aws_pipeline.contract import IndexEntry, Status, day_key
+from monai_aws_pipeline.contract import IndexEntry, Status, day_key, short_digest
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, NoDayTableError, read
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.record_metadata import MAX_STORED_BYTES, OPEN_CHARACTERS
-from monai_aws_pipeline.studies.studies_by_day import STUDIES_BY_DAY, studies_by_day, table_metadata
+from monai_aws_pipeline.studies.studies_by_day import DAYS, STUDIES_BY_DAY, studies_by_day, table_metadata
 from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, Bucket, job_of, refused, study_of, succeeded
 
 DAY = NOON.date()
@@ -34,6 +34,7 @@ class Days:
 
     def made(self, day: date = DAY) -> Mapping[str, Any]:
         """Materialise a day; its metadata."""
+        self.instance.add_dynamic_partitions(DAYS.name or "", [day.isoformat()])
         resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": self.bucket.name})}
         assert materialize([studies_by_day], partition_key=day.isoformat(), instance=self.instance, resources=resources).success
         wanted = AssetRecordsFilter(STUDIES_BY_DAY, asset_partitions=[day.isoformat()])
@@ -71,9 +72,16 @@ def test_the_table_has_a_line_for_each_end_of_the_day_in_their_order(days: Days)
     assert rows[0]["opens"] == f"http://127.0.0.1:3070/studies/{study_of(1)}/{job_of(1)}/"
     assert rows[2]["opens"] == f"http://127.0.0.1:3070/jobs/{job_of(4)}/"
     assert (said["results"], said["failing"], said["not_shown"], said["unreadable"]) == (4, 2, 0, 0)
-    assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {DIGEST[:19]}, 1 {OTHER_DIGEST[:19]}")
+    assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {short_digest(DIGEST)}, 1 {short_digest(OTHER_DIGEST)}")
     assert (said["table"], said["page"]) == (f"s3://studies/{day_key(DAY)}", "http://127.0.0.1:3070/days/2026-03-14/")
     assert said["rows"].splitlines()[2].startswith(f"| 12:30:01 | [unknown, job {job_of(4)}]("), "failures first, the newest first"
+
+
+def test_a_partition_that_is_no_day_is_refused_by_that_name(days: Days):
+    days.instance.add_dynamic_partitions(DAYS.name or "", ["14 March"])
+    resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": days.bucket.name})}
+    with pytest.raises(Failure, match="is no day"):
+        materialize([studies_by_day], partition_key="14 March", instance=days.instance, resources=resources)
 
 
 def test_a_day_without_results_has_an_empty_table(days: Days):

@@ -25,7 +25,17 @@ from monai_aws_pipeline.studies.recorded import recorded_among
 from monai_aws_pipeline.studies.results_index import Cursor
 from monai_aws_pipeline.studies.sensor import tick
 from monai_aws_pipeline.studies.studies_by_day import studies_by_day
-from monai_aws_pipeline.studies.study_window import DAYS_AT_ONCE, LEAVE_AT_ONCE, Look, due, leave, look, may_have_left, study_window
+from monai_aws_pipeline.studies.study_window import (
+    DAYS_AT_ONCE,
+    LEAVE_AT_ONCE,
+    Look,
+    due,
+    leave,
+    look,
+    may_have_left,
+    named_in,
+    study_window,
+)
 from tests.support.recorded_studies import add_partitions, record_many, statements
 from tests.unit.studies.records import NOON, Bucket, job_of, refused, study_of, succeeded
 
@@ -39,6 +49,7 @@ class Site:
 
     def __init__(self, instance: DagsterInstance, bucket: Bucket):
         self.instance, self.bucket, self.cursor = instance, bucket, Cursor()
+        self.named: tuple[str, ...] = ()
 
     def ends(self, *records: ResultRecord, now: datetime = NOON) -> None:
         """Results are committed and recorded by the sensor, one at a tick: those of one tick become partitions in no order."""
@@ -57,6 +68,7 @@ class Site:
 
     def make_table(self, day: date) -> None:
         """A run makes a day's table."""
+        self.instance.add_dynamic_partitions("day", [day.isoformat()])
         resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": self.bucket.name})}
         assert materialize([studies_by_day], partition_key=day.isoformat(), instance=self.instance, resources=resources).success
 
@@ -64,11 +76,18 @@ class Site:
         return list(day_table.read(ResultsStore(self.bucket.s3, self.bucket.name), day).studies)
 
     def step(self, size: int, now: datetime = TOMORROW) -> Look:
-        """A tick of ``study_window``, with the runs that it asks for."""
-        found = look(self.instance, size, now)
-        leave(self.instance, found.leaving)
+        """A tick of ``study_window`` with the runs that it asks for, and one that names whom these let leave; what the first saw."""
+        found = self.window(size, now)
         for day in found.days:
             self.make_table(day)
+        self.window(size, now)
+        return found
+
+    def window(self, size: int, now: datetime = TOMORROW) -> Look:
+        """A tick of ``study_window`` without the runs that it asks for. Its cursor stays as it was where it dies."""
+        found = look(self.instance, size, now)
+        left = leave(self.instance, self.named, found.leaving)
+        self.named = look(self.instance, size, now).leaving if left else found.leaving
         return found
 
     @property
@@ -265,6 +284,32 @@ def test_a_study_that_ends_again_while_it_leaves_is_a_partition_afterwards(site:
     assert sorted(site.partitions) == sorted(studies(1, 2))
 
 
+def test_a_study_that_ended_again_while_a_tick_removed_it_and_died_is_a_partition_after_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    site.ends(succeeded(1), succeeded(2))
+    site.make_table(TODAY)
+    site.window(size=1)
+    delete = site.instance.delete_dynamic_partition
+
+    def answered_meanwhile_and_dies(*given: str) -> None:
+        site.ends(succeeded(1, TOMORROW, job=job_of(11)), now=TOMORROW)
+        delete(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(site.instance, "delete_dynamic_partition", answered_meanwhile_and_dies)
+        site.window(size=1)
+    assert site.partitions == studies(2), "the tick has not looked after it"
+    site.window(size=1)
+    assert sorted(site.partitions) == sorted(studies(1, 2))
+
+
+@pytest.mark.parametrize("cursor", [None, "", "{", "{}", "7", '["Doe^Jane", 7, null]', "[[]]"])
+def test_a_cursor_that_no_tick_has_written_names_nobody(cursor: str | None):
+    assert named_in(cursor) == frozenset()
+
+
 # ------------------------------------------------------------------------------------------------------------------ which days are due
 
 
@@ -282,31 +327,42 @@ def test_few_days_are_asked_for_at_once_the_oldest_first_and_none_before_there_w
     assert due({}, TODAY, [date(1970, 1, 1), date(2030, 1, 1)], NOON) == (), "by a clock that is wrong"
 
 
-def sensor_tick(instance: DagsterInstance) -> Any:
+@pytest.fixture
+def kept(bucket: Bucket) -> Iterator[Site]:
+    """A deployment whose Dagster keeps its storage: an evaluated sensor knows partitions by that alone."""
+    with DagsterInstance.local_temp(overrides={"telemetry": {"enabled": False}}) as instance:
+        yield Site(instance, bucket)
+
+
+def sensor_tick(instance: DagsterInstance, cursor: str | None = None) -> Any:
     resources = {"s3": S3Resource(region_name="us-east-1"), "settings": SettingsResource(overrides={"bucket": "studies"})}
     defined = Definitions(assets=[studies_by_day], sensors=[study_window], resources=resources).get_repository_def()
-    return study_window.evaluate_tick(build_sensor_context(instance=instance, repository_def=defined, resources=resources))
+    ref = instance.get_ref() if instance.is_persistent else None
+    context = build_sensor_context(instance=instance, instance_ref=ref, cursor=cursor, repository_def=defined, resources=resources)
+    return study_window.evaluate_tick(context)
 
 
-def test_the_sensor_asks_for_each_day_once_a_day(site: Site):
-    site.ends(succeeded(1, datetime(2026, 4, 1, tzinfo=UTC)), now=datetime(2026, 4, 1, 1, tzinfo=UTC))
-    wanted = sensor_tick(site.instance).run_requests
+def test_the_sensor_asks_for_each_day_once_a_day(kept: Site):
+    kept.ends(succeeded(1, datetime(2026, 4, 1, tzinfo=UTC)), now=datetime(2026, 4, 1, 1, tzinfo=UTC))
+    wanted = sensor_tick(kept.instance).run_requests
     assert [request.partition_key for request in wanted] == ["2026-04-01", "2026-04-02", "2026-04-03"]
-    again = sensor_tick(site.instance).run_requests
+    again = sensor_tick(kept.instance).run_requests
     assert [request.run_key for request in again] == [request.run_key for request in wanted], "Dagster takes a key once"
     assert len({request.run_key for request in wanted}) == DAYS_AT_ONCE
 
 
-def test_the_sensor_removes_what_is_beyond_the_window_of_the_settings(site: Site, monkeypatch: pytest.MonkeyPatch):
-    site.ends(succeeded(1), succeeded(2))
-    site.make_table(TODAY)
-    sensor_tick(site.instance)
-    assert site.partitions == studies(1, 2)
-    site.instance.add_dynamic_partitions("study", [f"{number:016x}" for number in range(100)])
+def test_the_sensor_removes_what_is_beyond_the_window_of_the_settings(kept: Site, monkeypatch: pytest.MonkeyPatch):
+    kept.ends(succeeded(1), succeeded(2))
+    kept.make_table(TODAY)
+    cursor = sensor_tick(kept.instance).cursor
+    assert kept.partitions == studies(1, 2)
+    kept.instance.add_dynamic_partitions("study", [f"{number:016x}" for number in range(100)])
     monkeypatch.setenv("MONAI_AWS_STUDY_WINDOW", "101")
-    sensor_tick(site.instance)
-    assert site.partitions[0] == study_of(2)
-    assert len(site.partitions) == 101
+    cursor = sensor_tick(kept.instance, cursor).cursor
+    assert len(kept.partitions) == 102, "it names first whom the next tick removes"
+    sensor_tick(kept.instance, cursor)
+    assert kept.partitions[0] == study_of(2)
+    assert len(kept.partitions) == 101
 
 
 def test_the_sensor_has_nothing_to_do_before_there_is_any_result(instance: DagsterInstance):
@@ -343,7 +399,7 @@ def test_a_look_costs_the_same_however_many_studies_are_recorded(bucket: Bucket,
         assert len(found.leaving) == LEAVE_AT_ONCE
         assert found.leaving[0] == study_of(recorded - window - beyond)
         assert len(made) <= 20, made
-        leave(site.instance, found.leaving)
+        leave(site.instance, found.leaving, found.leaving)
         assert look(site.instance, window, now).leaving == tuple(
             study_of(number) for number in range(recorded - window - 100, recorded - window)
         )

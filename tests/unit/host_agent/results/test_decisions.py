@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -225,6 +226,15 @@ def test_every_code_has_a_remedy() -> None:
     wrong = RefusedError(Code.NO_DICOM, "There is none.")
     error = json.loads(error_json(ResultError(str(wrong.code), wrong.message)))
     assert (error["code"], error["cause"], error["remedy"]) == ("no_dicom", "There is none.", REMEDIES[Code.NO_DICOM])
+
+
+@pytest.mark.parametrize("code", Code)
+def test_a_remedy_holds_wherever_it_is_read(code: Code) -> None:
+    """It stands in a file of the bucket, in tables of Dagster, on a page and in a terminal: nothing is beside all four."""
+    assert not re.search(r"\b(beside|this file|above|below|this page|this folder)\b", REMEDIES[code])
+    if "map.log" in REMEDIES[code]:
+        assert "quarantine/JOB/STUDY/map.log" in REMEDIES[code]
+        assert "monai-aws get JOB" in REMEDIES[code]
 
 
 def test_a_failure_of_the_host_waits_longer_than_one_of_the_map() -> None:

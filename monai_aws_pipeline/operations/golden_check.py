@@ -1,0 +1,137 @@
+"""A candidate and its golden study: the host that answers it, what it found, and whether that is enough to become the live MAP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.progress import Report
+from monai_aws_pipeline.cloud.registry import PushedImage
+from monai_aws_pipeline.cloud.run_command import Commands, last_json
+from monai_aws_pipeline.contract import AgentExit
+from monai_aws_pipeline.maps.spec.expectation import Point
+from monai_aws_pipeline.operations.hosts import cannot_start
+from monai_aws_pipeline.operations.promotion import PromotionError, label
+
+MAX_POINTS: Final = 100
+_CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
+
+
+class NotProvenError(PromotionError):
+    """The candidate missed points of the golden study on a host, or no host could try it."""
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """What a host found about a candidate. ``golden``: passed, failed or none (the MAP brings no golden study)."""
+
+    host: str
+    golden: str
+    points: tuple[Point, ...]
+    seconds: float
+
+    @property
+    def missed(self) -> tuple[Point, ...]:
+        """The points that were not met."""
+        return tuple(point for point in self.points if not point.ok)
+
+
+def require_golden_check(image: PushedImage, proof: GoldenCheck, live: str, *, require_golden: bool = False) -> None:
+    """Raise NotProvenError where a host did not answer the golden study as expected, or had none and one is required."""
+    if proof.golden == "failed":
+        missed = "; ".join(map(str, proof.missed)) or "no point was named"
+        raise NotProvenError(
+            f"{label(image)} missed its golden study on host {proof.host}, and {live or 'no MAP'} stays live. Missed: {missed}.",
+            f"Go back to an earlier MAP: monai-aws rollback. {_CORRECT}" if live == image.digest else _CORRECT,
+        )
+    if proof.golden == "none" and require_golden:
+        raise NotProvenError(
+            f"{label(image)} brings no golden study, and {live or 'no MAP'} stays live.",
+            "Set MONAI_AWS_GOLDEN_STUDY, build again, and promote that (docs/golden.md); or promote it without --require-golden.",
+        )
+
+
+def choose_host(hosts: Sequence[Machine]) -> Machine:
+    """The host to try a candidate on: a stopped one, so that no study waits for it, else a running one; last one that could not start.
+
+    Raises NotProvenError.
+    """
+    order = ("stopped", "stopping", "running", "pending")
+    known = sorted((host for host in hosts if host.state in order), key=lambda host: (cannot_start(host), order.index(host.state)))
+    if not known:
+        raise NotProvenError("There is no inference host to answer the golden study.", "Materialise inference_host first.")
+    return known[0]
+
+
+def parse_golden_check(host: str, exit_code: int, stdout: str, stderr: str) -> GoldenCheck:
+    """What ``monai-aws-agent prove`` said. Raises NotProvenError where it could not say anything."""
+    if "invalid choice: 'prove'" in stderr:
+        raise NotProvenError(
+            f"The agent of host {host} is older than this project: it knows no golden study.", "Materialise gpu_ami and inference_host."
+        )
+    if exit_code == AgentExit.NOT_READY:
+        raise NotProvenError(
+            f"Host {host} could not make the MAP ready: {stderr[-800:].strip()}",
+            "Check that its role may read the repository, that its disk has room, and that map_conformance passed.",
+        )
+    answer = last_json(stdout)
+    golden = answer.get("golden")
+    fitting = {int(AgentExit.DONE): ("passed", "none"), int(AgentExit.MISSED): ("failed",)}.get(exit_code, ())
+    if golden not in fitting:
+        raise NotProvenError(
+            f"Host {host} did not say how the golden study ended (exit code {exit_code}): {stderr[-800:].strip()}",
+            "Look at the command in SSM Run Command.",
+        )
+    given = answer.get("points")
+    points = tuple(point_of(item) for item in given[:MAX_POINTS] if isinstance(item, dict)) if isinstance(given, list) else ()
+    seconds = answer.get("seconds")
+    return GoldenCheck(host, str(golden), points, float(seconds) if isinstance(seconds, int | float) else 0.0)
+
+
+def point_of(item: dict[str, Any]) -> Point:
+    """A point as a host or a kept change names it, its texts within bounds."""
+
+    def text(name: str) -> str:
+        value = item.get(name, "")
+        return (value if isinstance(value, str) else json.dumps(value))[:200]
+
+    return Point(text("name"), text("expected"), text("found"), item.get("ok") is True)
+
+
+@contextmanager
+def awake(
+    machines: Machines, commands: Commands, host: Machine, at_work: Callable[[], bool], report: Report, *, new: bool = False
+) -> Iterator[None]:
+    """A host that takes commands for the time of a block, and is left as it was found.
+
+    A new host and one that was stopped are stopped afterwards, unless studies came meanwhile; one that was running stops by itself when
+    idle.
+    """
+    now = machines.look(host.id) or host
+    serving = now.state == "running" and not new
+    if now.state == "stopping":
+        machines.wait(host.id, "stopped", 300, report)
+    if now.state in ("stopping", "stopped"):
+        machines.start(host.id)
+    try:
+        machines.wait(host.id, "running", 300, report)
+        commands.wait_online(host.id, report=report)
+        yield
+    except BaseException:  # also a cancelled run: no host is left running by mistake, and the first error is the one to be seen
+        with suppress(CloudError, ClientError):
+            if not serving and not at_work():
+                machines.stop(host.id)
+        raise
+    if serving or at_work():
+        report(f"{host.id} is at work and stops by itself when idle")
+        return
+    machines.stop(host.id)
+    machines.wait(host.id, "stopped", 300, report)
+    report(f"{host.id} is stopped: it costs nothing until a study comes")
