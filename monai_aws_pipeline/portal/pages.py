@@ -58,9 +58,9 @@ def recent_part(language: str, rows: Sequence[RecentRow], beginning: str, found:
     return _page("recent.html", language, rows=rows, beginning=beginning, found=found, days=DAYS)
 
 
-def message_page(title: str, text: str) -> str:
+def message_page(title: str, text: str, language: str = LANGUAGES[0]) -> str:
     """A page that says one thing."""
-    return _page("message.html", title=title, text=text)
+    return _page("message.html", language, title=title, text=text)
 
 
 def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses, language: str = LANGUAGES[0]) -> str:
@@ -99,7 +99,7 @@ def study_page(study: str, results: Sequence[StoredResult], language: str = LANG
         title=texts_in(language)["study"].format(study=study),
         newest=path,
         preview=path + PREVIEW_FILE if PREVIEW_FILE in files_of(newest) else "",
-        plots=[_plot(label, results) for label in labels] if len(results) > 1 else [],
+        plots=[_plot(label, results, texts_in(language)) for label in labels] if len(results) > 1 else [],
         labels=labels,
         answers=[_row(result, labels) for result in reversed(results)],
     )
@@ -139,7 +139,7 @@ def _sections(record: ResultRecord, folder: str, t: Mapping[str, str]) -> dict[s
             "job": record.job,
             "folder": folder,
             "host": " ".join((record.host.type, record.host.instance_id, record.host.ami)).strip(),
-            "seconds": ", ".join(f"{phase.name} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
+            "seconds": ", ".join(f"{t[f'phase_{phase.name}']} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
             "cost": f"{record.cost.usd:g} USD" + (f" ({record.cost.basis})" if record.cost.basis else ""),
             "memory": f"{record.resources.peak_rss / 2**20:.0f} MiB",
             "request": record.request,
@@ -164,7 +164,7 @@ def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _plot(label: str, results: Sequence[StoredResult]) -> Plot:
+def _plot(label: str, results: Sequence[StoredResult], t: Mapping[str, str]) -> Plot:
     seen = [(result.record, volume) for result in results for name, volume in _volumes(result.measurements).items() if name == label]
     times = [parse_utc(record.committed_at).timestamp() for record, _ in seen]
     low, high = min(volume for _, volume in seen), max(volume for _, volume in seen)
@@ -176,7 +176,7 @@ def _plot(label: str, results: Sequence[StoredResult]) -> Plot:
         {
             "x": place(time, times[0], times[-1], 60, 620),
             "y": place(volume, low, high, 150, 20),
-            "title": f"{volume:.1f} ml at {_time(record.committed_at)}, MAP {record.map.app_version}",
+            "title": f"{volume:.1f} ml {t['ended_at']} {_time(record.committed_at)}, MAP {record.map.app_version}",
         }
         for time, (record, volume) in zip(times, seen, strict=True)
     ]
