@@ -185,8 +185,11 @@ class RecentRoutes:
         return await run_in_threadpool(self._again, study, failed)
 
     def _again(self, study: str, failed: str) -> Response:
-        if self._files.record(study, failed).status is Status.SUCCEEDED:
+        record = self._files.record(study, failed)
+        if record.status is Status.SUCCEEDED:
             raise NotThereError("study_answered")
+        if record.study != study:  # an upload of no known study has a page under any name, and is the original of none
+            raise NotThereError("again_unknown")
         jobs = dict.fromkeys((failed, *self._recent.failed_jobs(study)))
         try:
             return JSONResponse({"job": self._ask_again(study, tuple(jobs))})

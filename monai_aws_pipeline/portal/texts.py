@@ -234,6 +234,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "quarantined": ("refused", "rechazado"),
     "try_again": ("Try again", "Intentar de nuevo"),
     "asking_again": ("Asking …", "Pidiendo …"),
+    "again_unknown": (
+        "Nothing was read of it that names a study, so asking again would end the same: mend what is said here, and send it again.",
+        "No se leyó nada que identifique un estudio, y pedirlo de nuevo acabaría igual: corrija lo que se dice aquí y envíelo otra vez.",
+    ),
+    "send_again": ("Send it again", "Enviarlo otra vez"),
     "again_refused": (
         "It cannot be asked for again: {why}",
         "No se puede pedir de nuevo: {why}",
