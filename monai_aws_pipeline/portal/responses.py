@@ -59,7 +59,7 @@ def not_there(request: Request, error: Exception) -> Response:
         raise error
     if error.key not in TEXTS:  # a sentence of its own
         return refusal(request, 404, "not_there_because", why=str(error))
-    return refusal(request, 404, error.key, **error.values)
+    return refusal(request, 404, error.key, None, **error.values)
 
 
 def unreadable(request: Request, error: Exception) -> Response:

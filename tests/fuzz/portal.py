@@ -30,6 +30,8 @@ from tests.unit.studies.records import job_of, picture, refused, study_of, succe
 
 CLIENTS: Final = tuple(f"127.0.0.{number}" for number in range(2, 200))
 """Each may ask so often, and goes on with its own uploads alone."""
+NO_HTTP: Final = (b"Invalid HTTP request received.", b"")
+"""What the server itself says of it, before the application."""
 ANSWER_SECONDS: Final = 3
 """A request that promises more than it sends is waited for as long as its sender wants."""
 METHODS: Final = ("GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW", "")
@@ -141,9 +143,7 @@ class Sender:
 def troubles(status: int, headers: http.client.HTTPMessage, body: bytes) -> list[str]:
     """What is wrong with an answer."""
     kind = headers.get("content-type", "")
-    if (
-        status == 400 and kind.startswith("text/plain") and body in (b"", b"Invalid HTTP request received.")
-    ):  # no HTTP, says the server itself
+    if status == 400 and kind.startswith("text/plain") and body in NO_HTTP:
         return []
     found = []
     if status >= 500 and status not in (502, 503):  # what S3 refuses, and too many streams

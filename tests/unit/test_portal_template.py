@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from monai_aws_pipeline.portal.app import HEALTH
 from monai_aws_pipeline.portal.events import _ALIVE_SECONDS
+from monai_aws_pipeline.portal.safety import HEALTH
 from monai_aws_pipeline.portal.server import PORT
 from monai_aws_pipeline.settings import PROJECT_ROOT, Names, Settings
 from tests.permissions.policies import roles
