@@ -20,6 +20,7 @@ SUMMARY = {
     "reference_volume_ml": 1.0,
     "dice": 1.0,
     "instances_left": {},
+    "archived": {"kind": "healthimaging", "instances": 182, "seconds": 3.0},
     "seconds_total": 1.0,
     "peak_memory_bytes": 1,
 }
@@ -29,6 +30,9 @@ def test_the_table_has_the_portal_where_it_runs_and_a_link_for_the_study():
     rows = dict(_rows({**SUMMARY, "portal": PORTAL, "study_links": study_links(PORTAL, succeeded(1))}))
     assert rows["portal"].startswith(f"{PORTAL}/ ")
     assert rows["its answer"] == f"{PORTAL}/studies/{study_of(1)}/{job_of(1)}/"
+    assert rows["the viewer"] == f"{PORTAL}/viewer/{study_of(1)}/{job_of(1)}/"
+    assert rows["in 3D"] == f"{PORTAL}/3d/{study_of(1)}/{job_of(1)}/"
+    assert rows["archive"].startswith("182 instances")
 
 
 def test_without_a_portal_there_is_no_link_and_the_table_says_why():
