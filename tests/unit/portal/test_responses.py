@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -45,12 +44,12 @@ def browser_of(bucket: Bucket, language: str = "en", **changes: Any) -> TestClie
     return TestClient(app, base_url=LINKS, follow_redirects=False, headers={REQUEST_HEADER: "1", "accept-language": language})
 
 
-def broken(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> httpx.Response:
+def broken(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(StudyFiles, "answers", lambda *_: 1 / 0)
     return browser.get(f"/studies/{S}/")
 
 
-CASES: dict[tuple[int, str], Callable[[TestClient, Bucket, pytest.MonkeyPatch], httpx.Response]] = {
+CASES: dict[tuple[int, str], Callable[[TestClient, Bucket, pytest.MonkeyPatch], Any]] = {
     (404, "no_such_page"): lambda browser, *_: browser.get("/nothing"),
     (404, "no_such_answer"): lambda browser, *_: browser.get(f"/studies/{S}/{J}/"),
     (404, "named_by_digits"): lambda browser, *_: browser.get("/studies/x/"),
