@@ -152,7 +152,7 @@ class Walk:
         self.page.get_by_text(self.studies["head-2"]).first.click()
         self.page.goto(self.page.get_by_role("link", name="all answers").first.get_attribute("href"))  # it opens in a window of its own
         self.page.locator("img").first.wait_for()
-        self.keep("study-compared", width=960, height=960)
+        self.keep("study-compared", width=960, height=1000)
 
     def newest_run(self) -> None:
         """As a person opens it: Runs, the first one."""
