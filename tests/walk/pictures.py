@@ -150,12 +150,9 @@ class Walk:
         """The answers to one study side by side, on its own page."""
         self.asset("inference_result", "Partitions")
         self.page.get_by_text(self.studies["head-2"]).first.click()
-        with self.page.expect_popup() as opened:
-            self.page.get_by_role("link", name="all answers").first.click(modifiers=["Control"])
-        page, self.page = self.page, opened.value
+        self.page.goto(self.page.get_by_role("link", name="all answers").first.get_attribute("href"))  # it opens in a window of its own
         self.page.locator("img").first.wait_for()
-        self.keep("study-compared", width=960, height=960)
-        self.page = page
+        self.keep("study-compared", width=960, height=1000)
 
     def newest_run(self) -> None:
         """As a person opens it: Runs, the first one."""
