@@ -75,8 +75,8 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
-_LOG: Final = "the application's log, quarantine/JOB/STUDY/map.log (monai-aws get JOB)"
-"""Where it is from wherever a remedy is read: a table in Dagster, a terminal, a page, a file in the bucket."""
+_LOG: Final = "the application's log (monai-aws get JOB, or map.log under quarantine/JOB/)"
+"""Where it is, from wherever a remedy is read: a terminal, a page, a file, a table in Dagster that longer words would push out of sight."""
 
 REMEDIES: Final[dict[Code, str]] = {
     Code.EMPTY_UPLOAD: "Upload the study again; the file arrived with no content.",

@@ -91,7 +91,8 @@ class Walk:
         """What the night cost."""
         self.asset("inference_result", "Checks")
         self.page.get_by_text("within_time_and_cost").first.click()
-        self.page.get_by_text("cost_together_usd").first.wait_for()
+        self.page.get_by_role("button", name="Execute", exact=True).click()
+        self.page.get_by_text(f"of {len(self.studies) + 1} results of the last 24 hours").first.wait_for(timeout=RUN_MS)
         self.keep("cost-of-a-night")
 
     def plot(self) -> None:
@@ -119,7 +120,8 @@ class Walk:
         self.page.get_by_role("link", name=self.studies["thick"]).last.click()
         self.page.get_by_role("button", name="Materialize").first.click()
         self.page.get_by_role("button", name="Launch 1 run").click()
-        self.page.get_by_role("button", name="View", exact=True).click()
+        self.page.get_by_role("button", name="Launch 1 run").wait_for(state="hidden")
+        self.newest_run()
         self.ended()
         self.page.locator("input[placeholder^=Filter]").last.fill("job")
         self.page.mouse.move(800, 650)
@@ -154,6 +156,12 @@ class Walk:
         self.page.locator("img").first.wait_for()
         self.keep("study-compared", width=960, height=960)
         self.page = page
+
+    def newest_run(self) -> None:
+        """As a person opens it: Runs, the first one."""
+        self.page.goto(f"{UI}/runs")
+        self.page.locator("a[href*='/runs/']").first.click()
+        self.page.wait_for_url("**/runs/*")
 
     def ended(self) -> None:
         """The page of a run, once it has succeeded."""

@@ -233,8 +233,9 @@ def test_a_remedy_holds_wherever_it_is_read(code: Code) -> None:
     """It stands in a file of the bucket, in tables of Dagster, on a page and in a terminal: nothing is beside all four."""
     assert not re.search(r"\b(beside|this file|above|below|this page|this folder)\b", REMEDIES[code])
     if "map.log" in REMEDIES[code]:
-        assert "quarantine/JOB/STUDY/map.log" in REMEDIES[code]
-        assert "monai-aws get JOB" in REMEDIES[code]
+        assert "monai-aws get JOB, or map.log under quarantine/JOB/" in REMEDIES[code]
+    if code in (Code.MAP_FAILED, Code.NO_OUTPUT, Code.MAP_TIMEOUT):  # what stands in the table of unanswered studies day by day
+        assert max(map(len, REMEDIES[code].split())) <= len("MONAI_AWS_MAP_TIMEOUT_S"), "its last column would not be seen"
 
 
 def test_a_failure_of_the_host_waits_longer_than_one_of_the_map() -> None:
