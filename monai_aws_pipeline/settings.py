@@ -267,8 +267,8 @@ class Settings(BaseSettings):
     )
     archive_correct: bool = Field(
         False,
-        description="change what would hide a result (such as another AccessionNumber than its study's) in the archived copy; false: such a "
-        "result is not archived, and named",
+        description="change what would hide a result (such as another AccessionNumber than its study's) in the archived copy; false: such "
+        "a result is not archived, and named",
     )
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
     study_max_seconds: int = Field(
