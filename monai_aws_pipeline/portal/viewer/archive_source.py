@@ -6,9 +6,12 @@ out: an archive keeps the results of every run. Sources: PS3.18 10.4 (Retrieve),
 
 from __future__ import annotations
 
+import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Final
 
 from pydicom import config, dcmread
@@ -19,8 +22,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from monai_aws_pipeline.archive.dicomweb import DicomWebArchive
 from monai_aws_pipeline.archive.errors import ArchiveError
 from monai_aws_pipeline.host_agent.intake.dicom import class_name
-from monai_aws_pipeline.portal.viewer.frames import Frame
-from monai_aws_pipeline.portal.viewer.study_view import MOST_INSTANCES, ViewError, is_shown
+from monai_aws_pipeline.portal.viewer.frames import Frame, FrameError, read_frames
+from monai_aws_pipeline.portal.viewer.study_view import LARGEST_INSTANCE, MOST_INSTANCES, ViewError, is_shown
 
 FRAMES: Final = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 """As they are stored: the browser decodes them."""
@@ -29,15 +32,21 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
 class ArchiveSource:
-    """One study of an archive. ``results``: SOP Instance UIDs of this answer's objects, all of which the archive has to have."""
+    """One study of an archive. ``results``: SOP Instance UIDs of this answer's objects, all of which the archive has to have.
 
-    def __init__(self, archive: DicomWebArchive, study_uid: str, results: frozenset[str]) -> None:
-        self._archive, self._uid, self._results = archive, study_uid, results
+    ``folder``: where objects lie that are fetched whole, because archives (Orthanc) do not cut frames of single bits.
+    """
+
+    def __init__(self, archive: DicomWebArchive, study_uid: str, results: frozenset[str], folder: Path) -> None:
+        self._archive, self._uid, self._results, self._folder = archive, study_uid, results, folder
+        self._lock = threading.Lock()
         self._headers: list[Dataset] = []
         for series in archive.series(study_uid):
             if _UID.fullmatch(series) and len(self._headers) <= MOST_INSTANCES:
                 self._headers += self._of_series(series)
         self._syntaxes = {str(header.SOPInstanceUID): _first(header.get("AvailableTransferSyntaxUID")) for header in self._headers}
+
+        self._of_bits = {str(header.SOPInstanceUID) for header in self._headers if header.get("BitsAllocated") == 1}
 
     @property
     def is_whole(self) -> bool:
@@ -67,6 +76,11 @@ class ArchiveSource:
 
     def frames(self, series: str, instance: str, numbers: Sequence[int]) -> list[Frame]:
         """Fetched as they are stored. Raises ViewError."""
+        if instance in self._of_bits:
+            try:
+                return read_frames(self._whole(series, instance), numbers)
+            except FrameError as error:
+                raise ViewError(str(error)) from error
         wanted = ",".join(str(number) for number in numbers)
         path = f"/studies/{self._uid}/series/{series}/instances/{instance}/frames/{wanted}"
         parts = self._parts(path, FRAMES)
@@ -82,6 +96,16 @@ class ArchiveSource:
             raise ViewError("The archive does not give this object.", status=502)
         with config.disable_value_validation():
             return dcmread(BytesIO(parts[0][0]), force=True)
+
+    def _whole(self, series: str, instance: str) -> Path:
+        """The file of an object, fetched once. Raises ViewError."""
+        path = self._folder / f"archived-{hashlib.sha256(instance.encode()).hexdigest()[:16]}.dcm"
+        with self._lock:
+            if not path.exists():
+                data = self.instance(series, instance, LARGEST_INSTANCE)
+                with config.disable_value_validation():
+                    data.save_as(path, enforce_file_format=True)
+        return path
 
     def _parts(self, path: str, accept: str) -> list[tuple[bytes, str]]:
         try:

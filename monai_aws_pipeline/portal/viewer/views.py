@@ -129,7 +129,7 @@ class OpenStudy:
             return None
         uid = results[0].study_uid
         try:
-            source = ArchiveSource(self.archive(), uid, frozenset(each.sop_uid for each in results))
+            source = ArchiveSource(self.archive(), uid, frozenset(each.sop_uid for each in results), self.folder)
         except ArchiveError as error:
             log.warning("the viewer reads from the bucket, because the archive does not answer: %s", error.cause)
             return None
