@@ -17,11 +17,13 @@ from pydicom.encaps import get_frame
 from pydicom.filebase import ReadableBuffer
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from monai_aws_pipeline.errors import NamedError
+
 _PIXELS: Final = 0x7FE00010
 _DEFER: Final = 1024
 
 
-class FrameError(Exception):
+class FrameError(NamedError):
     """A file that has no such frame, or whose frames cannot be told apart. The text holds nothing of the file."""
 
 
