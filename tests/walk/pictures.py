@@ -91,7 +91,7 @@ class Walk:
         """What the night cost."""
         self.asset("inference_result", "Checks")
         self.page.get_by_text("within_time_and_cost").first.click()
-        self.page.get_by_role("button", name="Execute", exact=True).click()
+        self.page.get_by_text("Execute", exact=True).first.click()
         self.page.get_by_text(f"of {len(self.studies) + 1} results of the last 24 hours").first.wait_for(timeout=RUN_MS)
         self.keep("cost-of-a-night")
 
