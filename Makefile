@@ -1,7 +1,7 @@
 # What one does with this project. `make demo` is the way in; everything sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down ui test permissions faults fidelity lint bench fuzz fuzz-studies clean use dev
+.PHONY: help demo demo-down ui test permissions faults fidelity lint bench fuzz fuzz-studies fuzz-portal clean use dev
 
 # By the environment's own name: .venv is a link that may point to another one before a long test run has ended.
 PYTHON := $$(readlink -f .venv)/bin/python
@@ -26,6 +26,7 @@ help:
 	@echo "make bench      measurements into build/bench/*.json (BENCH=name for one)"
 	@echo "make fuzz       damaged uploads against the intake (SECONDS=600)"
 	@echo "make fuzz-studies  good studies changed in hundreds of ways, against the whole agent (STUDIES=2000 SEED= ONLY=)"
+	@echo "make fuzz-portal  requests of every kind against the portal as a process (SECONDS=600 SEED=)"
 	@echo "make clean      end the demo and remove everything that was made here"
 
 use:
@@ -63,7 +64,7 @@ lint: dev
 	@.venv/bin/deptry monai_aws_pipeline lambda_fn examples
 	@.venv/bin/deptry tests --ignore DEP002,DEP004
 	@.venv/bin/dg check defs
-	@.venv/bin/cfn-lint infra/bootstrap.yaml infra/team/ecs.yaml infra/team/machine.yaml
+	@.venv/bin/cfn-lint infra/bootstrap.yaml infra/team/ecs.yaml infra/team/machine.yaml infra/team/portal.yaml
 	@$(PYTHON) -m tests.permissions.lint
 
 bench: dev
@@ -74,6 +75,9 @@ fuzz: dev
 
 fuzz-studies: dev
 	@$(PYTHON) -m tests.fuzz.studies --count $(STUDIES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+fuzz-portal: dev
+	@$(PYTHON) -m tests.fuzz.portal --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	@if [ -x .venv/bin/monai-aws ]; then \

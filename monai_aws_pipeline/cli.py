@@ -178,7 +178,7 @@ def local_reset(state_dir: Path, port: int) -> None:
 def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...], yes: bool, **said: Any) -> None:
     """Deploy infra/bootstrap.yaml as an administrator: roles, bucket, study key. What is not named keeps the value it has."""
     from monai_aws_pipeline.cloud.stack import apply, check_transport, propose, stack_parameters, withdraw
-    from monai_aws_pipeline.operations.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
+    from monai_aws_pipeline.operations.bootstrap import TEMPLATE, check_bucket, cors_command, object_arns, parameters
 
     settings = load_settings()
     clients, name = Clients(settings.region), stack_name(settings.deployment)
@@ -216,6 +216,10 @@ def bootstrap(bucket: str | None, models: tuple[str, ...], keys: tuple[str, ...]
             return
     for output, value in apply(clients.cloudformation, proposal, _say).items():
         _say(f"{output}: {value}")
+    chosen = {**current, **asked}
+    if said["portal_origin"] and chosen.get("ExistingBucket") == "true":
+        command = cors_command(chosen["BucketName"], asked["PortalOrigin"])
+        _say(f"The bucket is not the stack's. So that it takes uploads from the portal: {command}")
     if asked.get("AlarmEmail"):
         _say(f"AWS has sent a mail to {asked['AlarmEmail']}: alarms are told only after the link in it was followed.")
 

@@ -73,13 +73,13 @@ class DagsterProcesses:
         inherited: Mapping[str, str] | None = None,
         exact: bool = False,
     ) -> str:
-        """Start all of them unless they run with the same settings and code, and wait until the UI answers. Returns its address.
+        """Start all of them unless they run with the same settings and code, and wait until all answer. Returns the UI's address.
 
         ``inherited``: what they have of an environment beside their own; by default all of this process's. ``exact``: no other port.
         """
         loaded = _fingerprint(environment)
         as_wanted = self._running().get("loaded") == loaded and (not exact or self.address.endswith(f":{port}"))
-        if self.address and as_wanted and self._answers(self.address):
+        if self.address and as_wanted and not self._silent(self.address, self.portal):
             report(f"the UI is running already at {self.address}")
             return self.address
         from dagster import DagsterInstance
@@ -98,7 +98,8 @@ class DagsterProcesses:
         address = f"http://{HOST}:{chosen}"
         rest = os.environ if inherited is None else inherited
         links = _free_links(environment.get("MONAI_AWS_LINKS_URL", load_settings().links_url), report)
-        env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, "DAGSTER_HOME": str(self.home), "MONAI_AWS_LINKS_URL": links}
+        own = {"DAGSTER_HOME": str(self.home), "MONAI_AWS_LINKS_URL": links, "MONAI_AWS_PORTAL_LISTEN": HOST}
+        env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, **own}
         workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
         programs = {
             "webserver": ["dagster-webserver", "-h", HOST, "-p", str(chosen), *workspace],
@@ -111,11 +112,11 @@ class DagsterProcesses:
             # After each: where this process is killed before the next, what runs is known, and not taken for the whole.
             self._record(address, loaded if len(started) == len(programs) else "", started, links)
         deadline = time.monotonic() + seconds
-        while not self._answers(address):
+        while silent := self._silent(address, links):
             dead = [name for name, pid in started.items() if _birth(pid) is None]
             if dead or time.monotonic() > deadline:
                 self.stop()
-                raise DagsterProcessError(*self._not_up(dead or ["webserver"]))
+                raise DagsterProcessError(*self._not_up(dead or silent))
             time.sleep(0.3)
         return address
 
@@ -128,7 +129,7 @@ class DagsterProcesses:
         from monai_aws_pipeline.run_failures import last_lines
 
         said = "\n".join(last_lines(self.home / f"{name}.log") for name in names)
-        return f"Dagster's {' and '.join(names)} did not come up. The last lines of its log:\n{said}", f"The whole log is in {self.home}."
+        return f"The {' and '.join(names)} did not come up. The last lines of its log:\n{said}", f"The whole log is in {self.home}."
 
     def _spawn(self, name: str, arguments: list[str], env: Mapping[str, str]) -> int:
         program = str(Path(sys.executable).parent / arguments[0])
@@ -145,12 +146,12 @@ class DagsterProcesses:
         return process.pid
 
     @staticmethod
-    def _answers(address: str) -> bool:
-        try:
-            with urllib.request.urlopen(f"{address}/server_info", timeout=5) as answer:  # noqa: S310  # an address we made
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, TimeoutError, OSError):
-            return False
+    def _silent(address: str, portal: str) -> list[str]:
+        """Which of the two that a browser opens do not answer. The portal is asked here, whatever name it has elsewhere."""
+        from monai_aws_pipeline.portal.server import port_of
+
+        asked = {"webserver": f"{address}/server_info", **({"portal": f"http://{HOST}:{port_of(portal)}/health"} if portal else {})}
+        return [name for name, each in asked.items() if not _answers(each)]
 
     def _running(self) -> dict[str, object]:
         try:
@@ -176,6 +177,14 @@ class DagsterProcesses:
                 alive = [pid for pid in alive if _group_lives(pid)]
                 time.sleep(0.1)
         self._file.unlink(missing_ok=True)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310  # an address we made
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError, OSError):
+        return False
 
 
 def _free_links(wanted: str, report: Callable[[str], None]) -> str:

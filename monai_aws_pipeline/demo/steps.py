@@ -51,6 +51,7 @@ from monai_aws_pipeline.operations.live_maps import LiveMaps
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.upload import wait_answer
 from monai_aws_pipeline.operations.whereabouts import where
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.run_failures import why
 from monai_aws_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
@@ -216,7 +217,12 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         with progress.phase("evaluate", "Comparing with the reference mask"):
             evaluation = _evaluate(clients, settings, record, files, place)
         summary |= _facts(clients, settings, record, evaluation, address, place)
-        summary |= {"status": "succeeded", "study_reused": reused, "archived": archived}
+        summary |= {
+            "status": "succeeded",
+            "study_reused": reused,
+            "archived": archived,
+            "study_links": study_links(summary["portal"], record),
+        }
     finally:
         summary |= {"seconds_total": round(time.monotonic() - progress.started, 1), "peak_memory_bytes": memory.stop()}
         place.summary.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
@@ -490,6 +496,13 @@ def _facts(
     }
 
 
+def study_links(portal: str, record: ResultRecord) -> dict[str, str]:
+    """Where a browser opens the study's answer, by what opens there; none without a portal."""
+    where = Addresses(bucket="", links=portal)
+    pages = {"its answer": where.page, "the viewer": where.viewer, "in 3D": where.volume}
+    return {what: page(record.study, record.job) for what, page in pages.items()} if portal else {}
+
+
 def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds, archived = summary["seconds"], summary["archived"]
     rows = {
@@ -510,6 +523,7 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{role}: {count} {state}" for role, states in summary["instances_left"].items() for state, count in states.items()
         ),
         "portal": f"{summary['portal']}/ (drop a study there)" if summary.get("portal") else "none (MONAI_AWS_LINKS_URL is empty)",
+        **summary["study_links"],
         "whole demo": f"{summary['seconds_total']:.0f} s, peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB",
     }
     return list(rows.items())

@@ -5,6 +5,7 @@ Only what somebody has said is a parameter here; the rest keeps the value that t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,12 @@ def parameters(settings: Settings, options: Mapping[str, str | None]) -> dict[st
     found = {"Deployment": settings.deployment}
     found |= {name: value for setting, (name, value) in said.items() if setting in settings.model_fields_set}
     return found | {name: value for name, value in options.items() if value is not None}
+
+
+def cors_command(bucket: str, origin: str) -> str:
+    """What lets pages of an origin send uploads to a bucket that the stack does not make. It replaces the rules that the bucket has."""
+    rule = {"AllowedOrigins": [origin], "AllowedMethods": ["PUT"], "ExposeHeaders": ["ETag"], "MaxAgeSeconds": 3600}
+    return f"aws s3api put-bucket-cors --bucket {bucket} --cors-configuration '{json.dumps({'CORSRules': [rule]})}'"
 
 
 def object_arns(places: Sequence[str], partition: str) -> str:

@@ -26,16 +26,16 @@ from monai_aws_pipeline.contract import ContractError, Status
 from monai_aws_pipeline.contract.parsing import text_field
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.day_table import NoDayTableError, read
-from monai_aws_pipeline.portal import api
+from monai_aws_pipeline.portal import api, responses
 from monai_aws_pipeline.portal.addresses import LINEAGE_PREVIEW_FILE, LINEAGE_WIDTH, ORIGINAL_FOLDER, PREVIEW_FILE, Addresses
 from monai_aws_pipeline.portal.events import JobEvents
 from monai_aws_pipeline.portal.identity import Known, LoadBalancer
 from monai_aws_pipeline.portal.live import Watcher
-from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, day_page, follow_page, home_page, message_page, recent_part, study_page
+from monai_aws_pipeline.portal.pages import TEMPLATES, answer_page, day_page, follow_page, home_page, recent_part, study_page
 from monai_aws_pipeline.portal.recent import Recent
+from monai_aws_pipeline.portal.responses import Caught, language, page
 from monai_aws_pipeline.portal.safety import HEALTH, KnownHost, Limited, Rate, SameOrigin, Secured
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
-from monai_aws_pipeline.portal.texts import language_of
 from monai_aws_pipeline.portal.uploads import UploadRefusedError, Uploads
 from monai_aws_pipeline.portal.viewer.routes import Viewer
 
@@ -44,8 +44,6 @@ STATIC: Final = TEMPLATES.parent / "static"
 _TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _FILES: Final = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in _TYPES}
 """Scripts and style, as they are sent."""
-LANGUAGE_COOKIE: Final = "language"
-
 
 AskAgain = Callable[[str, Sequence[str]], str]
 
@@ -95,19 +93,20 @@ def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
         ],
         middleware=[
             Middleware(Secured, sent_to=files.address),
-            Middleware(KnownHost, allowed_hosts=[*OWN_HOSTS, *_host_of(where.links)], www_redirect=False),
+            Middleware(Caught),
+            Middleware(KnownHost, names=[*OWN_HOSTS, *_host_of(where.links)], address=where.links),
             *([Middleware(Known, balancer=portal.balancer)] if portal.balancer else []),
             Middleware(SameOrigin),
             Middleware(Limited, rate=portal.rate),
         ],
         exception_handlers={
-            HTTPException: _no_such_page,
+            HTTPException: responses.no_such_page,
             UploadRefusedError: api.refused,
             ContractError: api.not_understood,
-            NotThereError: _not_there,
-            NamedError: _unreadable,
-            ClientError: _s3_refused,
-            BotoCoreError: _s3_refused,
+            NotThereError: responses.not_there,
+            NamedError: responses.unreadable,
+            ClientError: responses.s3_refused,
+            BotoCoreError: responses.s3_refused,
         },
     )
 
@@ -123,13 +122,13 @@ class StudyRoutes:
         """All answers to a study."""
         study = _hex(request, "study", 16)
         results = self._files.answers(study)
-        return _in_language(request, lambda language: study_page(study, results, language))
+        return page(request, lambda wanted: study_page(study, results, wanted))
 
     def answer(self, request: Request) -> Response:
         """One answer, or why there is none."""
         result = self._files.result(*_named(request))
         originals = self._files.originals(result.record)
-        return _in_language(request, lambda language: answer_page(result, originals, self._where, language))
+        return page(request, lambda wanted: answer_page(result, originals, self._where, wanted))
 
     def day(self, request: Request) -> Response:
         """Everything that was committed on one day, as its table names it."""
@@ -137,10 +136,10 @@ class StudyRoutes:
             day = date.fromisoformat(request.path_params["day"])
             table = read(self._files.store, day)
         except ValueError as error:
-            raise NotThereError("A day is named like 2026-03-14.") from error
+            raise NotThereError("day_named") from error
         except NoDayTableError as error:
-            raise NotThereError(error.cause, error.remedy) from error
-        return _in_language(request, lambda language: day_page(table, language))
+            raise NotThereError("no_day_table") from error
+        return page(request, lambda wanted: day_page(table, wanted))
 
     def preview(self, request: Request) -> Response:
         """The picture as it was drawn."""
@@ -162,7 +161,7 @@ class StudyRoutes:
         record = self._files.record(*_named(request))
         names = list(self._files.originals(record))
         if not names:
-            raise NotThereError("The original is not in the bucket any more (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), or was never kept.")
+            raise NotThereError("original_expired")
         return RedirectResponse(self._files.original_link(record, names[0]) if len(names) == 1 else "../", status_code=302)
 
     def original(self, request: Request) -> Response:
@@ -181,7 +180,7 @@ class RecentRoutes:
         """A part of the first page."""
         beginning = request.query_params.get("study", "")[:16]
         found = self._recent.found(beginning) if beginning else None
-        return HTMLResponse(recent_part(_language(request), self._recent.newest(), beginning, found))
+        return HTMLResponse(recent_part(language(request), self._recent.newest(), beginning, found))
 
     async def again(self, request: Request) -> Response:
         """``{job}``, which failed → ``{job}``, which was asked for."""
@@ -189,8 +188,11 @@ class RecentRoutes:
         return await run_in_threadpool(self._again, study, failed)
 
     def _again(self, study: str, failed: str) -> Response:
-        if self._files.record(study, failed).status is Status.SUCCEEDED:
-            raise NotThereError("This study has been answered.")
+        record = self._files.record(study, failed)
+        if record.status is Status.SUCCEEDED:
+            raise NotThereError("study_answered")
+        if record.study != study:  # an upload of no known study has a page under any name, and is the original of none
+            raise NotThereError("again_unknown")
         jobs = dict.fromkeys((failed, *self._recent.failed_jobs(study)))
         try:
             return JSONResponse({"job": self._ask_again(study, tuple(jobs))})
@@ -211,7 +213,7 @@ def _named(request: Request) -> tuple[str, str]:
 def _hex(request: Request, name: str, digits: int) -> str:
     value: str = request.path_params[name]
     if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise NotThereError(f"A {name} is named by {digits} lower-case hex digits.")
+        raise NotThereError("named_by_digits", digits=digits)
     return value
 
 
@@ -225,26 +227,12 @@ async def _health(_: Request) -> Response:
 
 
 async def _home(request: Request) -> Response:
-    return _in_language(request, home_page)
+    return page(request, home_page)
 
 
 async def _follow(request: Request) -> Response:
     job = _hex(request, "job", 32)
-    return _in_language(request, lambda language: follow_page(language, job))
-
-
-def _in_language(request: Request, page_in: Callable[[str], str]) -> Response:
-    """A page in the language that its browser wants, which is kept where it was asked for."""
-    language = _language(request)
-    page = HTMLResponse(page_in(language))
-    if request.query_params.get("language") == language:
-        page.set_cookie(LANGUAGE_COOKIE, language, max_age=31_536_000, samesite="strict", httponly=True)
-    return page
-
-
-def _language(request: Request) -> str:
-    cookie, accepted = request.cookies.get(LANGUAGE_COOKIE, ""), request.headers.get("accept-language", "")
-    return language_of(request.query_params.get("language", ""), cookie, accepted)
+    return page(request, lambda wanted: follow_page(wanted, job))
 
 
 async def _static(request: Request) -> Response:
@@ -252,40 +240,3 @@ async def _static(request: Request) -> Response:
     if name not in _FILES:
         raise HTTPException(404)
     return Response(_FILES[name], media_type=_TYPES[Path(name).suffix], headers={"Cache-Control": "private, max-age=600"})
-
-
-def _page(status: int, title: str) -> Callable[[Request, Exception], Response]:
-    def answer(request: Request, error: Exception) -> Response:
-        if _is_api(request):
-            return JSONResponse({"error": "not_there" if status == 404 else "internal"}, status_code=status)
-        return HTMLResponse(message_page(title, str(error)), status_code=status)
-
-    return answer
-
-
-_not_there = _page(404, "Not there")
-_unreadable = _page(502, "Not readable")
-
-
-def _is_api(request: Request) -> bool:
-    return request.url.path.startswith("/api/")
-
-
-def _no_such_page(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    text = (
-        "These pages are read with GET." if status == 405 else "There is no such page. Links to a study's pages are on its page in Dagster."
-    )
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if _is_api(request):
-        return JSONResponse({"error": "not_there"}, status_code=status, headers=headers)
-    return HTMLResponse(message_page("Not there", text), status_code=status, headers=headers)
-
-
-def _s3_refused(request: Request, error: Exception) -> Response:
-    """Without the words of the service: they may name keys and accounts."""
-    code = error.response.get("Error", {}).get("Code", "unknown") if isinstance(error, ClientError) else type(error).__name__
-    if _is_api(request):
-        return JSONResponse({"error": "s3_refused", "code": code}, status_code=502)
-    text = f"S3 did not give it ({code}). Where a login has expired, log in again; monai-aws doctor says what else is missing."
-    return HTMLResponse(message_page("S3 did not answer", text), status_code=502)

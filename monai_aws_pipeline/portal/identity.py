@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.portal.pages import message_page
-from monai_aws_pipeline.portal.safety import HEALTH
+from monai_aws_pipeline.portal.responses import refusal
+from monai_aws_pipeline.portal.safety import is_for_anyone
+from monai_aws_pipeline.portal.texts import TEXTS
 
 HEADER: Final = "x-amzn-oidc-data"
 _KEY_NAME: Final = re.compile(r"[0-9a-f-]{36}")
@@ -35,7 +36,11 @@ _RETRY_SECONDS: Final = 30.0
 
 
 class UnknownUserError(NamedError):
-    """A request comes from nobody that the load balancer has let in. ``cause`` says what is wrong with its header, never what is in it."""
+    """A request comes from nobody that the load balancer has let in. ``key``: of the text that says why, never what is in its header."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(TEXTS[key][0])
+        self.key = key
 
 
 class SigningKeys:
@@ -49,10 +54,10 @@ class SigningKeys:
     def key(self, name: str) -> EllipticCurvePublicKey:
         """One of them. Raises UnknownUserError."""
         if not _KEY_NAME.fullmatch(name):
-            raise UnknownUserError("The header names no key.")
+            raise UnknownUserError("user_key")
         if name not in self._keys:
             if self._clock() - self._missing.get(name, -_RETRY_SECONDS) < _RETRY_SECONDS:
-                raise UnknownUserError("The header names a key that AWS does not have.")
+                raise UnknownUserError("user_key")
             self._keep(name)
         return self._keys[name]
 
@@ -63,7 +68,7 @@ class SigningKeys:
             key = None
         if not isinstance(key, EllipticCurvePublicKey):
             self._missing = {**({} if len(self._missing) >= _KEYS_KEPT else self._missing), name: self._clock()}
-            raise UnknownUserError("The key that the header names cannot be read from AWS.")
+            raise UnknownUserError("user_key")
         if len(self._keys) >= _KEYS_KEPT:
             del self._keys[next(iter(self._keys))]
         self._keys[name] = key
@@ -78,50 +83,45 @@ class LoadBalancer:
     def user(self, header: str) -> str:
         """A pseudonym of the user whom the header names: for counting alone. Raises UnknownUserError."""
         if not header:
-            raise UnknownUserError("The request did not come through the load balancer.")
+            raise UnknownUserError("user_unnamed")
         try:
             said = jwt.get_unverified_header(header)
             if said.get("alg") != "ES256" or said.get("signer") != self._arn:
-                raise UnknownUserError("The header was signed by somebody else than this deployment's load balancer.")
+                raise UnknownUserError("user_of_another")
             self._refuse_late(said)
             claims = jwt.decode(header, self._keys.key(str(said.get("kid", ""))), algorithms=["ES256"], options={"verify_aud": False})
         except jwt.PyJWTError as error:
-            raise UnknownUserError("The header is no token that the load balancer has signed, or it is over.") from error
+            raise UnknownUserError("user_unsigned") from error
         subject = claims.get("sub")
         if not isinstance(subject, str) or not subject:
-            raise UnknownUserError("The header names no user.")
+            raise UnknownUserError("user_unsigned")
         return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
     def _refuse_late(self, said: dict[str, Any]) -> None:
         """The load balancer writes when it ends into the token's own header."""
         ends = said.get("exp")
         if not isinstance(ends, int | float) or isinstance(ends, bool) or ends < self._clock():
-            raise UnknownUserError("The header is over. Load the page again.")
+            raise UnknownUserError("user_over")
 
 
 class Known:
-    """Lets through whom the load balancer has let in; anybody else gets a page that says so. The health anyone may ask."""
+    """Lets through whom the load balancer has let in; anybody else gets a page that says so. Health and style anyone may ask for."""
 
     def __init__(self, app: ASGIApp, balancer: LoadBalancer) -> None:
         self._app, self._balancer = app, balancer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go on, or refuse."""
-        if scope["type"] == "http" and scope["path"] != HEALTH:
+        if scope["type"] == "http" and not is_for_anyone(scope["path"]):
             given = Headers(scope=scope).getlist(HEADER)
             try:
                 user = await run_in_threadpool(self._balancer.user, given[0] if len(given) == 1 else "")
             except UnknownUserError as error:
-                await _refusal(scope, error)(scope, receive, send)
+                key = "unknown_user" if scope["path"].startswith("/api/") else error.key
+                await refusal(Request(scope), 401, key)(scope, receive, send)
                 return
             scope.setdefault("state", {})["identity"] = user
         await self._app(scope, receive, send)
-
-
-def _refusal(scope: Scope, error: UnknownUserError) -> HTMLResponse | JSONResponse:
-    if scope["path"].startswith("/api/"):
-        return JSONResponse({"error": "unknown_user"}, status_code=401)
-    return HTMLResponse(message_page("Not logged in", f"{error} Open the portal at its own address, and log in there."), status_code=401)
 
 
 def _fetched(address: str) -> bytes:

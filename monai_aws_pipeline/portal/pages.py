@@ -70,9 +70,9 @@ def volume_page(study: str, job: str, niivue: str, language: str) -> str:
     return _page("volume.html", language, title=title, niivue=niivue, **links)
 
 
-def message_page(title: str, text: str) -> str:
+def message_page(title: str, text: str, language: str = LANGUAGES[0]) -> str:
     """A page that says one thing."""
-    return _page("message.html", title=title, text=text)
+    return _page("message.html", language, title=title, text=text)
 
 
 def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses, language: str = LANGUAGES[0]) -> str:
@@ -120,7 +120,7 @@ def study_page(study: str, results: Sequence[StoredResult], language: str = LANG
         newest=path,
         looked_at=_looked_at(newest, texts_in(language)),
         preview=path + PREVIEW_FILE if PREVIEW_FILE in files_of(newest) else "",
-        plots=[_plot(label, results) for label in labels] if len(results) > 1 else [],
+        plots=[_plot(label, results, texts_in(language)) for label in labels] if len(results) > 1 else [],
         labels=labels,
         answers=[_row(result, labels) for result in reversed(results)],
     )
@@ -160,7 +160,7 @@ def _sections(record: ResultRecord, folder: str, t: Mapping[str, str]) -> dict[s
             "job": record.job,
             "folder": folder,
             "host": " ".join((record.host.type, record.host.instance_id, record.host.ami)).strip(),
-            "seconds": ", ".join(f"{phase.name} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
+            "seconds": ", ".join(f"{t[f'phase_{phase.name}']} {getattr(record.timings, phase.name):g}" for phase in fields(Timings)),
             "cost": f"{record.cost.usd:g} USD" + (f" ({record.cost.basis})" if record.cost.basis else ""),
             "memory": f"{record.resources.peak_rss / 2**20:.0f} MiB",
             "request": record.request,
@@ -185,7 +185,7 @@ def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _plot(label: str, results: Sequence[StoredResult]) -> Plot:
+def _plot(label: str, results: Sequence[StoredResult], t: Mapping[str, str]) -> Plot:
     seen = [(result.record, volume) for result in results for name, volume in _volumes(result.measurements).items() if name == label]
     times = [parse_utc(record.committed_at).timestamp() for record, _ in seen]
     low, high = min(volume for _, volume in seen), max(volume for _, volume in seen)
@@ -197,7 +197,7 @@ def _plot(label: str, results: Sequence[StoredResult]) -> Plot:
         {
             "x": place(time, times[0], times[-1], 60, 620),
             "y": place(volume, low, high, 150, 20),
-            "title": f"{volume:.1f} ml at {_time(record.committed_at)}, MAP {record.map.app_version}",
+            "title": f"{volume:.1f} ml {t['ended_at']} {_time(record.committed_at)}, MAP {record.map.app_version}",
         }
         for time, (record, volume) in zip(times, seen, strict=True)
     ]

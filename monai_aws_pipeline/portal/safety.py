@@ -5,6 +5,7 @@ Here belong the checks alone, as middleware; who asks is found in ``identity``. 
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,13 +13,15 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import JSONResponse
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from monai_aws_pipeline.portal.responses import refusal
 
 REQUEST_HEADER: Final = "x-monai-aws"
 """Of every request of ours that changes something: no page of another origin can send it unasked."""
 HEALTH: Final = "/health"
+_FOR_ANYONE: Final = (HEALTH, "/static/style.css")
 DEFAULT_HEADERS: Final = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 """What an answer may say otherwise for itself, as the viewers' pages do of their content security policy."""
 _CSP: Final = "Content-Security-Policy"
@@ -26,6 +29,11 @@ BURST: Final = 240
 PER_SECOND: Final = 20.0
 _CLIENTS: Final = 4096
 _READING: Final = ("GET", "HEAD", "OPTIONS")
+
+
+def is_for_anyone(path: str) -> bool:
+    """Whether a path is given to whoever asks: the health, and the style that the pages of refusals are shown in."""
+    return path in _FOR_ANYONE
 
 
 def security_headers(sent_to: str) -> dict[str, str]:
@@ -62,15 +70,23 @@ class Secured:
         await self._app(scope, receive, send_secured)
 
 
-class KnownHost(TrustedHostMiddleware):
+class KnownHost:
     """Refuses the names of others that lead here (DNS rebinding). A load balancer asks for the health by the machine's address."""
+
+    def __init__(self, app: ASGIApp, names: Sequence[str], address: str) -> None:
+        self._app, self._names, self._address = app, frozenset(names), address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go on, or refuse."""
-        if scope.get("path") == HEALTH:
-            await self.app(scope, receive, send)
+        if scope["type"] != "http" or is_for_anyone(scope["path"]) or _name_of(Headers(scope=scope).get("host", "")) in self._names:
+            await self._app(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await refusal(Request(scope), 421, "other_name", address=self._address)(scope, receive, send)
+
+
+def _name_of(host: str) -> str:
+    """A Host header without its port; an address of IPv6 keeps its brackets."""
+    return re.sub(r":[0-9]*$", "", host).lower()
 
 
 class SameOrigin:
@@ -82,7 +98,7 @@ class SameOrigin:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go on, or refuse."""
         if scope["type"] == "http" and scope["method"] not in _READING and not _is_ours(Headers(scope=scope)):
-            await JSONResponse({"error": "other_origin"}, status_code=403)(scope, receive, send)
+            await refusal(Request(scope), 403, "other_origin")(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -114,15 +130,14 @@ class Rate:
 class Limited:
     """Lets each client ask so often: whoever is named by the identity, or an address where nobody is."""
 
-    def __init__(self, app: ASGIApp, rate: Rate, paths: Sequence[str] = ("/api/",)) -> None:
+    def __init__(self, app: ASGIApp, rate: Rate, paths: Sequence[str] = ("/api/", "/recent")) -> None:
         self._app, self._rate, self._paths = app, rate, tuple(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go on, or refuse."""
         limited = scope["type"] == "http" and scope["path"].startswith(self._paths)
         if limited and not self._rate.takes(client_of(scope)):
-            answer = JSONResponse({"error": "too_often"}, status_code=429, headers={"Retry-After": "5"})
-            await answer(scope, receive, send)
+            await refusal(Request(scope), 429, "too_often", {"Retry-After": "5"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

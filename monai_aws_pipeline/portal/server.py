@@ -89,7 +89,7 @@ def _listen(app: Starlette, settings: Settings, where: Addresses, report: Callab
         report(f"The portal is at {where.links}/, and listens on {settings.portal_listen} port {port}. Ctrl-C ends it.")
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",  # its warnings are of what strangers send, as often as they send it
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -32,6 +32,7 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import LOG_FILE, PREVIEW_FILE, RECORD_FILE
 from monai_aws_pipeline.portal.picture import MAX_SOURCE_BYTES, MAX_SOURCE_PIXELS, fit_to_show
+from monai_aws_pipeline.portal.texts import TEXTS
 
 SIGNED_SECONDS: Final = 300
 MAX_ORIGINALS: Final = 100
@@ -42,7 +43,11 @@ _SHOWN: Final = {LOG: "text/plain; charset=utf-8"}
 
 
 class NotThereError(NamedError):
-    """There is no such study, job or file, or there is none any more."""
+    """There is no such study, job or file, or there is none any more. ``key``: of the text that says so, or a sentence of its own."""
+
+    def __init__(self, key: str, remedy: str = "", **values: object) -> None:
+        super().__init__(TEXTS[key][0].format(**values) if key in TEXTS else key, remedy)
+        self.key, self.values = key, values
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class StudyFiles:
             record = self.store.record(key)
             if record is not None and record.job == job and record.study in (study, ""):
                 return key, record
-        raise NotThereError("There is no such answer in this bucket, or it has expired.", "Look at the study's partition in Dagster.")
+        raise NotThereError("no_such_answer")
 
     def answers(self, study: str) -> tuple[StoredResult, ...]:
         """All answers to a study, the oldest first. Raises NotThereError where there is none."""
@@ -94,7 +99,7 @@ class StudyFiles:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="answers") as readers:
             read = [result for result in readers.map(lambda job: self._answer(study, job), jobs) if result]
         if not read:
-            raise NotThereError("There is no answer to this study in the bucket, or it has expired.", "Look at its partition in Dagster.")
+            raise NotThereError("no_answers")
         return tuple(sorted(read, key=lambda result: (result.record.committed_at, result.record.job)))
 
     def _answer(self, study: str, job: str) -> StoredResult | None:
@@ -127,26 +132,26 @@ class StudyFiles:
             return self._signed(key, name, "application/json")
         output = files_of(record).get(name)
         if output is None:
-            raise NotThereError("The record of this answer names no such file.", "Its page lists the files that it has.")
+            raise NotThereError("no_such_file")
         return self._signed(output.key, name, _SHOWN.get(output.kind, ""))
 
     def original_link(self, record: ResultRecord, name: str) -> str:
         """An address of the original, signed for minutes. Raises NotThereError."""
         original = self.originals(record).get(name)
         if original is None:
-            raise NotThereError("There is no such original in the bucket, or it has expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS).")
+            raise NotThereError("original_expired")
         return self._signed(original.key, name, "")
 
     def preview(self, record: ResultRecord, widest: int = MAX_SOURCE_PIXELS) -> bytes:
         """The picture, at most so many pixels wide, as a PNG that is fit for a browser. Raises NotThereError, PreviewError."""
         output = files_of(record).get(PREVIEW_FILE)
         if output is None or output.kind != PREVIEW:
-            raise NotThereError("This answer has no preview: there was nothing to draw.")
+            raise NotThereError("no_preview")
         try:
             body = self._clients.s3.get_object(Bucket=self.store.bucket, Key=output.key)["Body"]
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-                raise NotThereError("The preview is not in the bucket any more.") from error
+                raise NotThereError("preview_gone") from error
             raise
         with body:
             return fit_to_show(body.read(MAX_SOURCE_BYTES + 1), widest)

@@ -99,6 +99,83 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "That failed here, and not for what you did. Try again.",
         "Algo falló aquí, y no por lo que usted hizo. Inténtelo de nuevo.",
     ),
+    # ------------------------------------------------------------------------------------------- what there is instead of a page
+    "title_400": ("Not understood", "No se entiende"),
+    "title_401": ("Not logged in", "Sin sesión"),
+    "title_403": ("From elsewhere", "De otro sitio"),
+    "title_404": ("Not there", "No está"),
+    "title_405": ("Not so", "Así no"),
+    "title_421": ("Not at this address", "No en esta dirección"),
+    "title_429": ("Too often", "Demasiado a menudo"),
+    "title_500": ("That failed", "Algo ha fallado"),
+    "title_502": ("Not readable", "No se puede leer"),
+    "no_such_page": (
+        "There is no such page. Links to a study's pages are on its page in Dagster, and among the recent studies.",
+        "No existe esa página. Los enlaces a las páginas de un estudio están en la suya de Dagster, y entre los estudios recientes.",
+    ),
+    "read_with_get": ("These pages are read with GET.", "Estas páginas se leen con GET."),
+    "other_name": (
+        "This portal does not answer to the name in your browser's address bar. Open it at {address}/.",
+        "Este portal no responde al nombre que hay en la barra de direcciones. Ábralo en {address}/.",
+    ),
+    "s3_gave_nothing": (
+        "S3 did not give it ({code}). Where a login has expired, whoever runs these pages logs in again; monai-aws doctor says what else "
+        "is missing.",
+        "S3 no lo entregó ({code}). Si ha caducado una sesión, quien administra estas páginas la renueva; monai-aws doctor dice qué más "
+        "falta.",
+    ),
+    "record_unreadable": (
+        "Something of it is in the bucket, and cannot be read: {why}",
+        "Algo de ello está en el depósito y no se puede leer: {why}",
+    ),
+    "preview_unreadable": ("The picture cannot be shown: {why}", "La imagen no se puede mostrar: {why}"),
+    "not_there_because": ("{why}", "{why}"),
+    "no_such_answer": (
+        "There is no such answer in this bucket, or it has expired. Look at the study's partition in Dagster.",
+        "No existe esa respuesta en el depósito, o ha caducado. Mire la partición del estudio en Dagster.",
+    ),
+    "no_answers": (
+        "There is no answer to this study in the bucket, or it has expired. Look at its partition in Dagster.",
+        "No hay respuesta a este estudio en el depósito, o ha caducado. Mire su partición en Dagster.",
+    ),
+    "no_such_file": (
+        "The record of this answer names no such file. Its page lists the files that it has.",
+        "La ficha de esta respuesta no nombra ese archivo. Su página enumera los que tiene.",
+    ),
+    "original_expired": (
+        "The original is not in the bucket any more (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), or was never kept.",
+        "El original ya no está en el depósito (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), o nunca se guardó.",
+    ),
+    "no_preview": ("This answer has no preview: there was nothing to draw.", "Esta respuesta no tiene imagen: no había nada que dibujar."),
+    "preview_gone": ("The preview is not in the bucket any more.", "La imagen ya no está en el depósito."),
+    "day_named": ("A day is named like 2026-03-14.", "Un día se escribe como 2026-03-14."),
+    "no_day_table": (
+        "There is no table of this day. The asset studies_by_day makes it: materialise the day's partition.",
+        "No hay tabla de ese día. La hace el activo studies_by_day: materialice la partición del día.",
+    ),
+    "study_answered": ("This study has been answered.", "Este estudio ya tiene respuesta."),
+    "named_by_digits": (
+        "A study or job is named by {digits} lower-case hex digits.",
+        "Un estudio o un trabajo se escribe con {digits} dígitos hexadecimales en minúscula.",
+    ),
+    # ----------------------------------------------------------------------------------------------- who the load balancer let in
+    "user_unnamed": (
+        "The request did not come through the load balancer. Open the portal at its own address, and log in there.",
+        "La petición no llegó por el balanceador. Abra el portal en su propia dirección e inicie sesión allí.",
+    ),
+    "user_of_another": (
+        "The request was signed by somebody else than this deployment's load balancer. Open the portal at its own address.",
+        "La petición la firmó otro, no el balanceador de este despliegue. Abra el portal en su propia dirección.",
+    ),
+    "user_over": ("Your login is over. Load the page again.", "Su sesión ha caducado. Vuelva a cargar la página."),
+    "user_key": (
+        "The key that the load balancer's signature names is not to be had from AWS. Load the page again in a minute.",
+        "AWS no entrega la clave que nombra la firma del balanceador. Vuelva a cargar la página dentro de un minuto.",
+    ),
+    "user_unsigned": (
+        "The request has no signature of the load balancer, or it is over. Open the portal at its own address, and log in there.",
+        "La petición no lleva la firma del balanceador, o ha caducado. Abra el portal en su propia dirección e inicie sesión allí.",
+    ),
     # ------------------------------------------------------------------------------------------------------------- live states
     "follow_title": ("Your study", "Su estudio"),
     "state_unknown": ("Looking for it …", "Buscándolo …"),
@@ -157,6 +234,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "quarantined": ("refused", "rechazado"),
     "try_again": ("Try again", "Intentar de nuevo"),
     "asking_again": ("Asking …", "Pidiendo …"),
+    "again_unknown": (
+        "Nothing was read of it that names a study, so asking again would end the same: mend what is said here, and send it again.",
+        "No se leyó nada que identifique un estudio, y pedirlo de nuevo acabaría igual: corrija lo que se dice aquí y envíelo otra vez.",
+    ),
+    "send_again": ("Send it again", "Enviarlo otra vez"),
     "again_refused": (
         "It cannot be asked for again: {why}",
         "No se puede pedir de nuevo: {why}",
@@ -224,6 +306,14 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "fact_seconds": ("seconds", "segundos"),
     "fact_cost": ("cost", "coste"),
     "fact_memory": ("peak memory", "memoria máxima"),
+    "phase_queued": ("queued", "en cola"),
+    "phase_boot": ("boot", "arranque"),
+    "phase_download": ("download", "recepción"),
+    "phase_waiting": ("waiting", "espera"),
+    "phase_pull": ("pull", "descarga"),
+    "phase_inference": ("inference", "cálculo"),
+    "phase_upload": ("upload", "publicación"),
+    "phase_total": ("total", "total"),
     "fact_request": ("asked for by a re-run with", "pedido de nuevo con"),
     # ------------------------------------------------------------------------------------------------------------ viewer and 3D
     "open_viewer": ("Viewer", "Visor"),

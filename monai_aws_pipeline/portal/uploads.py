@@ -61,13 +61,13 @@ class Begun:
 
 @dataclass
 class _Upload:
-    """One that was begun. ``job``: once it is complete."""
+    """One that was begun. ``id``: once S3 has given it one; ``job``: once it is complete."""
 
     begun: Begun
     owner: str
     key: str
-    id: str
     until: float
+    id: str = ""
     job: str = ""
     ending: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,13 +89,20 @@ class Uploads:
         part_bytes = max(LEAST_PART_BYTES, -(-size // MOST_PARTS // MIB) * MIB)
         begun = Begun(secrets.token_urlsafe(24), size, part_bytes)
         key = f"{INPUT_PREFIX}{secrets.token_hex(16)}.zip"
+        upload = _Upload(begun, owner, key, self._clock() + KEPT_SECONDS)
         with self._lock:
             self._forget_the_old()
-            under_way = [upload.owner for upload in self._open.values() if not upload.job]
+            under_way = [each.owner for each in self._open.values() if not each.job]
             if len(under_way) >= MOST_OPEN or under_way.count(owner) >= MOST_OF_ONE:
                 raise UploadRefusedError("too_many_uploads", 429)
+            self._open[begun.token] = upload  # has its place while S3 is asked, and nobody knows its token yet
+        try:
             made = self._clients.s3.create_multipart_upload(Bucket=self._bucket, Key=key, ContentType="application/zip")
-            self._open[begun.token] = _Upload(begun, owner, key, made["UploadId"], self._clock() + KEPT_SECONDS)
+        except BaseException:
+            with self._lock:
+                self._open.pop(begun.token, None)
+            raise
+        upload.id = made["UploadId"]
         return begun
 
     def begun(self, owner: str, token: str) -> tuple[Begun, tuple[int, ...], str]:

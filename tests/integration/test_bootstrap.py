@@ -73,6 +73,9 @@ def test_a_bucket_that_is_there_is_used_when_told_and_stays_as_it_is(run, monkey
     assert "Bucket: monai-aws-lent" in made.output
     with pytest.raises(boto3.client("s3").exceptions.ClientError, match="NoSuchBucketPolicy"):
         boto3.client("s3").get_bucket_policy(Bucket="monai-aws-lent")
+    told = run("--existing-bucket", "--portal-origin", "https://portal.example.org", "--yes")
+    assert "put-bucket-cors --bucket monai-aws-lent" in told.output, "the stack does not touch it, so its owner does"
+    assert "put-bucket-cors" not in made.output
 
 
 FAILS = """

@@ -16,8 +16,11 @@ import pytest
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.demo.steps import become_operator
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.preflight.answers import State, answer
+from monai_aws_pipeline.operations.preflight.portal import portal_probes
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.uploads import LEAST_PART_BYTES, MIB, UploadRefusedError, Uploads
+from monai_aws_pipeline.settings import load_settings
 from tests.support.platform import environment
 
 pytestmark = pytest.mark.cloud
@@ -118,3 +121,10 @@ def test_the_pages_may_send_where_the_addresses_lead(uploads: Uploads, operator:
     address = uploads.addresses("somebody", token, [1])[1]
     assert address.startswith(StudyFiles(clients, bucket).address + "/")
     uploads.abort("somebody", token)
+
+
+@pytest.mark.parametrize(("address", "state"), [(PORTAL, State.OK), ("https://portal.example.org", State.WARNING), ("", State.SKIPPED)])
+def test_the_doctor_asks_the_bucket_as_a_browser_does(operator: tuple[Clients, str], address: str, state: State):
+    clients, bucket = operator
+    (probe,) = portal_probes(clients, load_settings(bucket=bucket, links_url=address))
+    assert answer(probe).state is state

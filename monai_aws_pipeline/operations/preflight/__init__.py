@@ -19,6 +19,7 @@ from monai_aws_pipeline.operations.preflight.asking import SECONDS, ask_all
 from monai_aws_pipeline.operations.preflight.caller import identity_probes, machine_probes
 from monai_aws_pipeline.operations.preflight.machines import machine_type_probes
 from monai_aws_pipeline.operations.preflight.money import money_probes
+from monai_aws_pipeline.operations.preflight.portal import portal_probes
 from monai_aws_pipeline.operations.preflight.rehearsals import rehearsal_probes
 from monai_aws_pipeline.operations.preflight.sources import source_probes
 
@@ -43,5 +44,6 @@ def preflight(clients: Clients, settings: Settings, report: Report = silently, s
         *source_probes(clients, settings),
         *archive_probes(clients, settings),
         *money_probes(clients, settings),
+        *portal_probes(clients, settings),
     ]
     return [*first, *ask_all(probes, report, seconds)]

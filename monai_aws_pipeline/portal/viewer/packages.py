@@ -45,6 +45,10 @@ class PackageError(NamedError):
     """A viewer's files cannot be fetched, or are not those that are pinned."""
 
 
+class NotYetError(ViewError):
+    """A viewer's files are on their way."""
+
+
 @dataclass(frozen=True)
 class NpmPackage:
     """A package of npm. ``integrity``: as npm publishes it. ``folder``: what of it is used, without ``left_out`` (beginnings of names)."""
@@ -116,41 +120,49 @@ class PackageFiles:
 
 
 class Packages:
-    """The packages that this process serves, fetched in the background from its start on. Safe to use from several threads."""
+    """The packages that this process serves, each fetched in the background when first asked for. Safe to use from several threads."""
 
     def __init__(self, cache: Path, report: Callable[[str], None], packages: Sequence[NpmPackage] = PACKAGES) -> None:
         self._cache, self._report, self._named = cache, report, {package.address: package for package in packages}
         self._ready: dict[str, PackageFiles] = {}
         self._failed: dict[str, PackageError] = {}
-
-    def fetch_in_background(self) -> threading.Thread:
-        """Begin; the process does not wait for it at its end."""
-        thread = threading.Thread(target=self.fetch, name="viewers", daemon=True)
-        thread.start()
-        return thread
-
-    def fetch(self) -> None:
-        """Fetch what is missing. What goes wrong is said here and again on each page that needs it."""
-        for address, package in self._named.items():
-            try:
-                self._ready[address] = unpacked(package, self._cache, self._report)
-            except PackageError as error:
-                self._failed[address] = error
-                self._report(f"The viewer is not there: {error}")
-            except OSError as error:
-                self._failed[address] = PackageError(f"{package.name} cannot be kept in {self._cache} ({error.strerror}).")
-                self._report(f"The viewer is not there: {self._failed[address]}")
+        self._fetching: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
 
     def files(self, address: str) -> PackageFiles:
-        """Those of the package with an address. Raises ViewError while they are not there."""
+        """Those of the package with an address. Raises ViewError while they are not there: NotYetError where waiting helps."""
         package = self._named.get(address)
         if package is None:
             raise ViewError("There is no such viewer.")
-        if error := self._failed.get(address):
-            raise ViewError(error.cause, f"{error.remedy} Then start the portal again.".strip(), 503)
-        if address not in self._ready:
-            raise ViewError(f"{package.name} is being fetched.", "Reload the page in a minute.", 503)
-        return self._ready[address]
+        with self._lock:
+            if found := self._ready.get(address):
+                return found
+            if error := self._failed.pop(address, None):  # whoever asks next begins anew
+                raise ViewError(error.cause, f"{error.remedy} Then open this page again.".strip(), 503)
+            if address not in self._fetching:
+                self._fetching[address] = threading.Thread(target=self._fetch, args=(package,), name="viewer", daemon=True)
+                self._fetching[address].start()
+        raise NotYetError(f"{package.name} is being fetched, which is done once.", "This page opens when it is there.", 503)
+
+    def _fetch(self, package: NpmPackage) -> None:
+        error: PackageError | None = None
+        try:
+            found = unpacked(package, self._cache, self._report)
+        except PackageError as refusal:
+            error = refusal
+        except OSError as refusal:
+            error = PackageError(f"{package.name} cannot be kept in {self._cache} ({refusal.strerror}).", "Make room there.")
+        with self._lock:
+            del self._fetching[package.address]
+            if error:
+                self._failed[package.address] = error
+            else:
+                self._ready[package.address] = found
+
+    def wait(self) -> None:
+        """Until nothing is being fetched."""
+        for thread in list(self._fetching.values()):
+            thread.join()
 
 
 def unpacked(package: NpmPackage, cache: Path, report: Callable[[str], None]) -> PackageFiles:

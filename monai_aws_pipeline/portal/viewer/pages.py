@@ -18,7 +18,7 @@ from monai_aws_pipeline.portal.pages import message_page, viewer_page, volume_pa
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 from monai_aws_pipeline.portal.texts import language_of
 from monai_aws_pipeline.portal.viewer.dicomweb import refused
-from monai_aws_pipeline.portal.viewer.packages import ADDRESS, NIIVUE, OHIF, PackageFiles, Packages
+from monai_aws_pipeline.portal.viewer.packages import ADDRESS, NIIVUE, OHIF, NotYetError, PackageFiles, Packages
 from monai_aws_pipeline.portal.viewer.study_view import ViewError
 from monai_aws_pipeline.portal.viewer.surface import surface_in_ras
 from monai_aws_pipeline.portal.viewer.views import OpenStudy, Views
@@ -181,7 +181,8 @@ def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response
             return answer(request)
         except ViewError as error:
             if request.url.path.endswith("/") or request.url.path.endswith("/viewer"):
-                return HTMLResponse(message_page("Not shown", str(error)), status_code=error.status)
+                again = {"Refresh": "3"} if isinstance(error, NotYetError) else {}
+                return HTMLResponse(message_page("Not shown", str(error)), status_code=error.status, headers=again)
             return refused(error)
 
     return answered

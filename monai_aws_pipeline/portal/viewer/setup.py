@@ -28,7 +28,6 @@ def viewer_of(settings: Settings, clients: Clients, files: StudyFiles, report: C
     """The viewers for as long as the block lasts; what they keep of studies is gone afterwards."""
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
     packages = Packages(settings.cache_dir, report)
-    packages.fetch_in_background()
     with scratch("viewed-studies", settings.cache_dir) as folder:
         yield Viewer(Views(files, BucketFetch(clients.s3, files, limits_of(settings)), folder, archive_of(settings, clients)), packages)
 

@@ -67,7 +67,7 @@ class OpenStudy:
     turns: Turns
     users: int = 0
     used_at: float = 0.0
-    bytes: int = 0
+    held: int = 0
     """What its folder takes."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _making: threading.Lock = field(default_factory=threading.Lock)
@@ -136,7 +136,7 @@ class OpenStudy:
         return StudyView(self.record.study, uid, source) if source.is_whole else None
 
     def _measure(self) -> None:
-        self.bytes = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        self.held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 class Views:
@@ -189,7 +189,7 @@ class Views:
         with self._lock:
             now = time.monotonic()
             idle = sorted((each.used_at, name) for name, each in self._open.items() if not each.users)
-            sizes = {name: each.bytes for name, each in self._open.items()}
+            sizes = {name: each.held for name, each in self._open.items()}
             gone = []
             for used_at, name in idle:
                 too_many = len(sizes) + room_for_one > MOST_STUDIES or sum(sizes.values()) > MOST_BYTES

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from click.testing import CliRunner
+from moto import mock_aws
 
 from monai_aws_pipeline import cli
 from monai_aws_pipeline.cloud.instances import Quota
@@ -38,6 +41,7 @@ from monai_aws_pipeline.operations.preflight.money import (
     judge_tag,
     judge_tag_hidden,
 )
+from monai_aws_pipeline.operations.preflight.portal import judge_uploads, origin_of
 from monai_aws_pipeline.operations.preflight.rehearsals import GROUP, IMAGE, KEY, LAUNCH, SPOT, Rehearsed, judge_rehearsal
 from monai_aws_pipeline.operations.preflight.sources import Reference, Reply, judge_file, judge_manifest, manifest_status
 from tests.permissions.policies import roles
@@ -402,3 +406,41 @@ def test_the_report_is_json_with_an_exit_code_and_prints_what_others_wrote_lette
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_an_error_is_exit_code_1(options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     assert shown(monkeypatch, [Answer("one", State.ERROR, "broken", "Mend it.")], *options)[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------------------ portal
+
+PORTAL = "https://portal.example.org"
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (Reply(200, {"access-control-allow-origin": PORTAL}), State.OK),
+        (Reply(200, {"access-control-allow-origin": "*"}), State.OK),
+        (Reply(200, {"access-control-allow-origin": "https://other.example.org"}), State.WARNING),
+        (Reply(200, {}), State.WARNING),
+        (Reply(403, {}), State.WARNING),
+        (Reply(301, {}), State.WARNING),
+    ],
+)
+def test_a_bucket_that_takes_no_uploads_from_the_portals_pages_is_named(reply: Reply, state: State):
+    assert judge_uploads("studies", PORTAL, reply).state is state
+
+
+def test_the_remedy_for_a_bucket_without_cors_can_be_pasted():
+    remedy = judge_uploads("studies", PORTAL, Reply(403)).remedy
+    assert f"monai-aws bootstrap --portal-origin {PORTAL}\n" in remedy
+    words = shlex.split(remedy.partition("not the stack's: ")[2])
+    assert words[:5] == ["aws", "s3api", "put-bucket-cors", "--bucket", "studies"]
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="studies")
+        s3.put_bucket_cors(Bucket="studies", CORSConfiguration=json.loads(words[6]))
+        (rule,) = s3.get_bucket_cors(Bucket="studies")["CORSRules"]
+    assert (rule["AllowedOrigins"], rule["AllowedMethods"]) == ([PORTAL], ["PUT"])
+
+
+def test_an_origin_is_what_a_browser_calls_it():
+    assert origin_of("http://127.0.0.1:3070") == "http://127.0.0.1:3070"
+    assert origin_of("https://portal.example.org/") == PORTAL

@@ -125,7 +125,7 @@ def test_a_header_that_is_forged_or_over_is_refused(balancer: LoadBalancer, fetc
 def test_a_key_that_is_none_of_theirs_is_refused():
     balancer = LoadBalancer(ARN, SigningKeys(KEYS, Fetch(**{KID: pem(RSA), OTHER_KID: b"<html>"})))
     for name in (KID, OTHER_KID):
-        with pytest.raises(UnknownUserError, match="cannot be read"):
+        with pytest.raises(UnknownUserError, match="not to be had from AWS"):
             balancer.user(token(kid=name))
 
 
@@ -186,4 +186,4 @@ def test_who_is_known_sees_the_pages_and_alone_goes_on_with_an_upload(browser: T
 
 def test_the_load_balancer_asks_for_the_health_by_the_machines_address(browser: TestClient):
     assert browser.get("/health", headers={"host": "10.0.0.7:3070"}).status_code == 200
-    assert browser.get("/", headers={"host": "10.0.0.7:3070", HEADER: token()}).status_code == 400
+    assert browser.get("/", headers={"host": "10.0.0.7:3070", HEADER: token()}).status_code == 421

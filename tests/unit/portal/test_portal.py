@@ -199,7 +199,7 @@ def test_another_name_that_leads_here_is_refused(browser: TestClient, bucket: Bu
     answered(bucket)
     for path in (PAGE, f"{PAGE}preview.png", f"{PAGE}map.log"):
         answer = browser.get(path, headers={"host": host})
-        assert answer.status_code == 400
+        assert answer.status_code == 421
         assert "location" not in answer.headers
 
 
@@ -318,7 +318,7 @@ def test_a_day_has_a_page_that_leads_to_the_page_of_each_of_its_studies(browser:
 
 
 @pytest.mark.parametrize(
-    ("day", "said"), [("2026-03-15", "Materialise that day"), ("yesterday", "named like"), ("2026-13-01", "named like")]
+    ("day", "said"), [("2026-03-15", "materialise the day"), ("yesterday", "named like"), ("2026-13-01", "named like")]
 )
 def test_a_day_without_a_table_has_no_page(browser: TestClient, day: str, said: str):
     page = browser.get(f"/days/{day}/")

@@ -118,6 +118,27 @@ def test_only_a_failure_that_stands_of_a_known_study_may_be_asked_for_again():
     assert [row.again for row in rows_of((refused(2),))] == [False], "its study is not known"
 
 
+@pytest.mark.parametrize(("language", "why"), [("en", "asking again would end the same"), ("es", "acabaría igual")])
+def test_an_upload_of_no_known_study_has_no_button_and_says_why_and_what_to_do(
+    browser: TestClient, bucket: Bucket, asked: Asked, language: str, why: str
+):
+    bucket.commit(refused(2, at=NOW))
+    page = browser.get("/recent", headers={"accept-language": language}).text
+    assert why in page
+    assert "data-job" not in page
+    page = browser.get(f"/jobs/{job_of(2)}/", headers={"accept-language": language}).text
+    assert why in page
+    assert '<a href="/">' in page
+    assert browser.post("/api/studies//again", json={"job": job_of(2)}).status_code == 404
+    assert browser.post(f"/api/studies/{S}/again", json={"job": job_of(2)}).status_code == 404
+    assert not asked.calls
+
+
+def test_a_failure_of_a_known_study_does_not_say_so(browser: TestClient, bucket: Bucket):
+    bucket.commit(replace(refused(1, study=S, at=NOW), status=Status.FAILED))
+    assert "asking again would end the same" not in browser.get("/recent").text + browser.get(f"/studies/{S}/{J}/").text
+
+
 def test_a_failed_study_is_asked_for_again_under_every_job_that_failed(browser: TestClient, bucket: Bucket, asked: Asked):
     for number in (1, 5):
         bucket.commit(replace(refused(number, at=NOW, study=S), status=Status.FAILED))

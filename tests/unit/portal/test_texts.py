@@ -35,6 +35,13 @@ def test_what_a_page_or_a_script_says_is_in_the_table(path: Path):
     assert not keys - set(TEXTS)
 
 
+@pytest.mark.parametrize("path", sorted(app.STATIC.parent.glob("*.py")), ids=lambda path: path.name)
+def test_what_a_module_refuses_with_is_in_the_table(path: Path):
+    refused = r"(?:NotThereError|UnknownUserError|UploadRefusedError)\(\s*\"(\w+)\"|refusal\(\s*[\w()]+, \d+, \"(\w+)\""
+    keys = {key for found in re.findall(refused, path.read_text()) for key in found if key}
+    assert not keys - set(TEXTS)
+
+
 @pytest.mark.parametrize(
     ("wanted", "kept", "accepted", "language"),
     [

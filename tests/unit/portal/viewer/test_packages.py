@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.portal.viewer import packages
-from monai_aws_pipeline.portal.viewer.packages import NIIVUE, OHIF, NpmPackage, PackageError, Packages, registry_of, unpacked
+from monai_aws_pipeline.portal.viewer.packages import NIIVUE, OHIF, NotYetError, NpmPackage, PackageError, Packages, registry_of, unpacked
+from monai_aws_pipeline.portal.viewer.study_view import ViewError
 from tests.unit.portal.viewer.conftest import Looking
 
 BUNDLE = b'first();\n__webpack_require__.p = "/";\nlast();\n'
@@ -111,12 +112,17 @@ def test_registries_are_those_of_npms_own_settings(tmp_path: Path, monkeypatch: 
 def test_without_npm_and_without_a_registry_it_is_said_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(packages, "registry_of", lambda _: "")
-    said: list[str] = []
-    served = Packages(tmp_path, said.append, [package(content)])
-    served.fetch()
-    assert "NPM_CONFIG_REGISTRY" in said[-1]
-    with pytest.raises(Exception, match=r"put x-viewer-1\.0\.0\.tgz into"):
+    served = Packages(tmp_path, lambda _: None, [package(content)])
+    with pytest.raises(NotYetError):
         served.files("/viewer-files/x-viewer-1.0.0/")
+    served.wait()
+    with pytest.raises(ViewError, match=r"set NPM_CONFIG_REGISTRY .* put x-viewer-1\.0\.0\.tgz into"):
+        served.files("/viewer-files/x-viewer-1.0.0/")
+    (tmp_path / "viewers" / "x-viewer-1.0.0.tgz").write_bytes(content)
+    with pytest.raises(NotYetError):
+        served.files("/viewer-files/x-viewer-1.0.0/")
+    served.wait()
+    assert served.files("/viewer-files/x-viewer-1.0.0/").find("app.css")
 
 
 def test_the_pins_are_whole():
@@ -127,8 +133,9 @@ def test_the_pins_are_whole():
 def test_files_are_served_by_the_names_that_there_are(looking: Looking, cache: Path, content: bytes):
     made = package(content)
     looking.packages._named[made.address] = made
+    looking.packages._cache = cache
     assert looking.browser.get(f"{made.address}app.css").status_code == 503, "not fetched yet"
-    looking.packages._ready[made.address] = unpacked(made, cache, print)
+    looking.packages.wait()
     answer = looking.browser.get(f"{made.address}app.bundle.1.js")
     assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
     assert answer.text == BUNDLE.decode().replace('"/"', f'"{made.address}"')

@@ -82,8 +82,9 @@ def test_what_cannot_be_shown_says_why_as_a_page(looking: Looking, study: Viewed
             assert looking.browser.get(path).status_code == 404
 
 
-def test_until_a_viewer_is_there_its_page_says_so(looking: Looking, study: ViewedStudy):
+def test_until_a_viewer_is_there_its_page_says_so_and_looks_again(looking: Looking, study: ViewedStudy, monkeypatch: pytest.MonkeyPatch):
     looking.packages._ready.clear()
+    monkeypatch.setattr(looking.packages, "_fetch", lambda _: None)
     for page in (f"/viewer/{S}/{J}/viewer", f"/3d/{S}/{J}/"):
         answer = looking.browser.get(page)
-        assert (answer.status_code, "being fetched" in answer.text) == (503, True)
+        assert (answer.status_code, "being fetched" in answer.text, answer.headers["refresh"]) == (503, True, "3")
