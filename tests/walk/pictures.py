@@ -75,7 +75,7 @@ class Walk:
         self.graph("graph-with-failures")
         self.asset("unanswered_studies")
         self.page.get_by_text("once_mended").first.wait_for()
-        self.keep("unanswered-studies", height=1000, scroll_to="newest")
+        self.keep("unanswered-studies", width=1500, height=1000, scroll_to="newest")
         self.page.locator(f"a[href*='partition={self.studies['thick']}']").first.click()
         self.page.get_by_text("application_said_last").wait_for()
         self.keep("failed-study")
@@ -91,7 +91,7 @@ class Walk:
         """What the night cost."""
         self.asset("inference_result", "Checks")
         self.page.get_by_text("within_time_and_cost").first.click()
-        self.page.get_by_role("button", name="Execute", exact=True).click()
+        self.page.get_by_text("Execute", exact=True).first.click()
         self.page.get_by_text(f"of {len(self.studies) + 1} results of the last 24 hours").first.wait_for(timeout=RUN_MS)
         self.keep("cost-of-a-night")
 
