@@ -197,6 +197,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "about_pulling": ("The host pulls the application for it.", "La máquina descarga la aplicación."),
     "about_inferring": ("The application is at work on it.", "La aplicación trabaja en él."),
     "about_publishing": ("Its outputs are judged and stored.", "Se revisan y guardan sus resultados."),
+    "about_archiving": ("It is answered, and goes to the archive.", "Tiene respuesta y pasa al archivo."),
     "about_done": ("Every study of this upload is answered.", "Todos los estudios de este envío tienen respuesta."),
     "about_refused": ("Why, and what to do:", "Por qué, y qué hacer:"),
     "open_result": ("Open the result", "Abrir el resultado"),
