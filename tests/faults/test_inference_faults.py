@@ -332,7 +332,7 @@ class TestWake:
         # The SDK tries each of the two starts five times: a lack of capacity is an HTTP 500.
         place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", status=500, times=10)
         job = waking.upload("no-capacity")
-        eventually(lambda: times_left(place) == 5)
+        eventually(lambda: times_left(place) <= 5)  # the schedule's own wake may have come by then
         place.wake()
         eventually(lambda: times_left(place) == 0)
         assert job not in place.entries()

@@ -145,6 +145,7 @@ def test_a_whole_account_has_no_error_and_no_warning(whole: Field):
     assert [check for check, each in found.items() if each.state is State.SKIPPED] == [
         "way to machines",
         "golden reference",
+        "archive",
         "notifications",
     ]
     assert found["dry run: capture an image"].what == "CreateImage is allowed"
