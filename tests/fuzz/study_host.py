@@ -60,6 +60,11 @@ _CONFIG: Final = {
     "unpack_max_depth": 1,
     "unpack_max_seconds": 60,
     "require_volume": False,
+    "archive": "none",
+    "archive_address": "",
+    "archive_secret": "",
+    "archive_correct": False,
+    "datastore_id": "",
     "usd_per_hour": {},
     "price_basis": "",
 }

@@ -25,7 +25,8 @@ def wheels(folder: Path) -> Path:
 def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            yield ".".join([*above, *([node.module] if node.module else [])])
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

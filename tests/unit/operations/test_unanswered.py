@@ -24,7 +24,7 @@ def failed(number: int, minutes: float = 0, code: Code = Code.MAP_FAILED, study:
 def test_a_row_has_cause_remedy_and_last_line_apart():
     row = row_of(failed(1))
     assert (row.code, row.cause, row.last_line) == ("map_failed", "The application ended with 1.", "RuntimeError: no volume")
-    assert row.remedy.startswith("Read what the application said last")
+    assert row.remedy.startswith("Read the application's log (monai-aws get JOB, or map.log under quarantine/JOB/)")
     assert row.map_name == "1.2.0 dddddddddddd"
     assert row.record == f"quarantine/{row.job}/{row.study}/result.json"
 
