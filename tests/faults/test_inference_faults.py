@@ -329,18 +329,19 @@ class TestIsolation:
 class TestWake:
     def test_no_capacity_for_two_tries(self, place: Platform, waking: Waking, record_property: Tell):
         place.wait_stopped()
-        # The SDK tries each of the two starts five times: a lack of capacity is an HTTP 500.
-        place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", status=500, times=10)
+        place.cloud.order_fault(service="ec2", action="StartInstances", code="InsufficientInstanceCapacity", status=500, times=1000)
+        hosts = len(place.machines(ROLE_INFERENCE))
         job = waking.upload("no-capacity")
-        eventually(lambda: times_left(place) <= 5)  # the schedule's own wake may have come by then
-        place.wake()
-        eventually(lambda: times_left(place) == 0)
+        for wakes in (1, 2):  # each tries every host, and the SDK each start five times: a lack of capacity is an HTTP 500
+            eventually(lambda wakes=wakes: times_left(place) <= 1000 - 5 * hosts * wakes)
+            place.wake()
         assert job not in place.entries()
-        (host,) = place.machines(ROLE_INFERENCE)
-        assert (starts_of(host).count, starts_of(host).code) == (1, "InsufficientInstanceCapacity"), "both within one moment"
+        starts = [starts_of(host) for host in place.machines(ROLE_INFERENCE)]
+        assert all((each.count >= 1, each.code) == (True, "InsufficientInstanceCapacity") for each in starts)
+        place.cloud.clear_faults()
         place.wake()
         waking.succeeded(job)
-        record_property("happened", "the job stayed queued, the failed start was counted; the third wake started a host")
+        record_property("happened", "the job stayed queued, each host's failed start was counted; a later wake started one")
 
     def test_lambda_fails_three_times(self, place: Platform, waking: Waking, record_property: Tell):
         names = place.settings.names
