@@ -162,8 +162,8 @@ class Archiver:
         return time.monotonic() < self._closed_until
 
     def missing(self, records: Iterable[ResultRecord]) -> list[ResultRecord]:
-        """Answered studies of which no archive has answered yet."""
-        return [each for each in answered(records) if self._store.find(archive_key(each.study, each.job)) is None]
+        """Those of which no archive has answered yet."""
+        return [each for each in records if self._store.find(archive_key(each.study, each.job)) is None]
 
     def store(self, study: str, job: str, fetch: Callable[[], Answer | None], folder: Path) -> None:
         """Store one answer and write the record. What does not succeed is logged and left to ``archived_study``; the study is answered.

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.host_agent.archiving import Archiver
+from monai_aws_pipeline.host_agent.archiving import Archiver, answered
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, Heartbeat
 from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
 from monai_aws_pipeline.host_agent.job_status import Phase
@@ -234,15 +234,15 @@ class Pipeline:
     def _archive_or_settle(self, job: _Job, studies: Sequence[OneStudy], records: Sequence[ResultRecord], outcome: Outcome) -> None:
         """End the job, after its studies are archived where there is an archive that may be tried now."""
         archiver = self._context.archiver
-        missing = archiver.missing(records) if archiver and not archiver.is_closed else []
+        wanted = answered(records) if archiver and not archiver.is_closed else []
         with self._changed:
-            job.is_answered, job.waits = bool(missing), False
+            job.is_answered, job.waits = bool(wanted), False
             place = sum(other.is_answered for other in self._jobs) <= ARCHIVING
             self._changed.notify_all()
-        if archiver and missing and place:
+        if archiver and wanted and place:
             self._context.board.show(job.message.job, Phase.ARCHIVING)
             self._archiving.submit(
-                self._step, job, partial(self._archive, archiver=archiver, studies=studies, records=missing, outcome=outcome)
+                self._step, job, partial(self._archive, archiver=archiver, studies=studies, records=wanted, outcome=outcome)
             )
         else:
             self._settle(job, Ended(outcome))
@@ -256,7 +256,7 @@ class Pipeline:
         if not in_hand:
             job.life.enter_context(fresh_folder(folder))
         try:
-            for number, record in enumerate(records):
+            for number, record in enumerate(archiver.missing(records)):
                 self._check_stop()
                 one = in_hand.get(record.study)
                 fetch = (

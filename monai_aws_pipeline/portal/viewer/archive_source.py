@@ -45,7 +45,6 @@ class ArchiveSource:
             if _UID.fullmatch(series) and len(self._headers) <= MOST_INSTANCES:
                 self._headers += self._of_series(series)
         self._syntaxes = {str(header.SOPInstanceUID): _first(header.get("AvailableTransferSyntaxUID")) for header in self._headers}
-
         self._of_bits = {str(header.SOPInstanceUID) for header in self._headers if header.get("BitsAllocated") == 1}
 
     @property

@@ -17,6 +17,7 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset, FileDataset
 
 from monai_aws_pipeline.contract import OutputFile, ResultRecord, Status
+from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG, MESH
 from monai_aws_pipeline.host_agent.errors import FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake.dicom import Instance, read_instance, read_studies
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, check_size, keep_dicom, unpack, with_free_space
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _BLOCK: Final = 1 << 20
-_DICOM_KINDS: Final = ("dicom-seg", "dicom")
+_DICOM_KINDS: Final = (DICOM_SEG, DICOM)
 _MOST_OUTPUTS: Final = 200
 
 
@@ -167,4 +168,4 @@ def _blocks(blocks: Iterator[bytes], most: int) -> Iterator[bytes]:
 
 
 def _is_mesh(output: OutputFile) -> bool:
-    return output.kind == "mesh" and output.key.lower().endswith(".stl")
+    return output.kind == MESH and output.key.lower().endswith(".stl")
