@@ -53,6 +53,8 @@ def state_of_a_deployment(state: DeploymentState) -> Table:
     for machine in state.machines:
         what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
         rows.append((machine.role, machine.id, what))
+        if machine.work and machine.work.at_once:
+            rows.append(("  studies", machine.id, machine.work.at_once))
         for job in machine.work.jobs if machine.work else ():
             rows.append(("  job", job.job, f"{job.phase} for {job.phase_seconds:.0f} s, in hand for {job.seconds:.0f} s"))
     for name, depth in state.queues.items():

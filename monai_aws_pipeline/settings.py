@@ -215,6 +215,11 @@ class Settings(BaseSettings):
     map_hosting: Literal["warm", "per_study"] = Field(
         "warm", description="warm: keep the MAP's imports in memory where its answers prove to be the same; per_study: a container a study"
     )
+    studies_at_once: str = Field(
+        "auto",
+        pattern=r"^auto$|^[1-8]$",
+        description="studies inferred at once on a host: auto finds by measuring how many answer the most a minute; or a number",
+    )
     map_timeout_s: int = Field(1800, ge=10, le=36000, description="longest run of one study in seconds; SQS keeps a job for 12 hours")
     map_memory_mib: int = Field(12288, ge=256, le=1048576, description="memory limit of the MAP container in MiB")
     idle_stop_minutes: float = Field(5.0, gt=0, le=1440, description="an idle host stops after this many minutes")

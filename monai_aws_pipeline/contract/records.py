@@ -121,13 +121,14 @@ class Resources:
     """What the MAP used for the study: peak memory in bytes, ``peak_gpu_memory`` only where there is a GPU, and CPU seconds.
 
     ``hosting``: ``per_study`` (a container of its own) or ``warm`` (a process forked in a container that had the imports); empty: it
-    never ran.
+    never ran. ``beside``: so many other studies ran on the same machine at the same time, at most.
     """
 
     peak_rss: int = 0
     peak_gpu_memory: int | None = None
     cpu_seconds: float = 0.0
     hosting: str = ""
+    beside: int = 0
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
         "gpus": settings.gpus,
         "map_network": settings.map_network,
         "map_hosting": settings.map_hosting,
+        "studies_at_once": settings.studies_at_once,
         "map_timeout_s": settings.map_timeout_s,
         "map_memory_mib": settings.map_memory_mib,
         "idle_stop_minutes": settings.idle_stop_minutes,

@@ -27,6 +27,7 @@ from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.host_agent import golden
 from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WORK_FOLDER, Agent, BootOnce, Preparing, SignOfLife, power_off
 from monai_aws_pipeline.host_agent.archiving import Archiver
+from monai_aws_pipeline.host_agent.at_once import AtOnce, this_machine
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.instance_metadata import read_host
 from monai_aws_pipeline.host_agent.aws.job_queue import JobsQueue
@@ -40,6 +41,7 @@ from monai_aws_pipeline.host_agent.runtime import image_inventory
 from monai_aws_pipeline.host_agent.runtime.engine import Engine
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OneAtATime, PerStudy
 from monai_aws_pipeline.host_agent.runtime.live_map import LiveMap, describe, is_image
+from monai_aws_pipeline.host_agent.runtime.side_by_side import SideBySide
 from monai_aws_pipeline.host_agent.runtime.warm_runner import WARM, Warm
 from monai_aws_pipeline.host_agent.stopping import Stop, stop_on_signals
 from monai_aws_pipeline.maps.spec.expectation import ExpectationError, read_json
@@ -107,7 +109,8 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
     stop = stop_on_signals()
     session = boto3.Session(region_name=config.region)
     engine = Engine(RUNTIME_FOLDER / "docker", stop=stop)
-    hosting = _hosting(config, engine, STATE_FOLDER / "warm")
+    at_once = _at_once(config, engine)
+    hosting = _hosting(config, engine, STATE_FOLDER / "warm", at_once, shared=True)
     context = HostContext(
         config=config,
         store=Store(session.client("s3", config=_CALLS), config.bucket, stop),
@@ -123,6 +126,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         bill=Bill(WORK_FOLDER.parent / "unpaid.json", boot.take),
         board=Board(BOARD_FILE),
         archiver=_archiver(session, config, stop),
+        at_once=at_once,
     )
     try:
         with Notice(context.leave, stop):
@@ -130,6 +134,7 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
             Agent(context, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
+        engine.gpu.close()
     return AgentExit.DONE
 
 
@@ -163,7 +168,9 @@ def _prove(config: AgentConfig, image: str) -> int:
     with Preparing(RUNTIME_FOLDER)(), golden.scratch(STATE_FOLDER) as folder:
         ready = _live_map(session, engine, config).make_ready(image, stop)
         given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
-        hosting = _hosting(config, engine, folder / "warm")  # so that a golden study proves as well how the MAP can be hosted
+        hosting = _hosting(
+            config, engine, folder / "warm", _at_once(config, engine)
+        )  # so that a golden study proves as well how the MAP can be hosted
         try:
             verdict = golden.examine(hosting, config.limits, stop, ready, given, folder) if given else None
         finally:
@@ -185,10 +192,17 @@ def _golden(chosen: argparse.Namespace) -> int:
     return AgentExit.DONE if verdict.passed else AgentExit.MISSED
 
 
-def _hosting(config: AgentConfig, engine: Engine, folder: Path) -> Hosting:
-    """The way that the setting asks for, one MAP at a time. ``folder``: where a warm container's studies appear, nobody else's."""
-    chosen = Warm(engine, STATE_FOLDER / "hosting", folder) if config.map_hosting == WARM else PerStudy(engine)
-    return OneAtATime(chosen, RUNTIME_FOLDER)
+def _at_once(config: AgentConfig, engine: Engine) -> AtOnce:
+    machine = this_machine(engine.gpu.total_bytes() if config.gpus else None)
+    return AtOnce(config.studies_at_once, machine, config.limits, STATE_FOLDER / "at-once")
+
+
+def _hosting(config: AgentConfig, engine: Engine, folder: Path, at_once: AtOnce, *, shared: bool = False) -> Hosting:
+    """The way that the setting asks for, one process's MAP at a time. ``folder``: where warm containers' studies appear, nobody else's."""
+    verdicts = STATE_FOLDER / "hosting"
+    chosen = Warm(engine, verdicts, folder) if config.map_hosting == WARM else PerStudy(engine)
+    proved = SideBySide(chosen, verdicts / "side-by-side", folder.with_name(f"{folder.name}-side-by-side"), at_once.may_share)
+    return OneAtATime(proved, RUNTIME_FOLDER, shared=shared)
 
 
 def _image(text: str) -> str:

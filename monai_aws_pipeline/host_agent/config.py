@@ -43,6 +43,7 @@ class AgentConfig:
     gpus: str
     map_network: str
     map_hosting: str
+    studies_at_once: str
     map_timeout_s: int
     map_memory_mib: int
     idle_stop_minutes: float
@@ -94,6 +95,7 @@ _TEXTS: Final = {
     "gpus": (r"|all|\d{1,2}", "empty, all or a number"),
     "map_network": (r"none|host|bridge", "none, host or bridge"),
     "map_hosting": (r"warm|per_study", "warm or per_study"),
+    "studies_at_once": (r"auto|[1-8]", "auto or a number from 1 to 8"),
     "archive": (r"none|healthimaging|dicomweb", "none, healthimaging or dicomweb"),
     "archive_address": (r"|https?://[\w.:/~-]{1,500}", "an archive's address or nothing"),
     "archive_secret": (r"[\w/+=.@:-]{0,600}", "a Secrets Manager name or ARN, or nothing"),

@@ -37,7 +37,15 @@ class Board:
         self._file = file
         self._lock = threading.Lock()
         self._jobs: dict[str, dict[str, Any]] = {}
+        self._at_once: dict[str, Any] = {"number": 1, "why": "nothing is measured yet"}
         self._write()
+
+    def say(self, number: int, why: str) -> None:
+        """So many studies may be inferred at once."""
+        with self._lock:
+            if (said := {"number": number, "why": why}) != self._at_once:
+                self._at_once = said
+                self._write()
 
     def show(self, job: str, phase: Phase) -> None:
         """A job entered a phase."""
@@ -57,14 +65,14 @@ class Board:
         new = self._file.with_suffix(".new")
         try:
             new.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs}))
+            new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs, "at_once": self._at_once}))
             new.replace(self._file)
         except OSError as error:  # a study is worth more than who watches it
             log.warning("what is at work cannot be shown (%s)", error.__class__.__name__)
 
 
 def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:
-    """``{agent: running|stopped, jobs: [{job, phase, seconds, phase_seconds}]}``, the longest first."""
+    """``{agent: running|stopped, jobs: [{job, phase, seconds, phase_seconds}], at_once: {number, why}}``, the longest job first."""
     try:
         found = json.loads(file.read_text())
         alive = (proc / str(int(found["process"]))).exists()
@@ -82,7 +90,7 @@ def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:
         }
         for job, shown in found["jobs"].items()
     ]
-    return {"agent": "running", "jobs": sorted(jobs, key=lambda each: -each["seconds"])}
+    return {"agent": "running", "jobs": sorted(jobs, key=lambda each: -each["seconds"]), "at_once": found.get("at_once")}
 
 
 def _now() -> float:

@@ -49,6 +49,7 @@ from monai_aws_pipeline.contract import (
 from monai_aws_pipeline.contract.outputs import LOG, MEASUREMENTS, PREVIEW
 from monai_aws_pipeline.host_agent import archiving
 from monai_aws_pipeline.host_agent.archiving import Archiver
+from monai_aws_pipeline.host_agent.at_once import AtOnce, one_at_a_time
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.config import AgentConfig
@@ -106,6 +107,7 @@ class HostContext:
     leave: threading.Event = field(default_factory=threading.Event)
     board: Board = field(default_factory=Board)
     archiver: Archiver | None = None
+    at_once: AtOnce = field(default_factory=one_at_a_time)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ class Inferred:
 
 @dataclass(frozen=True)
 class InferenceRun:
-    """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds."""
+    """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds.
+
+    ``beside``: so many others ran with it at most; then ``inferred`` is what it has answered, judged already.
+    """
 
     one: OneStudy
     timings: Timings
@@ -198,6 +203,8 @@ class InferenceRun:
     ready: ReadyMap | None = None
     end: RunEnd | None = None
     error: JobError | None = None
+    beside: int = 0
+    inferred: Inferred | None = None
 
 
 class Outcome(StrEnum):
@@ -270,12 +277,17 @@ def place(study: Study, folder: Path, limits: Limits) -> StagedStudy:
     folder.mkdir(exist_ok=True)
     source.mkdir(mode=0o755)
     source.chmod(0o755)
-    target.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(target, limits.uid, limits.gid)
+    make_target(target, limits)
     images = tuple(_moved(item, source / item.path.name) for item in study.instances)
     companions = tuple(_moved(item, source / item.path.name) for item in study.companions)
     return StagedStudy(replace(study, instances=images, companions=companions), folder, source, target, without_identifiers)
+
+
+def make_target(folder: Path, limits: Limits) -> None:
+    """An empty folder that the MAP's user may write."""
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, limits.uid, limits.gid)
 
 
 def give(staged: StagedStudy, requirements: MapRequirements) -> StagedStudy:
@@ -305,25 +317,60 @@ def _moved(instance: Instance, target: Path) -> Instance:
 # ----------------------------------------------------------------------------------------------------------------------- inference
 
 
-def run_inference(context: HostContext, message: JobMessage, one: OneStudy, on_exit: OnExit = nothing) -> InferenceRun:
-    """Run the MAP that is live now on one study. Raises nothing but InterruptedJobError: what went wrong is part of the answer.
-
-    ``on_exit`` may be called when nothing of the MAP runs any more, so that the next study need not wait for the rest.
-    """
-    began = time.monotonic()
-    spent, ready = replace(one.timings, waiting=began - one.at), None
+def make_ready(context: HostContext, message: JobMessage) -> ReadyMap:
+    """The MAP that is live now, or the one that a re-run names, on this host. Raises JobError."""
     try:
-        ready = context.live_map.ready(message.map_digest, context.stop)
+        return context.live_map.ready(message.map_digest, context.stop)
+    except InterruptedJobError:
+        raise
+    except Exception as error:
+        raise as_job_error(error) from error
+
+
+def not_run(one: OneStudy, began: float, error: JobError) -> InferenceRun:
+    """A study whose MAP could not be made ready. ``began``: monotonic seconds at which its turn came."""
+    return InferenceRun(one, replace(one.timings, waiting=began - one.at), time.monotonic(), error=error)
+
+
+def run_inference(
+    context: HostContext, message: JobMessage, one: OneStudy, ready: ReadyMap, limits: Limits, began: float, on_exit: OnExit = nothing
+) -> InferenceRun:
+    """Run a MAP within ``limits`` on one study, whose turn began then (monotonic seconds).
+
+    Raises nothing but InterruptedJobError: what went wrong is part of the answer. ``on_exit`` may be called when nothing of the MAP runs
+    any more, so that the next study need not wait for the rest.
+    """
+    spent = replace(one.timings, waiting=began - one.at, pull=ready.seconds)
+    try:
         context.board.show(message.job, Phase.INFERRING)
-        spent = replace(spent, pull=ready.seconds)
-        requirements = ready.requirements.requiring_volume() if context.config.require_volume else ready.requirements
-        one = _with_facts(replace(one, staged=give(one.staged, requirements)))
-        end = run_staged(context.hosting, context.config.limits, context.stop, ready, one.staged, on_exit)
+        if one.staged.given is None:
+            requirements = ready.requirements.requiring_volume() if context.config.require_volume else ready.requirements
+            one = _with_facts(replace(one, staged=give(one.staged, requirements)))
+        end = run_staged(context.hosting, limits, context.stop, ready, one.staged, on_exit)
         return InferenceRun(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
     except InterruptedJobError:
         raise
     except Exception as error:
         return InferenceRun(one, spent, time.monotonic(), ready, error=as_job_error(error))
+
+
+def judged(context: HostContext, tried: InferenceRun, beside: int) -> InferenceRun:
+    """A run that shared the machine, with what it has answered, or with the error that it failed with."""
+    if tried.error or not tried.ready or not tried.end:
+        return replace(tried, beside=beside)
+    try:
+        inferred = judge(context.config.limits, tried.ready, tried.one.staged, tried.end)
+    except Exception as error:
+        return replace(tried, beside=beside, error=as_job_error(error))
+    return replace(tried, beside=beside, inferred=inferred)
+
+
+def once_more(tried: InferenceRun, limits: Limits) -> OneStudy:
+    """The study of a run that counts for nothing, as it was before that: its folder for results is empty."""
+    staged = tried.one.staged
+    shutil.rmtree(staged.target)
+    make_target(staged.target, limits)
+    return replace(tried.one, staged=staged)
 
 
 def _with_facts(one: OneStudy) -> OneStudy:
@@ -341,7 +388,7 @@ def start_ahead(context: HostContext, message: JobMessage, staged: StagedStudy) 
     ready = context.live_map.last(message.map_digest)
     if not ready:
         return None
-    name, limits = _container(staged, context.config.limits)
+    name, limits = _container(staged, context.at_once.limits(ready.facts.digest))
     context.hosting.ahead(ready, staged.source, staged.target, limits, name=name)
     return partial(context.hosting.drop, name)
 
@@ -469,7 +516,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
     if tried.error or not tried.ready or not tried.end:
         raise tried.error or FailedError(Code.INTERNAL, "An inference ended with neither an end nor an error.")
     one, ready, job = tried.one, tried.ready, received.message.job
-    inferred = judge(context.config.limits, ready, one.staged, tried.end)
+    inferred = tried.inferred or judge(context.config.limits, ready, one.staged, tried.end)
     expected = ready.requirements.contract.volumes
     extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one, expected)
     kinds = {"preview.png": PREVIEW, "measurements.json": MEASUREMENTS, "map.log": LOG}
@@ -481,7 +528,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
         return ResultRecord(
             job=job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
             map=ready.facts, host=context.host, timings=completed(spent, now - received.started),
-            resources=resources_of(inferred.end),
+            resources=resources_of(inferred.end, tried.beside),
             cost=cost_of(charged, ready.seconds, context.config, context.host), request=received.message.request,
         )  # fmt: skip
 
@@ -506,7 +553,7 @@ def _end(context: HostContext, received: ReceivedJob, error: JobError, tried: In
             job=message.job, study=study, status=status, committed_at=utc_text(datetime.now(UTC)),
             input=one.facts if one else input_facts(message, None), map=tried.ready.facts if tried and tried.ready else MapFacts(),
             host=context.host, timings=completed(replace(spent, boot=charged.boot), time.monotonic() - received.started),
-            resources=resources_of(tried.end) if tried and tried.end else Resources(),
+            resources=resources_of(tried.end, tried.beside) if tried and tried.end else Resources(),
             cost=cost_of(charged, spent.pull, context.config, context.host),
             error=ResultError(str(error.code), error.message, error.last_line), request=message.request,
         )  # fmt: skip
@@ -569,9 +616,9 @@ def input_facts(message: JobMessage, study: Study | None) -> InputFacts:
     )
 
 
-def resources_of(end: RunEnd) -> Resources:
-    """What a record says about the machine's resources that a run used."""
-    return Resources(end.peak_bytes, end.peak_gpu_bytes, end.cpu_seconds, end.hosting)
+def resources_of(end: RunEnd, beside: int) -> Resources:
+    """What a record says about the machine's resources that a run used, and how many ran beside it."""
+    return Resources(end.peak_bytes, end.peak_gpu_bytes, end.cpu_seconds, end.hosting, beside)
 
 
 def completed(spent: Timings, in_hand: float) -> Timings:

@@ -1,9 +1,10 @@
-"""Several jobs at once, one MAP at a time: the next study is fetched and the last one published while the present one is inferred.
+"""Several jobs at once: the next are fetched and the last ones published while one is inferred, or as many as this host may at once.
 
 Here belongs which step runs on which thread, how many jobs may be in hand, and how each receipt is settled. What the steps do is in
-``job.py``. A job in hand has its own heartbeat, folder and end; a step that fails ends its own job only.
+``job_steps.py``, whose turn it is in ``turns.py``. A job in hand has its own heartbeat, folder and end; a step that fails ends its own job
+only.
 
-    calling thread: prepare    one thread: the MAP    two threads: publish, finish    one thread: archive
+    calling thread: prepare    a thread for each place: the MAP    two threads and more: publish, finish    one thread: archive
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,8 +27,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from monai_aws_pipeline.contract import ContractError, JobMessage, ResultRecord
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.archiving import Archiver, answered
+from monai_aws_pipeline.host_agent.at_once import MOST
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, Heartbeat
-from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError
+from monai_aws_pipeline.host_agent.errors import FailedError, InterruptedJobError, JobError, RefusedError
 from monai_aws_pipeline.host_agent.job_status import Phase
 from monai_aws_pipeline.host_agent.job_steps import (
     Ended,
@@ -41,6 +44,10 @@ from monai_aws_pipeline.host_agent.job_steps import (
     as_job_error,
     complete,
     finish,
+    judged,
+    make_ready,
+    not_run,
+    once_more,
     prepare,
     publish,
     read_message,
@@ -51,14 +58,38 @@ from monai_aws_pipeline.host_agent.job_steps import (
     start_ahead,
 )
 from monai_aws_pipeline.host_agent.results.commit import read_progress
+from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.turns import Place, Turns
 
 log = logging.getLogger(__name__)
 
-_AHEAD: Final = 3
-"""Jobs that are fetched and wait for the MAP. With fewer, a MAP faster than a container's start would wait for that."""
+_AHEAD: Final = 2
+"""Jobs that are fetched and wait for the MAP, and one more for each that is inferred at once. With fewer, a MAP faster than a container's
+start would wait for that."""
 _PUBLISHERS: Final = 2
-IN_HAND: Final = _AHEAD + 1 + _PUBLISHERS
-"""Those, one inferred, and those being published: a bucket slower than the MAP holds it up and does not fill the disk."""
+"""Threads that publish, and one more for each two inferred at once."""
+
+
+@dataclass(frozen=True)
+class Hands:
+    """How many jobs may be in hand with so many inferred at once.
+
+    ``in_hand``: those that wait, are inferred and are being published: a bucket slower than the MAP holds it up and does not fill the disk.
+    """
+
+    at_once: int
+
+    @property
+    def ahead(self) -> int:
+        """Jobs that are fetched and wait for the MAP."""
+        return _AHEAD + self.at_once
+
+    @property
+    def in_hand(self) -> int:
+        """All of them."""
+        return self.ahead + self.at_once + _PUBLISHERS + (self.at_once - 1) // 2
+
+
 ARCHIVING: Final = 20
 """Answered jobs that may wait for the archive, with their files. They hold up no other job; what is more is archived from the bucket."""
 _LOOK_S: Final = 0.5
@@ -89,9 +120,9 @@ class Pipeline:
         self._context = context
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
-        self._inference = ThreadPoolExecutor(2, "inference")
-        self._turn = threading.Lock()
-        self._publishing = ThreadPoolExecutor(_PUBLISHERS, "publishing")
+        self._inference = ThreadPoolExecutor(2 * MOST, "inference")
+        self._turns = Turns(context.at_once, self._ready_for)
+        self._publishing = ThreadPoolExecutor(_PUBLISHERS + (MOST - 1) // 2, "publishing")
         self._archiving = ThreadPoolExecutor(1, "archiving")
         self._idle_since = time.monotonic()
         self.broken: WorkFolderError | None = None
@@ -108,7 +139,8 @@ class Pipeline:
             return self._changed.wait_for(self._has_place, seconds)
 
     def _has_place(self) -> bool:
-        return sum(not job.is_answered for job in self._jobs) < IN_HAND and sum(job.waits for job in self._jobs) < _AHEAD
+        hands = Hands(self._turns.number)
+        return sum(not job.is_answered for job in self._jobs) < hands.in_hand and sum(job.waits for job in self._jobs) < hands.ahead
 
     def accept(self, delivery: Delivery) -> Future[Ended]:
         """Work on one receipt: prepare it here and now, and leave the rest to the other threads. The future has its end."""
@@ -194,17 +226,56 @@ class Pipeline:
         self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
 
     def _run_inference(self, job: _Job, one: OneStudy) -> InferenceRun:
-        """Have one study inferred in its turn. The next one's begins when nothing of the MAP runs any more: how the run ended, the engine
-        says a while later, on the other of the two threads.
+        """Have one study inferred in its turn. What failed beside others is run once more, alone, and that run counts: perhaps there was
+        too little for all of them.
         """
-        if self._turn.locked():
-            self._context.live_map.look()
-        with ExitStack() as turn:
-            turn.enter_context(self._turn)
-            self._check_stop()
-            self._not_waiting(job)
-            self._context.board.show(job.message.job, Phase.PULLING)
-            return run_inference(self._context, job.message, one, on_exit=turn.close)
+        tried, beside = self._in_turn(job, one)
+        if not beside:
+            return tried
+        tried = judged(self._context, tried, beside)
+        if not tried.error or not tried.ready or (not tried.end and isinstance(tried.error, RefusedError)):
+            return tried
+        log.warning(
+            "job %s: failed (%s) beside %d other(s), which says nothing; it is run again alone", job.message.job, tried.error.code, beside
+        )
+        again, _ = self._in_turn(job, once_more(tried, self._context.config.limits), alone=True)
+        again = judged(self._context, again, 0)
+        if not again.error:
+            self._context.at_once.disturbed(tried.ready.facts.digest, beside)
+        return again
+
+    def _in_turn(self, job: _Job, one: OneStudy, *, alone: bool = False) -> tuple[InferenceRun, int]:
+        """A study's run, and how many ran beside it. The next one's turn begins when nothing of the MAP runs any more for this: how the
+        run ended, the engine says a while later.
+        """
+        context = self._context
+        if self._turns.is_taken:
+            context.live_map.look()
+        place: Place | None = None
+        with self._turns.door(self._check_stop) as door:
+            must_be_empty = alone
+            while place is None:
+                door.wait(until_empty=must_be_empty)
+                began = time.monotonic()
+                self._not_waiting(job)
+                context.board.show(job.message.job, Phase.PULLING)
+                try:
+                    ready = make_ready(context, job.message)
+                except JobError as error:
+                    return not_run(one, began, error), 0
+                place, must_be_empty = door.enter(ready, alone=alone), True  # where another MAP runs, it has to leave first
+        limits = context.config.limits if alone else context.at_once.limits(ready.facts.digest)
+        try:
+            tried = run_inference(context, job.message, one, ready, limits, began, on_exit=place.leave)
+        finally:
+            place.close()
+        if tried.end:
+            context.at_once.used(ready.facts.digest, tried.end)
+            context.board.say(context.at_once.number(ready.facts.digest), context.at_once.why(ready.facts.digest))
+        return tried, place.beside
+
+    def _ready_for(self, ready: ReadyMap, number: int) -> bool:
+        return self._context.hosting.ready_for(ready, self._context.at_once.limits(ready.facts.digest), number)
 
     def _finish(
         self,

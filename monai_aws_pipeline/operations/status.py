@@ -26,6 +26,7 @@ RESULTS_HOURS: Final = 24
 ASK_SECONDS: Final = 20
 """Longest that a host may take to say what it has in hand."""
 _WORD: Final = re.compile(r"[a-z]{1,20}")
+_LINE: Final = re.compile(r"[\x20-\x7e]{1,300}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class HostWork:
     agent: str
     jobs: tuple[JobAtWork, ...] = ()
     reason: str = ""
+    at_once: str = ""
+    """How many studies it infers at once, and how that number came about."""
 
 
 def parse_work(printed: str) -> HostWork:
@@ -60,7 +63,14 @@ def parse_work(printed: str) -> HostWork:
     plain = all(is_job(each.job) and _WORD.fullmatch(each.phase) for each in jobs)
     if agent not in ("running", "stopped") or not plain:
         return HostWork("unknown", reason="the host's answer is not understood; its agent may be older than this command")
-    return HostWork(agent, jobs)
+    return HostWork(agent, jobs, at_once=_at_once(found))
+
+
+def _at_once(found: Mapping[str, Any]) -> str:
+    """In words; empty for an agent that is older than this command, or that stopped."""
+    said = found.get("at_once")
+    why = said.get("why") if isinstance(said, dict) else None
+    return why if isinstance(why, str) and _LINE.fullmatch(why) else ""
 
 
 @dataclass(frozen=True)

@@ -186,10 +186,17 @@ def _details(record: ResultRecord) -> dict[str, str]:
         "passed over": ", ".join(f"{count} {kind}" for kind, count in given.passed_over.items()),
         "evened out": "; ".join(given.repairs),
         "peak memory": ", ".join(filter(None, (_mib(record.resources.peak_rss), _mib(record.resources.peak_gpu_memory, " of the GPU")))),
-        "hosting": record.resources.hosting,
+        "hosting": _hosting(record),
         "CPU seconds": f"{record.resources.cpu_seconds:g}" if record.resources.cpu_seconds else "",
     }
     return {name: said for name, said in details.items() if said}
+
+
+def _hosting(record: ResultRecord) -> str:
+    beside = record.resources.beside
+    return (
+        f"{record.resources.hosting}, beside {beside} other {'study' if beside == 1 else 'studies'}" if beside else record.resources.hosting
+    )
 
 
 def provenance_tags(record: ResultRecord, other_inputs: Mapping[AssetKey, tuple[str, int]], live_map: AssetKey) -> dict[str, str]:

@@ -92,6 +92,10 @@ class EngineApi:
             raise EngineError("the container engine did not say how a container ended")
         return int(found["StatusCode"])
 
+    def limit_memory(self, name: str, size: int) -> None:
+        """Give a container another limit of memory in bytes, swap included."""
+        self._ask("POST", f"/containers/{quote(name)}/update", fine=(), content={"Memory": size, "MemorySwap": size})
+
     def kill(self, name: str) -> None:
         """Kill a container's processes; none of that name, or one that has ended, is fine."""
         self._ask("POST", f"/containers/{quote(name)}/kill", fine=(404, 409))

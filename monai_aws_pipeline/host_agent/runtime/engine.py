@@ -27,6 +27,7 @@ from typing import IO, Any, Final
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.container import AttachedContainer
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
+from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
 from monai_aws_pipeline.host_agent.stopping import Stop
 from monai_aws_pipeline.maps.spec.container import ContainerSpec
@@ -97,6 +98,7 @@ class Engine:
         self._docker = docker or find_docker()
         self._api = api or EngineApi(stop=stop)
         self.stop = self._api.stop
+        self.gpu = GpuWatch()
         self._removals = ThreadPoolExecutor(1, "removals")
         self._config = config_folder
         self._environment = {**os.environ, "DOCKER_CONFIG": str(config_folder)}
@@ -313,7 +315,7 @@ class Engine:
 
     def meter(self, name: str, gpu: bool, *, warm: bool = False) -> Meter:
         """A meter of a container by name."""
-        return Meter(lambda: int(self.state(name).get("Pid", 0)), gpu, warm=warm)
+        return Meter(lambda: int(self.state(name).get("Pid", 0)), self.gpu if gpu else None, warm=warm)
 
     def state(self, name: str) -> dict[str, Any]:
         """Docker's State of a container, empty where there is none, or where the engine does not say."""
@@ -322,6 +324,10 @@ class Engine:
         except EngineError:
             return {}
         return state if isinstance(state, dict) else {}
+
+    def limit_memory(self, name: str, mib: int) -> None:
+        """Give a container that runs another limit of memory, swap included. Raises EngineError, also where it uses more than that now."""
+        self._api.limit_memory(name, mib << 20)
 
     def remove(self, name: str) -> None:
         """Kill and remove a container; none of that name is fine."""

@@ -1,4 +1,4 @@
-"""How the MAP is kept for studies: a container of its own for each study, behind one protocol; and that one MAP runs at a time.
+"""How the MAP is kept for studies: a container of its own for each study, behind one protocol; and that one process's MAP runs at a time.
 
 Here belongs who starts and ends containers of the MAP. The job knows only ``Hosting``: it hands over a study's folders and gets the end of
 the run, whichever way it was hosted.
@@ -36,7 +36,7 @@ def nothing() -> None:
 
 
 class Hosting(Protocol):
-    """Runs the MAP on one study at a time."""
+    """Runs the MAP on studies, each in a process and folders of its own; on several at once where ``ready_for`` says so."""
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
@@ -54,13 +54,16 @@ class Hosting(Protocol):
     def drop(self, name: str) -> None:
         """Undo ``ahead`` where no ``run`` followed. None of that name is fine."""
 
+    def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
+        """Whether so many may run at once now. Begins what is missing for that, ends what is too much, and waits for neither."""
+
     def close(self) -> None:
         """Remove what is kept between studies. May be called more than once."""
 
 
 class PerStudy:
     """A fresh container for each study, removed after it. Starting one takes longer than many a study: the next is started ahead, held
-    before its application begins, so that still one application runs at a time.
+    before its application begins, so that no application begins before its turn.
     """
 
     def __init__(self, engine: Engine):
@@ -68,11 +71,18 @@ class PerStudy:
         self._held: dict[str, tuple[ContainerSpec, RunningContainer]] = {}
         self._plain: set[str] = set()
         self._network = NoNetwork(engine)
+        self._number = 1
+
+    def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Always: a container is made for each. Where several run they share no network namespace, not even one without a network."""
+        self._number = max(number, 1)
+        return True
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Start the study's container and hold it."""
         if ready.image not in self._plain and name not in self._held:
-            self._network.open(ready.image, limits)
+            if self._number == 1:
+                self._network.open(ready.image, limits)
             wanted = self._held_container(ready, source, target, limits, name)
             try:
                 self._held[name] = (wanted, self._engine.hold(wanted))
@@ -111,18 +121,20 @@ class PerStudy:
         self._engine.settle()
 
     def _held_container(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> ContainerSpec:
-        return held_container(ready.image, ready.spec, source, target, self._network.joined(limits), name=name)
+        joined = self._network.joined(limits) if self._number == 1 else limits
+        return held_container(ready.image, ready.spec, source, target, joined, name=name)
 
 
 class OneAtATime:
-    """One MAP at a time on this machine, whichever process runs it: the agent, or ``prove`` beside it. Two would share one GPU's memory.
+    """One process's MAP at a time on this machine: the agent's, or that of ``prove`` beside it. Two would share one GPU's memory.
 
     Locks of the kernel on two files in ``folder``: they end with the process that held them, however that ended. Whoever waits for the MAP
-    holds the other, so that an agent with a backlog, which is back within milliseconds, does not get ahead again and again.
+    holds the other, so that an agent with a backlog, which is back within milliseconds, does not get ahead again and again. ``shared``: for
+    the agent, whose own studies may run beside each other, and beside nobody else's.
     """
 
-    def __init__(self, hosting: Hosting, folder: Path):
-        self._hosting, self._folder = hosting, folder
+    def __init__(self, hosting: Hosting, folder: Path, *, shared: bool = False):
+        self._hosting, self._folder, self._how = hosting, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
@@ -144,6 +156,10 @@ class OneAtATime:
         """Undo ``ahead``."""
         self._hosting.drop(name)
 
+    def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
+        """As the hosting behind it."""
+        return self._hosting.ready_for(ready, limits, number)
+
     def close(self) -> None:
         """Remove what is kept between studies."""
         self._hosting.close()
@@ -154,20 +170,20 @@ class OneAtATime:
         self._folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with (self._folder / "next-map.lock").open("w") as following, (self._folder / "map.lock").open("w") as running:
-            waited = _lock(following, stop)
-            waited = _lock(running, stop) or waited
+            waited = _lock(following, stop, fcntl.LOCK_EX)
+            waited = _lock(running, stop, self._how) or waited
             fcntl.flock(following, fcntl.LOCK_UN)
             if waited:
                 log.info("waited %.1f s for another process's MAP", time.monotonic() - started)
             yield partial(fcntl.flock, running, fcntl.LOCK_UN)
 
 
-def _lock(file: IO[str], stop: threading.Event) -> bool:
+def _lock(file: IO[str], stop: threading.Event, how: int) -> bool:
     """Lock it, whether after a wait. Raises InterruptedJobError on ``stop``."""
     waited = False
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how | fcntl.LOCK_NB)
         except BlockingIOError:
             if stop.wait(_TURN_LOOK_S):
                 raise InterruptedJobError("the host is stopping") from None

@@ -1,4 +1,4 @@
-"""What a container uses: memory, processor seconds, kills for lack of memory, read from its control group; GPU memory from nvidia-smi.
+"""What a container uses: memory, processor seconds, kills for lack of memory, read from its control group; of the GPU by ``gpu.py``.
 
 Here belongs reading the kernel's figures and saying where each comes from. Both versions of control groups are read: which one a host has
 follows from its distribution.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -33,6 +34,11 @@ class ControlGroup:
     now: Path
     cpu: Path
     events: Path
+    members: Path
+
+    def pids(self) -> set[int]:
+        """Its processes."""
+        return {int(line) for line in _text(self.members).split() if line.isdigit()}
 
     def peak_bytes(self) -> int:
         """High-water mark in bytes."""
@@ -74,12 +80,13 @@ def control_group(pid: int, proc: Path = _PROC, root: Path = _GROUPS) -> Control
             memory / "memory.usage_in_bytes",
             v1.get("cpuacct", memory) / "cpuacct.usage",
             memory / "memory.oom_control",
+            memory / "cgroup.procs",
         )
     group = v2 or root / "missing"
     peak, source = group / "memory.peak", "cgroup v2 memory.peak"
     if not peak.is_file():
         peak, source = proc / str(pid) / "status", "VmHWM of the first process"
-    return ControlGroup(peak, source, group / "memory.current", group / "cpu.stat", group / "memory.events")
+    return ControlGroup(peak, source, group / "memory.current", group / "cpu.stat", group / "memory.events", group / "cgroup.procs")
 
 
 class Meter:
@@ -87,10 +94,11 @@ class Meter:
 
     A container of its own starts from zero, and the last reading of the kernel's marks before its end is the truth up to the last tick.
     In a warm container (``warm=True``) figures are differences since the meter was made, and the memory mark is the run's own only if it
-    rose; else the largest sample of what was in use. GPU memory: the largest ``memory.used`` of the whole GPU, once a second.
+    rose; else the largest sample of what was in use. GPU memory: the largest sample of what its processes have together; where the driver
+    does not say that, of the whole GPU, once a second.
     """
 
-    def __init__(self, pid_of: Callable[[], int], gpu: bool, *, warm: bool = False):
+    def __init__(self, pid_of: Callable[[], int], gpu: GpuWatch | None, *, warm: bool = False):
         self.peak = 0
         self.source = ""
         self.gpu_peak: int | None = None
@@ -98,8 +106,9 @@ class Meter:
         self.kills = 0
         self._pid_of = pid_of
         self._pid = 0
-        self._gpu = gpu and shutil.which("nvidia-smi") is not None
+        self._gpu = gpu if shutil.which("nvidia-smi") else None
         self._gpu_at = self._sampled_at = 0.0
+        self._is_by_process = False
         self._warm = warm
         self._group = self._find() if warm else None
         self._before = (self._group.peak_bytes(), self._group.cpu_seconds(), self._group.kills()) if self._group else (0, 0.0, 0)
@@ -122,9 +131,8 @@ class Meter:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)
-        if self._gpu and now - self._gpu_at >= 1:
-            self._gpu_at = now
-            self._sample_gpu()
+        if self._gpu:
+            self._sample_gpu(self._gpu, self._sampled_at)
 
     def _find(self) -> ControlGroup | None:
         self._pid = self._pid_of()
@@ -134,14 +142,15 @@ class Meter:
         """Whether the container's first process was seen and is gone, and with it, as the kernel does that, all its others."""
         return bool(self._pid) and not Path(f"/proc/{self._pid}").exists()
 
-    def _sample_gpu(self) -> None:
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        try:
-            shown = subprocess.run(command, capture_output=True, timeout=5, check=False).stdout.split()
-        except (OSError, subprocess.TimeoutExpired):
-            return
-        if readings := [int(value) << 20 for value in shown if value.isdigit()]:  # none: the driver does not say, which is no 0
-            self.gpu_peak = max([self.gpu_peak or 0, *readings])
+    def _sample_gpu(self, gpu: GpuWatch, now: float) -> None:
+        used = gpu.used_by(self._group.pids()) if self._group else None
+        if used is not None:
+            self.gpu_peak = max(used, self.gpu_peak or 0) if self._is_by_process else used
+            self._is_by_process = True
+        elif not self._is_by_process and now - self._gpu_at >= 1:
+            self._gpu_at = now
+            if (used := gpu.used_by_all()) is not None:
+                self.gpu_peak = max(used, self.gpu_peak or 0)
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Warm hosting: one container of the MAP, kept, in which each study runs in a forked process of its own.
+"""Warm hosting: a container of the MAP, kept, in which each study runs in a forked process of its own; one for each study at once.
 
 Two thirds of a small study's seconds are imports. The server in the container (``warm_server.py``) has made them already. Here belongs
 the host's side: proving for each digest that the answers are the same, starting, feeding, measuring and ending that container. What must
@@ -16,7 +16,8 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,10 +69,10 @@ class Verdict:
 
 
 class Verdicts:
-    """The verdicts on this host's disk, one small file a digest."""
+    """The verdicts on this host's disk, one small file a digest. ``ways``: what may be said."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, ways: Collection[str] = (WARM, PER_STUDY)):
+        self._folder, self._ways = folder, ways
         self._server = hashlib.sha256(_SERVER.read_bytes()).hexdigest()
 
     def read(self, digest: str) -> Verdict | None:
@@ -80,7 +81,7 @@ class Verdicts:
             found = Verdict(**json.loads(self._path(digest).read_text()))
         except (OSError, ValueError, TypeError):
             return None
-        return found if found.digest == digest and found.proved_with == self._server and found.hosting in (WARM, PER_STUDY) else None
+        return found if found.digest == digest and found.proved_with == self._server and found.hosting in self._ways else None
 
     def write(self, digest: str, hosting: str, reason: str, seconds: tuple[float, float] = (0.0, 0.0)) -> Verdict:
         """Keep a verdict and say it."""
@@ -90,7 +91,7 @@ class Verdicts:
         fresh = self._path(digest).with_suffix(".new")
         fresh.write_text(json.dumps(asdict(verdict), indent=2) + "\n")
         fresh.replace(self._path(digest))
-        log.info("the MAP %s is hosted %s: %s", short_digest(digest), hosting, reason)
+        log.info("the MAP %s is hosted %s: %s", short_digest(digest), hosting.replace("_", " "), reason)
         return verdict
 
     def _path(self, digest: str) -> Path:
@@ -110,7 +111,10 @@ class Warm:
         self._verdicts = Verdicts(verdicts)
         self._folder = folder
         shutil.rmtree(self._folder, ignore_errors=True)  # what an agent left that was killed in the middle of a study
-        self._container: WarmContainer | None = None
+        self._lock = threading.Lock()
+        self._idle: list[WarmContainer] = []
+        self._lent: list[WarmContainer] = []
+        self._made = 0
         self._given_up: set[str] = set()
 
     def run(
@@ -122,14 +126,14 @@ class Warm:
         if verdict and verdict.hosting == WARM and digest not in self._given_up:
             try:
                 end = self._run_warm(ready, source, target, limits, stop)
-                self._started(ready, limits)  # one that was just ended has its imports made anew while the answer is uploaded
+                self._begin(ready, limits, 1)  # one that was just ended has its imports made anew while the answer is uploaded
                 return end  # noqa: TRY300
             except WarmRefusedError as why:
                 verdict = self._verdicts.write(digest, PER_STUDY, str(why))
-        self.close()
+        self._end(0)
         unproved = verdict is None and digest not in self._given_up
         end = self._alone.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if unproved else on_exit)
-        if unproved and _well(end):
+        if unproved and ended_well(end):
             self.prove(ready, source, target, limits, end.seconds, stop)
         return end
 
@@ -144,12 +148,12 @@ class Warm:
         digest = ready.facts.digest
         try:
             end = self._run_warm(ready, source, other, limits, stop)
-            _check_same(end, differences(target, other, _uids(source)) if _well(end) else ())
+            _check_same(end, differences(target, other, uids_of(source)) if ended_well(end) else ())
         except WarmRefusedError as why:
-            self.close()
+            self._end(0)
             return self._verdicts.write(digest, PER_STUDY, str(why))
         except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as error:
-            self.close()  # says nothing about the MAP: the next study of this digest is tried again
+            self._end(0)  # says nothing about the MAP: the next study of this digest is tried again
             log.warning("whether this MAP can be hosted warm is not known yet (%s)", error.__class__.__name__)
             return None
         finally:
@@ -167,40 +171,94 @@ class Warm:
         """Undo ``ahead``."""
         self._alone.drop(name)
 
+    def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
+        """Where it is hosted warm: once so many containers have made their imports. A MAP that nobody has proved yet runs alone."""
+        digest = ready.facts.digest
+        verdict = self._verdicts.read(digest)
+        if digest in self._given_up or (verdict and verdict.hosting == PER_STUDY):
+            return self._alone.ready_for(ready, limits, number)
+        if verdict is None or number == 1:
+            self._end(number)
+            return number == 1
+        try:
+            self._begin(ready, limits, number)
+            return self._ready(number)
+        except WarmRefusedError:
+            return False  # the study that runs then says it
+
     def close(self) -> None:
-        """End the container, if there is one."""
-        if self._container:
-            self._container.close()
-            self._container = None
+        """End the containers, side by side: each takes the engine a while."""
+        with self._lock:
+            ended, self._idle, self._lent = [*self._idle, *self._lent], [], []
+        if ended:
+            with ThreadPoolExecutor(len(ended), "warm ends") as threads:
+                list(threads.map(WarmContainer.close, ended))
 
     def _run_warm(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, stop: threading.Event) -> RunEnd:
-        container = self._started(ready, limits)
+        container = self._borrow(ready, limits)
         try:
             container.wait_ready(stop)
             end = container.run(source, target, effective_timeout(ready.spec, limits), stop)
         except FailedError:
             # The server itself ended. This study is tried again, and without it, so that it cannot fail for that reason twice.
             self._given_up.add(ready.facts.digest)
-            self.close()
+            self._give_back(container, worn=True)
             raise
         except BaseException:
-            self.close()
+            self._give_back(container, worn=True)
             raise
         if why := container.worn():
             log.info("the warm container is replaced: %s", why)
-            self.close()
+        self._give_back(container, worn=bool(why))
         return end
 
-    def _started(self, ready: ReadyMap, limits: Limits) -> WarmContainer:
+    def _borrow(self, ready: ReadyMap, limits: Limits) -> WarmContainer:
+        """A container for one study, of those whose imports are made first. Raises WarmRefusedError."""
+        self._begin(ready, limits, 1)
+        with self._lock:
+            self._idle.sort(key=lambda each: not each.is_ready())
+            container = self._idle.pop(0)
+            self._lent.append(container)
+        return container
+
+    def _give_back(self, container: WarmContainer, *, worn: bool) -> None:
+        with self._lock:
+            self._lent = [each for each in self._lent if each is not container]
+            if not worn:
+                self._idle.append(container)
+        if worn:
+            container.close()
+
+    def _begin(self, ready: ReadyMap, limits: Limits, number: int) -> None:
+        """Have one idle, and so many with those that studies are in; what serves another image or has ended goes.
+
+        Raises WarmRefusedError.
+        """
         limits = replace(limits, labels=((CONTAINER_LABEL, WARM),))
-        if self._container and self._container.serves(ready.image, limits):
-            return self._container
-        self.close()
+        with self._lock:
+            useless = [each for each in self._idle if not each.serves(ready.image, limits)]
+            self._idle = [each for each in self._idle if each not in useless]
+        for each in useless:
+            each.close()
         python = python_command(ready.spec.command)
         if python is None:
             raise WarmRefusedError("its command is not Python with a script or a module")
-        self._container = WarmContainer(self._engine, ready, python, limits, self._folder / "study")
-        return self._container
+        with self._lock:
+            for _ in range(max(number - len(self._idle) - len(self._lent), 1 - len(self._idle))):
+                self._made += 1
+                self._idle.append(WarmContainer(self._engine, ready, python, limits, self._folder / f"study-{self._made}"))
+
+    def _end(self, number: int) -> None:
+        """Leave so many, with those that studies are in."""
+        with self._lock:
+            many = max(0, len(self._idle) + len(self._lent) - number)
+            ended, self._idle = self._idle[:many], self._idle[many:]
+        for each in ended:
+            each.close()
+
+    def _ready(self, number: int) -> bool:
+        with self._lock:
+            return sum(each.is_ready() for each in self._idle) + len(self._lent) >= number
 
 
 class WarmContainer:
@@ -208,7 +266,7 @@ class WarmContainer:
 
     def __init__(self, engine: Engine, ready: ReadyMap, python: PythonCommand, limits: Limits, folder: Path):
         self._engine, self._image, self._limits, self._folder = engine, ready.image, limits, folder
-        self._name = f"monai-aws-warm-{os.getpid()}-{time.monotonic_ns() // 1_000_000}"
+        self._name = f"monai-aws-warm-{os.getpid()}-{time.monotonic_ns() // 1000}"
         self._studies = 0
         self._baseline_kib = self._now_kib = 0
         self._trouble = ""
@@ -221,8 +279,16 @@ class WarmContainer:
         self._say(kind=python.kind, name=python.name, arguments=list(python.arguments), output=ready.spec.output_path)
 
     def serves(self, image: str, limits: Limits) -> bool:
-        """Whether it is of this image, with these limits, and alive."""
-        return (image, limits) == (self._image, self._limits) and self._process.poll() is None and not self._trouble
+        """Whether it is of this image, alive, and has these limits; of memory it is given another share where it can be."""
+        if self._process.poll() is not None or self._trouble or image != self._image:
+            return False
+        if limits.memory_mib != self._limits.memory_mib and limits == replace(self._limits, memory_mib=limits.memory_mib):
+            return self._limit_memory(limits)
+        return limits == self._limits
+
+    def is_ready(self) -> bool:
+        """Whether its imports are made, without waiting for them."""
+        return self._ready or self._answers.has_one()
 
     def wait_ready(self, stop: threading.Event) -> None:
         """Until the imports are made. Raises WarmRefusedError, FailedError(ENGINE_FAILED), InterruptedJobError."""
@@ -282,6 +348,15 @@ class WarmContainer:
                 except BrokenPipeError:
                     continue
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _limit_memory(self, limits: Limits) -> bool:
+        try:
+            self._engine.limit_memory(self._name, limits.memory_mib)
+        except EngineError as error:
+            log.info("a warm container's memory could not be limited anew, so it is replaced (%s)", error)
+            return False
+        self._limits = limits
+        return True
 
     # -- the two folders -------------------------------------------------------------------------------------------------------
 
@@ -428,6 +503,10 @@ class Answers:
         """The next one. Raises queue.Empty."""
         return self._found.get(timeout=seconds)
 
+    def has_one(self) -> bool:
+        """Whether there is one."""
+        return not self._found.empty()
+
     def _read(self, stream: IO[bytes] | None) -> None:
         for line in _bounded(stream, 1 << 20):
             try:
@@ -438,13 +517,14 @@ class Answers:
         self._found.put({})
 
 
-def _well(end: RunEnd) -> bool:
+def ended_well(end: RunEnd) -> bool:
+    """Whether the application said that it had answered."""
     return end.exit_code == 0 and not end.timed_out and not end.out_of_memory
 
 
 def _check_same(end: RunEnd, unlike: tuple[str, ...]) -> None:
     """Raise WarmRefusedError unless the warm run answered, and as the other did."""
-    if not _well(end):
+    if not ended_well(end):
         raise WarmRefusedError(f"a study that it answers alone ends with exit code {end.exit_code} warm")
     if unlike:
         raise WarmRefusedError(f"a study's outputs differ between the two ways ({'; '.join(unlike)})")
@@ -458,7 +538,7 @@ def _bounded(stream: IO[bytes] | None, limit: int) -> Iterator[bytes]:
         return  # closed while it was read
 
 
-def _uids(source: Path) -> Iterable[str]:
+def uids_of(source: Path) -> Iterable[str]:
     """Every UID that the source study brings along."""
     found: set[str] = set()
     for path in source.rglob("*"):

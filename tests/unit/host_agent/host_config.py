@@ -12,6 +12,7 @@ GOOD = {
     "gpus": "",
     "map_network": "none",
     "map_hosting": "warm",
+    "studies_at_once": "1",
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,

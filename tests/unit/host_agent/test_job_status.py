@@ -23,7 +23,13 @@ STOPPED = {"agent": "stopped", "jobs": []}
 
 def test_jobs_phases_and_seconds_are_told_the_longest_first(tmp_path: Path) -> None:
     board = Board(tmp_path / "run" / "at-work.json")
-    assert read_board(tmp_path / "run" / "at-work.json") == {"agent": "running", "jobs": []}
+    one = {"number": 1, "why": "nothing is measured yet"}
+    assert read_board(tmp_path / "run" / "at-work.json") == {"agent": "running", "jobs": [], "at_once": one}
+    board.say(4, "4 at once; 5 would fit (cores)")
+    said = read_board(tmp_path / "run" / "at-work.json")
+    assert said["at_once"]["number"] == 4
+    assert parse_work(json.dumps(said)) == HostWork("running", at_once="4 at once; 5 would fit (cores)")
+    assert parse_work(json.dumps(said | {"at_once": {"why": "\n\x1b[31m"}})) == HostWork("running"), "a line of plain text or nothing"
     board.show("a" * 32, Phase.FETCHING)
     time.sleep(0.3)
     board.show("b" * 32, Phase.FETCHING)

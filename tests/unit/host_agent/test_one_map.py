@@ -16,6 +16,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from monai_aws_pipeline.host_agent import __main__ as agent_main
+from monai_aws_pipeline.host_agent.at_once import one_at_a_time
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.job_steps import run_study
@@ -66,7 +67,7 @@ def test_a_candidate_is_proved_between_two_studies_of_a_backlog_and_beside_none(
 
     bench.engine.run_map = study
     host = bench.host()
-    pipeline = Pipeline(replace(host, hosting=OneAtATime(host.hosting, tmp_path / "run")))
+    pipeline = Pipeline(replace(host, hosting=OneAtATime(host.hosting, tmp_path / "run", shared=True)))
     ends = [pipeline.accept(delivery) for delivery in deliveries]
     assert studies.reached.wait(30)
     (golden,) = read_studies(write_series(tmp_path / "golden", str(generate_uid()), slices=3))
@@ -86,6 +87,31 @@ def test_a_candidate_is_proved_between_two_studies_of_a_backlog_and_beside_none(
 def locked(path: Path) -> bool:
     asked = subprocess.run(["flock", "--nonblock", str(path), "true"], check=False)
     return asked.returncode != 0
+
+
+def test_the_agents_own_studies_share_the_turn_and_nobody_elses_joins_them(tmp_path: Path) -> None:
+    both, ends = threading.Barrier(3), threading.Event()
+
+    def study(source: Path, target: Path) -> RunEnd:
+        both.wait(30)
+        assert ends.wait(30)
+        return WELL
+
+    agent = OneAtATime(PerStudy(PretendedEngine(study)), tmp_path, shared=True)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(4) as threads:
+        studies = [threads.submit(run, agent) for _ in range(2)]
+        both.wait(30)
+        proof = threads.submit(run, hosting(lambda *_: WELL, tmp_path))
+        until(lambda: locked(tmp_path / "next-map.lock"), "the proof waits")
+        third = threads.submit(run, agent)
+        time.sleep(0.3)
+        assert not proof.done()
+        assert not third.done(), "nor does another study of the agent's get ahead of it"
+        ends.set()
+        assert [each.result(30) for each in (*studies, proof)] == [WELL] * 3
+        both.abort()
+        with pytest.raises(threading.BrokenBarrierError):
+            third.result(30)
 
 
 def test_whoever_waits_stops_waiting_when_told_to_stop(tmp_path: Path) -> None:
@@ -123,15 +149,16 @@ def test_a_process_that_is_killed_gives_the_turn_up(tmp_path: Path) -> None:
     child.stdout.close()
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("way", ["warm", "per_study"])
-def test_agent_and_proof_host_the_map_behind_the_same_lock(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_and_proof_host_the_map_behind_the_same_lock(way: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_main, "RUNTIME_FOLDER", tmp_path / "run")
     monkeypatch.setattr(agent_main, "STATE_FOLDER", tmp_path / "state")
     engine = PretendedEngine(lambda *_: pytest.fail("it is not its turn"))
     config: Any = type("Config", (), {"map_hosting": way})
     stop = threading.Event()
     with OneAtATime(PerStudy(engine), tmp_path / "run")._turn(stop), ThreadPoolExecutor(1) as threads:  # type: ignore[arg-type]
-        waiting = threads.submit(run, agent_main._hosting(config, engine, tmp_path / "warm"), stop)  # type: ignore[arg-type]
+        waiting = threads.submit(run, agent_main._hosting(config, engine, tmp_path / "warm", one_at_a_time(), shared=shared), stop)  # type: ignore[arg-type]
         until(lambda: locked(tmp_path / "run" / "next-map.lock"), "it waits")
         stop.set()
         with pytest.raises(InterruptedJobError):

@@ -211,7 +211,7 @@ def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_p
     proc, root = cgroup(tmp_path, "0::/x\n", dict.fromkeys((f"x/{name}" for name in names), ""))
     monkeypatch.setattr("monai_aws_pipeline.host_agent.runtime.usage.control_group", lambda pid: control_group(pid, proc, root))
     kernel("900", "300", "usage_usec 5000000", "oom_kill 1")
-    warm = Meter(lambda: 7, gpu=False, warm=True)
+    warm = Meter(lambda: 7, gpu=None, warm=True)
     kernel("900", "500", "usage_usec 6000000", "oom_kill 1")
     warm.sample()
     kernel("900", "400", "usage_usec 6500000", "oom_kill 1")
@@ -220,7 +220,7 @@ def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_p
     kernel("950", "400", "usage_usec 6500000", "oom_kill 2")
     warm.sample()
     assert (warm.peak, warm.kills, warm.source) == (950, 1, "cgroup v2 memory.peak")
-    alone = Meter(lambda: 7, gpu=False)
+    alone = Meter(lambda: 7, gpu=None)
     alone.sample()
     assert (alone.peak, alone.cpu_seconds) == (950, 6.5)
 
@@ -229,7 +229,7 @@ def test_a_short_run_is_looked_at_until_it_has_a_figure(tmp_path: Path, monkeypa
     proc, root = cgroup(tmp_path, "0::/x\n", {"x/memory.peak": ""})
     monkeypatch.setattr("monai_aws_pipeline.host_agent.runtime.usage.control_group", lambda pid: control_group(pid, proc, root))
     monkeypatch.setattr("monai_aws_pipeline.host_agent.runtime.usage.time.monotonic", lambda: 1000.0)
-    meter = Meter(lambda: 7, gpu=False)
+    meter = Meter(lambda: 7, gpu=None)
     meter.sample()
     assert meter.due(1000.01), "the container is being made"
     (root / "x" / "memory.peak").write_text("100")
@@ -238,7 +238,7 @@ def test_a_short_run_is_looked_at_until_it_has_a_figure(tmp_path: Path, monkeypa
 
 
 def test_nothing_is_measured_before_there_is_a_process() -> None:
-    meter = Meter(lambda: 0, gpu=False)
+    meter = Meter(lambda: 0, gpu=None)
     meter.sample()
     assert (meter.peak, meter.cpu_seconds, meter.gpu_peak) == (0, 0.0, None)
 

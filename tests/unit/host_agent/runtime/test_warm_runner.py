@@ -167,7 +167,7 @@ def test_nothing_of_a_study_is_in_the_next_ones_folders(host: Host) -> None:
     host.app("(output / 'deep').mkdir(); (output / 'deep' / 'x').write_text('x'); os.setxattr(output, 'user.note', b'x'); output.chmod(0)")
     host.study()
     assert host.outputs() == ["answer.json", "deep", "x"]
-    folder = host.folder / "state" / "warm" / "study"
+    (folder,) = (host.folder / "state" / "warm").iterdir()
     assert [list((folder / name).iterdir()) for name in ("input", "output")] == [[], []]
     assert os.listxattr(folder / "output") == []
     assert (folder / "output").stat().st_mode & 0o777 == 0o700
@@ -197,8 +197,7 @@ def test_another_digest_gets_another_container(host: Host) -> None:
 
 def test_a_server_that_ends_fails_the_study_and_is_not_trusted_again(host: Host) -> None:
     host.study()
-    container = host.hosting._container
-    assert container
+    (container,) = host.hosting._idle
     killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
     host.app("time.sleep(30)")
     killer.start()
@@ -213,8 +212,7 @@ def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_se
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.study()
-    container = host.hosting._container
-    assert container
+    (container,) = host.hosting._idle
     monkeypatch.setattr(host.hosting._engine, "state", lambda name: {"OOMKilled": True, "ExitCode": 137})
     killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
     host.app("time.sleep(30)")

@@ -1,0 +1,271 @@
+"""How many studies are inferred at once on this host: decided from what was measured here with this digest.
+
+Here belongs the decision, and the small file in which it outlives a stop of the machine. Who waits for a place is in ``turns.py``; what a
+study used is measured in ``runtime/usage.py``. docs/hosting.md says in words how a number comes about.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from monai_aws_pipeline.contract import is_digest, short_digest
+from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from monai_aws_pipeline.maps.spec.run import Limits
+
+log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+MOST: Final = 8
+"""Never more, whatever fits: a study of its own memory and processor is measured, what k of them do to the disk and the network is not."""
+RESERVE_BYTES: Final = 2 << 30
+"""Of the machine's memory: the system, the engine, and this agent with the studies that it fetches and publishes meanwhile."""
+GPU_RESERVE_BYTES: Final = 512 << 20
+"""Of the GPU's: the driver's own, and what a process takes between two samples."""
+RESERVE_PIDS: Final = 2048
+MARGIN: Final = 1.25
+"""What is reckoned with for each study, by the largest measured so far: a larger one may come."""
+GROWTH: Final = 1.05
+"""More at once must answer so much more a minute than fewer, or fewer it is."""
+ROUNDS: Final = 3
+"""A rate is measured over so many studies in each place, all places taken throughout."""
+RECONSIDER: Final = 500
+"""After so many studies at the number that was found, the others are tried again: what comes may have changed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this host has: bytes, processor cores, processes; ``gpu_bytes`` of its smallest GPU, None where there is none that says so."""
+
+    memory_bytes: int
+    cores: int
+    pids: int
+    gpu_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a digest's studies have used here: the most memory (bytes; the GPU's None where unknown), cores on average, how many."""
+
+    memory_bytes: int = 0
+    gpu_bytes: int | None = None
+    cores: float = 0.0
+    studies: int = 0
+
+    def and_of(self, end: RunEnd) -> Use:
+        """With one more study. Of the cores the last twenty count: the first starts with its imports."""
+        seen = min(self.studies, 19)
+        gpu = [value for value in (self.gpu_bytes, end.peak_gpu_bytes) if value is not None]
+        cores = end.cpu_seconds / end.seconds if end.seconds > 0 else 0.0
+        return Use(
+            max(self.memory_bytes, end.peak_bytes), max(gpu) if gpu else None, (self.cores * seen + cores) / (seen + 1), self.studies + 1
+        )
+
+
+def most_that_fit(machine: Machine, use: Use, limits: Limits, *, by_cores: bool = True) -> tuple[int, str]:
+    """How many studies like those have room side by side, at least 1, and what there is too little of for one more.
+
+    Not ``by_cores``: whoever names a number may know better than an average how its application shares them.
+    """
+    if not use.studies:
+        return 1, "nothing of it is measured yet"
+    rooms = {
+        "memory": (machine.memory_bytes - RESERVE_BYTES) / max(1.0, use.memory_bytes * MARGIN),
+        "processes": (machine.pids - RESERVE_PIDS) / limits.pids,
+        f"the {MOST} that are ever tried": float(MOST),
+    }
+    if by_cores and use.cores:
+        rooms["cores"] = machine.cores / use.cores + 0.5  # rounded: 1.02 cores each are no reason to leave the fourth idle
+    if limits.gpus and machine.gpu_bytes:
+        if use.gpu_bytes is None:
+            return 1, "memory of the GPU (the driver does not say what a study takes)"
+        rooms["memory of the GPU"] = (machine.gpu_bytes - GPU_RESERVE_BYTES) / max(1.0, use.gpu_bytes * MARGIN)
+    scarce = min(rooms, key=lambda name: rooms[name])
+    return max(1, int(rooms[scarce])), scarce
+
+
+def best_of(rates: Mapping[int, float]) -> int:
+    """The smallest number that answers nearly as many studies a minute as any."""
+    return min(number for number, rate in rates.items() if rate * GROWTH >= max(rates.values()))
+
+
+def to_try(rates: Mapping[int, float], most: int) -> int:
+    """The number to go on with: one more than the best while that is unknown, then one fewer, and the best when both are known."""
+    best = best_of(rates)
+    for number in (best + 1, best - 1):
+        if 1 <= number <= most and number not in rates:
+            return number
+    return best
+
+
+@dataclass
+class _Digest:
+    """What is known of one. ``rates``: studies a minute by number; ``ceiling``: more have once failed a study that was answered alone."""
+
+    use: Use = field(default_factory=Use)
+    number: int = 1
+    ceiling: int = MOST
+    rates: dict[int, float] = field(default_factory=dict)
+    since: float | None = None
+    counted: int = 0
+    steady: int = 0
+
+
+class AtOnce:
+    """The number for each digest. ``setting``: ``auto`` or a number; ``folder``: where it is kept, one small file a digest."""
+
+    def __init__(self, setting: str, machine: Machine, limits: Limits, folder: Path | None = None):
+        self._wanted = 0 if setting == AUTO else int(setting)
+        self._machine, self._limits, self._folder = machine, limits, folder
+        self._lock = threading.RLock()
+        self._known: dict[str, _Digest] = {}
+
+    def number(self, digest: str) -> int:
+        """How many may run now."""
+        with self._lock:
+            known = self._of(digest)
+            return min(self._wanted or known.number, self._most(known)[0])
+
+    def why(self, digest: str) -> str:
+        """The number in words, for the log and for who asks the host."""
+        with self._lock:
+            known, number = self._of(digest), self.number(digest)
+            most, scarce = self._most(known)
+            rates = ", ".join(f"{at}: {rate:.1f} a minute" for at, rate in sorted(known.rates.items()))
+            if self._wanted:
+                return f"{number} at once as MONAI_AWS_STUDIES_AT_ONCE asks" + (
+                    f", of {self._wanted}: there is too little {scarce}" if number < self._wanted else ""
+                )
+            return f"{number} at once; {most} would fit ({scarce})" + (f"; measured {rates}" if rates else "")
+
+    def limits(self, digest: str) -> Limits:
+        """What one study may use now: alone all that is allowed, beside others its share, so that it is it that meets its limit."""
+        with self._lock:
+            if self.number(digest) == 1:
+                return self._limits
+            known = self._of(digest)
+            places = min(self._wanted or MOST, self._most(known)[0])
+            return replace(
+                self._limits, memory_mib=min(self._limits.memory_mib, (self._machine.memory_bytes - RESERVE_BYTES) // places >> 20)
+            )
+
+    def may_share(self, digest: str, end: RunEnd) -> bool:
+        """Whether there would be room for two, by what a study has just used: only then is it worth proving that two do not disturb."""
+        with self._lock:
+            return self._wanted != 1 and self._most(replace(self._of(digest), use=self._of(digest).use.and_of(end)))[0] > 1
+
+    def used(self, digest: str, end: RunEnd) -> None:
+        """A study has ended: count what it used."""
+        with self._lock:
+            known, before = self._of(digest), self.number(digest)
+            known.use = known.use.and_of(end)
+            if known.use.studies == 1 or self.number(digest) != before:
+                self._say(digest)
+
+    def left(self, digest: str, now: float, running: int, *, awaited: bool) -> None:
+        """A place has become free at ``now`` (monotonic seconds), of ``running`` that were taken; ``awaited``: by another study.
+
+        A rate is measured while each place is taken as soon as it is free; anything else begins it anew.
+        """
+        with self._lock:
+            known, number = self._of(digest), self.number(digest)
+            if self._wanted or running != number or not awaited:
+                known.since = None
+                return
+            if known.since is None:
+                known.since, known.counted = now, 0
+                return
+            known.counted += 1
+            if known.counted >= ROUNDS * number and now > known.since:
+                self._decide(digest, known, number, known.counted * 60 / (now - known.since))
+                known.since = None
+
+    def disturbed(self, digest: str, beside: int) -> None:
+        """A study failed beside so many others and was answered alone: never so many again."""
+        with self._lock:
+            known = self._of(digest)
+            known.ceiling = max(1, min(known.ceiling, beside))
+            known.rates = {number: rate for number, rate in known.rates.items() if number <= known.ceiling}
+            known.number = min(known.number, known.ceiling)
+            log.warning("a study failed beside %d other(s) and was answered alone; from now on at most %d at once", beside, known.ceiling)
+            self._say(digest)
+
+    def _decide(self, digest: str, known: _Digest, number: int, rate: float) -> None:
+        if number in known.rates:
+            known.steady += ROUNDS * number
+            if known.steady < RECONSIDER:
+                return
+            known.rates, known.steady = {}, 0
+        known.rates[number] = rate
+        known.number = to_try(known.rates, self._most(known)[0])
+        if known.number != number or len(known.rates) > 1:
+            self._say(digest)
+
+    def _most(self, known: _Digest) -> tuple[int, str]:
+        most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
+        return (most, scarce) if most <= known.ceiling else (known.ceiling, "room for a study that failed beside others")
+
+    def _say(self, digest: str) -> None:
+        log.info("the MAP %s: %s", short_digest(digest), self.why(digest))
+        known = self._of(digest)
+        if not self._folder:
+            return
+        kept = {"digest": digest, "number": best_of(known.rates) if known.rates else known.number, "ceiling": known.ceiling}
+        path = self._path(digest)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(kept | {"use": asdict(known.use)}, indent=2) + "\n")
+            new.replace(path)
+        except OSError as error:  # the next start measures again
+            log.warning("how many studies fit at once could not be kept (%s)", error.__class__.__name__)
+
+    def _of(self, digest: str) -> _Digest:
+        if digest not in self._known:
+            self._known[digest] = self._read(digest)
+        return self._known[digest]
+
+    def _read(self, digest: str) -> _Digest:
+        if not self._folder or not is_digest(digest):
+            return _Digest()
+        try:
+            found: dict[str, Any] = json.loads(self._path(digest).read_text())
+            if found["digest"] == digest and all(1 <= int(found[name]) <= MOST for name in ("number", "ceiling")):
+                return _Digest(_use_of(found["use"]), int(found["number"]), int(found["ceiling"]))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            log.warning("how many studies fit at once cannot be read; it is measured again")
+        return _Digest()
+
+    def _path(self, digest: str) -> Path:
+        return (self._folder or Path()) / f"{digest.rpartition(':')[2]}.json"
+
+
+ONE: Final = "1"
+
+
+def one_at_a_time(limits: Limits | None = None) -> AtOnce:
+    """For whoever runs one study after the other."""
+    return AtOnce(ONE, Machine(0, 1, 0), limits or Limits())
+
+
+def _use_of(data: Mapping[str, Any]) -> Use:
+    gpu = data["gpu_bytes"]
+    use = Use(int(data["memory_bytes"]), None if gpu is None else int(gpu), float(data["cores"]), int(data["studies"]))
+    if min(use.memory_bytes, use.cores, use.studies, use.gpu_bytes or 0) < 0:
+        raise ValueError("a negative figure")
+    return use
+
+
+def this_machine(gpu_bytes: int | None, proc: Path = Path("/proc")) -> Machine:
+    """What this host has, by its kernel. Raises OSError, ValueError."""
+    memory = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    pids = min(int((proc / "sys/kernel" / name).read_text()) for name in ("pid_max", "threads-max"))
+    return Machine(int(memory.split()[1]) << 10, len(os.sched_getaffinity(0)), pids, gpu_bytes)

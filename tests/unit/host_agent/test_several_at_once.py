@@ -1,0 +1,205 @@
+"""Several studies inferred at once: each ends by itself, what fails beside others is run again alone, and a stop finds all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from monai_aws_pipeline.contract import Status, study_id
+from monai_aws_pipeline.host_agent.at_once import AtOnce, Machine
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
+from monai_aws_pipeline.host_agent.intake.map_requirements import MapRequirements
+from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
+from monai_aws_pipeline.host_agent.pipeline import Hands, Pipeline
+from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from tests.unit.host_agent.bench import SECRET, WELL, Bench, answers
+from tests.unit.host_agent.host_config import DIGEST
+from tests.unit.host_agent.pipeline_bench import until, uploads
+
+GIB = 1 << 30
+OTHER = "sha256:" + "9" * 64
+OUT_OF_MEMORY = replace(WELL, exit_code=137, out_of_memory=True)
+OUT_OF_GPU = replace(WELL, exit_code=1, log_tail=("RuntimeError: some_library: allocation of 3 GiB was not possible",))
+
+
+def host_with(bench: Bench, number: int) -> HostContext:
+    """A host that infers so many at once of a MAP that it has measured."""
+    host = bench.host()
+    at_once = AtOnce(str(number), Machine(64 * GIB, 4, 1 << 20), host.config.limits)
+    for digest in (DIGEST, OTHER):
+        at_once.used(digest, replace(WELL, peak_bytes=GIB // 8))
+    return replace(host, at_once=at_once)
+
+
+@dataclass
+class CrowdedMap:
+    """Runs wait until ``meet`` of them are inside. ``beside`` says how a study ends that is not alone, by its number."""
+
+    uids: list[str]
+    meet: int = 2
+    beside: Callable[[int, Path, Path], RunEnd] = field(default=lambda _, source, target: answers(source, target))
+    alone: Callable[[int, Path, Path], RunEnd] = field(default=lambda _, source, target: answers(source, target))
+    running: int = 0
+    most: int = 0
+    runs: list[int] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    met: bool = False
+
+    def __call__(self, source: Path, target: Path) -> RunEnd:
+        number = next(n for n, uid in enumerate(self.uids) if uid.encode() in next(source.iterdir()).read_bytes())
+        with self.changed:
+            self.runs.append(number)
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.met = self.met or self.running >= self.meet
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.met, 30), "so many are to run at once"
+            ways = self.beside if self.runs.count(number) == 1 and number < self.meet else self.alone
+        end = ways(number, source, target)
+        with self.changed:
+            self.running -= 1
+        return end
+
+
+def answer_all(bench: Bench, folder: Path, the_map: CrowdedMap, number: int, host: HostContext | None = None) -> list[Ended]:
+    """Have the uploads answered on a host that infers so many at once."""
+    the_map.uids, _, deliveries = uploads(bench, folder, len(the_map.uids))
+    bench.engine.run_map = the_map
+    pipeline = Pipeline(host or host_with(bench, number))
+    ends = [pipeline.accept(delivery) for delivery in deliveries if pipeline.wait_for_place(30)]
+    pipeline.close()
+    assert not pipeline.broken
+    assert list((bench.folder / "work").iterdir()) == []
+    return [end.result(0) for end in ends]
+
+
+def test_two_run_at_once_each_with_an_end_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    the_map = CrowdedMap([""] * 6)
+    ends = answer_all(bench, tmp_path, the_map, 2)
+    assert ends == [Ended(Outcome.ANSWERED)] * 6
+    assert the_map.most == 2
+    records = [bench.record(key) for key in bench.stored("output/") if key.endswith("result.json")]
+    assert {record.study for record in records} == {study_id(SECRET, uid) for uid in the_map.uids}
+    assert max(record.resources.beside for record in records) == 1
+
+
+def test_four_run_at_once(bench: Bench, tmp_path: Path) -> None:
+    the_map = CrowdedMap([""] * 8, meet=4)
+    assert answer_all(bench, tmp_path, the_map, 4) == [Ended(Outcome.ANSWERED)] * 8
+    assert the_map.most == 4
+
+
+def _nothing(*_: object) -> RunEnd:
+    return WELL
+
+
+def _broken(*_: object) -> RunEnd:
+    raise FailedError(Code.ENGINE_FAILED, "The warm container ended with exit code 137.")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda *_: OUT_OF_MEMORY,
+        lambda *_: OUT_OF_GPU,
+        lambda *_: replace(WELL, exit_code=1, timed_out=True),
+        _nothing,
+        _broken,
+    ],
+    ids=["host memory", "GPU memory in words of its own", "too slow beside others", "it ends well and has written nothing", "engine"],
+)
+def test_what_fails_beside_another_is_run_again_alone_and_answered(
+    bench: Bench, tmp_path: Path, beside: Callable[[int, Path, Path], RunEnd]
+) -> None:
+    the_map = CrowdedMap([""] * 4, beside=lambda n, source, target: beside(n, source, target) if n == 1 else answers(source, target))
+    host = host_with(bench, 2)
+    assert answer_all(bench, tmp_path, the_map, 2, host) == [Ended(Outcome.ANSWERED)] * 4
+    assert the_map.runs.count(1) == 2
+    assert bench.stored("quarantine/") == []
+    assert host.at_once.number(DIGEST) == 1, "two at once were too many"
+
+
+def test_what_fails_alone_as_well_has_failed_and_closes_nothing(bench: Bench, tmp_path: Path) -> None:
+    fails = replace(WELL, exit_code=3, log_tail=("it is the study",))
+    the_map = CrowdedMap(
+        [""] * 4,
+        beside=lambda n, source, target: fails if n == 1 else answers(source, target),
+        alone=lambda n, source, target: fails if n == 1 else answers(source, target),
+    )
+    host = host_with(bench, 2)
+    ends = answer_all(bench, tmp_path, the_map, 2, host)
+    assert ends == [Ended(Outcome.ANSWERED)] * 4
+    assert the_map.runs.count(1) == 2
+    assert host.at_once.number(DIGEST) == 2
+    (failed,) = [bench.record(key) for key in bench.stored("quarantine/") if key.endswith("result.json")]
+    assert (failed.status, failed.study) == (Status.FAILED, study_id(SECRET, the_map.uids[1]))
+
+
+def test_a_study_that_is_refused_before_the_map_ran_is_not_tried_alone(bench: Bench, tmp_path: Path) -> None:
+    refused = RefusedError(Code.NO_MATCHING_SERIES, "None fits.")
+    requirements = Mock(spec=MapRequirements, give=Mock(side_effect=refused))
+    bench.live_map.requirements = requirements
+    the_map = CrowdedMap([""] * 3)
+    assert answer_all(bench, tmp_path, the_map, 2) == [Ended(Outcome.ANSWERED)] * 3
+    assert the_map.runs == []
+
+
+def test_another_digest_begins_when_the_studies_of_the_first_have_ended(bench: Bench, tmp_path: Path) -> None:
+    host, seen = host_with(bench, 2), list[tuple[str, frozenset[str]]]()
+    running: list[str] = []
+    lock = threading.Lock()
+    plain = bench.engine.run
+
+    def run(wanted: object, **how: object) -> RunEnd:
+        image = wanted.image  # type: ignore[attr-defined]
+        with lock:
+            running.append(image)
+            seen.append((image, frozenset(running)))
+        end = plain(wanted, **how)  # type: ignore[arg-type]
+        with lock:
+            running.remove(image)
+        return end
+
+    bench.engine.run = run  # type: ignore[method-assign,assignment]
+    _, _, deliveries = uploads(bench, tmp_path, 6)
+    turns = iter([DIGEST, DIGEST, OTHER, OTHER, DIGEST, DIGEST] * 9)
+    plain_ready = bench.live_map.ready
+    bench.live_map.ready = lambda request, stop: plain_ready(next(turns), stop)  # type: ignore[method-assign]
+    pipeline = Pipeline(host)
+    ends = [pipeline.accept(delivery) for delivery in deliveries if pipeline.wait_for_place(30)]
+    pipeline.close()
+    assert [end.result(0) for end in ends] == [Ended(Outcome.ANSWERED)] * 6
+    assert all(images == {image} for image, images in seen), "never two beside each other"
+    assert len({image for image, _ in seen}) == 2
+
+
+def test_told_to_stop_with_several_in_hand_it_hands_all_of_them_over_uncounted(bench: Bench, tmp_path: Path) -> None:
+    host = host_with(bench, 2)
+    inside: list[int] = []
+
+    def stoppable(source: Path, target: Path) -> RunEnd:
+        inside.append(1)
+        assert host.stop.wait(30)
+        raise InterruptedJobError("stopping")
+
+    bench.engine.run_map = stoppable
+    _, messages, deliveries = uploads(bench, tmp_path, 4)
+    pipeline = Pipeline(host)
+    ends = [pipeline.accept(delivery) for delivery in deliveries]
+    until(lambda: len(inside) == 2, "two run")
+    host.stop.set()
+    pipeline.close()
+    assert [end.result(10).outcome for end in ends] == [Outcome.INTERRUPTED] * 4
+    again = [delivery for _ in range(4) if (delivery := host.queue.take(0))]
+    assert sorted((each.body, each.receives) for each in again) == sorted((message.to_json(), 1) for message in messages)
+    assert bench.stored("output/") == bench.stored("quarantine/") == []
+
+
+def test_more_are_fetched_ahead_the_more_run_at_once() -> None:
+    assert (Hands(1).ahead, Hands(1).in_hand) == (3, 6)
+    assert (Hands(4).ahead, Hands(4).in_hand) == (6, 13)
