@@ -1,0 +1,94 @@
+"""Several studies at once on a real host: those that wait overlap, what has too little beside others is answered alone, and a stop finds
+every one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from monai_aws_pipeline.cli import cli
+from monai_aws_pipeline.cloud.instances import Machine
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from tests.support.faults import AGENT, eventually
+from tests.support.platform import Platform, environment, platform
+from tests.support.studies import tiny_study_zip
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+
+SETTINGS = {"MONAI_AWS_STUDIES_AT_ONCE": "6", "MONAI_AWS_MAP_MEMORY_MIB": "12288", "MONAI_AWS_IDLE_STOP_MINUTES": "0.5"}
+TAKEN_MIB = 4500
+"""More than a sixth of this machine's memory, which is a study's share beside five others, and less than what one may have alone."""
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("at-once")
+    with platform(local_cloud, "at-once", folder, **SETTINGS) as made:
+        assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
+        yield made
+
+
+def host_of(place: Platform) -> Machine:
+    (host,) = place.machines(ROLE_INFERENCE)
+    return host
+
+
+def answers(place: Platform, name: str, wishes: list[str]) -> list[ResultRecord]:
+    jobs = [place.upload(f"input/{name}-{number}.zip", tiny_study_zip(wish=wish)) for number, wish in enumerate(wishes)]
+    found = place.answers(jobs, 240)
+    assert all(len(found[job]) == 1 for job in jobs)
+    return [found[job][0] for job in jobs]
+
+
+def test_the_first_study_of_a_map_runs_alone_and_proves_that_two_may_run(place: Platform) -> None:
+    (record,) = answers(place, "first", ["tiny"])
+    assert (record.status, record.resources.beside) == (Status.SUCCEEDED, 0)
+    said = place.on_host(host_of(place).id, "cat /var/lib/monai-aws/hosting/side-by-side/*.json /var/lib/monai-aws/at-once/*.json")
+    assert '"several_at_once"' in said
+    assert record.map.digest in said
+
+
+def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(place: Platform) -> None:
+    wishes = ["tiny:sleep=8"] * 5 + [f"tiny:take={TAKEN_MIB}", "tiny:flood", "tiny:fail", "tiny:litter", "tiny:look"]
+    records = answers(place, "backlog", wishes)
+    ends = {wish: record for wish, record in zip(wishes, records, strict=True) if wish != "tiny:sleep=8"}
+    assert all(record.status is Status.SUCCEEDED for wish, record in zip(wishes, records, strict=True) if wish != "tiny:fail"), [
+        record.error for record in records
+    ]
+    assert max(record.resources.beside for record in records[:5]) >= 2, "they ran at once"
+    taken = ends[f"tiny:take={TAKEN_MIB}"]
+    assert taken.resources.beside == 0, "its answer is the one that it gave alone"
+    assert taken.resources.peak_rss > TAKEN_MIB << 20
+    assert ends["tiny:fail"].error
+    assert ends["tiny:fail"].error.code == "map_failed"
+    place.wait_stopped()
+    place.clients.ec2.start_instances(InstanceIds=[host_of(place).id])
+    said = place.on_host(host_of(place).id, "journalctl --unit monai-aws-agent --no-pager; cat /var/lib/monai-aws/at-once/*.json")
+    assert re.search(r"failed \(map_out_of_memory\) beside \d other\(s\), which says nothing; it is run again alone", said)
+    assert "was answered alone; from now on at most" in said
+    place.wait_stopped()
+
+
+def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back(place: Platform) -> None:
+    jobs = [place.upload(f"input/stopped-{number}.zip", tiny_study_zip(wish="tiny:sleep=15")) for number in range(4)]
+    host = host_of(place)
+
+    def work() -> list[str]:
+        with environment(place.variables):
+            told = CliRunner().invoke(cli, ["status", "--json"])
+        (machine,) = [each for each in json.loads(told.output)["machines"] if each["id"] == host.id]
+        return [job["phase"] for job in (machine["work"] or {"jobs": []})["jobs"]]
+
+    eventually(lambda: work().count("inferring") >= 2, 120)
+    said = place.on_host(host.id, f"systemctl stop {AGENT}; docker ps --all --quiet | wc --lines; systemctl start {AGENT}")
+    assert said.split()[-1] == "0", "no container is left"
+    found = place.answers(jobs, 240)
+    assert [found[job][0].status for job in jobs] == [Status.SUCCEEDED] * 4
+    assert all(len(found[job]) == 1 for job in jobs)
+    place.wait_stopped()
