@@ -29,9 +29,19 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 @click.option("--weekend", is_flag=True, help="A day of the weekend: about a third of them.")
 @click.option("--burst", default=1.0, help="How many uploads come together on average.")
 @click.option("--studies-an-upload", default=1)
-@click.option("--study", type=click.Choice([*Study]), default=Study.CT, help="What kind of study.")
-@click.option("--hosting", type=click.Choice([*Hosting]), default=Hosting.WARM, help="Imports kept in memory, or a process for each study.")
-@click.option("--fleet", type=click.Choice([*Kind]), default=Kind.HOSTS, help="autoscaling: an EC2 Auto Scaling group, which is to come.")
+@click.option("--study", type=click.Choice([each.value for each in Study]), default=Study.CT.value, help="What kind of study.")
+@click.option(
+    "--hosting",
+    type=click.Choice([each.value for each in Hosting]),
+    default=Hosting.WARM.value,
+    help="Imports kept in memory, or a process for each study.",
+)
+@click.option(
+    "--fleet",
+    type=click.Choice([each.value for each in Kind]),
+    default=Kind.HOSTS.value,
+    help="autoscaling: an EC2 Auto Scaling group, which is to come.",
+)
 @click.option("--hosts", type=int, help="How many there may be; left out: enough for the busiest hour and a quarter more.")
 @click.option("--at-once", type=int, help="Studies at once on a host; left out: as many as answer most.")
 @click.option("--spot", is_flag=True, help="Machines that AWS may take back. Today's hosts are bought On-Demand.")
@@ -39,9 +49,7 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 @click.option("--idle-stop-minutes", default=5.0, help="MONAI_AWS_IDLE_STOP_MINUTES.")
 @click.option("--instance-type", type=click.Choice([*ON_DEMAND_USD_PER_HOUR]), default="g4dn.xlarge")
 @click.option("--slower", default=1.0, help="Seconds of inference, times this.")
-@click.option(
-    "--figure", multiple=True, metavar="NAME=NUMBER", help="Another figure than the measured or assumed one, such as start_s=120."
-)
+@click.option("--figure", multiple=True, metavar="NAME=NUMBER", help="Instead of a measured or assumed figure, such as start_s=120.")
 @click.option("--seed", default=0, help="The same seed makes the same day.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw machines and waits over the day into this file.")
 @click.option("--json", "as_json", is_flag=True, help="For a program.")

@@ -1,7 +1,8 @@
 """What happens on a day, event by event: messages come, hosts start, answer, are taken back and stop.
 
-``simulate`` is the whole of it, and deterministic: the same messages, settings and seed make the same day. A job is answered once, however
-often its message came; a host that was given the message of a job that another has in hand infers it too, as on AWS, and its copy is discarded.
+``simulate`` is the whole of it, and deterministic: the same messages, settings and seed make the same day. A job is answered once,
+however often its message came; a host that is given the message of a job that another has in hand infers it too, as on AWS, and its copy
+is discarded.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from monai_aws_pipeline.simulation.measured import CloudWatch, Machine, Speed
 
 @dataclass(frozen=True)
 class Job:
-    """An upload as the fleet sees it: when it came, how many studies it holds, and when each further message of it comes.
+    """An upload as the fleet sees it: when it came, and how many studies it holds.
 
-    ``size``: seconds of each of its studies, in parts of what was measured.
+    ``size``: seconds of each of its studies, in parts of what was measured. ``messages``: when its events come, each of them a message;
+    none named: one, with the upload.
     """
 
     at: float
     studies: int = 1
     size: float = 1.0
-    again: tuple[float, ...] = ()
+    messages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class _Run:
         self._drawn = random.Random(seed)  # noqa: S311 - a simulation's, and repeatable
         self._work = [job.studies * job.size for job in jobs]
         self._answered = [False] * len(jobs)
-        self._to_come = sum(1 + len(job.again) for job in jobs)
+        self._to_come = sum(len(job.messages) or 1 for job in jobs)
         self._queue: deque[Message] = deque()
         self._hosts = [Host(number, fleet.at_once, speed) for number in range(fleet.most)]
         self._seen: list[Seen] = []
@@ -109,7 +111,7 @@ class _Run:
     def run(self) -> Day:
         """The day."""
         for number, job in enumerate(self._jobs):
-            for at in (job.at, *job.again):
+            for at in job.messages or (job.at,):
                 self._at(at + self._machine.trigger_s, self._come, number)
         if self._fleet.kind is Kind.HOSTS:
             self._at(self._fleet.wake_every_minutes * 60, self._scheduled)

@@ -21,9 +21,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Fleet:
-    """Settings of a fleet. ``most``: hosts there are, or instances the group may have. ``warm_pool``: the group keeps its instances stopped.
+    """Settings of a fleet, times in minutes as the settings have them.
 
-    Times in minutes as the settings have them; ``jobs_per_host``: one more host for each so many jobs that wait.
+    ``most``: hosts there are, or instances the group may have. ``warm_pool``: the group keeps its instances stopped. ``jobs_per_host``: one
+    more host for each so many jobs that wait.
     """
 
     kind: Kind = Kind.HOSTS

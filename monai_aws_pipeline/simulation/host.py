@@ -1,7 +1,7 @@
 """One host as the agent works it: the next jobs fetched, k studies inferred side by side, the ones before published.
 
-Here belongs what a host has in hand and how far its inference is. When things happen is in ``day.py``. The studies in inference share the host:
-each goes on at the host's measured rate for so many, divided by how many they are.
+Here belongs what a host has in hand and how far its inference is; when things happen is in ``day.py``. The studies in inference share the
+host: each goes on at the host's measured rate for so many, divided by how many they are.
 """
 
 from __future__ import annotations

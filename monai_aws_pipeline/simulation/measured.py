@@ -42,8 +42,8 @@ class Speed:
     """How quickly one host answers one kind of study.
 
     ``per_minute``: studies a minute with one, two, … at once. ``fetch_s``, ``publish_s``: seconds of a study before and after its
-    inference, beside other studies' inference. ``imports_s``: until the first inference after a start. ``proof_s``: more, on a machine that has
-    never run this MAP.
+    inference, beside other studies' inference. ``imports_s``: until the first inference after a start. ``proof_s``: more, on a machine that
+    has never run this MAP.
     """
 
     per_minute: tuple[float, ...]
@@ -69,16 +69,33 @@ SPEEDS: dict[tuple[Study, Hosting], Speed] = {
     (Study.CT, Hosting.COLD): Speed((3.75,), 1.25, 1.25),
 }
 SPEED_SOURCES: tuple[tuple[str, str, bool], ...] = (
-    ("small, warm: 22.0, 42.5, 58.8, 71.8 a minute with 1 to 4 at once", "the brain example on an H100, kept on 4 cores; warm servers side by side", False),
-    ("CT, warm: 13.4, 24.5, 36.2, 44.0 a minute", "a bundle application there, 120 × 512 × 512", False),
-    ("small, cold: 4.9 a minute", "11.2 to 13.3 s a study there, a process each; several at once were not measured", False),
-    ("CT, cold: 3.75 a minute", "14.7 to 17.3 s a study there, a process each; several at once were not measured", False),
+    (
+        "small, warm: 22.0, 42.5, 58.8, 71.8 studies a minute with 1, 2, 3, 4 at once",
+        "the brain example on an H100, kept on 4 cores; warm servers side by side",
+        False,
+    ),
+    ("CT, warm: 13.4, 24.5, 36.2, 44.0 studies a minute", "a bundle application there, 120 slices of 512 by 512", False),
+    ("small, cold: 4.9 studies a minute", "11.2 to 13.3 s a study there, a process each; several at once were not measured", False),
+    ("CT, cold: 3.75 studies a minute", "14.7 to 17.3 s a study there, a process each; several at once were not measured", False),
     ("10 s of imports before the first warm study", "8 to 12 s there", False),
-    ("small: 0.6 s to fetch and to publish", "embedded AWS, 2 cores: `BENCH=latency` (2.2 s from upload to answer) less `BENCH=warm` (1.6 s of inference)", False),
-    ("CT: 2.5 s to fetch and to publish", "not measured: the small study's, by its bytes (63 MB beside 15)", True),
-    ("a T4 and 4 vCPU answer as an H100 and 4 cores", "not measured: the GPU was busy 2 to 8 % of the time, a study is Python on one core", True),
-    ("every study of a kind takes the same seconds", "not measured: what was repeated differed by a tenth", True),
-)  # fmt: skip
+    (
+        "a new machine proves a MAP before it is warm: 12.2 s (small), 16 s (CT)",
+        "a study in a process of its own, from the same trial",
+        False,
+    ),
+    (
+        "small: 0.6 s to fetch and to publish",
+        "embedded AWS on 2 cores: `BENCH=latency` (2.2 s from upload to answer) less `BENCH=warm` (1.6 s of inference)",
+        False,
+    ),
+    ("CT: 2.5 s to fetch and to publish", "the small study's, by its bytes (63 MB beside 15)", True),
+    (
+        "a T4 and 4 vCPU answer as an H100 and 4 cores",
+        "the GPU was busy 2 to 8 % of the time: a study is Python on one core",
+        True,
+    ),
+    ("every study of a kind takes the same seconds", "what was repeated differed by a tenth", True),
+)
 """What ``SPEEDS`` rests on, in words: figure, source, whether it is an assumption."""
 
 
@@ -92,12 +109,8 @@ class Machine:
     stop_s: float = assumed(60.0, "seconds of a shutdown; reckoned as paid, and the host cannot be started meanwhile")
     trigger_s: float = assumed(2.0, "from upload to job message: queue, function, queue; 100 events took 3.9 s on the embedded AWS")
     repeat_s: float = assumed(0.1, "a second message of a study that is answered: one look into the bucket")
-    poll_s: float = measured(
-        5.0, "an agent without work asks its queue so often, and looks then whether it may stop (`host_agent/aws/job_queue.py`)"
-    )
-    notice_s: float = measured(
-        100.0, "what runs on a Spot machine may go on so long after AWS's notice (`host_agent/aws/spot_interruption.py`)"
-    )
+    poll_s: float = measured(5.0, "an agent without work asks its queue so often, and looks then whether it may stop (its code)")
+    notice_s: float = measured(100.0, "what runs on a Spot machine may go on so long after AWS's notice (the agent's code)")
     spot_share: float = assumed(0.4, "price of a Spot machine, as a share of On-Demand")
     interruptions_per_hour: float = assumed(0.05, "how often AWS takes a Spot machine back, for each hour it runs")
     refused_starts: float = assumed(0.0, "share of starts and launches that AWS has no capacity for")

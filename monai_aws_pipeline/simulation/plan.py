@@ -6,7 +6,7 @@ Here belongs what a person may ask for and whether it can be answered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Final
 
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR
@@ -31,9 +31,9 @@ class Plan:
     load: Load
     study: Study = Study.CT
     hosting: Hosting = Hosting.WARM
-    fleet: Fleet = Fleet()
-    machine: Machine = Machine()
-    watch: CloudWatch = CloudWatch()
+    fleet: Fleet = field(default_factory=Fleet)
+    machine: Machine = field(default_factory=Machine)
+    watch: CloudWatch = field(default_factory=CloudWatch)
     slower: float = 1.0
     seed: int = 0
 
@@ -75,13 +75,14 @@ def plan_for(
 ) -> Plan:
     """A plan with as many studies at once as answer most, and the hosts for the busiest hour, where nothing else is asked for."""
     speed = SPEEDS[study, hosting]
-    chosen = at_once or speed.best_at_once
+    chosen = speed.best_at_once if at_once is None else at_once
     if not 1 <= chosen <= len(speed.per_minute):
         raise PlanError(
             f"{chosen} {study} studies at once, {hosting}, were never measured; {len(speed.per_minute)} were.",
             remedy="Ask for a number that was, or measure it and add it to monai_aws_pipeline/simulation/measured.py.",
         )
-    return Plan(load, study, hosting, Fleet(kind, hosts or hosts_for(load.peak_per_hour, speed, chosen), chosen, spot=spot), seed=seed)
+    most = hosts_for(load.peak_per_hour, speed, chosen) if hosts is None else hosts
+    return Plan(load, study, hosting, Fleet(kind, most, chosen, spot=spot), seed=seed)
 
 
 def with_figures(plan: Plan, values: Mapping[str, float]) -> Plan:
@@ -90,12 +91,11 @@ def with_figures(plan: Plan, values: Mapping[str, float]) -> Plan:
     watch = {each.name for each in fields(CloudWatch)}
     if unknown := sorted(values.keys() - machine - watch):
         raise PlanError(f"There is no figure {', '.join(unknown)}.", remedy=f"There are {', '.join(sorted(machine | watch))}.")
+    whole = {name: int(value) if name == "datapoints" else value for name, value in values.items()}
     return replace(
         plan,
-        machine=replace(plan.machine, **{name: value for name, value in values.items() if name in machine}),
-        watch=replace(
-            plan.watch, **{name: int(value) if name == "datapoints" else value for name, value in values.items() if name in watch}
-        ),
+        machine=replace(plan.machine, **{name: value for name, value in whole.items() if name in machine}),
+        watch=replace(plan.watch, **{name: value for name, value in whole.items() if name in watch}),
     )
 
 
@@ -104,7 +104,7 @@ def check(plan: Plan) -> None:
     load, fleet, machine, watch = plan.load, plan.fleet, plan.machine, plan.watch
     wrong = [
         (not 1 <= load.studies <= MOST_STUDIES, f"{load.studies} studies: 1 to {MOST_STUDIES} can be simulated"),
-        (load.burst < 1 or load.studies_an_upload < 1, "a burst and an upload hold at least one"),
+        (not 1 <= load.burst <= 1000 or load.studies_an_upload < 1, "a burst and an upload hold at least one; a burst 1000 at most"),
         (not 0 <= load.spread <= 3, f"a spread of {load.spread:g}: 0 (all studies alike) to 3"),
         (not 1 <= fleet.most <= MOST_HOSTS, f"{fleet.most} hosts: MONAI_AWS_HOST_COUNT is 1 to {MOST_HOSTS}"),
         (not 0 < fleet.idle_stop_minutes <= 1440, f"idle for {fleet.idle_stop_minutes:g} minutes: more than 0, at most 1440"),
@@ -115,7 +115,7 @@ def check(plan: Plan) -> None:
         (not 0.01 <= plan.slower <= 100, f"{plan.slower:g} times the seconds of inference: 0.01 to 100 times"),
         (
             not all(0 <= value <= DAY_S for value in (*astuple(machine), *astuple(watch))),
-            "a figure is 0 at least, and at most a day's seconds",
+            "a figure is 0 at least, a day's seconds at most",
         ),
         (machine.refused_starts > 0.95, "with more than 0.95 of the starts refused, a day does not end"),
         (min(machine.poll_s, watch.period_s, watch.datapoints) < 1, "poll_s, period_s and datapoints are at least 1"),

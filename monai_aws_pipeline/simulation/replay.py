@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from monai_aws_pipeline.simulation.day import Job, simulate
 from monai_aws_pipeline.simulation.fleet import Fleet
 from monai_aws_pipeline.simulation.measured import Machine, Speed
+
+_BESIDE_S = 0.001
+"""Between two events of a group, so that they keep their order."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class Rig:
 
 @dataclass(frozen=True)
 class Replay:
-    """What the simulation says of the run. ``seconds``: from the first upload until the last host is off; ``answered_s``: to the last answer."""
+    """What the simulation says of the run.
+
+    ``seconds``: from the first upload until the last host is off; ``answered_s``: to the last answer.
+    """
 
     machine_seconds: float
     seconds: float
@@ -41,16 +48,19 @@ class Replay:
     starts: int
 
 
-def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, messages: int = 1, seed: int = 0) -> Replay:
-    """Simulate uploads that came at these moments (seconds, from any beginning), each with so many messages of it.
+def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1, shuffled: int = 1, seed: int = 0) -> Replay:
+    """Simulate uploads that came at these moments (seconds, from any beginning).
 
     Parameters
     ----------
     fleet
         With the run's hosts, studies at once, idle and wake minutes.
+    events
+        How often each upload's event comes.
+    shuffled
+        Events come in any order within so many uploads, when the last of these has come.
     """
-    first = min(arrivals)
-    jobs = [Job(at - first, again=(at - first,) * (messages - 1)) for at in sorted(arrivals)]
+    jobs = _jobs([at - min(arrivals) for at in sorted(arrivals)], events, shuffled, random.Random(seed))  # noqa: S311 - repeatable
     speed = Speed(tuple(60 * number / rig.study_s for number in range(1, fleet.at_once + 1)), rig.fetch_s, rig.publish_s)
     machine = replace(Machine(), start_s=rig.start_s, stop_s=rig.stop_s, trigger_s=rig.trigger_s)
     day = simulate(jobs, speed, fleet, machine, seed=seed)
@@ -62,3 +72,17 @@ def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, messages: int =
         discarded=day.discarded,
         starts=len(day.on),
     )
+
+
+def _jobs(arrivals: Sequence[float], events: int, shuffled: int, drawn: random.Random) -> list[Job]:
+    jobs: list[Job] = []
+    for first in range(0, len(arrivals), shuffled):
+        group = arrivals[first : first + shuffled]
+        order = [number for number in range(len(group)) for _ in range(events)]
+        if shuffled > 1:
+            drawn.shuffle(order)
+        moments: list[list[float]] = [[] for _ in group]
+        for place, number in enumerate(order):
+            moments[number].append(group[-1] + place * _BESIDE_S)
+        jobs += [Job(at, messages=tuple(each)) for at, each in zip(group, moments, strict=True)]
+    return jobs

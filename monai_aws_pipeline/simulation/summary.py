@@ -1,7 +1,7 @@
 """What a day comes to: how long studies waited, how many machines were on, what it costs. Pure, from what happened.
 
-Prices are those that results are reckoned with (``cloud/prices.py``). A host that is kept costs its disk all day, one that is terminated costs
-it while it is on.
+Prices are those that results are reckoned with (``cloud/prices.py``). A host that is kept costs its disk all day, one that is terminated
+costs it while it is on.
 """
 
 from __future__ import annotations
