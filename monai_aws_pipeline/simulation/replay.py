@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -48,7 +47,7 @@ class Replay:
     starts: int
 
 
-def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1, shuffled: int = 1, seed: int = 0) -> Replay:
+def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1, group: int = 1, seed: int = 0) -> Replay:
     """Simulate uploads that came at these moments (seconds, from any beginning).
 
     Parameters
@@ -56,11 +55,11 @@ def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1
     fleet
         With the run's hosts, studies at once, idle and wake minutes.
     events
-        How often each upload's event comes.
-    shuffled
-        Events come in any order within so many uploads, when the last of these has come.
+        How often each upload's event comes, one right after the other.
+    group
+        Of so many uploads the events come when the last of them has come, and in reverse.
     """
-    jobs = _jobs([at - min(arrivals) for at in sorted(arrivals)], events, shuffled, random.Random(seed))  # noqa: S311 - repeatable
+    jobs = _jobs([at - min(arrivals) for at in sorted(arrivals)], events, group)
     speed = Speed(tuple(60 * number / rig.study_s for number in range(1, fleet.at_once + 1)), rig.fetch_s, rig.publish_s)
     machine = replace(Machine(), start_s=rig.start_s, stop_s=rig.stop_s, trigger_s=rig.trigger_s)
     day = simulate(jobs, speed, fleet, machine, seed=seed)
@@ -74,15 +73,11 @@ def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1
     )
 
 
-def _jobs(arrivals: Sequence[float], events: int, shuffled: int, drawn: random.Random) -> list[Job]:
+def _jobs(arrivals: Sequence[float], events: int, group: int) -> list[Job]:
     jobs: list[Job] = []
-    for first in range(0, len(arrivals), shuffled):
-        group = arrivals[first : first + shuffled]
-        order = [number for number in range(len(group)) for _ in range(events)]
-        if shuffled > 1:
-            drawn.shuffle(order)
-        moments: list[list[float]] = [[] for _ in group]
-        for place, number in enumerate(order):
-            moments[number].append(group[-1] + place * _BESIDE_S)
-        jobs += [Job(at, messages=tuple(each)) for at, each in zip(group, moments, strict=True)]
+    for first in range(0, len(arrivals), group):
+        part = arrivals[first : first + group]
+        for number, at in enumerate(part):
+            begin = part[-1] + (len(part) - 1 - number) * events * _BESIDE_S
+            jobs.append(Job(at, messages=tuple(begin + each * _BESIDE_S for each in range(events))))
     return jobs

@@ -2,8 +2,9 @@
 
 Every upload event comes twice, and the events come out of order in groups of 20. The MAP behaves like one on a GPU: it waits for two
 seconds a study and uses little of the CPU, so that three hosts on one small machine do not take it from each other. First a backlog of
-other studies is answered, by which the seconds of a start, a study and a stop are measured; then two waves come, the second when the hosts have
-stopped after the first. The simulation is given when each upload came, what was measured before, and the settings; nothing of the run.
+other studies is answered, by which the seconds of a start, a study and a stop are measured; then two waves come, the second when the
+hosts have stopped after the first. The simulation is given when each upload came, what was measured before, and the settings; nothing of
+the run.
 ``machine_seconds``: the hosts' seconds between power on and off, by the embedded AWS's own records.
 
 ``MONAI_BENCH_FLEET_STUDIES`` makes it smaller than its 1,000 studies, which take about half an hour.
@@ -75,7 +76,7 @@ def measure() -> dict[str, Any]:
         answers = [record for record in records if record.job in arrivals]
         commits = Counter(job for prefix in (OUTPUT_PREFIX, QUARANTINE_PREFIX) for job in jobs_in(place, prefix))
         entries = Counter(key.rpartition("/")[2][:32] for key in place.keys(INDEX_PREFIX))
-    simulated = replay([*arrivals.values()], rig, fleet, events=EVENTS, shuffled=SHUFFLED)
+    simulated = replay([*arrivals.values()], rig, fleet, events=EVENTS, group=SHUFFLED)
     seconds = sum(off - begin for (_, begin), off in on.items())
     return {
         "kind": KIND,

@@ -24,15 +24,15 @@ def test_a_second_wave_starts_the_hosts_again():
     assert found.machine_seconds == pytest.approx(120 * 2 + 6 * (3 + 30 + 1), rel=0.1)
 
 
-def test_events_that_come_twice_and_in_any_order_make_one_answer_each():
+def test_events_that_come_twice_and_in_reverse_make_one_answer_each():
     once = replay([0.0] * 100, RIG, FLEET)
-    twice = replay([0.0] * 100, RIG, FLEET, events=2, shuffled=20)
+    twice = replay([0.0] * 100, RIG, FLEET, events=2, group=20)
     assert once.answered == twice.answered == 100
     assert once.discarded == 0 < twice.discarded
     assert twice.machine_seconds > once.machine_seconds, "what two hosts have in hand, both infer"
-    assert twice == replay([0.0] * 100, RIG, FLEET, events=2, shuffled=20)
+    assert twice == replay([0.0] * 100, RIG, FLEET, events=2, group=20)
 
 
 def test_events_come_when_the_last_of_their_group_has_come():
-    found = replay([0.0, 100.0], RIG, FLEET, shuffled=2)
+    found = replay([0.0, 100.0], RIG, FLEET, group=2)
     assert found.answered_s == pytest.approx(100 + 0.5 + 3 + 0.5 + 2 + 2 + 1, abs=0.01)

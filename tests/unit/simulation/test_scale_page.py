@@ -239,8 +239,8 @@ def conclusions() -> str:
         f"**For 1,500 studies a day, one warm host.** A CT study costs {hosts.usd_a_study:.4f} USD, and 99 % are answered within "
         f"{seconds(hosts.wait_p99_s)}: those that wait longest wait for a start. The host is on for {hosts.machine_hours:.0f} hours and "
         f"used to {hosts.utilisation:.0%}, so that what is paid for is waiting for the next study. "
-        f"`MONAI_AWS_IDLE_STOP_MINUTES=1` makes it {short.usd_a_study:.4f} USD, and 99 % {seconds(short.wait_p99_s)}. A group hears of its queue later than the "
-        f"wake function: 99 % within {seconds(group.wait_p99_s)}.",
+        f"`MONAI_AWS_IDLE_STOP_MINUTES=1` makes it {short.usd_a_study:.4f} USD, and 99 % {seconds(short.wait_p99_s)}. A group hears of its "
+        f"queue later than the wake function: 99 % within {seconds(group.wait_p99_s)}.",
         f"**Warm before more machines.** 50,000 CT studies a day need at most {warm.most_on} warm hosts with four at once, and "
         f"{cold.most_on} cold ones with one at a time, at {cold.usd_a_study / warm.usd_a_study:.0f} times the price.",
         "**Spot is about half the price or less** in a group, with every study answered; the longest waits are up to "
