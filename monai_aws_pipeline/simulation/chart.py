@@ -11,7 +11,7 @@ from typing import Final
 
 from monai_aws_pipeline.simulation.arrivals import DAY_S, HOUR_S
 from monai_aws_pipeline.simulation.plan import Simulated
-from monai_aws_pipeline.simulation.summary import hosts_on, on_at, percentile
+from monai_aws_pipeline.simulation.summary import percentile
 
 _WIDTH: Final = 900
 _LEFT: Final = 60
@@ -47,7 +47,7 @@ def draw(title: str, days: Sequence[tuple[str, Simulated]]) -> str:
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="20" y="26" class="t">{escape(title)}</text>',
         *_legend([name for name, _ in days]),
-        *_panel(_TOPS[0], "machines on, the most in each quarter of an hour", machines),
+        *_panel(_TOPS[0], "machines on, on average in each quarter of an hour", machines),
         *_panel(_TOPS[1], "minutes from upload to answer (95th percentile of those that came in a quarter of an hour)", waits),
         "</svg>",
     ]
@@ -55,13 +55,11 @@ def draw(title: str, days: Sequence[tuple[str, Simulated]]) -> str:
 
 
 def _machines(simulated: Simulated) -> list[float]:
-    """The most machines in each quarter of an hour."""
-    steps = hosts_on(simulated.day)
-    found = []
-    for number in range(int(DAY_S / _BIN_S)):
-        begin = number * _BIN_S
-        inside = [count for moment, count in steps if begin < moment < begin + _BIN_S]
-        found.append(float(max([on_at(steps, begin), *inside])))
+    """How many machines are on in each quarter of an hour, on average."""
+    found = [0.0] * int(DAY_S / _BIN_S)
+    for on in simulated.day.on:
+        for number in range(int(on.begin / _BIN_S), min(int(on.end / _BIN_S) + 1, len(found))):
+            found[number] += max(0.0, min(on.end, (number + 1) * _BIN_S) - max(on.begin, number * _BIN_S)) / _BIN_S
     return found
 
 
@@ -83,7 +81,7 @@ def _legend(names: Sequence[str]) -> list[str]:
 
 
 def _panel(top: int, name: str, lines: Sequence[Sequence[float]]) -> list[str]:
-    most = _round_up(max((value for line in lines for value in line), default=1.0))
+    most = _round_up(max((value for line in lines for value in line), default=0.0))
     bottom = top + _PANEL
     parts = [f'<text x="{_LEFT}" y="{top - 8}" class="h">{escape(name)}</text>']
     for part in range(5):
@@ -109,4 +107,4 @@ def _x(seconds: float) -> float:
 
 def _round_up(value: float) -> float:
     """A scale's end above the value, whose quarters read well."""
-    return next((end for end in (1, 2, 4, 8, 12, 20, 40, 60, 80, 120, 200, 400, 800, 1600) if value <= end), value)
+    return next((end for end in (4, 8, 12, 20, 40, 60, 80, 120, 200, 400, 800, 1600) if value <= end), value)
