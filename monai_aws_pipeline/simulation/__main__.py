@@ -15,12 +15,11 @@ import click
 
 from monai_aws_pipeline.cloud.prices import ON_DEMAND_USD_PER_HOUR, basis
 from monai_aws_pipeline.errors import NamedError
-from monai_aws_pipeline.simulation.arrivals import HOUR_S, Load
+from monai_aws_pipeline.simulation.arrivals import Load
 from monai_aws_pipeline.simulation.chart import draw
 from monai_aws_pipeline.simulation.fleet import Kind
 from monai_aws_pipeline.simulation.measured import Hosting, Study
 from monai_aws_pipeline.simulation.plan import Plan, Simulated, plan_for, run, with_figures
-from monai_aws_pipeline.simulation.summary import hosts_on, on_at
 from monai_aws_pipeline.terminal import literal_console, print_table
 
 
@@ -125,9 +124,8 @@ def show(simulated: Simulated) -> None:
     if found.refused_starts:
         rows.append(("starts without capacity", str(found.refused_starts)))
     print_table(console, title_of(plan), ("", ""), rows)
-    steps = hosts_on(simulated.day)
-    on = [on_at(steps, hour * HOUR_S + HOUR_S / 2) for hour in range(24)]
-    console.print(f"machines on at half past each hour, from 0 to 23: {' '.join(map(str, on))}", soft_wrap=True)
+    by_hour = " ".join(f"{count:.1f}" for count in found.by_hour)
+    console.print(f"machines on, on average in each hour from 0 to 23: {by_hour}", soft_wrap=True)
     console.print("What this rests on, and what of it nobody has measured: docs/scale.md")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from monai_aws_pipeline.simulation.arrivals import DAY_S, HOUR_S
 from monai_aws_pipeline.simulation.plan import Simulated
-from monai_aws_pipeline.simulation.summary import percentile
+from monai_aws_pipeline.simulation.summary import mean_on, percentile
 
 _WIDTH: Final = 900
 _LEFT: Final = 60
@@ -34,7 +34,7 @@ text { font-family: "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; fon
 
 def draw(title: str, days: Sequence[tuple[str, Simulated]]) -> str:
     """The picture of one load with several fleets, each with its name."""
-    machines = [_machines(simulated) for _, simulated in days]
+    machines = [mean_on(simulated.day, _BIN_S) for _, simulated in days]
     waits = [_waits(simulated) for _, simulated in days]
     height = _TOPS[-1] + _PANEL + 50
     said = "; ".join(f"{name}: at most {simulated.summary.most_on} machines" for name, simulated in days)
@@ -52,15 +52,6 @@ def draw(title: str, days: Sequence[tuple[str, Simulated]]) -> str:
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def _machines(simulated: Simulated) -> list[float]:
-    """How many machines are on in each quarter of an hour, on average."""
-    found = [0.0] * int(DAY_S / _BIN_S)
-    for on in simulated.day.on:
-        for number in range(int(on.begin / _BIN_S), min(int(on.end / _BIN_S) + 1, len(found))):
-            found[number] += max(0.0, min(on.end, (number + 1) * _BIN_S) - max(on.begin, number * _BIN_S)) / _BIN_S
-    return found
 
 
 def _waits(simulated: Simulated) -> list[float]:

@@ -7,12 +7,11 @@ costs it while it is on.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monai_aws_pipeline.cloud.prices import usd_per_hour
-from monai_aws_pipeline.simulation.arrivals import DAY_S
+from monai_aws_pipeline.simulation.arrivals import DAY_S, HOUR_S
 from monai_aws_pipeline.simulation.day import Day, Job
 from monai_aws_pipeline.simulation.fleet import Fleet
 from monai_aws_pipeline.simulation.measured import Machine, Speed
@@ -23,7 +22,7 @@ class Summary:
     """A day in figures. Waits in seconds from the upload to the answer, prices in US dollars.
 
     ``utilisation``: of the seconds that hosts were on, how many they would have needed for these studies with every place taken.
-    ``most_on``: hosts on at once. ``starts``: how often one was started.
+    ``most_on``: hosts on at once. ``by_hour``: how many are on, on average in each hour. ``starts``: how often one was started.
     """
 
     studies: int
@@ -33,6 +32,7 @@ class Summary:
     wait_p99_s: float
     wait_worst_s: float
     most_on: int
+    by_hour: tuple[float, ...]
     starts: int
     machine_hours: float
     utilisation: float
@@ -58,6 +58,7 @@ def summarise(day: Day, jobs: Sequence[Job], speed: Speed, fleet: Fleet, machine
         wait_p99_s=percentile(waits, 99),
         wait_worst_s=percentile(waits, 100),
         most_on=max((count for _, count in hosts_on(day)), default=0),
+        by_hour=tuple(round(count, 2) for count in mean_on(day, HOUR_S)),
         starts=len(day.on),
         machine_hours=day.machine_seconds / 3600,
         utilisation=needed / day.machine_seconds if day.machine_seconds else 0.0,
@@ -96,7 +97,10 @@ def hosts_on(day: Day) -> list[tuple[float, int]]:
     return found
 
 
-def on_at(steps: Sequence[tuple[float, int]], moment: float) -> int:
-    """How many are on then."""
-    place = bisect_right(steps, (moment, math.inf))
-    return steps[place - 1][1] if place else 0
+def mean_on(day: Day, bin_s: float) -> tuple[float, ...]:
+    """How many hosts are on, on average in each part of the day of so many seconds."""
+    found = [0.0] * round(DAY_S / bin_s)
+    for on in day.on:
+        for number in range(int(on.begin / bin_s), min(int(on.end / bin_s) + 1, len(found))):
+            found[number] += max(0.0, min(on.end, (number + 1) * bin_s) - max(on.begin, number * bin_s)) / bin_s
+    return tuple(found)

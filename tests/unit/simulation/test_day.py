@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -153,20 +154,34 @@ def test_the_same_seed_makes_the_same_day(fleet: Fleet):
     assert first != other
 
 
-def test_studies_in_the_house_are_their_rate_times_their_time():
-    """Little's law, on a host that never stops: the mean number of studies there is what an integral over the day says."""
-    jobs = [Job(each.at) for each in uploads(Load(4000), 2)]
-    day = simulate(jobs, SPEEDS[Study.CT, Hosting.WARM], Fleet(most=1, at_once=4, idle_stop_minutes=1440))
-    assert day.end > 86400
-    step = 20.0
-    samples = [
-        sum(each.arrived <= moment < each.answered for each in day.answers)
-        for moment in (number * step for number in range(int(day.end / step) + 1))
-    ]
-    mean = sum(samples) / len(samples)
-    rate = len(jobs) / day.end
-    waited = sum(each.answered - each.arrived for each in day.answers) / len(jobs)
-    assert mean == pytest.approx(rate * waited, rel=0.1)
+def poisson(rate: float, count: int) -> list[Job]:
+    """Arrivals as queueing theory has them."""
+    drawn, moment, found = random.Random(1), 0.0, []  # noqa: S311 - repeatable
+    for _ in range(count):
+        moment += drawn.expovariate(rate)
+        found.append(Job(moment))
+    return found
+
+
+def mean_wait(day: Day) -> float:
+    return sum(each.answered - each.arrived for each in day.answers) / len(day.answers)
+
+
+ALWAYS_ON = replace(MACHINE, start_s=0, trigger_s=0)
+
+
+@pytest.mark.parametrize("used", [0.3, 0.7])
+def test_one_at_a_time_waits_as_a_queue_with_one_server_does(used: float):
+    """M/D/1 (Pollaczek and Khinchine): mean time = s + s used / 2 (1 - used), with s = 1 s."""
+    day = simulate(poisson(used, 30_000), Speed((60.0,), 0, 0), Fleet(idle_stop_minutes=1440), ALWAYS_ON)
+    assert mean_wait(day) == pytest.approx(1 + used / (2 * (1 - used)), rel=0.05)
+
+
+@pytest.mark.parametrize("used", [0.3, 0.7])
+def test_many_at_once_wait_as_a_shared_server_does(used: float):
+    """M/G/1 with processor sharing: mean time = s / (1 - used), however many are there; the host is no faster for it."""
+    day = simulate(poisson(used, 30_000), Speed((60.0,) * 200, 0, 0), Fleet(at_once=200, idle_stop_minutes=1440), ALWAYS_ON)
+    assert mean_wait(day) == pytest.approx(1 / (1 - used), rel=0.05)
 
 
 @pytest.mark.parametrize("kind", [*Kind])

@@ -102,6 +102,7 @@ def test_what_a_day_costs_to_the_cent():
     plan = plan_for(Load(1), Study.SMALL, Hosting.COLD, Kind.HOSTS)
     one = run(plan)
     assert one.day.machine_seconds == pytest.approx(180 + 0.3 + 315 + 60)
+    assert sum(one.summary.by_hour) == pytest.approx(one.summary.machine_hours, abs=0.01)
     assert one.summary.usd_a_day == pytest.approx(one.day.machine_seconds / 3600 * (0.526 + 0.005) + 0.40)
     spot = run(replace(plan, fleet=replace(plan.fleet, spot=True), machine=replace(plan.machine, interruptions_per_hour=0)))
     assert spot.summary.usd_a_day == pytest.approx(one.day.machine_seconds / 3600 * (0.526 * 0.4 + 0.005) + 0.40)
