@@ -143,8 +143,9 @@ class _Run:
             self._at(self._now + self._fleet.wake_every_minutes * 60, self._scheduled)
 
     def _wake(self) -> None:
-        on = sum(host.state in (State.STARTING, State.ON, State.LEAVING) for host in self._hosts)
-        self._start_some(hosts_to_start(len(self._queue), on, self._fleet))
+        if self._queue:
+            on = sum(host.state in (State.STARTING, State.ON, State.LEAVING) for host in self._hosts)
+            self._start_some(hosts_to_start(len(self._queue), on, self._fleet))
 
     def _alarms(self) -> None:
         oldest = self._now - self._queue[0].since if self._queue else 0.0

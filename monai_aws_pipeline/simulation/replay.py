@@ -59,7 +59,7 @@ def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1
     group
         Of so many uploads the events come when the last of them has come, and in reverse.
     """
-    jobs = _jobs([at - min(arrivals) for at in sorted(arrivals)], events, group)
+    jobs = jobs_of([at - min(arrivals) for at in sorted(arrivals)], events, group)
     speed = Speed(tuple(60 * number / rig.study_s for number in range(1, fleet.at_once + 1)), rig.fetch_s, rig.publish_s)
     machine = replace(Machine(), start_s=rig.start_s, stop_s=rig.stop_s, trigger_s=rig.trigger_s)
     day = simulate(jobs, speed, fleet, machine, seed=seed)
@@ -73,7 +73,8 @@ def replay(arrivals: Sequence[float], rig: Rig, fleet: Fleet, *, events: int = 1
     )
 
 
-def _jobs(arrivals: Sequence[float], events: int, group: int) -> list[Job]:
+def jobs_of(arrivals: Sequence[float], events: int, group: int) -> list[Job]:
+    """The jobs of uploads in order of time, with when their events come."""
     jobs: list[Job] = []
     for first in range(0, len(arrivals), group):
         part = arrivals[first : first + group]

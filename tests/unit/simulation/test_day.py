@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from monai_aws_pipeline.simulation.arrivals import Load, uploads
 from monai_aws_pipeline.simulation.day import Answer, Day, Job, OnTime, simulate
 from monai_aws_pipeline.simulation.fleet import Fleet, Kind
+from monai_aws_pipeline.simulation.host import Host, Message, State
 from monai_aws_pipeline.simulation.measured import SPEEDS, Hosting, Machine, Speed, Study
 from monai_aws_pipeline.simulation.summary import hosts_on, summarise
 
@@ -113,6 +114,27 @@ def test_what_a_spot_machine_cannot_end_in_time_another_answers():
     assert sorted(each.job for each in day.answers) == list(range(12))
     assert day.given_back > 0
     assert any(each.taken_back for each in day.on)
+
+
+def test_a_machine_that_aws_takes_back_begins_nothing_of_what_waits_on_it():
+    """One machine, so that the first draw is its notice: what it infers then ends, is published, and it is off."""
+    rate = 6
+    after = random.Random(5).expovariate(rate / 3600)  # noqa: S311 - repeatable
+    machine = replace(MACHINE, interruptions_per_hour=rate)
+    day = simulate(jobs_of(*[0.0] * 200), SPEED, Fleet(Kind.AUTOSCALING, 1, spot=True), machine, seed=5)
+    first = day.on[0]
+    assert first.taken_back
+    assert any(each.answered < first.begin + after for each in day.answers), "it was at work"
+    assert first.end <= first.begin + after + 10 + SPEED.publish_s + MACHINE.stop_s
+    assert len(day.answers) == 200
+
+
+@pytest.mark.parametrize(("at_once", "waiting", "others", "more"), [(1, 2, 0, True), (1, 3, 0, False), (1, 2, 4, False), (2, 3, 0, True)])
+def test_a_host_takes_so_much_ahead_and_no_more(at_once: int, waiting: int, others: int, more: bool):
+    host = Host(0, at_once, SPEED, State.ON)
+    host.waiting.extend(Message(job, 0) for job in range(waiting))
+    host.in_hand = {job: Message(job, 0) for job in range(waiting + others)}
+    assert host.has_place is more
 
 
 def test_a_start_that_aws_refuses_is_tried_again_by_the_schedule():

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 
 from monai_aws_pipeline.simulation.__main__ import main
 from monai_aws_pipeline.simulation.arrivals import Load
-from monai_aws_pipeline.simulation.fleet import Kind
+from monai_aws_pipeline.simulation.day import Day, OnTime
+from monai_aws_pipeline.simulation.fleet import Fleet, Kind
 from monai_aws_pipeline.simulation.measured import SPEEDS, CloudWatch, Hosting, Machine, Study, figures
 from monai_aws_pipeline.simulation.plan import PlanError, plan_for, run, with_figures
-from monai_aws_pipeline.simulation.summary import Summary, percentile
+from monai_aws_pipeline.simulation.summary import Summary, percentile, usd_of
 
 
 def said(*arguments: str) -> str:
@@ -109,6 +110,11 @@ def test_what_a_day_costs_to_the_cent():
     group = replace(plan.fleet, kind=Kind.AUTOSCALING, warm_pool=False)
     new = run(replace(plan, fleet=group)).summary
     assert new.usd_a_day == pytest.approx(new.machine_hours * (0.526 + 0.005 + 0.40 / 24)), "its disk goes with it"
+
+
+def test_a_machine_is_paid_for_a_minute_at_least():
+    day = Day(on=[OnTime(0, 0, 10), OnTime(0, 100, 190)])
+    assert usd_of(day, Fleet(), Machine()) == pytest.approx((60 + 90) / 3600 * (0.526 + 0.005) + 0.40)
 
 
 @pytest.mark.parametrize(("per_cent", "value"), [(50, 2), (75, 3), (76, 4), (99, 4), (100, 4), (1, 1)])

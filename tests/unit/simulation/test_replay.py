@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monai_aws_pipeline.simulation.fleet import Fleet
-from monai_aws_pipeline.simulation.replay import Rig, replay
+from monai_aws_pipeline.simulation.replay import Rig, jobs_of, replay
 
 RIG = Rig(start_s=3, study_s=2, fetch_s=0.5, publish_s=1, stop_s=1, trigger_s=0.5)
 FLEET = Fleet(most=3, idle_stop_minutes=0.5, wake_every_minutes=1)
@@ -31,6 +31,11 @@ def test_events_that_come_twice_and_in_reverse_make_one_answer_each():
     assert once.discarded == 0 < twice.discarded
     assert twice.machine_seconds > once.machine_seconds, "what two hosts have in hand, both infer"
     assert twice == replay([0.0] * 100, RIG, FLEET, events=2, group=20)
+
+
+def test_events_of_a_group_come_in_reverse():
+    moments = [moment for job in jobs_of([0.0, 1.0, 2.0, 9.0], 2, 3) for moment in job.messages]
+    assert moments == pytest.approx([2.004, 2.005, 2.002, 2.003, 2.0, 2.001, 9.0, 9.001]), "the last is a group of its own"
 
 
 def test_events_come_when_the_last_of_their_group_has_come():
