@@ -68,7 +68,7 @@ SPEEDS: dict[tuple[Study, Hosting], Speed] = {
     (Study.CT, Hosting.WARM): Speed((13.4, 24.5, 36.2, 44.0), 1.25, 1.25, imports_s=10.0, proof_s=16.0),
     (Study.CT, Hosting.COLD): Speed((3.75,), 1.25, 1.25),
 }
-SPEED_SOURCES: tuple[tuple[str, str, bool], ...] = (
+SOURCES: tuple[tuple[str, str, bool], ...] = (
     (
         "small, warm: 22.0, 42.5, 58.8, 71.8 studies a minute with 1, 2, 3, 4 at once",
         "the brain example on an H100, kept on 4 cores; warm servers side by side",
@@ -95,8 +95,19 @@ SPEED_SOURCES: tuple[tuple[str, str, bool], ...] = (
         True,
     ),
     ("every study of a kind takes the same seconds", "what was repeated differed by a tenth", True),
+    ("the busiest hour has a fifth of a day's studies", "the load this project is designed for: 1,500 a day, 300 an hour", False),
+    (
+        "the other hours of the day; a day of the weekend has 0.35 of the studies",
+        "a guess, `monai_aws_pipeline/simulation/arrivals.py`",
+        True,
+    ),
+    (
+        "each host with a place is as likely to get the next message",
+        "SQS promises nothing; where it favoured some hosts, the others would be idle and leave",
+        True,
+    ),
 )
-"""What ``SPEEDS`` rests on, in words: figure, source, whether it is an assumption."""
+"""What ``SPEEDS`` and the day rest on, in words: figure, source, whether it is an assumption."""
 
 
 @dataclass(frozen=True)

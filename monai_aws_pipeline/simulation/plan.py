@@ -5,6 +5,7 @@ Here belongs what a person may ask for and whether it can be answered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Final
@@ -91,11 +92,16 @@ def with_figures(plan: Plan, values: Mapping[str, float]) -> Plan:
     watch = {each.name for each in fields(CloudWatch)}
     if unknown := sorted(values.keys() - machine - watch):
         raise PlanError(f"There is no figure {', '.join(unknown)}.", remedy=f"There are {', '.join(sorted(machine | watch))}.")
-    whole = {name: int(value) if name == "datapoints" else value for name, value in values.items()}
+    if wrong := sorted(name for name, value in values.items() if not math.isfinite(value)):
+        raise PlanError(f"{', '.join(wrong)} is not a number.", remedy="Give one that is.")
     return replace(
         plan,
-        machine=replace(plan.machine, **{name: value for name, value in whole.items() if name in machine}),
-        watch=replace(plan.watch, **{name: value for name, value in whole.items() if name in watch}),
+        machine=replace(plan.machine, **{name: value for name, value in values.items() if name in machine}),
+        watch=replace(
+            plan.watch,
+            datapoints=int(values.get("datapoints", plan.watch.datapoints)),
+            **{name: value for name, value in values.items() if name in watch - {"datapoints"}},
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from monai_aws_pipeline.simulation.__main__ import seconds
 from monai_aws_pipeline.simulation.arrivals import Load
 from monai_aws_pipeline.simulation.chart import draw
 from monai_aws_pipeline.simulation.fleet import Kind
-from monai_aws_pipeline.simulation.measured import SPEED_SOURCES, CloudWatch, Hosting, Machine, Speed, Study, figures
+from monai_aws_pipeline.simulation.measured import SOURCES, CloudWatch, Hosting, Machine, Speed, Study, figures
 from monai_aws_pipeline.simulation.plan import Plan, Simulated, plan_for, run
 from monai_aws_pipeline.simulation.summary import Summary
 
@@ -47,9 +47,9 @@ measured: how many machines are on, how long studies wait, what it costs.
 
 **Nobody has run this on AWS.** The seconds of inference come from a trial on one GPU, those of a start from nobody: what was measured
 and what was not stands [below](#what-it-rests-on), with [how far the results move](#what-moves-it) where a guess is wrong. What
-the simulation does with its seconds is held against a real run of three hosts on the embedded AWS, `make bench BENCH=fleet`. With 120 studies
-in two waves, whose events came twice and out of order, the hosts were on for 711 s, and the simulation said 719 s beforehand. With the
-1,000 studies of the whole bench it has not been run yet.
+the simulation does with its seconds is held against a real run of three hosts on the embedded AWS, `make bench BENCH=fleet`. With 120
+studies in two waves, whose events came twice and out of order, the hosts were on for 711 s, and the simulation said 719 s. With the 1,000
+studies of the whole bench it has not been run yet.
 
 *hosts* is what this project has today: `MONAI_AWS_HOST_COUNT` machines that are stopped while nothing comes, bought On-Demand.
 *autoscaling* is an EC2 Auto Scaling group, which it does not have yet. Hosts on Spot are reckoned as well, to compare; the project does
@@ -194,7 +194,7 @@ def moved() -> str:
 
 
 def rests_on() -> str:
-    rows = [(what, source, "assumed" if guess else "measured") for what, source, guess in SPEED_SOURCES]
+    rows = [(what, source, "assumed" if guess else "measured") for what, source, guess in SOURCES]
     for of in (Machine, CloudWatch):
         rows += [(f"`{name}` {value:g}", source, "assumed" if guess else "measured or read") for name, value, source, guess in figures(of)]
     return table(("Figure", "Where it is from", ""), rows)
@@ -256,8 +256,8 @@ def conclusions() -> str:
         f"{cold.usd_a_study:.4f}.",
         f"**20 jobs a host is a long wait for slow studies.** 99 % of those are answered within {seconds(cold.wait_p99_s)}; with one more "
         f"host for each 5 jobs, which is no setting today, within {seconds(sooner.wait_p99_s)}.",
-        "**Fetching is what limits warm hosts next.** A host fetches and checks one study at a time. If that takes twice what is assumed of a CT "
-        f"study, 99 % of 50,000 warm ones wait {seconds(limited.wait_p99_s)} and not {seconds(warm.wait_p99_s)}.",
+        "**Fetching is what limits warm hosts next.** A host fetches and checks one study at a time. If that takes twice what is assumed "
+        f"of a CT study, 99 % of 50,000 warm ones wait {seconds(limited.wait_p99_s)} and not {seconds(warm.wait_p99_s)}.",
     ]
     return "\n".join(
         textwrap.fill(f"- {point}", 148, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) for point in points
