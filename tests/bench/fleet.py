@@ -56,6 +56,7 @@ def measure() -> dict[str, Any]:
     settings = {
         "MONAI_AWS_HOST_COUNT": f"{HOSTS}",
         "MONAI_AWS_IDLE_STOP_MINUTES": f"{IDLE_MINUTES}",
+        "MONAI_AWS_STUDIES_AT_ONCE": f"{AT_ONCE}",
         "MONAI_AWS_WAKE_EVERY_MINUTES": f"{WAKE_MINUTES}",
     }
     with deployed("fleet", **settings) as place:
