@@ -152,6 +152,7 @@ ROOMS = {
     "local_cloud": {"dagster", "dagster_aws"},
     "operations": {"dagster", "dagster_aws"},
     "portal": {"dagster", "dagster_aws"},
+    "simulation": {"dagster", "dagster_aws", "boto3", "botocore", "numpy", "pydicom", "pydantic"},
     "remote": {"dagster", "dagster_aws", "boto3", "botocore"},
 }
 
