@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -104,8 +105,14 @@ class Walk:
 
     def promoted(self) -> None:
         """A promotion by hand, as the lineage has it."""
+        ends = time.monotonic() + 120
         self.asset("live_map", "Events")
-        self.page.get_by_text("takes slices of 3 mm").wait_for()
+        while not self.page.get_by_text("takes slices of 3 mm").count():  # a sensor records within a minute what no run has changed
+            if time.monotonic() > ends:
+                raise TimeoutError("the promotion by hand is not in the lineage after two minutes")
+            self.page.wait_for_timeout(DRAWN_MS)
+            self.asset("live_map", "Events")
+            self.page.get_by_text("why", exact=True).wait_for()
         self.keep("promoted-by-hand")
 
     def stale(self, name: str = "stale-by-map") -> None:
