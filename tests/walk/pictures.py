@@ -123,12 +123,13 @@ class Walk:
 
     def retry(self) -> None:
         """The failed study, asked again, and answered."""
+        before = self.runs_by_hand()
         self.page.goto(f"{UI}/assets/inference_result?view=events&partition={self.studies['thick']}")
         self.page.get_by_role("link", name=self.studies["thick"]).last.click()
         self.page.get_by_role("button", name="Materialize").first.click()
         self.page.get_by_role("button", name="Launch 1 run").click()
         self.page.get_by_role("button", name="Launch 1 run").wait_for(state="hidden")
-        self.newest_run()
+        self.new_run(before)
         self.ended()
         self.page.locator("input[placeholder^=Filter]").last.fill("job")
         self.page.mouse.move(800, 650)
@@ -161,10 +162,21 @@ class Walk:
         self.page.locator("img").first.wait_for()
         self.keep("study-compared", width=960, height=1000)
 
-    def newest_run(self) -> None:
-        """As a person opens it: Runs, the first one."""
+    def runs_by_hand(self) -> list[str]:
+        """Addresses of the runs that a person started, the newest first. Sensors start others at any moment."""
         self.page.goto(f"{UI}/runs")
-        self.page.locator("a[href*='/runs/']").first.click()
+        self.page.locator("a[href*='/runs/']").first.wait_for()
+        by_hand = self.page.get_by_role("row").filter(has_text="Manually launched").locator("a[href*='/runs/']")
+        found = [each.get_attribute("href") for each in by_hand.all()]
+        return list(dict.fromkeys(each for each in found if re.fullmatch(r"/runs/[0-9a-f-]{36}", each)))
+
+    def new_run(self, before: list[str]) -> None:
+        """As a person opens it: Runs, the first one that was not there before."""
+        ends = time.monotonic() + SEEN_MS / 1000
+        while not (new := [each for each in self.runs_by_hand() if each not in before]):
+            if time.monotonic() > ends:
+                raise TimeoutError("the run that was launched is not listed")
+        self.page.locator(f"a[href='{new[0]}']").first.click()
         self.page.wait_for_url("**/runs/*")
 
     def ended(self) -> None:
