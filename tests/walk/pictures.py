@@ -163,20 +163,20 @@ class Walk:
         self.keep("study-compared", width=960, height=1000)
 
     def runs_by_hand(self) -> list[str]:
-        """Addresses of the runs that a person started, the newest first. Sensors start others at any moment."""
-        self.page.goto(f"{UI}/runs")
-        self.page.locator("a[href*='/runs/']").first.wait_for()
-        by_hand = self.page.get_by_role("row").filter(has_text="Manually launched").locator("a[href*='/runs/']")
-        found = [each.get_attribute("href") for each in by_hand.all()]
-        return list(dict.fromkeys(each for each in found if re.fullmatch(r"/runs/[0-9a-f-]{36}", each)))
+        """Runs that a person started, the newest first. Sensors start others at any moment."""
+        query = "{ runsOrError(limit: 30) { ... on Runs { results { runId tags { key } } } } }"
+        found = self.page.request.post(f"{UI}/graphql", data={"query": query}).json()["data"]["runsOrError"]["results"]
+        return [run["runId"] for run in found if "dagster/sensor_name" not in {tag["key"] for tag in run["tags"]}]
 
     def new_run(self, before: list[str]) -> None:
-        """As a person opens it: Runs, the first one that was not there before."""
+        """As a person opens it: Runs, the one that was not there before."""
         ends = time.monotonic() + SEEN_MS / 1000
         while not (new := [each for each in self.runs_by_hand() if each not in before]):
             if time.monotonic() > ends:
                 raise TimeoutError("the run that was launched is not listed")
-        self.page.locator(f"a[href='{new[0]}']").first.click()
+            self.page.wait_for_timeout(DRAWN_MS)
+        self.page.goto(f"{UI}/runs")
+        self.page.locator(f"a[href*='/runs/{new[0]}']").first.click()
         self.page.wait_for_url("**/runs/*")
 
     def ended(self) -> None:
