@@ -48,18 +48,6 @@ def place_of(settings: Settings) -> ArchivePlace:
     )
 
 
-def limits_of(settings: Settings) -> IntakeLimits:
-    """What one upload may be, as on hosts."""
-    return IntakeLimits(
-        upload_bytes=settings.upload_max_mib << 20,
-        unpacked_bytes=settings.unpacked_max_mib << 20,
-        files=settings.upload_max_files,
-        ratio=settings.unpack_max_ratio,
-        depth=settings.unpack_max_depth,
-        seconds=settings.unpack_max_seconds,
-    )
-
-
 class StudyArchive:
     """The archive of one deployment. Raises NoArchiveError where it has none."""
 
@@ -96,7 +84,7 @@ class StudyArchive:
         """Store an answered study from the bucket, by way of ``folder``, and write what the archive answered. Raises ArchiveError."""
         archive = self.connect()
         try:
-            answer = from_bucket(self._store, record, original, folder, limits_of(self._settings))
+            answer = from_bucket(self._store, record, original, folder, IntakeLimits.of(self._settings))
         except JobError as error:
             raise ArchiveError(error.cause, error.remedy) from error
         return write_record(self._store, archive_answer(archive, answer, folder / "corrected", correct=self.place.correct))
