@@ -12,7 +12,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Status, Timings, day_key, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Status, Timings, day_key, parse_utc, short_digest
 from monai_aws_pipeline.operations.day_table import DayTable
 from monai_aws_pipeline.operations.kept_original import KeptObject
 from monai_aws_pipeline.operations.results_store import StoredResult
@@ -177,8 +177,8 @@ def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:
         "path": path_of(record.study, record.job),
         "at": _time(record.committed_at),
         "version": record.map.app_version,
-        "digest": record.map.digest.removeprefix("sha256:")[:12],
-        "model": record.map.model_sha256[:12],
+        "digest": short_digest(record.map.digest),
+        "model": short_digest(record.map.model_sha256),
         "commit": record.map.commit[:12],
         "seconds": f"{record.timings.total:.1f}",
         "usd": f"{record.cost.usd:.4f}",
