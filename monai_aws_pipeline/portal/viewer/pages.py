@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
@@ -15,8 +16,9 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 
 from monai_aws_pipeline.portal.pages import message_page, viewer_page, volume_page
+from monai_aws_pipeline.portal.responses import language, page
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
-from monai_aws_pipeline.portal.texts import language_of
+from monai_aws_pipeline.portal.texts import texts_in
 from monai_aws_pipeline.portal.viewer.dicomweb import refused
 from monai_aws_pipeline.portal.viewer.packages import ADDRESS, NIIVUE, OHIF, NotYetError, PackageFiles, Packages
 from monai_aws_pipeline.portal.viewer.study_view import ViewError
@@ -76,7 +78,7 @@ class ViewerPages:
         study = request.path_params["study"]
         record = self._files.store.latest_answer(study) if re.fullmatch(r"[0-9a-f]{16}", study) else None
         if record is None:
-            raise NotThereError("There is no answer to this study in the bucket, or it has expired.")
+            raise NotThereError("no_answers")
         return RedirectResponse(f"{request.url.path}{record.job}/", status_code=302)
 
     def begin(self, request: Request) -> Response:
@@ -116,9 +118,9 @@ class ViewerPages:
         study, job = _named(request)
         self._files.record(study, job)
         self._package(NIIVUE.address)
-        language = language_of("", request.cookies.get("language", ""), request.headers.get("accept-language", ""))
-        page = volume_page(study, job, f"{NIIVUE.address}index.js", language)
-        return HTMLResponse(page, headers={"Content-Security-Policy": VOLUME_CSP})
+        return HTMLResponse(
+            volume_page(study, job, f"{NIIVUE.address}index.js", language(request)), headers={"Content-Security-Policy": VOLUME_CSP}
+        )
 
     def parts(self, request: Request) -> Response:
         """What the page draws, by addresses below it."""
@@ -173,6 +175,11 @@ def _named(request: Request) -> tuple[str, str]:
     return request.path_params["study"], request.path_params["job"]
 
 
+def _why(error: ViewError, wanted: str) -> str:
+    t = texts_in(wanted)
+    return message_page(t["view_title"], t[error.key].format(**error.values) if error.key in t else str(error), wanted)
+
+
 def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
     """An answer, or why there is none: as a page where a person reads it, as JSON where a script does."""
 
@@ -182,7 +189,7 @@ def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response
         except ViewError as error:
             if request.url.path.endswith("/") or request.url.path.endswith("/viewer"):
                 again = {"Refresh": "3"} if isinstance(error, NotYetError) else {}
-                return HTMLResponse(message_page("Not shown", str(error)), status_code=error.status, headers=again)
+                return page(request, partial(_why, error), error.status, again)
             return refused(error)
 
     return answered
