@@ -379,6 +379,38 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "A file in the bucket is larger than was recorded of it.",
         "Un archivo del depósito es mayor de lo que se anotó.",
     ),
+    "volume_no_images": ("This study has no images.", "Este estudio no tiene imágenes."),
+    "volume_no_place": (
+        "The images do not say where they lie, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes no dicen dónde están, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_uneven": (
+        "The images are unevenly spaced, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes no están a distancias iguales, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_colour": (
+        "The images are in colour, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes son en color, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_too_large": (
+        "The study has more planes than the 3D page draws. The viewer shows them one by one.",
+        "El estudio tiene más planos de los que dibuja la página 3D. El visor los muestra uno a uno.",
+    ),
+    "volume_compressed": (
+        "The images are compressed in a way that the portal does not read. The viewer may.",
+        "Las imágenes están comprimidas de un modo que el portal no lee. Quizá el visor pueda.",
+    ),
+    "volume_mask_compressed": (
+        "The segmentation is compressed in a way that the portal does not read. The viewer may.",
+        "La segmentación está comprimida de un modo que el portal no lee. Quizá el visor pueda.",
+    ),
+    "surface_too_large": (
+        "The surface is larger than is drawn here. The page of the answer has it as a download.",
+        "La superficie es mayor de lo que se dibuja aquí. La página de la respuesta la tiene como descarga.",
+    ),
+    "surface_unreadable": ("The surface is no STL file that can be read.", "La superficie no es un archivo STL que se pueda leer."),
+    "surface_no_numbers": ("The surface has vertices that are no numbers.", "La superficie tiene vértices que no son números."),
+    "volume_no_part": ("This answer has no such part.", "Esta respuesta no tiene esa parte."),
     "no_such_viewer": ("There is no such viewer.", "No existe ese visor."),
     "viewer_failed": ("{why} Then open this page again.", "{why} Después, abra de nuevo esta página."),
     "viewer_on_its_way": (

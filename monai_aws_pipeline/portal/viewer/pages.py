@@ -19,7 +19,6 @@ from monai_aws_pipeline.portal.pages import message_page, viewer_page, volume_pa
 from monai_aws_pipeline.portal.responses import language, page
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
 from monai_aws_pipeline.portal.texts import texts_in
-from monai_aws_pipeline.portal.viewer.dicomweb import refused
 from monai_aws_pipeline.portal.viewer.packages import ADDRESS, NIIVUE, OHIF, NotYetError, PackageFiles, Packages
 from monai_aws_pipeline.portal.viewer.study_view import ViewError
 from monai_aws_pipeline.portal.viewer.surface import surface_in_ras
@@ -167,7 +166,7 @@ def _surface(found: OpenStudy, number: int) -> bytes:
 
 def _numbered(things: Sequence[_T], number: int) -> _T:
     if number >= len(things):
-        raise ViewError("This answer has no such part.")
+        raise ViewError("volume_no_part")
     return things[number]
 
 
@@ -177,7 +176,11 @@ def _named(request: Request) -> tuple[str, str]:
 
 def _why(error: ViewError, wanted: str) -> str:
     t = texts_in(wanted)
-    return message_page(t["view_title"], t[error.key].format(**error.values) if error.key in t else str(error), wanted)
+    return t[error.key].format(**error.values) if error.key in t else str(error)
+
+
+def _why_page(error: ViewError, wanted: str) -> str:
+    return message_page(texts_in(wanted)["view_title"], _why(error, wanted), wanted)
 
 
 def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
@@ -189,7 +192,7 @@ def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response
         except ViewError as error:
             if request.url.path.endswith("/") or request.url.path.endswith("/viewer"):
                 again = {"Refresh": "3"} if isinstance(error, NotYetError) else {}
-                return page(request, partial(_why, error), error.status, again)
-            return refused(error)
+                return page(request, partial(_why_page, error), error.status, again)
+            return JSONResponse({"error": _why(error, language(request))}, error.status)
 
     return answered

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 class ViewError(NamedError):
     """The study cannot be shown, or there is no such thing in it. ``status``: of HTTP.
 
-    ``key``: of the text that says so, where a person reads it on a page, or a sentence of its own, where a viewer's script does.
+    ``key``: of the text that says so, where a person reads it, or a sentence of its own, where OHIF does.
     """
 
     def __init__(self, key: str, remedy: str = "", status: int = 404, **values: object) -> None:

@@ -79,6 +79,8 @@ def test_what_cannot_be_shown_says_why_as_a_page(looking: Looking, study: Viewed
     assert "was not answered" in answer.text
     spanish = looking.browser.get(f"/viewer/{study_of(3)}/{job_of(3)}/", headers={"accept-language": "es"})
     assert (spanish.status_code, "no tiene respuesta" in spanish.text, "No se muestra" in spanish.text) == (404, True, True)
+    part = looking.browser.get(f"/3d/{S}/{J}/mask-9.nii.gz", headers={"accept-language": "es"})
+    assert (part.status_code, part.json()) == (404, {"error": "Esta respuesta no tiene esa parte."}), "which the 3D page shows"
     for page in ("viewer", "3d"):
         for path in (f"/{page}/{S}/{job_of(9)}/", f"/{page}/x/{J}/", f"/{page}/{S}/..%2f/", f"/{page}/"):
             assert looking.browser.get(path).status_code == 404
