@@ -180,10 +180,13 @@ class Clients:
         """Cost Explorer; each request is billed with 0.01 USD."""
         return self._session.client("ce", config=self._config)
 
-    def make_all(self) -> None:
-        """Make every client now. A session makes them one after the other only; each of them is then safe among threads."""
+    def make_all(self, *, imaging: bool) -> None:
+        """Make every client now. A session makes them one after the other only; each of them is then safe among threads.
+
+        ``imaging``: HealthImaging's too, which no other archive is asked with.
+        """
         for name, made in vars(type(self)).items():
-            if isinstance(made, cached_property):
+            if isinstance(made, cached_property) and (imaging or name != "imaging"):
                 getattr(self, name)
 
     def signing_credentials(self) -> Any:

@@ -75,14 +75,7 @@ class AgentConfig:
     @property
     def intake(self) -> IntakeLimits:
         """What one upload may be."""
-        return IntakeLimits(
-            upload_bytes=self.upload_max_mib << 20,
-            unpacked_bytes=self.unpacked_max_mib << 20,
-            files=self.upload_max_files,
-            ratio=self.unpack_max_ratio,
-            depth=self.unpack_max_depth,
-            seconds=self.unpack_max_seconds,
-        )
+        return IntakeLimits.of(self)
 
 
 _TEXTS: Final = {

@@ -16,12 +16,13 @@ from monai_aws_pipeline.archive.errors import ArchiveError
 from monai_aws_pipeline.archive.record import ArchiveRecord
 from monai_aws_pipeline.archive.signing import SERVICE
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import PROCESSED_PREFIX, ResultRecord, archive_key, processed_key
+from monai_aws_pipeline.contract import ResultRecord, archive_key
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.archiving import archive_answer, from_bucket, write_record
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.errors import JobError
 from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
+from monai_aws_pipeline.operations.kept_original import kept_original
 from monai_aws_pipeline.settings import Settings
 
 _PROBE: Final = Patience(tries=2, first=0.5, longest=1.0)
@@ -44,18 +45,6 @@ def place_of(settings: Settings) -> ArchivePlace:
     """The archive that settings name."""
     return ArchivePlace(
         settings.archive, settings.archive_address, settings.datastore_id, settings.archive_secret, correct=settings.archive_correct
-    )
-
-
-def limits_of(settings: Settings) -> IntakeLimits:
-    """What one upload may be, as on hosts."""
-    return IntakeLimits(
-        upload_bytes=settings.upload_max_mib << 20,
-        unpacked_bytes=settings.unpacked_max_mib << 20,
-        files=settings.upload_max_files,
-        ratio=settings.unpack_max_ratio,
-        depth=settings.unpack_max_depth,
-        seconds=settings.unpack_max_seconds,
     )
 
 
@@ -85,18 +74,17 @@ class StudyArchive:
         return ArchiveRecord.parse(self._store.read(archive_key(study, job)) or "")
 
     def original_of(self, record: ResultRecord) -> str:
-        """Key of the original that a study was answered from, or of its newest where that was a re-run. Raises NoKeptOriginalError."""
-        own = processed_key(record.study, record.job, "upload.zip")
-        kept = [item for item in self._store.list(f"{PROCESSED_PREFIX}{record.study}/") if item.key.endswith("/upload.zip")]
+        """Key of the original that a study was answered from. Raises NoKeptOriginalError."""
+        kept = kept_original(self._clients.s3, self._settings.require_bucket(), record)
         if not kept:
-            raise NoKeptOriginalError(f"No original of study {record.study} is kept under {PROCESSED_PREFIX}{record.study}/.")
-        return next((item.key for item in kept if item.key == own), max(kept, key=lambda item: (item.modified, item.key)).key)
+            raise NoKeptOriginalError(f"The original of study {record.study} is not in the bucket any more.")
+        return kept[0].key
 
     def store(self, record: ResultRecord, original: str, folder: Path) -> ArchiveRecord:
         """Store an answered study from the bucket, by way of ``folder``, and write what the archive answered. Raises ArchiveError."""
         archive = self.connect()
         try:
-            answer = from_bucket(self._store, record, original, folder, limits_of(self._settings))
+            answer = from_bucket(self._store, record, original, folder, IntakeLimits.of(self._settings))
         except JobError as error:
             raise ArchiveError(error.cause, error.remedy) from error
         return write_record(self._store, archive_answer(archive, answer, folder / "corrected", correct=self.place.correct))

@@ -12,12 +12,13 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Status, Timings, day_key, parse_utc
+from monai_aws_pipeline.contract import ResultRecord, SegmentVolume, Status, Timings, day_key, parse_utc, short_digest
 from monai_aws_pipeline.operations.day_table import DayTable
+from monai_aws_pipeline.operations.kept_original import KeptObject
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import ORIGINAL_FOLDER, PREVIEW_FILE, RECORD_FILE, Addresses, path_of, viewer_path, volume_path
 from monai_aws_pipeline.portal.recent import DAYS, RecentRow
-from monai_aws_pipeline.portal.study_files import Original, files_of, log_of
+from monai_aws_pipeline.portal.study_files import files_of, log_of
 from monai_aws_pipeline.portal.texts import LANGUAGES, NAMES, texts_in
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -75,7 +76,7 @@ def message_page(title: str, text: str, language: str = LANGUAGES[0]) -> str:
     return _page("message.html", language, title=title, text=text)
 
 
-def answer_page(result: StoredResult, originals: Mapping[str, Original], where: Addresses, language: str = LANGUAGES[0]) -> str:
+def answer_page(result: StoredResult, originals: Mapping[str, KeptObject], where: Addresses, language: str = LANGUAGES[0]) -> str:
     """All that is known of one answer, or of why there is none."""
     record, t = result.record, texts_in(language)
     files, log = files_of(record), log_of(record)
@@ -176,8 +177,8 @@ def _row(result: StoredResult, labels: Sequence[str]) -> dict[str, object]:
         "path": path_of(record.study, record.job),
         "at": _time(record.committed_at),
         "version": record.map.app_version,
-        "digest": record.map.digest.removeprefix("sha256:")[:12],
-        "model": record.map.model_sha256[:12],
+        "digest": short_digest(record.map.digest),
+        "model": short_digest(record.map.model_sha256),
         "commit": record.map.commit[:12],
         "seconds": f"{record.timings.total:.1f}",
         "usd": f"{record.cost.usd:.4f}",

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from monai_aws_pipeline.contract import OUTPUT_PREFIX, IndexEntry, ResultRecord, Status, parse_utc
+from monai_aws_pipeline.contract import OUTPUT_PREFIX, IndexEntry, ResultRecord, Status, parse_utc, short_digest
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import path_of
 
@@ -92,7 +92,7 @@ def _row(record: ResultRecord, *, again: bool) -> RecentRow:
         at=f"{parse_utc(record.committed_at):%Y-%m-%d %H:%M:%S} UTC",
         state=record.status.value,
         study=record.study,
-        map=" ".join((record.map.app_version, record.map.digest.removeprefix("sha256:")[:12])).strip(),
+        map=" ".join((record.map.app_version, short_digest(record.map.digest))).strip(),
         seconds=f"{record.timings.total:.1f}",
         usd=f"{record.cost.usd:.4f}",
         code=error.code if error else "",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 
+from monai_aws_pipeline.archive.connection import HEALTHIMAGING
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.whereabouts import look
@@ -66,7 +67,7 @@ def serve(settings: Settings, report: Callable[[str], None], ask_again: AskAgain
         raise PortalError("MONAI_AWS_LINKS_URL is empty, which switches these pages off.", "Leave it out, or name an address.")
     balancer, where = balancer_of(settings), Addresses.of(settings)
     clients, bucket = Clients(settings.region), settings.require_bucket()
-    clients.make_all()
+    clients.make_all(imaging=settings.archive == HEALTHIMAGING)
     files = StudyFiles(clients, bucket)
     uploads, watcher = Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings))
     with viewer_of(settings, clients, files, report) as viewer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,25 +16,23 @@ from botocore.exceptions import ClientError
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import (
     OUTPUT_PREFIX,
-    PROCESSED_PREFIX,
     ContractError,
     OutputFile,
     ResultRecord,
     Status,
     commit_keys,
     output_key,
-    processed_key,
     quarantine_key,
 )
 from monai_aws_pipeline.contract.outputs import LOG, PREVIEW
 from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.operations.kept_original import KeptObject, kept_original
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import LOG_FILE, PREVIEW_FILE, RECORD_FILE
 from monai_aws_pipeline.portal.picture import MAX_SOURCE_BYTES, MAX_SOURCE_PIXELS, fit_to_show
 from monai_aws_pipeline.portal.texts import TEXTS
 
 SIGNED_SECONDS: Final = 300
-MAX_ORIGINALS: Final = 100
 MAX_ANSWERS: Final = 100
 _READERS: Final = 8
 _SHOWN: Final = {LOG: "text/plain; charset=utf-8"}
@@ -48,14 +45,6 @@ class NotThereError(NamedError):
     def __init__(self, key: str, remedy: str = "", **values: object) -> None:
         super().__init__(TEXTS[key][0].format(**values) if key in TEXTS else key, remedy)
         self.key, self.values = key, values
-
-
-@dataclass(frozen=True)
-class Original:
-    """An upload as it is kept: its key and size in bytes."""
-
-    key: str
-    bytes: int
 
 
 class StudyFiles:
@@ -109,21 +98,10 @@ class StudyFiles:
             return None
         return found if found.record.status is Status.SUCCEEDED else None
 
-    def originals(self, record: ResultRecord) -> Mapping[str, Original]:
+    def originals(self, record: ResultRecord) -> Mapping[str, KeptObject]:
         """What was uploaded, by a name for each file; of a folder that was refused the first hundred, empty where nothing is kept."""
-        places = [quarantine_key(record.job, "upload")]
-        if record.study:
-            places = [processed_key(record.study, record.job, "upload"), *places]
-            if record.request:  # a re-run reads the original where it lies, under the job that it came with
-                places.append(f"{PROCESSED_PREFIX}{record.study}/")
-        for place in places:
-            listed = self._clients.s3.list_objects_v2(Bucket=self.store.bucket, Prefix=place, MaxKeys=MAX_ORIGINALS).get("Contents", [])
-            if not listed:
-                continue
-            if place.endswith("/"):
-                listed = [max(listed, key=lambda item: (item["LastModified"], item["Key"]))]
-            return {item["Key"].rpartition("/")[2]: Original(item["Key"], item["Size"]) for item in listed}
-        return {}
+        kept = kept_original(self._clients.s3, self.store.bucket, record)
+        return {each.key.rpartition("/")[2]: each for each in kept}
 
     def link(self, study: str, job: str, name: str) -> str:
         """An address of a file that the record names, or of the record, signed for minutes. Raises NotThereError."""

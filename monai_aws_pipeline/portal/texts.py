@@ -326,6 +326,97 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "volume_mask": ("segmentation", "segmentación"),
     "volume_mesh": ("surface", "superficie"),
     "volume_answer": ("all of this answer", "todo sobre esta respuesta"),
+    # ------------------------------------------------------------------------------------------------- why a study is not shown
+    "view_title": ("Not shown", "No se muestra"),
+    "view_not_answered": (
+        "This upload was not answered, so there is nothing to lay over it. Its page says why.",
+        "Este envío no tiene respuesta, así que no hay nada que superponer. Su página dice por qué.",
+    ),
+    "view_nothing": (
+        "Nothing of this study can be shown: neither an image nor a segmentation of it is there.",
+        "Nada de este estudio se puede mostrar: no hay ni imágenes ni segmentación.",
+    ),
+    "view_too_many": (
+        "The study has more than {most} images, which is more than is shown here.",
+        "El estudio tiene más de {most} imágenes, más de las que se muestran aquí.",
+    ),
+    "view_busy": (
+        "The portal is reading other studies. Reload the page in a minute.",
+        "El portal está leyendo otros estudios. Recargue la página dentro de un minuto.",
+    ),
+    "view_full": (
+        "The portal shows as many studies as it has room for. Try again in a while.",
+        "El portal ya muestra tantos estudios como puede. Inténtelo de nuevo dentro de un rato.",
+    ),
+    "view_disk_full": (
+        "The portal's disk has no room for this study. Try it again later.",
+        "El disco del portal no tiene espacio para este estudio. Inténtelo de nuevo más tarde.",
+    ),
+    "view_results_too_large": (
+        "The results of this answer are larger than is shown here. Its page has them as downloads.",
+        "Los resultados de esta respuesta superan lo que se muestra aquí. Su página los tiene como descargas.",
+    ),
+    "view_result_unreadable": (
+        "A result in the bucket cannot be read: {why}",
+        "No se puede leer un resultado del depósito: {why}",
+    ),
+    "view_original_gone": (
+        "The original of this study is not in the bucket any more (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), and no archive has it. "
+        "Send the study again.",
+        "El original de este estudio ya no está en el depósito (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), y ningún archivo lo tiene. "
+        "Envíe el estudio otra vez.",
+    ),
+    "view_original_refused": (
+        "The original in the bucket is refused: {why}",
+        "El original del depósito se rechaza: {why}",
+    ),
+    "view_which_study": (
+        "The upload holds several studies, and no result says which of them this one is.",
+        "El envío contiene varios estudios, y ningún resultado dice cuál de ellos es este.",
+    ),
+    "view_file_gone": ("A file of this answer is not in the bucket any more.", "Un archivo de esta respuesta ya no está en el depósito."),
+    "view_file_larger": (
+        "A file in the bucket is larger than was recorded of it.",
+        "Un archivo del depósito es mayor de lo que se anotó.",
+    ),
+    "volume_no_images": ("This study has no images.", "Este estudio no tiene imágenes."),
+    "volume_no_place": (
+        "The images do not say where they lie, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes no dicen dónde están, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_uneven": (
+        "The images are unevenly spaced, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes no están a distancias iguales, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_colour": (
+        "The images are in colour, so they make no volume. The viewer shows them one by one.",
+        "Las imágenes son en color, así que no forman un volumen. El visor las muestra una a una.",
+    ),
+    "volume_too_large": (
+        "The study has more planes than the 3D page draws. The viewer shows them one by one.",
+        "El estudio tiene más planos de los que dibuja la página 3D. El visor los muestra uno a uno.",
+    ),
+    "volume_compressed": (
+        "The images are compressed in a way that the portal does not read. The viewer may.",
+        "Las imágenes están comprimidas de un modo que el portal no lee. Quizá el visor pueda.",
+    ),
+    "volume_mask_compressed": (
+        "The segmentation is compressed in a way that the portal does not read. The viewer may.",
+        "La segmentación está comprimida de un modo que el portal no lee. Quizá el visor pueda.",
+    ),
+    "surface_too_large": (
+        "The surface is larger than is drawn here. The page of the answer has it as a download.",
+        "La superficie es mayor de lo que se dibuja aquí. La página de la respuesta la tiene como descarga.",
+    ),
+    "surface_unreadable": ("The surface is no STL file that can be read.", "La superficie no es un archivo STL que se pueda leer."),
+    "surface_no_numbers": ("The surface has vertices that are no numbers.", "La superficie tiene vértices que no son números."),
+    "volume_no_part": ("This answer has no such part.", "Esta respuesta no tiene esa parte."),
+    "no_such_viewer": ("There is no such viewer.", "No existe ese visor."),
+    "viewer_failed": ("{why} Then open this page again.", "{why} Después, abra de nuevo esta página."),
+    "viewer_on_its_way": (
+        "{name} is being fetched, which is done once. This page opens when it is there.",
+        "Se está descargando {name}, lo que se hace una sola vez. Esta página se abrirá cuando esté.",
+    ),
     "count_images": ("{instances} in {series} series, {given} given", "{instances} en {series} series, {given} entregadas"),
 }
 

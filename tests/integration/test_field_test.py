@@ -61,7 +61,7 @@ class Field:
     def as_administrator(self) -> None:
         with environment(self.place.cloud.environment):
             self.clients = Clients(self.place.settings.region)
-            self.clients.make_all()
+            self.clients.make_all(imaging=True)
 
     def like_the_operator(self, but: str = "") -> None:
         """Act as somebody who may do what the operator may, but for one statement. What it is refused is no call of the operator's."""
@@ -248,7 +248,7 @@ def keys_in_the_environment(trial: Field) -> None:
     with environment({**trial.place.variables, **variables}), pytest.MonkeyPatch.context() as patched:
         patched.delenv("AWS_PROFILE")
         trial.clients = Clients(trial.place.settings.region)
-        trial.clients.make_all()
+        trial.clients.make_all(imaging=True)
 
 
 def no_deployment(trial: Field) -> None:

@@ -33,7 +33,7 @@ def administrator(place: Platform) -> Clients:
     """What is not there is refused to the operator before it is looked for."""
     with environment(place.cloud.environment):
         clients = Clients(place.settings.region)
-        clients.make_all()
+        clients.make_all(imaging=True)
     return clients
 
 

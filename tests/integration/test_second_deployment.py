@@ -48,7 +48,7 @@ def pair(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> I
         made = []
         for name in (FIRST, SECOND):
             place = stack.enter_context(platform(local_cloud, name, tmp_path_factory.mktemp(name), MONAI_AWS_WAKE_EVERY_MINUTES="60"))
-            place.clients.make_all()  # as long as this one's operator is who the environment names
+            place.clients.make_all(imaging=True)  # as long as this one's operator is who the environment names
             made.append(place)
         yield made[0], made[1]
 

@@ -40,7 +40,7 @@ class Page:
     def __init__(self, line: ClientConnection) -> None:
         self._line, self._asked = line, 0
         self._events: list[dict[str, Any]] = []
-        for domain in ("Page", "Runtime", "DOM"):
+        for domain in ("Page", "Runtime", "DOM", "Log"):
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -61,6 +61,20 @@ class Page:
                     self._events.remove(said)
                     return dict(said["params"])
             self._events.append(json.loads(self._line.recv(SEEN_SECONDS)))
+
+    def complaints(self) -> list[str]:
+        """What its console has as errors so far: scripts that broke, what they report, and what the browser refused or could not load."""
+        self.js("0")  # what was said before has come by then
+        found = []
+        for event in self._events:
+            said = event.get("params", {})
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append(json.dumps(said["exceptionDetails"])[:500])
+            elif event["method"] == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
+                found.append(json.dumps([each.get("value", each.get("description")) for each in said["args"]])[:500])
+            elif event["method"] == "Log.entryAdded" and said["entry"]["level"] == "error":
+                found.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
+        return found
 
     def js(self, expression: str) -> Any:
         """What an expression is on the page, once it has come."""

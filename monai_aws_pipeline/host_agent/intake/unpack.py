@@ -36,7 +36,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Protocol
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, RefusedError
 from monai_aws_pipeline.host_agent.intake import file_kinds
@@ -58,6 +58,34 @@ _LINK_BYTES: Final = 4096
 """PATH_MAX: no link names a longer target."""
 
 
+class UploadSettings(Protocol):
+    """What is set of uploads, alike in the settings of a deployment and in a host's configuration."""
+
+    @property
+    def upload_max_mib(self) -> int:
+        """Of the upload as it is stored."""
+
+    @property
+    def unpacked_max_mib(self) -> int:
+        """Of what it unpacks to."""
+
+    @property
+    def upload_max_files(self) -> int:
+        """Files in it."""
+
+    @property
+    def unpack_max_ratio(self) -> int:
+        """Unpacked to stored size."""
+
+    @property
+    def unpack_max_depth(self) -> int:
+        """Zips within zips."""
+
+    @property
+    def unpack_max_seconds(self) -> int:
+        """Seconds to unpack it."""
+
+
 @dataclass(frozen=True)
 class IntakeLimits:
     """What one upload may hold: bytes as stored and unpacked, files, nested zips, seconds to unpack. settings.py has the same defaults.
@@ -74,6 +102,18 @@ class IntakeLimits:
     seconds: float = 900.0
     disk_bytes: int = 0
     """What the host's disk has room for; 0 for any. Meeting this one is the host's fault and not the upload's."""
+
+    @classmethod
+    def of(cls, settings: UploadSettings) -> IntakeLimits:
+        """As they are set."""
+        return cls(
+            upload_bytes=settings.upload_max_mib << 20,
+            unpacked_bytes=settings.unpacked_max_mib << 20,
+            files=settings.upload_max_files,
+            ratio=settings.unpack_max_ratio,
+            depth=settings.unpack_max_depth,
+            seconds=settings.unpack_max_seconds,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from monai_aws_pipeline.archive.connection import HEALTHIMAGING
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import silently
@@ -33,7 +34,7 @@ CALLER_SECONDS = 5.0
 
 def preflight(clients: Clients, settings: Settings, report: Report = silently, seconds: float = SECONDS) -> list[Answer]:
     """Ask everything. ``report`` is told what is still open where that takes longer. Raises nothing that is the account's fault."""
-    clients.make_all()
+    clients.make_all(imaging=settings.archive == HEALTHIMAGING)
     first = ask_all([*machine_probes(clients, settings), *identity_probes(clients, settings)], report, min(CALLER_SECONDS, seconds))
     if any(each.check == "identity" and each.state is State.ERROR for each in first):
         return first

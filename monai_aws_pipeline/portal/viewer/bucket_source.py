@@ -52,11 +52,11 @@ class BucketFetch:
     def results(self, record: ResultRecord, folder: Path) -> tuple[tuple[Instance, ...], dict[str, Path]]:
         """DICOM results and surfaces of an answer, fetched. Raises ViewError."""
         if record.status is not Status.SUCCEEDED:
-            raise ViewError("This upload was not answered, so there is nothing to lay over it.", "Its page says why.")
+            raise ViewError("view_not_answered")
         limits = self._within(folder)
         wanted = [output for output in files_of(record).values() if output.kind in _DICOM_KINDS or _is_mesh(output)][:_MOST_OUTPUTS]
         if sum(output.bytes for output in wanted) > limits.unpacked_bytes or sum(output.bytes for output in wanted) > limits.disk_bytes:
-            raise ViewError("The results of this answer are larger than is shown here.", "Its page has them as downloads.", 413)
+            raise ViewError("view_results_too_large", status=413)
         found: list[Instance] = []
         meshes: dict[str, Path] = {}
         for number, output in enumerate(wanted):
@@ -68,7 +68,7 @@ class BucketFetch:
             try:
                 instance = read_instance(path, whole=False)
             except RefusedError as error:
-                raise ViewError(f"A result in the bucket cannot be read: {error}", status=502) from error
+                raise ViewError("view_result_unreadable", status=502, why=error) from error
             if instance is not None and is_shown(instance.sop_class):
                 found.append(instance)
         return tuple(found), meshes
@@ -80,10 +80,7 @@ class BucketFetch:
         """
         originals = list(self._files.originals(record).values())
         if not originals:
-            raise ViewError(
-                "The original of this study is not in the bucket any more (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), and no archive has it.",
-                "Send the study again.",
-            )
+            raise ViewError("view_original_gone")
         for name in ("upload", "original"):
             shutil.rmtree(folder / name, ignore_errors=True)  # of a try that failed
             (folder / name).mkdir()
@@ -102,15 +99,15 @@ class BucketFetch:
                         path.rename(folder / "original" / f"{path.name}.dcm")
             studies = {study.uid: study for study in read_studies(sorted((folder / "original").rglob("*.dcm")))}
         except RefusedError as error:
-            raise ViewError(f"The original in the bucket is refused: {error}", status=502) from error
+            raise ViewError("view_original_refused", status=502, why=error) from error
         except FailedError as error:
-            raise ViewError("The portal's disk has no room for this study.", "Try it again later.", 503) from error
+            raise ViewError("view_disk_full", status=503) from error
         finally:
             shutil.rmtree(folder / "upload", ignore_errors=True)
         if not uid and len(studies) == 1:
             (uid,) = studies
         if uid not in studies:
-            raise ViewError("The upload holds several studies, and no result says which of them this one is.")
+            raise ViewError("view_which_study")
         return uid, studies[uid].instances
 
     def _within(self, folder: Path) -> IntakeLimits:
@@ -122,7 +119,7 @@ class BucketFetch:
             body = self._s3.get_object(Bucket=self._files.store.bucket, Key=key)["Body"]
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-                raise ViewError("A file of this answer is not in the bucket any more.") from error
+                raise ViewError("view_file_gone") from error
             raise
         with body, path.open("wb") as out:
             for block in _blocks(body.iter_chunks(_BLOCK), size):
@@ -163,7 +160,7 @@ def _blocks(blocks: Iterator[bytes], most: int) -> Iterator[bytes]:
     for block in blocks:
         most -= len(block)
         if most < 0:
-            raise ViewError("A file in the bucket is larger than was recorded of it.", status=502)
+            raise ViewError("view_file_larger", status=502)
         yield block
 
 

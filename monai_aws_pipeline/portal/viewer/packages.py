@@ -133,16 +133,16 @@ class Packages:
         """Those of the package with an address. Raises ViewError while they are not there: NotYetError where waiting helps."""
         package = self._named.get(address)
         if package is None:
-            raise ViewError("There is no such viewer.")
+            raise ViewError("no_such_viewer")
         with self._lock:
             if found := self._ready.get(address):
                 return found
             if error := self._failed.pop(address, None):  # whoever asks next begins anew
-                raise ViewError(error.cause, f"{error.remedy} Then open this page again.".strip(), 503)
+                raise ViewError("viewer_failed", status=503, why=error)
             if address not in self._fetching:
                 self._fetching[address] = threading.Thread(target=self._fetch, args=(package,), name="viewer", daemon=True)
                 self._fetching[address].start()
-        raise NotYetError(f"{package.name} is being fetched, which is done once.", "This page opens when it is there.", 503)
+        raise NotYetError("viewer_on_its_way", status=503, name=package.name)
 
     def _fetch(self, package: NpmPackage) -> None:
         error: PackageError | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
@@ -15,9 +16,9 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 
 from monai_aws_pipeline.portal.pages import message_page, viewer_page, volume_page
+from monai_aws_pipeline.portal.responses import language, page
 from monai_aws_pipeline.portal.study_files import NotThereError, StudyFiles
-from monai_aws_pipeline.portal.texts import language_of
-from monai_aws_pipeline.portal.viewer.dicomweb import refused
+from monai_aws_pipeline.portal.texts import texts_in
 from monai_aws_pipeline.portal.viewer.packages import ADDRESS, NIIVUE, OHIF, NotYetError, PackageFiles, Packages
 from monai_aws_pipeline.portal.viewer.study_view import ViewError
 from monai_aws_pipeline.portal.viewer.surface import surface_in_ras
@@ -76,7 +77,7 @@ class ViewerPages:
         study = request.path_params["study"]
         record = self._files.store.latest_answer(study) if re.fullmatch(r"[0-9a-f]{16}", study) else None
         if record is None:
-            raise NotThereError("There is no answer to this study in the bucket, or it has expired.")
+            raise NotThereError("no_answers")
         return RedirectResponse(f"{request.url.path}{record.job}/", status_code=302)
 
     def begin(self, request: Request) -> Response:
@@ -116,9 +117,9 @@ class ViewerPages:
         study, job = _named(request)
         self._files.record(study, job)
         self._package(NIIVUE.address)
-        language = language_of("", request.cookies.get("language", ""), request.headers.get("accept-language", ""))
-        page = volume_page(study, job, f"{NIIVUE.address}index.js", language)
-        return HTMLResponse(page, headers={"Content-Security-Policy": VOLUME_CSP})
+        return HTMLResponse(
+            volume_page(study, job, f"{NIIVUE.address}index.js", language(request)), headers={"Content-Security-Policy": VOLUME_CSP}
+        )
 
     def parts(self, request: Request) -> Response:
         """What the page draws, by addresses below it."""
@@ -165,12 +166,21 @@ def _surface(found: OpenStudy, number: int) -> bytes:
 
 def _numbered(things: Sequence[_T], number: int) -> _T:
     if number >= len(things):
-        raise ViewError("This answer has no such part.")
+        raise ViewError("volume_no_part")
     return things[number]
 
 
 def _named(request: Request) -> tuple[str, str]:
     return request.path_params["study"], request.path_params["job"]
+
+
+def _why(error: ViewError, wanted: str) -> str:
+    t = texts_in(wanted)
+    return t[error.key].format(**error.values) if error.key in t else str(error)
+
+
+def _why_page(error: ViewError, wanted: str) -> str:
+    return message_page(texts_in(wanted)["view_title"], _why(error, wanted), wanted)
 
 
 def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
@@ -182,7 +192,7 @@ def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response
         except ViewError as error:
             if request.url.path.endswith("/") or request.url.path.endswith("/viewer"):
                 again = {"Refresh": "3"} if isinstance(error, NotYetError) else {}
-                return HTMLResponse(message_page("Not shown", str(error)), status_code=error.status, headers=again)
-            return refused(error)
+                return page(request, partial(_why_page, error), error.status, again)
+            return JSONResponse({"error": _why(error, language(request))}, error.status)
 
     return answered

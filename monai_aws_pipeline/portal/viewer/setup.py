@@ -9,7 +9,8 @@ from typing import Final
 
 from monai_aws_pipeline.archive.dicomweb import Patience
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.operations.archive import StudyArchive, limits_of, place_of
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
+from monai_aws_pipeline.operations.archive import StudyArchive, place_of
 from monai_aws_pipeline.portal.study_files import StudyFiles
 from monai_aws_pipeline.portal.viewer.bucket_source import BucketFetch
 from monai_aws_pipeline.portal.viewer.packages import Packages
@@ -29,7 +30,8 @@ def viewer_of(settings: Settings, clients: Clients, files: StudyFiles, report: C
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
     packages = Packages(settings.cache_dir, report)
     with scratch("viewed-studies", settings.cache_dir) as folder:
-        yield Viewer(Views(files, BucketFetch(clients.s3, files, limits_of(settings)), folder, archive_of(settings, clients)), packages)
+        fetch = BucketFetch(clients.s3, files, IntakeLimits.of(settings))
+        yield Viewer(Views(files, fetch, folder, archive_of(settings, clients)), packages)
 
 
 def archive_of(settings: Settings, clients: Clients) -> Archive | None:

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake.dicom import class_name
 from monai_aws_pipeline.host_agent.results.segmentation import SEGMENTATIONS
+from monai_aws_pipeline.portal.texts import TEXTS
 from monai_aws_pipeline.portal.viewer.frames import Frame
 from monai_aws_pipeline.portal.viewer.veil import Veil
 
@@ -33,11 +34,14 @@ Json = dict[str, Any]
 
 
 class ViewError(NamedError):
-    """The study cannot be shown, or there is no such thing in it. ``status``: of HTTP."""
+    """The study cannot be shown, or there is no such thing in it. ``status``: of HTTP.
 
-    def __init__(self, cause: str, remedy: str = "", status: int = 404) -> None:
-        super().__init__(cause, remedy)
-        self.status = status
+    ``key``: of the text that says so, where a person reads it, or a sentence of its own, where OHIF does.
+    """
+
+    def __init__(self, key: str, remedy: str = "", status: int = 404, **values: object) -> None:
+        super().__init__(TEXTS[key][0].format(**values) if key in TEXTS else key, remedy)
+        self.key, self.values, self.status = key, values, status
 
 
 class Source(Protocol):
@@ -69,11 +73,11 @@ class StudyView:
         found: defaultdict[str, dict[str, _Instance]] = defaultdict(dict)
         for count, header in enumerate(source.headers()):
             if count >= MOST_INSTANCES:
-                raise ViewError(f"The study has more than {MOST_INSTANCES} images, which is more than is shown here.", status=413)
+                raise ViewError("view_too_many", status=413, most=MOST_INSTANCES)
             instance = _Instance(str(header.SeriesInstanceUID), str(header.SOPInstanceUID), _json_of(self._veil.over(_of(header))))
             found[self._veil.uid(instance.series)][self._veil.uid(instance.uid)] = instance
         if not found:
-            raise ViewError("Nothing of this study can be shown: neither an image nor a segmentation of it is there.")
+            raise ViewError("view_nothing")
         self._series: Mapping[str, Mapping[str, _Instance]] = found
 
     # --------------------------------------------------------------------------------------------------------------------- search

@@ -38,7 +38,7 @@ def _corners(path: Path) -> Array:
     """Of each triangle three vertices (n, 3, 3), as the file has them."""
     size = path.stat().st_size
     if size > LARGEST:
-        raise ViewError("The surface is larger than is drawn here.", "The page of the answer has it as a download.", 413)
+        raise ViewError("surface_too_large", status=413)
     data = path.read_bytes()
     count = struct.unpack_from("<I", data, 80)[0] if size >= 84 else -1
     if size == 84 + 50 * count:
@@ -47,9 +47,9 @@ def _corners(path: Path) -> Array:
         try:
             corners = np.array([match.groups() for match in _VERTEX.finditer(data)], np.float32).reshape(-1, 3, 3)
         except ValueError as error:
-            raise ViewError("The surface is no STL file that can be read.", status=502) from error
+            raise ViewError("surface_unreadable", status=502) from error
     if not np.isfinite(corners).all():
-        raise ViewError("The surface has vertices that are no numbers.", status=502)
+        raise ViewError("surface_no_numbers", status=502)
     return corners
 
 

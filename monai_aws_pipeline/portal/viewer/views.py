@@ -49,7 +49,7 @@ class Turns:
     def taken(self) -> Iterator[None]:
         """Hold a place. Raises ViewError."""
         if not self._places.acquire(timeout=self._wait):
-            raise ViewError("The portal is reading other studies.", "Reload the page in a minute.", 503)
+            raise ViewError("view_busy", status=503)
         try:
             yield
         finally:
@@ -197,7 +197,7 @@ class Views:
                     del sizes[name]
                     gone.append(self._open.pop(name))
             if len(sizes) + room_for_one > MOST_STUDIES:
-                raise ViewError("The portal shows as many studies as it has room for.", "Try again in a while.", 503)
+                raise ViewError("view_full", status=503)
         for each in gone:
             shutil.rmtree(each.folder, ignore_errors=True)
 

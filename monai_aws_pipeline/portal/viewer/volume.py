@@ -46,17 +46,17 @@ def volume_of(stored: StoredStudy, segmentation: Segmentation | None) -> Volume:
     series = source.series
     referred = [uid for uid in series if segmentation and uid in segmentation.series] or list(series)
     if not referred:
-        raise ViewError("This study has no images.")
+        raise ViewError("volume_no_images")
     images = series[max(referred, key=lambda uid: len(series[uid]))]
     planes = [(plane, image.instance.path, frame) for image in images for frame, plane in enumerate(image.planes) if plane is not None]
     if not planes:
-        raise ViewError("The images do not say where they lie, so they make no volume.", "The viewer shows them one by one.")
+        raise ViewError("volume_no_place")
     kinds = kinds_of([plane for plane, *_ in planes])
     taken = [planes[index] for index in max(kinds, key=len)]
     (grid,) = together([plane for plane, *_ in taken])
     places, step = places_of(grid.along), common_step(places_of(grid.along))
     if step is None or len(places) != round((places[-1] - places[0]) / step) + 1:
-        raise ViewError("The images are unevenly spaced, so they make no volume.", "The viewer shows them one by one.")
+        raise ViewError("volume_uneven")
     first = np.searchsorted(places, grid.along - _SAME_PLACE)
     chosen = {int(place): index for index, place in reversed(list(enumerate(first)))}
     order = [chosen[place] for place in range(len(places))]
@@ -97,7 +97,7 @@ def mask_of(segmentation: Segmentation) -> Volume:
             plane = voxels[:, :, numbers[index]]
             plane[(mask[::every, ::every] >= 0.5).T] = min(number, 255)
     except Exception as error:  # pydicom raises almost anything on pixels that it cannot decode
-        raise ViewError("The segmentation is compressed in a way that the portal does not read.", "The viewer may.", 415) from error
+        raise ViewError("volume_mask_compressed", status=415) from error
     first, last = int(np.argmin(grid.along)), int(np.argmax(grid.along))
     return Volume(voxels, _affine(grid, grid.positions[first], grid.positions[last], count, every, step))
 
@@ -125,7 +125,7 @@ def _every(grid: Grid, count: int) -> int:
     while (grid.rows // every) * (grid.columns // every) * count > MOST_VOXELS:
         every += 1
         if every > min(grid.rows, grid.columns):
-            raise ViewError("The study has more planes than the 3D page draws.", "The viewer shows them one by one.", 413)
+            raise ViewError("volume_too_large", status=413)
     return every
 
 
@@ -149,12 +149,12 @@ def _values(path: Path, frames: Sequence[int]) -> Iterator[Array]:
     except ViewError:
         raise
     except Exception as error:  # a codec that is not here, or pixels that no codec reads
-        raise ViewError("The images are compressed in a way that the portal does not read.", "The viewer may.", 415) from error
+        raise ViewError("volume_compressed", status=415) from error
 
 
 def _refuse_colour(data: Dataset) -> None:
     if int(data.get("SamplesPerPixel") or 1) != 1:
-        raise ViewError("The images are in colour, so they make no volume.", "The viewer shows them one by one.")
+        raise ViewError("volume_colour")
 
 
 def _rescale(data: Dataset, frame: int) -> tuple[float, float]:

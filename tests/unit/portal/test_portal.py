@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key
+from monai_aws_pipeline.contract import OutputFile, ResultError, Status, quarantine_key, sha256_text
 from monai_aws_pipeline.operations.day_table import DayRow, DayTable, write
 from monai_aws_pipeline.operations.status import Depth
 from monai_aws_pipeline.operations.whereabouts import Surroundings
@@ -258,12 +258,16 @@ def test_a_failed_study_and_an_upload_of_no_study_have_pages(browser: TestClient
     assert opened == f"quarantine/{job_of(3)}/upload/000002"
 
 
-def test_a_re_run_leads_to_the_original_it_was_made_from(browser: TestClient, bucket: Bucket):
-    answered(bucket)
+@pytest.mark.parametrize("read_from", [f"processed/{S}/{J}/upload.zip", quarantine_key(job_of(3), "upload.zip")])
+def test_a_re_run_leads_to_the_original_it_was_made_from(browser: TestClient, bucket: Bucket, read_from: str):
     again = succeeded(1, request=OTHER_DIGEST, job=job_of(7))
-    bucket.commit(again)
+    bucket.commit(replace(again, input=replace(again.input, key_sha256=sha256_text(read_from))))
+    for key in (f"processed/{S}/{J}/upload.zip", f"processed/{S}/{job_of(8)}/upload.zip", quarantine_key(job_of(3), "upload.zip")):
+        bucket.put(key, "an original")
     opened, _ = signed(browser.get(f"/studies/{S}/{job_of(7)}/original/").headers["location"])
-    assert opened == f"processed/{S}/{J}/upload.zip"
+    assert opened == read_from
+    bucket.delete(read_from)
+    assert browser.get(f"/studies/{S}/{job_of(7)}/original/").status_code == 404, "another upload of the study is not what it was made from"
 
 
 def test_an_original_that_has_expired_is_said_to_be_gone(browser: TestClient, bucket: Bucket):

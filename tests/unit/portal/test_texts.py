@@ -35,9 +35,11 @@ def test_what_a_page_or_a_script_says_is_in_the_table(path: Path):
     assert not keys - set(TEXTS)
 
 
-@pytest.mark.parametrize("path", sorted(app.STATIC.parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(app.STATIC.parent.rglob("*.py")), ids=lambda path: path.name)
 def test_what_a_module_refuses_with_is_in_the_table(path: Path):
-    refused = r"(?:NotThereError|UnknownUserError|UploadRefusedError)\(\s*\"(\w+)\"|refusal\(\s*[\w()]+, \d+, \"(\w+)\""
+    refused = (
+        r"(?:NotThereError|UnknownUserError|UploadRefusedError|ViewError|NotYetError)\(\s*\"(\w+)\"|refusal\(\s*[\w()]+, \d+, \"(\w+)\""
+    )
     keys = {key for found in re.findall(refused, path.read_text()) for key in found if key}
     assert not keys - set(TEXTS)
 

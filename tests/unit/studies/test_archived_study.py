@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from dagster_aws.s3 import S3Resource
 from moto import mock_aws
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import ResultRecord, archive_key, output_key, processed_key, result_key, study_id
+from monai_aws_pipeline.contract import (
+    JobMessage,
+    Rerun,
+    ResultRecord,
+    archive_key,
+    output_key,
+    processed_key,
+    quarantine_key,
+    result_key,
+    study_id,
+)
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -24,6 +35,7 @@ from monai_aws_pipeline.studies.lineage import STUDIES, event_of
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 from tests.unit.archive.keeping import Keeping, keeping
 from tests.unit.host_agent.bench import SECRET, WELL, Bench, handle, zip_of
+from tests.unit.host_agent.host_config import DIGEST
 
 UID = str(generate_uid())
 
@@ -39,15 +51,19 @@ class Site:
 
     def __init__(self, s3: Any, sqs: Any, url: str, folder: Path, pacs: Keeping, instance: DagsterInstance) -> None:
         self.s3, self.pacs, self.instance = s3, pacs, instance
-        bench = Bench(s3, sqs, url, folder)
+        self.bench = bench = Bench(s3, sqs, url, folder)
         bench.engine.run_map = _writes_dicom
         self.message = bench.upload("input/1.zip", zip_of(folder, UID, str(generate_uid())))
-        host = bench.host()
+        self.turn()
+        self.study = study_id(SECRET, UID)
+        instance.add_dynamic_partitions(str(STUDIES.name), [self.study])
+
+    def turn(self) -> None:
+        """A host's next job, to its end."""
+        host = self.bench.host()
         delivery = host.queue.take(0)
         assert delivery
         handle(host, delivery)
-        self.study = study_id(SECRET, UID)
-        instance.add_dynamic_partitions(str(STUDIES.name), [self.study])
 
     @property
     def record(self) -> ResultRecord:
@@ -130,8 +146,28 @@ def test_what_the_archive_refuses_fails_the_run_with_its_code(site: Site):
 
 def test_without_its_original_a_study_is_not_half_archived(site: Site):
     site.s3.delete_object(Bucket="studies", Key=processed_key(site.study, site.message.job, "upload.zip"))
-    assert "No original of study" in why(site.materialise())
+    assert "is not in the bucket any more. Upload it again" in why(site.materialise())
     assert site.pacs.kept == {}
+
+
+def test_a_study_that_a_re_run_answered_from_quarantine_is_stored_from_there(site: Site, tmp_path: Path):
+    uid, other = str(generate_uid()), str(generate_uid())
+    site.bench.engine.run_map = lambda source, target: replace(WELL, exit_code=3)
+    refused = site.bench.upload("input/2.zip", zip_of(tmp_path, uid, other))
+    site.turn()
+    site.study, original = study_id(SECRET, uid), quarantine_key(refused.job, "upload.zip")
+    head = site.s3.head_object(Bucket="studies", Key=original)
+    asked = Rerun(DIGEST, site.study).text
+    site.bench.send(
+        JobMessage.for_object(bucket="studies", key=original, version="", etag=head["ETag"], size=head["ContentLength"], request=asked)
+    )
+    site.bench.engine.run_map = _writes_dicom
+    site.turn()
+    site.instance.add_dynamic_partitions(str(STUDIES.name), [site.study])
+    run = site.materialise()
+    assert run.success, why(run)
+    assert {str(data.StudyInstanceUID) for data in site.pacs.data()} == {uid}
+    assert len(site.pacs.kept) == 4
 
 
 def test_a_study_without_an_answer_is_said_to_have_none(site: Site):

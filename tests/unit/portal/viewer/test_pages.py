@@ -77,6 +77,10 @@ def test_what_cannot_be_shown_says_why_as_a_page(looking: Looking, study: Viewed
     answer = looking.browser.get(f"/viewer/{study_of(3)}/{job_of(3)}/")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "was not answered" in answer.text
+    spanish = looking.browser.get(f"/viewer/{study_of(3)}/{job_of(3)}/", headers={"accept-language": "es"})
+    assert (spanish.status_code, "no tiene respuesta" in spanish.text, "No se muestra" in spanish.text) == (404, True, True)
+    part = looking.browser.get(f"/3d/{S}/{J}/mask-9.nii.gz", headers={"accept-language": "es"})
+    assert (part.status_code, part.json()) == (404, {"error": "Esta respuesta no tiene esa parte."}), "which the 3D page shows"
     for page in ("viewer", "3d"):
         for path in (f"/{page}/{S}/{job_of(9)}/", f"/{page}/x/{J}/", f"/{page}/{S}/..%2f/", f"/{page}/"):
             assert looking.browser.get(path).status_code == 404
@@ -88,3 +92,4 @@ def test_until_a_viewer_is_there_its_page_says_so_and_looks_again(looking: Looki
     for page in (f"/viewer/{S}/{J}/viewer", f"/3d/{S}/{J}/"):
         answer = looking.browser.get(page)
         assert (answer.status_code, "being fetched" in answer.text, answer.headers["refresh"]) == (503, True, "3")
+        assert "Se está descargando" in looking.browser.get(page, headers={"accept-language": "es"}).text
