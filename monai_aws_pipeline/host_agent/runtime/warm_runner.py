@@ -56,7 +56,10 @@ class WarmRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a digest is hosted on this host and why. ``proved_with``: SHA-256 of the server's source; seconds of the run both ways."""
+    """How a digest is hosted on this host and why. ``proved_with``: SHA-256 of the server's source; seconds of the run both ways.
+
+    ``leave``: the imports that each study makes itself.
+    """
 
     digest: str
     hosting: str
@@ -65,6 +68,7 @@ class Verdict:
     at: str
     per_study_seconds: float = 0.0
     warm_seconds: float = 0.0
+    leave: tuple[str, ...] = ()
 
 
 class Verdicts:
@@ -82,10 +86,12 @@ class Verdicts:
             return None
         return found if found.digest == digest and found.proved_with == self._server and found.hosting in (WARM, PER_STUDY) else None
 
-    def write(self, digest: str, hosting: str, reason: str, seconds: tuple[float, float] = (0.0, 0.0)) -> Verdict:
+    def write(
+        self, digest: str, hosting: str, reason: str, seconds: tuple[float, float] = (0.0, 0.0), leave: tuple[str, ...] = ()
+    ) -> Verdict:
         """Keep a verdict and say it."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        verdict = Verdict(digest, hosting, reason, self._server, at, round(seconds[0], 3), round(seconds[1], 3))
+        verdict = Verdict(digest, hosting, reason, self._server, at, round(seconds[0], 3), round(seconds[1], 3), leave)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = self._path(digest).with_suffix(".new")
         fresh.write_text(json.dumps(asdict(verdict), indent=2) + "\n")
@@ -112,6 +118,7 @@ class Warm:
         shutil.rmtree(self._folder, ignore_errors=True)  # what an agent left that was killed in the middle of a study
         self._container: WarmContainer | None = None
         self._given_up: set[str] = set()
+        self._left: dict[str, list[Any]] = {}
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
@@ -155,7 +162,9 @@ class Warm:
         finally:
             shutil.rmtree(other, ignore_errors=True)
         reason = f"a study had the same outputs both ways, in {seconds:.1f} s alone and {end.seconds:.1f} s warm"
-        return self._verdicts.write(digest, WARM, reason, (seconds, end.seconds))
+        left = self._left.get(digest, [])
+        leave = tuple(str(name) for name, _, _ in left)
+        return self._verdicts.write(digest, WARM, reason + left_to_studies(left), (seconds, end.seconds), leave)
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Only where each study has a container of its own; the warm one is there already."""
@@ -177,6 +186,7 @@ class Warm:
         container = self._started(ready, limits)
         try:
             container.wait_ready(stop)
+            self._left.setdefault(ready.facts.digest, container.left)
             end = container.run(source, target, effective_timeout(ready.spec, limits), stop)
         except FailedError:
             # The server itself ended. This study is tried again, and without it, so that it cannot fail for that reason twice.
@@ -199,26 +209,32 @@ class Warm:
         python = python_command(ready.spec.command)
         if python is None:
             raise WarmRefusedError("its command is not Python with a script or a module")
-        self._container = WarmContainer(self._engine, ready, python, limits, self._folder / "study")
+        self._container = WarmContainer(self._engine, ready, python, limits, self._folder / "study", self._leave(ready.facts.digest))
         return self._container
+
+    def _leave(self, digest: str) -> list[str]:
+        """What the first container of a digest has found that each study imports itself."""
+        verdict = self._verdicts.read(digest)
+        return list(verdict.leave) if verdict else [str(name) for name, _, _ in self._left.get(digest, [])]
 
 
 class WarmContainer:
     """One running server: its container, its pipes, and the two folders that each study's files appear in."""
 
-    def __init__(self, engine: Engine, ready: ReadyMap, python: PythonCommand, limits: Limits, folder: Path):
+    def __init__(self, engine: Engine, ready: ReadyMap, python: PythonCommand, limits: Limits, folder: Path, leave: Iterable[str] = ()):
         self._engine, self._image, self._limits, self._folder = engine, ready.image, limits, folder
         self._name = f"monai-aws-warm-{os.getpid()}-{time.monotonic_ns() // 1_000_000}"
         self._studies = 0
         self._baseline_kib = self._now_kib = 0
         self._trouble = ""
         self._ready = False
+        self.left: list[Any] = []
         self._make_folders()
         wanted = warm_container(ready.image, ready.spec, python, _SERVER, self._input, self._output, limits, name=self._name)
         self._process = engine.start(wanted)
         self._log = Lines(self._process.stderr)
         self._answers = Answers(self._process.stdout)
-        self._say(kind=python.kind, name=python.name, arguments=list(python.arguments), output=ready.spec.output_path)
+        self._say(kind=python.kind, name=python.name, arguments=list(python.arguments), output=ready.spec.output_path, leave=list(leave))
 
     def serves(self, image: str, limits: Limits) -> bool:
         """Whether it is of this image, with these limits, and alive."""
@@ -233,6 +249,7 @@ class WarmContainer:
             reason = (answer or {}).get("refused")
             raise WarmRefusedError(str(reason)[:300]) if reason else self._never_answered()
         self._ready = True
+        self.left = answer["ready"].get("left", [])
         self._baseline_kib = int(answer["ready"].get("anonymous_kib", 0))
         log.info("the warm container is ready after %.1f s of imports", float(answer["ready"].get("seconds", 0)))
 
@@ -436,6 +453,11 @@ class Answers:
                 value = {}
             self._found.put(value if isinstance(value, dict) else {})
         self._found.put({})
+
+
+def left_to_studies(left: Iterable[Any]) -> str:
+    """What the server has left out of its imports, as it says it (name, seconds, what such an import does), as the end of a sentence."""
+    return "".join(f"; {name} is imported by each study itself ({seconds:.1f} s): it {does}" for name, seconds, does in left)
 
 
 def _well(end: RunEnd) -> bool:

@@ -29,6 +29,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ PR_SET_DUMPABLE, IPC_RMID = 4, 0
 POLL_S = 0.02
 ENDING_S = 10.0
 KEPT_BYTES = 64 << 20
+PROBE_S, SEARCH_S = 120.0, 400.0
+WORTH = 0.2
+HANDED_OVER = "MONAI_AWS_WARM_ORDER"
 KERNEL_FILESYSTEMS = {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs", "debugfs", "tracefs", "bpf", "nsfs"}
 MEMORY_FILESYSTEMS = {"tmpfs", "mqueue"}
 
@@ -50,6 +54,9 @@ libc: Any = ctypes.CDLL(None, use_errno=True)
 Target = tuple[str, str, list[str]]
 """``script`` or ``module``, its path or name, its arguments."""
 
+Left = dict[str, tuple[float, str]]
+"""The modules that each study imports itself: the seconds that takes and what such an import does; none where the agent has named it."""
+
 
 class RequestRefusedError(Exception):
     """This MAP cannot be hosted warm. Says why."""
@@ -60,21 +67,43 @@ class RequestRefusedError(Exception):
 
 def serve(control: Control) -> Target | None:
     """Answer orders until standard input ends: then None. In each forked child: what the child has to run, once."""
-    order = control.read()
+    if os.getpid() != 1:
+        control.say(refused="the server is not the first process of its container")
+        return None
+    handed_over = os.environ.pop(HANDED_OVER, "")
+    command, environment = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1], dict(os.environ)
+    order = json.loads(handed_over) if handed_over else control.read()
     if order is None:
         return None
     try:
         target: Target = (str(order["kind"]), str(order["name"]), [str(part) for part in order["arguments"]])
-        began = time.monotonic()
-        failed = preload(target)
-        seconds = time.monotonic() - began
+        left: Left = {str(name): (0.0, "") for name in order.get("leave", ())}
+        if handed_over:
+            failed, seconds = search(target, left, float(order.get("probe_s", PROBE_S)))
+        else:
+            failed, seconds = preload(target, left)
         scratch = Scratch(order.get("scratch") or writable_folders(Path("/proc/self/mountinfo").read_text(), str(order["output"])))
-        check_forkable()
+        why = unforkable()
+        if why and not handed_over:
+            start_anew(control, command, {**environment, HANDED_OVER: json.dumps(order)})
+        if why:
+            raise RequestRefusedError(f"its imports leave a process that {why}, and no single one of them does")
     except RequestRefusedError as why:
         control.say(refused=str(why))
         return None
+    gc.collect()
+    gc.freeze()  # what was imported is never looked at again, so that children share its memory
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # from now on no child may read or change this process through /proc or ptrace
-    control.say(ready={"seconds": round(seconds, 3), "failed": failed[:20], "modules": len(sys.modules), "anonymous_kib": anonymous_kib()})
+    control.say(
+        ready={
+            "seconds": round(seconds, 3),
+            "failed": failed[:20],
+            "modules": len(sys.modules),
+            "anonymous_kib": anonymous_kib(),
+            "left": [[name, round(took, 3), does] for name, (took, does) in left.items()],
+            "searched": bool(handed_over),
+        }
+    )
     while True:
         order = control.read()
         if order is None:
@@ -137,6 +166,11 @@ class Control:
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(self._out, data) :]
+
+    def put_back(self) -> None:
+        """Give the lines back to standard input and output, for the interpreter that is about to replace this one."""
+        os.dup2(self._in, 0)
+        os.dup2(self._out, 1)
 
     def close(self) -> None:
         """In a child: the agent cannot be heard or answered from here."""
@@ -369,22 +403,107 @@ def ipc_numbers(table: Path) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------------------- imports
 
 
-def preload(target: Target) -> list[str]:
-    """Import what the application's sources import and is not part of it; returns what could not be imported, with the reason.
+def preload(target: Target, left: Left) -> tuple[list[str], float]:
+    """Import what the application's sources import and is neither part of it nor left out; returns what could not be, and the seconds.
 
     That is no error: many imports are tried and done without. Its own modules are left to the child, which runs them from the start.
     """
-    failed = []
-    for module, names in imports_of(target):
-        try:
-            found = importlib.import_module(module)
-            for name in names:
-                if name != "*" and not hasattr(found, name):
-                    importlib.import_module(f"{module}.{name}")
-        except BaseException as error:  # whatever it raises, the child will meet it again where the application expects it
-            failed.append(f"{module}: {error.__class__.__name__}")
+    failed: list[str] = []
+    began = time.monotonic()
+    for module, package in steps_of(target, left):
+        failed += bring(module, package)
     read_ahead()
-    return failed
+    return failed, time.monotonic() - began
+
+
+def search(target: Target, left: Left, probe_s: float) -> tuple[list[str], float]:
+    """``preload``, each import only after a process that is thrown away has made it: what cannot be forked after it comes to ``left``."""
+    end_everyone()  # what the imports started that this interpreter replaces
+    failed: list[str] = []
+    seconds = 0.0
+    deadline = time.monotonic() + SEARCH_S
+    for module, package in steps_of(target, left):
+        if time.monotonic() > deadline:
+            raise RequestRefusedError(f"which of its imports cannot be kept was not found within {SEARCH_S:.0f} s{also(left)}")
+        took, does = probe(module, package, probe_s)
+        end_everyone()
+        if does:
+            left[module] = (took, does)
+            continue
+        began = time.monotonic()
+        failed += bring(module, package)
+        seconds += time.monotonic() - began
+    read_ahead()
+    every = seconds + sum(took for took, _ in left.values())
+    if seconds < WORTH * every:
+        raise RequestRefusedError(f"{seconds:.1f} s of {every:.1f} s of imports could be kept, which is too little{also(left)}")
+    return failed, seconds
+
+
+def also(left: Left) -> str:
+    """What was found out about single imports, the dearest first, as the end of a sentence."""
+    dearest = sorted(left.items(), key=lambda each: -each[1][0])
+    return "".join(f"; the import of {name} {does or 'cannot be kept'} ({took:.1f} s)" for name, (took, does) in dearest)
+
+
+def probe(module: str, package: str, seconds: float) -> tuple[float, str]:
+    """Make an import in a process that is thrown away: its seconds, and what that process does since that no fork would have.
+
+    Raises RequestRefusedError for one that does not come back from it: a study is a forked process too.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            began = time.monotonic()
+            bring(module, package)
+            took = time.monotonic() - began
+            os.write(writing, json.dumps([took, unforkable()]).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        answered = select.select([reading], [], [], seconds)[0]
+        said = os.read(reading, 4096) if answered else b""
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not said:
+        how = "ends the process" if answered else f"takes more than {seconds:g} s"
+        raise RequestRefusedError(f"the import of {module} {how} where it is made in a forked process")
+    took, does = json.loads(said)
+    return float(took), str(does)
+
+
+def bring(module: str, package: str) -> list[str]:
+    """Import a module; with ``package`` only if its last name is not something else in there. What failed, with the reason."""
+    try:
+        if not package or not hasattr(importlib.import_module(package), module.rpartition(".")[2]):
+            importlib.import_module(module)
+    except BaseException as error:  # whatever it raises, the child will meet it again where the application expects it
+        return [f"{module}: {error.__class__.__name__}"]
+    return []
+
+
+def steps_of(target: Target, left: Left) -> Iterator[tuple[str, str]]:
+    """The application's imports one module at a time, a package before what lies in it, as ``bring`` takes them.
+
+    What is there by then, what is left out and what lies in that is passed over; so is what lies in a package that failed.
+    """
+    tried = set()
+    for module, names in imports_of(target):
+        parts = module.split(".")
+        steps = [(".".join(parts[:end]), "") for end in range(1, len(parts) + 1)]
+        steps += [(f"{module}.{name}", module) for name in names if name != "*"]
+        for step, package in steps:
+            above, _, name = step.rpartition(".")
+            there = step in sys.modules or (package and name in vars(sys.modules.get(package, object)))
+            if there or step in tried or (above and above not in sys.modules):
+                continue
+            if not any(f"{step}.".startswith(f"{each}.") for each in left):
+                tried.add(step)
+                yield step, package
 
 
 def read_ahead() -> None:
@@ -479,26 +598,36 @@ def own_files(base: Path, module: str, names: list[str]) -> list[Path]:
 # -------------------------------------------------------------------------------------------------------------------------- forking
 
 
-def check_forkable() -> None:
-    """Raise RefusedError unless a fork of this process is a whole one: one thread, no GPU touched, process 1 of its container."""
-    if os.getpid() != 1:
-        raise RequestRefusedError("the server is not the first process of its container")
+def unforkable() -> str:
+    """What this process does that a fork of it would not have; empty where a fork is a whole one."""
     torch = sys.modules.get("torch")
     opened = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
     devices = [os.readlink(path) for path in opened if os.path.islink(path)]
-    if (torch is not None and torch.cuda.is_initialized()) or any(device.startswith("/dev/nvidia") for device in devices):
-        raise RequestRefusedError("its imports open the GPU, which a forked process cannot use")
-    gc.collect()
-    gc.freeze()  # what was imported is never looked at again, so that children share its memory
-    # The first fork lets mathematics libraries end the threads they start when loaded (OpenBLAS does so); others stay.
-    probe = os.fork()
-    if probe == 0:
+    initialized = getattr(getattr(torch, "cuda", None), "is_initialized", bool)
+    if initialized() or any(device.startswith("/dev/nvidia") for device in devices):
+        return "opens the GPU"
+    # A first fork lets mathematics libraries end the threads they start when loaded (OpenBLAS does so); others stay.
+    child = os.fork()
+    if child == 0:
         os._exit(0)
-    if os.waitpid(probe, 0)[1] != 0:
-        raise RequestRefusedError("a forked process does not run")
-    threads = len(os.listdir("/proc/self/task"))
-    if threads != 1:
-        raise RequestRefusedError(f"its imports start {threads - 1} thread(s), which a forked process would lack")
+    if os.waitpid(child, 0)[1] != 0:
+        return "cannot be forked"
+    threads = len(os.listdir("/proc/self/task")) - 1
+    return f"starts {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+
+
+def start_anew(control: Control, command: list[bytes], environment: dict[str, str]) -> None:
+    """Replace this process by a clean interpreter, which knows the order and searches; does not return. Still process 1 of its container.
+
+    Nothing that was imported stays open: a GPU is given back only with its last file.
+    """
+    flush()
+    control.put_back()
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(number, False)
+    os.execve(sys.executable, command, environment)
 
 
 def anonymous_kib() -> int:

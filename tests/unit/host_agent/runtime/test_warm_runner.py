@@ -251,3 +251,29 @@ def test_a_damaged_verdict_is_none(host: Host, content: str) -> None:
     (path,) = (host.folder / "state" / "hosting").iterdir()
     path.write_text(content)
     assert host.verdict() is None
+
+
+def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_next_container(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed beside the application: one library that is dear, and one that starts a thread."""
+    library = host.folder / "installed"
+    library.mkdir()
+    (library / "dear.py").write_text("import time; time.sleep(1)")
+    (library / "threaded.py").write_text("import threading, time; threading.Thread(target=time.sleep, args=(999,), daemon=True).start()")
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    host.app("import dear, threaded")
+    host.study()
+    verdict = host.verdict()
+    assert verdict
+    assert (verdict.hosting, list(verdict.leave)) == ("warm", ["threaded"]), verdict.reason
+    assert "; threaded is imported by each study itself (0." in verdict.reason
+    assert verdict.reason.endswith("s): it starts 1 thread")
+    host.hosting.close()
+    told: list[dict[str, object]] = []
+    real = warm_runner.WarmContainer._say
+    monkeypatch.setattr(warm_runner.WarmContainer, "_say", lambda self, **order: (told.append(order), real(self, **order))[1])
+    again = Warm(host.hosting._engine, host.folder / "state" / "hosting", host.folder / "state" / "warm")
+    host.hosting = again
+    assert host.study().hosting == "warm"
+    assert told[0]["leave"] == ["threaded"]

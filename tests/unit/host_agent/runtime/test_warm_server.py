@@ -66,13 +66,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts a server for an application with one module of its own (``helper``) and one installed beside it (``library``)."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(helper: str = "", library: str = "", kind: str = "script") -> Served:
+    def start(helper: str = "", library: str = "", kind: str = "script", installed: dict[str, str] | None = None, **order: Any) -> Served:
         for folder in ("app", "lib", "in", "out", "tmp"):
             (tmp_path / folder).mkdir()
         program = APPLICATION if kind == "script" else APPLICATION.replace("import helper", "from . import helper")
         (tmp_path / "app" / "__main__.py").write_text(program)
         (tmp_path / "app" / "helper.py").write_text(helper)
-        (tmp_path / "lib" / "library.py").write_text(library)
+        for name, text in {"library": library, **(installed or {})}.items():
+            (tmp_path / "lib" / f"{name}.py").write_text(text)
         environment = {
             "HOLOSCAN_INPUT_PATH": str(tmp_path / "in"),
             "TMPDIR": str(tmp_path / "tmp"),
@@ -92,6 +93,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             arguments=["a", "b"],
             output=str(tmp_path / "out"),
             scratch=scratch,
+            **order,
         )
         return served
 
@@ -270,9 +272,62 @@ print(sorted(os.listdir("/proc/self/fd"))[:3], len(os.listdir("/proc/self/fd")))
     assert server.study("pass")["exit_code"] == 0
 
 
-def test_an_application_whose_imports_start_a_thread_is_refused(serve: Serve) -> None:
-    server = serve("import library", "import threading, time; threading.Thread(target=time.sleep, args=(99,), daemon=True).start()")
-    assert server.said == {"refused": "its imports start 1 thread(s), which a forked process would lack"}
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(999,), daemon=True).start()\n"
+DEAR = "import time; time.sleep(1)\n"
+GPU = "class cuda:\n    is_initialized = staticmethod(lambda: True)\n"
+LOOK_ANEW = "print(sorted(set(helper.before) & {'library', 'other', 'dear', 'torch'}), len(os.listdir('/proc/self/task')))"
+
+
+def left(server: Served) -> list[tuple[str, str]]:
+    return [(name, does) for name, _, does in server.said["ready"]["left"]]
+
+
+def test_an_import_that_starts_a_thread_is_left_to_each_study_and_the_rest_is_kept(serve: Serve) -> None:
+    server = serve("import sys; before = list(sys.modules)\nimport dear\nimport library", THREAD, installed={"dear": DEAR})
+    assert left(server) == [("library", "starts 1 thread")]
+    for _ in range(2):
+        assert server.study(LOOK_ANEW)["log"] == "['dear'] 2\n"
+    assert server.study("print(os.environ.get('MONAI_AWS_WARM_ORDER'), len(os.listdir('/proc/self/fd')))")["log"] == "None 4\n"
+
+
+def test_every_import_that_starts_threads_is_found_also_where_another_brings_it_in(serve: Serve) -> None:
+    installed = {"dear": DEAR, "other": "import library\n" + THREAD, "third": THREAD}
+    server = serve("import sys; before = list(sys.modules)\nimport other, third\nimport dear", THREAD, installed=installed)
+    assert left(server) == [("other", "starts 2 threads"), ("third", "starts 1 thread")]
+    assert server.study(LOOK_ANEW)["log"] == "['dear'] 4\n"
+
+
+def test_an_import_that_opens_the_gpu_is_left_to_each_study(serve: Serve) -> None:
+    server = serve("import sys; before = list(sys.modules)\nimport torch, dear", installed={"dear": DEAR, "torch": GPU})
+    assert left(server) == [("torch", "opens the GPU")]
+    assert server.study(LOOK_ANEW)["log"] == "['dear'] 1\n"
+
+
+def test_where_too_little_could_be_kept_it_is_refused_with_the_import_and_its_cost(serve: Serve) -> None:
+    refused = serve("import library", THREAD + "time.sleep(4)").said["refused"]
+    assert "which is too little; the import of library starts 1 thread (4." in refused
+
+
+def test_what_the_agent_names_is_left_out_without_a_search(serve: Serve) -> None:
+    helper = "import sys; before = list(sys.modules)\nimport dear, library"
+    server = serve(helper, THREAD, installed={"dear": DEAR}, leave=["library"])
+    assert (left(server), server.said["ready"]["searched"]) == ([("library", "")], False)
+    assert server.study(LOOK_ANEW)["log"] == "['dear'] 2\n"
+
+
+@pytest.mark.parametrize(("does", "how"), [("time.sleep(999)", "takes more than 3 s"), ("os._exit(1)", "ends the process")])
+def test_an_import_that_no_forked_process_comes_back_from_is_refused(serve: Serve, does: str, how: str) -> None:
+    installed = {"other": f"import os, time\nif os.getpid() != 1: {does}"}
+    refused = serve("import library, other", THREAD, installed=installed, probe_s=3).said["refused"]
+    assert refused == f"the import of other {how} where it is made in a forked process"
+
+
+def test_pandas_with_pyarrow_is_left_to_each_study(serve: Serve) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed here")
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed here")
+    server = serve("import pandas, dear", installed={"dear": "import time; time.sleep(9)"})
+    assert [name for name, _ in left(server)] == ["pandas"]
+    assert server.study("print(helper.pandas.DataFrame({'a': [1, 2]}).a.sum())")["log"] == "3\n"
 
 
 def test_an_application_whose_imports_leave_a_socket_is_refused(serve: Serve) -> None:
