@@ -456,8 +456,13 @@ class Answers:
 
 
 def left_to_studies(left: Iterable[Any]) -> str:
-    """What the server has left out of its imports, as it says it (name, seconds, what such an import does), as the end of a sentence."""
-    return "".join(f"; {name} is imported by each study itself ({seconds:.1f} s): it {does}" for name, seconds, does in left)
+    """What the server has left out of its imports, as it says it (name, seconds, what such an import does), as the end of a sentence.
+
+    One that it was told of has no seconds and no cause: nothing has tried it then.
+    """
+    return "".join(
+        f"; {name} is imported by each study itself" + (f" ({seconds:.1f} s): it {does}" if does else "") for name, seconds, does in left
+    )
 
 
 def _well(end: RunEnd) -> bool:

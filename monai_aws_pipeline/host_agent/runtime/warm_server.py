@@ -78,18 +78,15 @@ def serve(control: Control) -> Target | None:
     try:
         target: Target = (str(order["kind"]), str(order["name"]), [str(part) for part in order["arguments"]])
         left: Left = {str(name): (0.0, "") for name in order.get("leave", ())}
-        if handed_over:
+        if order.get("searched"):
             failed, seconds = search(target, left, float(order.get("probe_s", PROBE_S)))
         else:
             failed, seconds = preload(target, left)
         scratch = Scratch(order.get("scratch") or writable_folders(Path("/proc/self/mountinfo").read_text(), str(order["output"])))
-        why = unforkable()
-        if why and not handed_over:
-            start_anew(control, command, {**environment, HANDED_OVER: json.dumps(order)})
-        if why:
-            raise RequestRefusedError(f"its imports leave a process that {why}, and no single one of them does")
-    except RequestRefusedError as why:
-        control.say(refused=str(why))
+        if why := unforkable():
+            start_anew(control, command, environment, order, why)
+    except RequestRefusedError as error:
+        control.say(refused=str(error))
         return None
     gc.collect()
     gc.freeze()  # what was imported is never looked at again, so that children share its memory
@@ -101,7 +98,7 @@ def serve(control: Control) -> Target | None:
             "modules": len(sys.modules),
             "anonymous_kib": anonymous_kib(),
             "left": [[name, round(took, 3), does] for name, (took, does) in left.items()],
-            "searched": bool(handed_over),
+            "searched": bool(order.get("searched")),
         }
     )
     while True:
@@ -616,18 +613,21 @@ def unforkable() -> str:
     return f"starts {threads} thread{'s' if threads > 1 else ''}" if threads else ""
 
 
-def start_anew(control: Control, command: list[bytes], environment: dict[str, str]) -> None:
-    """Replace this process by a clean interpreter, which knows the order and searches; does not return. Still process 1 of its container.
+def start_anew(control: Control, command: list[bytes], environment: dict[str, str], order: dict[str, Any], why: str) -> None:
+    """Replace this process by a clean interpreter that is told the order and searches; does not return. It stays process 1.
 
-    Nothing that was imported stays open: a GPU is given back only with its last file.
+    Nothing that the imports opened stays open: a GPU is given back only with its last file. Raises RequestRefusedError the second time.
     """
+    if order.get("searched"):
+        raise RequestRefusedError(f"its imports together leave a process that {why}, and no single one of them does")
     flush()
     control.put_back()
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number > 2:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the listing's own
                 os.set_inheritable(number, False)
-    os.execve(sys.executable, command, environment)
+    told = {**environment, HANDED_OVER: json.dumps({**order, "searched": True})}
+    os.execve(sys.executable, command, told)  # noqa: S606  itself, with its own arguments
 
 
 def anonymous_kib() -> int:

@@ -261,9 +261,9 @@ def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_nex
     library.mkdir()
     (library / "dear.py").write_text("import time; time.sleep(1)")
     (library / "threaded.py").write_text("import threading, time; threading.Thread(target=time.sleep, args=(999,), daemon=True).start()")
-    monkeypatch.setenv("PYTHONPATH", str(library))
+    ready = replace(READY, spec=replace(SPEC, environment=(("PYTHONPATH", str(library)),)))
     host.app("import dear, threaded")
-    host.study()
+    host.study(ready)
     verdict = host.verdict()
     assert verdict
     assert (verdict.hosting, list(verdict.leave)) == ("warm", ["threaded"]), verdict.reason
@@ -272,8 +272,13 @@ def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_nex
     host.hosting.close()
     told: list[dict[str, object]] = []
     real = warm_runner.WarmContainer._say
-    monkeypatch.setattr(warm_runner.WarmContainer, "_say", lambda self, **order: (told.append(order), real(self, **order))[1])
+
+    def say(container: warm_runner.WarmContainer, **order: object) -> None:
+        told.append(order)
+        real(container, **order)
+
+    monkeypatch.setattr(warm_runner.WarmContainer, "_say", say)
     again = Warm(host.hosting._engine, host.folder / "state" / "hosting", host.folder / "state" / "warm")
     host.hosting = again
-    assert host.study().hosting == "warm"
+    assert host.study(ready).hosting == "warm"
     assert told[0]["leave"] == ["threaded"]

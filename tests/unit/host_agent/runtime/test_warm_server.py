@@ -274,7 +274,9 @@ print(sorted(os.listdir("/proc/self/fd"))[:3], len(os.listdir("/proc/self/fd")))
 
 THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(999,), daemon=True).start()\n"
 DEAR = "import time; time.sleep(1)\n"
-GPU = "class cuda:\n    is_initialized = staticmethod(lambda: True)\n"
+GPU = (
+    "import os; os.set_inheritable(os.open('/dev/zero', os.O_RDONLY), True)\nclass cuda:\n    is_initialized = staticmethod(lambda: True)\n"
+)
 LOOK_ANEW = "print(sorted(set(helper.before) & {'library', 'other', 'dear', 'torch'}), len(os.listdir('/proc/self/task')))"
 
 
@@ -298,9 +300,11 @@ def test_every_import_that_starts_threads_is_found_also_where_another_brings_it_
 
 
 def test_an_import_that_opens_the_gpu_is_left_to_each_study(serve: Serve) -> None:
-    server = serve("import sys; before = list(sys.modules)\nimport torch, dear", installed={"dear": DEAR, "torch": GPU})
+    helper = "import os, sys; before = list(sys.modules); files = len(os.listdir('/proc/self/fd'))\nimport torch, dear"
+    server = serve(helper, installed={"dear": DEAR, "torch": GPU})
     assert left(server) == [("torch", "opens the GPU")]
     assert server.study(LOOK_ANEW)["log"] == "['dear'] 1\n"
+    assert server.study("print(helper.files)")["log"] == "4\n", "nothing is open that the first try opened"
 
 
 def test_where_too_little_could_be_kept_it_is_refused_with_the_import_and_its_cost(serve: Serve) -> None:
