@@ -282,3 +282,4 @@ def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_nex
     host.hosting = again
     assert host.study(ready).hosting == "warm"
     assert told[0]["leave"] == ["threaded"]
+    again.close()
