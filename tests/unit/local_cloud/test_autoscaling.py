@@ -17,7 +17,7 @@ from monai_aws_pipeline.local_cloud import identity
 from monai_aws_pipeline.local_cloud.autoscaling import AutoScaling
 from monai_aws_pipeline.local_cloud.autoscaling_launch import LaunchError, request
 from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer, Seen
-from monai_aws_pipeline.local_cloud.autoscaling_protocol import SERVICE, service_model
+from monai_aws_pipeline.local_cloud.autoscaling_protocol import SERVICE, request_tags, service_model
 from monai_aws_pipeline.local_cloud.config import ACCOUNT
 
 REGION = "us-east-1"
@@ -275,3 +275,29 @@ def test_what_is_launched_is_the_template_in_the_place_and_with_the_tags_of_the_
     asked = request(group, found, Offer("g5.xlarge", "us-east-1a", spot=True), "subnet-1")
     assert asked["TagSpecifications"] == [{"ResourceType": "instance", "Tags": [{"Key": "owner", "Value": "me"}]}]
     assert (asked["InstanceType"], asked["SubnetId"], asked["InstanceMarketOptions"]) == ("g5.xlarge", "subnet-1", {"MarketType": "spot"})
+
+
+def test_a_warm_pool_goes_with_its_instances(template: Any):
+    client = Client()
+    create(client, 0, 1)
+    client("PutWarmPool", AutoScalingGroupName="g")
+    client.ticks()
+    assert client.refusal("DeleteWarmPool", AutoScalingGroupName="g")[0] == "ResourceInUse"
+    client("DeleteWarmPool", AutoScalingGroupName="g", ForceDelete=True)
+    client.ticks()
+    assert (client.states(), "WarmPoolConfiguration" in client.group()) == ([], False)
+    assert {state.state for state in client.machines.states.values()} == {"terminated"}
+
+
+def test_iam_asks_for_the_group_by_its_arn_and_its_tags(template: Any):
+    client = Client()
+    create(client, 1, Tags=[{"Key": "owner", "Value": "me", "PropagateAtLaunch": True}])
+    client.ticks()
+    (member,) = client.group()["Instances"]
+    arn = client.group()["AutoScalingGroupARN"]
+    assert client.service.resource({"Action": ["SetDesiredCapacity"], "AutoScalingGroupName": ["g"]}, REGION) == arn
+    by_instance = {"Action": ["TerminateInstanceInAutoScalingGroup"], "InstanceId": [member["InstanceId"]]}
+    assert client.service.resource(by_instance, REGION) == arn
+    assert client.service.resource({"Action": ["DescribeAutoScalingGroups"]}, REGION) == "*"
+    assert client.service.tags_of(arn) == {"owner": "me"}
+    assert request_tags({"Tags.member.1.Key": ["owner"], "Tags.member.1.Value": ["me"]}) == {"owner": "me"}
