@@ -24,6 +24,7 @@ Parameters = Mapping[str, list[str]]
 _KINDS: Final = {
     "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
     "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip", "eice": "instance-connect-endpoint",
+    "lt": "launch-template",
 }  # fmt: skip
 _ON_INSTANCES: Final = frozenset(
     ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
@@ -74,6 +75,8 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         return [arn("image", "*"), arn("snapshot", "*")]
     if action == "CreateSecurityGroup":
         return [arn("security-group", "*"), *(arn("vpc", name) for name in many("VpcId"))]
+    if action == "CreateLaunchTemplate":
+        return [arn("launch-template", "*")]
     if action == "CreateInstanceConnectEndpoint":
         return [
             arn("instance-connect-endpoint", "*"),
@@ -82,6 +85,7 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         ]
     for field, kind in (
         ("InstanceConnectEndpointId", "instance-connect-endpoint"),
+        ("LaunchTemplateId", "launch-template"),
         ("GroupId", "security-group"),
         ("ImageId", "image"),
         ("KeyName", "key-pair"),

@@ -50,8 +50,8 @@ class Reconciler:
         identity.as_account()
         set_request_region(group.region)
         now = self._clock()
-        self._expire_hooks(group, now)
-        changed = self._follow_policies(group, now)
+        expired = self._expire_hooks(group, now)
+        changed = self._follow_policies(group, now) or expired
         seen = {each.id: self.machines.seen(each.id) for each in group.members}
         try:
             template = find_template(group.template(), group.region)
@@ -137,10 +137,11 @@ class Reconciler:
         member.started = verb == "start"
 
     @staticmethod
-    def _expire_hooks(group: Group, now: float) -> None:
-        for member in group.members:
-            for name in [name for name, until in member.hooks.items() if until <= now]:
-                complete(member, name, group.hooks.get(name, {}).get("DefaultResult", "ABANDON"))
+    def _expire_hooks(group: Group, now: float) -> bool:
+        late = [(member, name) for member in group.members for name, until in member.hooks.items() if until <= now]
+        for member, name in late:
+            complete(member, name, group.hooks.get(name, {}).get("DefaultResult", "ABANDON"))
+        return bool(late)
 
     # ---------------------------------------------------------------------------------------------------------------- policies
 

@@ -14,6 +14,7 @@ from ministack.services import cloudwatch
 from moto.ec2.models import ec2_backends
 
 from monai_aws_pipeline.local_cloud import identity
+from monai_aws_pipeline.local_cloud.authorization import ec2_resources
 from monai_aws_pipeline.local_cloud.autoscaling import AutoScaling
 from monai_aws_pipeline.local_cloud.autoscaling_launch import LaunchError, request
 from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer, Seen
@@ -301,3 +302,22 @@ def test_iam_asks_for_the_group_by_its_arn_and_its_tags(template: Any):
     assert client.service.resource({"Action": ["DescribeAutoScalingGroups"]}, REGION) == "*"
     assert client.service.tags_of(arn) == {"owner": "me"}
     assert request_tags({"Tags.member.1.Key": ["owner"], "Tags.member.1.Value": ["me"]}) == {"owner": "me"}
+
+
+def test_launch_templates_are_resources_of_their_own_for_iam():
+    any_template = f"arn:aws:ec2:{REGION}:{ACCOUNT}:launch-template/*"
+    assert ec2_resources("CreateLaunchTemplate", {"LaunchTemplateName": ["t"]}, REGION) == [any_template]
+    assert ec2_resources("DeleteLaunchTemplate", {"LaunchTemplateId": ["lt-1"]}, REGION) == [any_template.replace("*", "lt-1")]
+
+
+def test_a_hook_that_nobody_answers_ends_in_its_default(template: Any):
+    client = Client()
+    create(client, 1)
+    hook = {"AutoScalingGroupName": "g", "LifecycleHookName": "ready", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"}
+    client("PutLifecycleHook", **hook, HeartbeatTimeout=30, DefaultResult="CONTINUE")
+    client.ticks()
+    assert client.states() == ["Pending:Wait"]
+    (group,) = client.service._groups.values()
+    group.members[0].hooks["ready"] = 0.0
+    client.ticks()
+    assert client.states() == ["InService"]
