@@ -16,7 +16,7 @@ from typing import Any, Final
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import tagging
 
-from . import identity, imaging
+from . import autoscaling_protocol, identity, imaging
 from .call_record import CallRecord
 from .config import ACCOUNT
 
@@ -24,6 +24,7 @@ Parameters = Mapping[str, list[str]]
 _KINDS: Final = {
     "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
     "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip", "eice": "instance-connect-endpoint",
+    "lt": "launch-template",
 }  # fmt: skip
 _ON_INSTANCES: Final = frozenset(
     ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances", "ModifyInstanceAttribute", "AssociateIamInstanceProfile",
@@ -74,6 +75,8 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         return [arn("image", "*"), arn("snapshot", "*")]
     if action == "CreateSecurityGroup":
         return [arn("security-group", "*"), *(arn("vpc", name) for name in many("VpcId"))]
+    if action == "CreateLaunchTemplate":
+        return [arn("launch-template", "*")]
     if action == "CreateInstanceConnectEndpoint":
         return [
             arn("instance-connect-endpoint", "*"),
@@ -82,6 +85,7 @@ def ec2_resources(action: str, parameters: Parameters, region: str) -> list[str]
         ]
     for field, kind in (
         ("InstanceConnectEndpointId", "instance-connect-endpoint"),
+        ("LaunchTemplateId", "launch-template"),
         ("GroupId", "security-group"),
         ("ImageId", "image"),
         ("KeyName", "key-pair"),
@@ -251,16 +255,18 @@ class Authorizer:
         calls: CallRecord | None = None,
         required_tag: Callable[[], str] = lambda: "",
         other_tags: Callable[[str], dict[str, str]] = lambda _: {},
+        scaling_resource: Callable[[Parameters, str], str] = lambda *_: "*",
     ) -> None:
         """``required_tag``: the tag without which the organisation's policy lets nobody make a machine or a disk; empty: none.
 
-        ``other_tags``: tags by ARN of what is neither EC2's nor ministack's.
+        ``other_tags``: tags by ARN of what is neither EC2's nor ministack's. ``scaling_resource``: ARN of the Auto Scaling group of a call.
         """
         self._tags_of = tags_of
         self._roles_of_profile = roles_of_profile
         self._calls = calls
         self._required_tag = required_tag
         self._other_tags = other_tags
+        self._scaling_resource = scaling_resource
 
     def install(self) -> None:
         """Give ministack's own check EC2's and Systems Manager's resources and EC2's tags."""
@@ -275,6 +281,8 @@ class Authorizer:
                 return ec2_resources(action, params, region)[0]
             if service == imaging.SERVICE:
                 return imaging.resources(path, region)[0]
+            if service == autoscaling_protocol.SERVICE:
+                return self._scaling_resource(params, region)
             if service == "iam" and "InstanceProfileName" in params:  # ministack takes it for all of them
                 return f"arn:aws:iam::{account}:instance-profile/{params['InstanceProfileName'][0]}"
             if service == "iam" and "RoleName" in params:  # with its path, as far as there is such a role
@@ -299,6 +307,7 @@ class Authorizer:
             for name, value in self._tags(resource_arn).items():
                 context.setdefault(f"ec2:ResourceTag/{name}", value)
                 context.setdefault(f"ssm:resourceTag/{name}", value)
+                context.setdefault(f"autoscaling:ResourceTag/{name}", value)
             judged = partial(original_enforce, access_key, action, service, region, resource_arn=resource_arn, service_context=context)
             return self._calls.watch(judged) if self._calls else judged()
 
@@ -306,6 +315,8 @@ class Authorizer:
             return self._tags(arn) or original_tags(arn)
 
         def request_tag_context(service: str, iam_action: str, body: bytes, params: Parameters) -> dict[str, Any]:
+            if service == autoscaling_protocol.SERVICE:
+                return _request_tags(autoscaling_protocol.request_tags(params))
             if service != "ec2":
                 return dict(original_request_tags(service, iam_action, body, params))
             # EC2 sets tags by resource type (TagSpecification.N), which ministack does not read.

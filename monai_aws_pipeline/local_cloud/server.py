@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
@@ -100,6 +100,9 @@ class Cloud:
             account,
             alarms,
             authorization,
+            autoscaling,
+            autoscaling_launch,
+            autoscaling_protocol,
             call_record,
             connect_endpoints,
             dicomweb,
@@ -144,8 +147,15 @@ class Cloud:
         images = imaging_store.ImageStore(config.state_dir / "healthimaging")
         self.imaging = imaging.HealthImaging(images, imaging_jobs.ImportJobs(config, images), self.faults)
         self.dicomweb = dicomweb.DicomWeb(self.imaging, self._admit)
+        machines = autoscaling_launch.Machines(self.room, self._call_ec2, self.faults)
+        self.scaling = autoscaling.AutoScaling(machines, self._may, lambda: self.keeper.note(autoscaling_protocol.SERVICE, "Reconcile"))
         self.authorizer = authorization.Authorizer(
-            self.room.tags_of, _roles_of_profile, calls, lambda: self.faults.account.required_tag, self.imaging.tags_of
+            self.room.tags_of,
+            _roles_of_profile,
+            calls,
+            lambda: self.faults.account.required_tag,
+            lambda arn: self.scaling.tags_of(arn) if arn.startswith("arn:aws:autoscaling:") else self.imaging.tags_of(arn),
+            self.scaling.resource,
         )
         self.room.may_grant = self._may_grant
         self._base_image, self._plain_image = ec2_images.base_image(root.key).id, ec2_images.plain_image(root.key).id
@@ -183,6 +193,7 @@ class Cloud:
         router.SERVICE_PATTERNS.setdefault("ec2", {"credential_scope": "ec2"})
         self.account.install(handlers)
         self.imaging.install(handlers)
+        self.scaling.install(handlers)
         for service, handler in list(handlers.items()):
             handlers[service] = self._guarded(service, handler)
 
@@ -198,6 +209,7 @@ class Cloud:
         self.images.seed(self._base)
         self._become_the_account()
         self.account.show_spot_role()
+        self.scaling.restore(saved.get("autoscaling", {}))
 
     def load_base(self) -> None:
         """Bring the machines' base image into the engine, in the background: the front door need not wait for it."""
@@ -219,8 +231,19 @@ class Cloud:
         context = {"kms:GrantIsForAWSResource": "true", "kms:ViaService": f"ec2.{region}.amazonaws.com"}
         return self.authorizer.may(access_key, "kms:CreateGrant", region, key, context)
 
+    def _may(self, access_key: str, action: str, region: str, arn: str, context: dict[str, Any]) -> bool:
+        return self.authorizer.may(access_key, action, region, arn, context)
+
+    def _call_ec2(self, fields: Mapping[str, str], region: str) -> bytes:
+        """What EC2 answers to a service of the account that calls it."""
+        scope = f"AWS4-HMAC-SHA256 Credential=service/20260101/{region}/ec2/aws4_request, SignedHeaders=host, Signature=0"
+        headers = {"authorization": scope, "content-type": "application/x-www-form-urlencoded"}
+        _, _, text = self._answer_ec2("POST", "/", headers, urlencode(fields).encode(), {})
+        return bytes(text)
+
     def _state(self) -> dict[str, Any]:
-        return {"sessions": self._identity.sessions_state(), "logins": self.images.tokens, "images": self.room.images_state()}
+        ours = {"sessions": self._identity.sessions_state(), "logins": self.images.tokens, "images": self.room.images_state()}
+        return {**ours, "autoscaling": self.scaling.state()}
 
     def _guarded(self, service: str, handler: Handler) -> Handler:
         """A service's handler behind the checks and faults that ministack does not know."""
@@ -370,6 +393,8 @@ class Cloud:
             response = client.open(builder)
             out = {name: value for name, value in response.headers.items() if name.lower() not in ("content-length", "date", "server")}
             return status_of(response.status_code, response.get_data()), out, response.get_data()
+
+        self._answer_ec2 = call
 
         async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]) -> Any:
             # ministack merges the body's fields into the query of a form request; moto reads them from the body
@@ -535,7 +560,7 @@ class Cloud:
             if message["type"] == "lifespan.startup.complete":
                 self.restore()
                 start = asyncio.get_running_loop().create_task
-                beside.extend((start(self._save_often()), start(self._watch_alarms())))
+                beside.extend((start(self._save_often()), start(self._watch_alarms()), start(self._scale_groups())))
                 self.imaging.resume()
             await send(message)
 
@@ -554,6 +579,13 @@ class Cloud:
                 self._alarms.tick()
             except Exception:
                 _log.exception("the alarms could not be looked at")
+
+    async def _scale_groups(self) -> None:
+        from .autoscaling_loop import EVERY_S
+
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await asyncio.to_thread(self.scaling.tick)
 
     async def _save_often(self) -> None:
         while True:

@@ -209,6 +209,10 @@ NOT_IMITATED = (
     ),
     ("NotFound is counted, not timed, and searches by tag find new things at once", "a test is to be the same each time"),
     ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
+    (
+        "EC2 Auto Scaling: launch configurations, load balancers, scheduled and predictive scaling, hibernation, strategies, weights",
+        "no fleet of this system asks for them; they are refused, or types are taken in their order",
+    ),
     *NOT_IMITATED_OF_SERVICES,
     *NOT_IMITATED_OF_IMAGING,
 )

@@ -1,0 +1,321 @@
+"""Auto Scaling's calls about groups: made, changed, shown, deleted; capacity, tags, processes and activities.
+
+Source: Amazon EC2 Auto Scaling API Reference.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from moto.ec2.models import ec2_backends
+
+from . import identity
+from .autoscaling_launch import find_template
+from .autoscaling_loop import METRICS
+from .autoscaling_protocol import QueryError, invalid
+from .autoscaling_records import Group, Json, Member, at
+from .autoscaling_scope import Call, Scope, paged
+from .config import ACCOUNT
+
+ROLE: Final = "AWSServiceRoleForAutoScaling"
+_ROLE_SERVICE: Final = "autoscaling.amazonaws.com"
+_ROLE_PATH: Final = f"/aws-service-role/{_ROLE_SERVICE}/"
+PROCESSES: Final = (
+    "Launch", "Terminate", "AddToLoadBalancer", "AlarmNotification", "AZRebalance", "HealthCheck", "InstanceRefresh", "ReplaceUnhealthy",
+    "ScheduledActions",
+)  # fmt: skip
+_SETTINGS: Final[tuple[str, ...]] = (
+    "MinSize", "MaxSize", "DesiredCapacity", "DefaultCooldown", "AvailabilityZones", "VPCZoneIdentifier", "LaunchTemplate",
+    "MixedInstancesPolicy", "HealthCheckType", "HealthCheckGracePeriod", "NewInstancesProtectedFromScaleIn", "TerminationPolicies",
+    "CapacityRebalance", "DefaultInstanceWarmup", "MaxInstanceLifetime", "ServiceLinkedRoleARN", "PlacementGroup",
+)  # fmt: skip
+_NOT_EMULATED: Final = (
+    "LaunchConfigurationName", "InstanceId", "LoadBalancerNames", "TargetGroupARNs", "TrafficSources", "DesiredCapacityType",
+)  # fmt: skip
+
+
+def _create(scope: Scope, data: Json) -> Json:
+    name = data["AutoScalingGroupName"]
+    if (scope.region, name) in scope.groups:
+        raise QueryError("AlreadyExists", f"AutoScalingGroup by this name already exists - A group with the name {name} already exists")
+    settings = {
+        "DesiredCapacity": data["MinSize"], "DefaultCooldown": 300, "HealthCheckType": "EC2", "HealthCheckGracePeriod": 0,
+        "NewInstancesProtectedFromScaleIn": False, "TerminationPolicies": ["Default"],
+        "ServiceLinkedRoleARN": f"arn:aws:iam::{ACCOUNT}:role{_ROLE_PATH}{ROLE}",
+        **{key: data[key] for key in _SETTINGS if key in data},
+    }  # fmt: skip
+    _refuse_settings(scope, data, settings)
+    hooks, tags = data.get("LifecycleHookSpecificationList", []), _tags(name, data.get("Tags", []))
+    _make_role(scope)
+    arn = f"arn:aws:autoscaling:{scope.region}:{ACCOUNT}:autoScalingGroup:{uuid.uuid4()}:autoScalingGroupName/{name}"
+    group = Group(name, arn, scope.region, time.time(), settings, tags=tags)
+    group.reason = (
+        f"At {at(time.time())} a user request created an AutoScalingGroup changing the desired capacity from 0 to {group.desired}."
+    )
+    group.hooks = {
+        each["LifecycleHookName"]: {"HeartbeatTimeout": 3600, "DefaultResult": "ABANDON", **each, "AutoScalingGroupName": name}
+        for each in hooks
+    }
+    scope.groups[scope.region, name] = group
+    return {}
+
+
+def _make_role(scope: Scope) -> None:
+    """The role that Auto Scaling acts by is made at the first group, by whoever makes that one."""
+    if identity.role(ROLE) is not None:
+        return
+    arn = f"arn:aws:iam::{ACCOUNT}:role{_ROLE_PATH}{ROLE}"
+    if not scope.caller.may("iam:CreateServiceLinkedRole", scope.region, arn, iam__AWSServiceName=_ROLE_SERVICE):
+        raise invalid("The default Service-Linked Role for Auto Scaling could not be created: the caller may not create it.")
+    identity.make_role(ROLE, _ROLE_PATH, _ROLE_SERVICE)
+
+
+def _update(scope: Scope, data: Json) -> Json:
+    group = scope.group(data)
+    changes = {key: data[key] for key in _SETTINGS if key in data}
+    if "MinSize" in changes and "DesiredCapacity" not in changes:
+        changes["DesiredCapacity"] = max(group.desired, changes["MinSize"])
+    if "MaxSize" in changes and "DesiredCapacity" not in data:
+        changes["DesiredCapacity"] = min(changes.get("DesiredCapacity", group.desired), changes["MaxSize"])
+    settings = {**group.settings, **changes}
+    for given, other in (("LaunchTemplate", "MixedInstancesPolicy"), ("MixedInstancesPolicy", "LaunchTemplate")):
+        if given in changes:
+            settings.pop(other, None)
+    if "VPCZoneIdentifier" in changes and "AvailabilityZones" not in changes:
+        settings.pop("AvailabilityZones", None)
+    _refuse_settings(scope, data, settings)
+    if (wanted := settings["DesiredCapacity"]) != group.desired:
+        group.reason = (
+            f"At {at(time.time())} a user request update of AutoScalingGroup constraints to min: {settings['MinSize']}, max: "
+            f"{settings['MaxSize']}, desired: {wanted} changing the desired capacity from {group.desired} to {wanted}."
+        )
+    group.settings = settings
+    group.next_launch = 0.0
+    return {}
+
+
+def _refuse_settings(scope: Scope, data: Mapping[str, Any], settings: Json) -> None:
+    if given := [name for name in _NOT_EMULATED if data.get(name)]:
+        raise invalid(f"{', '.join(given)}: not emulated here; name a launch template.")
+    smallest, largest, desired = (int(settings[name]) for name in ("MinSize", "MaxSize", "DesiredCapacity"))
+    if smallest > largest:
+        raise invalid("Max bound, " + str(largest) + ", must be greater than or equal to min bound, " + str(smallest))
+    if not smallest <= desired <= largest:
+        raise invalid(f"Desired capacity:{desired} must be between the specified min size:{smallest} and max size:{largest}")
+    if bool(settings.get("LaunchTemplate")) == bool(settings.get("MixedInstancesPolicy")):
+        raise invalid(
+            "Valid requests must contain either LaunchTemplate, LaunchConfigurationName, InstanceId or MixedInstancesPolicy parameter."
+        )
+    if not settings.get("AvailabilityZones") and not settings.get("VPCZoneIdentifier"):
+        raise invalid("At least one Availability Zone or VPC Subnet is required.")
+    _refuse_places(scope, settings)
+    if "LaunchTemplate" in data or "MixedInstancesPolicy" in data:
+        _refuse_template(scope, Group("", "", scope.region, 0, settings))
+
+
+def _refuse_places(scope: Scope, settings: Json) -> None:
+    subnets = ec2_backends[ACCOUNT][scope.region].describe_subnets()
+    zones = {str(each.availability_zone) for each in subnets}
+    if missing := [each for each in settings.get("AvailabilityZones") or [] if each not in zones]:
+        raise invalid(f"Invalid Availability Zone: [{missing[0]}]")
+    ids = [each.strip() for each in str(settings.get("VPCZoneIdentifier") or "").split(",") if each.strip()]
+    if missing := [each for each in ids if each not in {str(each.id) for each in subnets}]:
+        raise invalid(f"The subnet ID '{missing[0]}' does not exist")
+
+
+def _refuse_template(scope: Scope, group: Group) -> None:
+    """Whoever hands a template to Auto Scaling must be allowed what it launches."""
+    template = find_template(group.template(), scope.region)
+    if not template.data.get("ImageId"):
+        raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter ImageId")
+    if group.settings.get("LaunchTemplate") and not template.data.get("InstanceType"):
+        raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter InstanceType")
+    profile = template.data.get("IamInstanceProfile", {})
+    found = identity.instance_profile(profile.get("Arn") or profile.get("Name") or "") if profile else None
+    roles = [role["RoleName"] if isinstance(role, dict) else role for role in found.get("Roles", [])] if found else []
+    context = {"ec2__LaunchTemplate": f"arn:aws:ec2:{scope.region}:{ACCOUNT}:launch-template/{template.id}"}
+    allowed = scope.caller.may("ec2:RunInstances", scope.region, f"arn:aws:ec2:{scope.region}:{ACCOUNT}:instance/*", **context)
+    passed = [
+        scope.caller.may("iam:PassRole", scope.region, identity.role_arn(role), iam__PassedToService="ec2.amazonaws.com") for role in roles
+    ]
+    if not (allowed and all(passed)):
+        raise invalid(f"You are not authorized to use launch template: {template.id}")
+
+
+def _delete(scope: Scope, data: Json) -> Json:
+    group = scope.group(data)
+    if group.members and not data.get("ForceDelete"):
+        if any(each.is_leaving or "Pending" in each.state for each in group.members):
+            words = "You cannot delete an AutoScalingGroup while there are scaling activities in progress for that group."
+            raise QueryError("ScalingActivityInProgress", words)
+        words = "You cannot delete an AutoScalingGroup while there are instances or pending Spot instance request(s) still in the group."
+        raise QueryError("ResourceInUse", words)
+    group.deleting, group.hooks, group.warm_pool_ends = True, {}, group.warm_pool is not None
+    group.settings.update(MinSize=0, MaxSize=0, DesiredCapacity=0)
+    group.suspended = []
+    for member in group.members:
+        member.protected = False
+        if member.hooks:
+            member.hooks, member.abandoned = {}, True
+    for refresh in [each for each in group.refreshes if each["Status"] in ("Pending", "InProgress", "RollbackInProgress")]:
+        refresh["Status"] = "Cancelling"
+    return {}
+
+
+def _describe(scope: Scope, data: Json) -> Json:
+    groups = [each for each in scope.all(data.get("AutoScalingGroupNames")) if _passes(each, data.get("Filters", []))]
+    return paged("AutoScalingGroups", [_shown(each) for each in groups], data, 50)
+
+
+def _passes(group: Group, filters: list[Json]) -> bool:
+    tags = {tag["Key"]: tag.get("Value", "") for tag in group.tags}
+    for each in filters:
+        name, values = each["Name"], each.get("Values", [])
+        if name == "tag-key":
+            fits = any(value in tags for value in values)
+        elif name == "tag-value":
+            fits = any(value in tags.values() for value in values)
+        else:
+            fits = name.startswith("tag:") and tags.get(name[4:]) in values
+        if not fits:
+            return False
+    return True
+
+
+def _shown(group: Group) -> Json:
+    settings, known = group.settings, ec2_backends[ACCOUNT][group.region]
+    ids = [each.strip() for each in str(settings.get("VPCZoneIdentifier") or "").split(",") if each.strip()]
+    zones = sorted({str(each.availability_zone) for each in known.describe_subnets() if each.id in ids})
+    shown = {
+        **settings,
+        "AutoScalingGroupName": group.name, "AutoScalingGroupARN": group.arn, "CreatedTime": group.created, "LoadBalancerNames": [],
+        "AvailabilityZones": settings.get("AvailabilityZones") or zones, "Tags": group.tags,
+        "Instances": [instance(each) for each in group.members if not each.is_warm],
+        "SuspendedProcesses": [{"ProcessName": name, "SuspensionReason": "User suspended"} for name in group.suspended],
+        "EnabledMetrics": [{"Metric": name, "Granularity": "1Minute"} for name in group.metrics],
+    }  # fmt: skip
+    if group.deleting:
+        shown["Status"] = "Delete in progress"
+    if group.warm_pool is not None:
+        shown["WarmPoolConfiguration"] = warm_pool(group)
+        shown["WarmPoolSize"] = sum(each.is_warm for each in group.members)
+    return shown
+
+
+def warm_pool(group: Group) -> Json:
+    """A warm pool's configuration as it is shown."""
+    return {**(group.warm_pool or {}), **({"Status": "PendingDelete"} if group.warm_pool_ends else {})}
+
+
+def instance(member: Member) -> Json:
+    """An instance as a group shows it."""
+    return {
+        "InstanceId": member.id, "InstanceType": member.kind, "AvailabilityZone": member.zone, "LifecycleState": member.state,
+        "HealthStatus": "Healthy" if member.healthy else "Unhealthy", "LaunchTemplate": member.template,
+        "ProtectedFromScaleIn": member.protected,
+    }  # fmt: skip
+
+
+def _set_desired(scope: Scope, data: Json) -> Json:
+    group, wanted = scope.group(data), int(data["DesiredCapacity"])
+    if wanted > group.largest:
+        raise invalid(f"New SetDesiredCapacity value {wanted} is above max value {group.largest} for the AutoScalingGroup.")
+    if wanted < group.smallest:
+        raise invalid(f"New SetDesiredCapacity value {wanted} is below min value {group.smallest} for the AutoScalingGroup.")
+    if data.get("HonorCooldown") and time.time() < group.cooldown_until:
+        raise QueryError("ScalingActivityInProgress", "Scaling activity is in progress: the group's cooldown is not over.")
+    if wanted != group.desired:
+        group.reason = (
+            f"At {at(time.time())} a user request explicitly set group desired capacity changing the desired capacity from "
+            f"{group.desired} to {wanted}."
+        )
+    group.settings["DesiredCapacity"], group.next_launch = wanted, 0.0
+    return {}
+
+
+def _activities(scope: Scope, data: Json) -> Json:
+    groups = [scope.groups[key]] if (key := (scope.region, data.get("AutoScalingGroupName", ""))) in scope.groups else []
+    if "AutoScalingGroupName" not in data:
+        groups = scope.all()
+    wanted = data.get("ActivityIds")
+    found = [each for group in groups for each in group.activities if not wanted or each["ActivityId"] in wanted]
+    return paged("Activities", found, data)
+
+
+def _tags(name: str, given: list[Json]) -> list[Json]:
+    for tag in given:
+        if tag["Key"].lower().startswith("aws:"):
+            raise invalid("Tag keys starting with 'aws:' are reserved for internal use")
+    return [{"Value": "", "PropagateAtLaunch": False, **tag, "ResourceId": name, "ResourceType": "auto-scaling-group"} for tag in given]
+
+
+def _set_tags(scope: Scope, data: Json) -> Json:
+    for tag in data["Tags"]:
+        group = scope.group({"AutoScalingGroupName": tag.get("ResourceId", "")})
+        new = _tags(group.name, [tag])
+        group.tags = [each for each in group.tags if each["Key"] != tag["Key"]] + new
+    return {}
+
+
+def _delete_tags(scope: Scope, data: Json) -> Json:
+    for tag in data["Tags"]:
+        group = scope.group({"AutoScalingGroupName": tag.get("ResourceId", "")})
+        group.tags = [each for each in group.tags if each["Key"] != tag["Key"]]
+    return {}
+
+
+def _describe_tags(scope: Scope, data: Json) -> Json:
+    fields = {"auto-scaling-group": "ResourceId", "key": "Key", "value": "Value"}
+    tags = [
+        tag
+        for group in scope.all()
+        for tag in group.tags
+        if all(tag.get(fields.get(each["Name"], "")) in each.get("Values", []) for each in data.get("Filters", []))
+    ]
+    return paged("Tags", tags, data)
+
+
+def _suspend(scope: Scope, data: Json) -> Json:
+    group, names = scope.group(data), data.get("ScalingProcesses") or list(PROCESSES)
+    if unknown := [name for name in names if name not in PROCESSES]:
+        raise invalid(f"Invalid process name: {unknown[0]}")
+    group.suspended = [*group.suspended, *(name for name in names if name not in group.suspended)]
+    return {}
+
+
+def _resume(scope: Scope, data: Json) -> Json:
+    group, names = scope.group(data), data.get("ScalingProcesses") or list(PROCESSES)
+    group.suspended = [name for name in group.suspended if name not in names]
+    return {}
+
+
+def _collect(scope: Scope, data: Json) -> Json:
+    group = scope.group(data)
+    group.metrics = [*group.metrics, *(name for name in data.get("Metrics") or METRICS if name in METRICS and name not in group.metrics)]
+    return {}
+
+
+def _collect_no_more(scope: Scope, data: Json) -> Json:
+    group = scope.group(data)
+    group.metrics = [name for name in group.metrics if data.get("Metrics") and name not in data["Metrics"]]
+    return {}
+
+
+CALLS: Final[Mapping[str, Call]] = {
+    "CreateAutoScalingGroup": _create,
+    "UpdateAutoScalingGroup": _update,
+    "DeleteAutoScalingGroup": _delete,
+    "DescribeAutoScalingGroups": _describe,
+    "SetDesiredCapacity": _set_desired,
+    "DescribeScalingActivities": _activities,
+    "CreateOrUpdateTags": _set_tags,
+    "DeleteTags": _delete_tags,
+    "DescribeTags": _describe_tags,
+    "SuspendProcesses": _suspend,
+    "ResumeProcesses": _resume,
+    "EnableMetricsCollection": _collect,
+    "DisableMetricsCollection": _collect_no_more,
+}

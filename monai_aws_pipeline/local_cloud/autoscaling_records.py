@@ -1,0 +1,164 @@
+"""What EC2 Auto Scaling keeps: groups with their instances, activities, hooks, policies, warm pool and refreshes, as plain data.
+
+Here belongs what is stored and shown. What follows from it is planned in autoscaling_plan.py and autoscaling_policies.py.
+Source: Amazon EC2 Auto Scaling API Reference, data types; User Guide, "Amazon EC2 Auto Scaling instance lifecycle".
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+LAUNCHING: Final = "autoscaling:EC2_INSTANCE_LAUNCHING"
+TERMINATING: Final = "autoscaling:EC2_INSTANCE_TERMINATING"
+_KEPT_ACTIVITIES: Final = 200
+
+
+@dataclass
+class Member:
+    """An instance of a group or of its warm pool.
+
+    ``template``: id, name and the very version it was launched from. ``hooks``: those that still hold it in a state of waiting, by name,
+    with the time until which each waits. ``started``: its machine has been started from the pool. ``returning``: it comes back to the pool.
+    """
+
+    id: str
+    zone: str
+    kind: str
+    template: dict[str, str]
+    state: str
+    launched: float
+    activity: str = ""
+    spot: bool = False
+    healthy: bool = True
+    protected: bool = False
+    hooks: dict[str, float] = field(default_factory=dict)
+    token: str = ""
+    abandoned: bool = False
+    started: bool = False
+    returning: bool = False
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is in the warm pool, or on its way into or out of it by its end."""
+        return self.state.startswith("Warmed:")
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is about to end."""
+        return "Terminating" in self.state
+
+
+@dataclass
+class Group:
+    """An Auto Scaling group. ``settings`` as CreateAutoScalingGroup takes them, with AWS's defaults."""
+
+    name: str
+    arn: str
+    region: str
+    created: float
+    settings: Json
+    members: list[Member] = field(default_factory=list)
+    activities: list[Json] = field(default_factory=list)
+    hooks: dict[str, Json] = field(default_factory=dict)
+    policies: dict[str, Json] = field(default_factory=dict)
+    tags: list[Json] = field(default_factory=list)
+    suspended: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
+    refreshes: list[Json] = field(default_factory=list)
+    warm_pool: Json | None = None
+    warm_pool_ends: bool = False
+    deleting: bool = False
+    cooldown_until: float = 0.0
+    next_launch: float = 0.0
+    reason: str = ""
+    """Why its desired capacity is what it is, until that is reached."""
+
+    @property
+    def desired(self) -> int:
+        """How many instances it is to have in service."""
+        return int(self.settings["DesiredCapacity"])
+
+    @property
+    def smallest(self) -> int:
+        """MinSize."""
+        return int(self.settings["MinSize"])
+
+    @property
+    def largest(self) -> int:
+        """MaxSize."""
+        return int(self.settings["MaxSize"])
+
+    def member(self, instance_id: str) -> Member | None:
+        """Its instance of this id, or None."""
+        return next((each for each in self.members if each.id == instance_id), None)
+
+    def in_group(self) -> list[Member]:
+        """Its instances that count for its capacity: neither in the warm pool nor about to end."""
+        return [each for each in self.members if not each.is_warm and not each.is_leaving]
+
+    def in_service(self) -> list[Member]:
+        """Its instances at work."""
+        return [each for each in self.members if each.state == "InService"]
+
+    def hooks_at(self, transition: str) -> dict[str, Json]:
+        """Its lifecycle hooks at a transition."""
+        return {name: hook for name, hook in self.hooks.items() if hook["LifecycleTransition"] == transition}
+
+    def refresh(self) -> Json | None:
+        """The instance refresh that is under way, or None."""
+        open_states = ("Pending", "InProgress", "Cancelling", "RollbackInProgress")
+        return next((each for each in self.refreshes if each["Status"] in open_states), None)
+
+    def template(self) -> Json:
+        """The launch template that it names, wherever it does."""
+        mixed = self.settings.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
+        return dict(self.settings.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification") or {})
+
+    def begin(self, description: str, cause: str, now: float, zone: str = "") -> Json:
+        """A new activity, under way."""
+        activity = {
+            "ActivityId": str(uuid.uuid4()),
+            "AutoScalingGroupName": self.name,
+            "AutoScalingGroupARN": self.arn,
+            "Description": description,
+            "Cause": cause,
+            "StartTime": now,
+            "StatusCode": "InProgress",
+            "Progress": 50,
+            "Details": f'{{"Availability Zone":"{zone}"}}' if zone else "{}",
+        }
+        self.activities.insert(0, activity)
+        del self.activities[_KEPT_ACTIVITIES:]
+        return activity
+
+    def finish(self, activity_id: str, now: float, status: str = "Successful", message: str = "") -> None:
+        """End an activity."""
+        for each in self.activities:
+            if each["ActivityId"] == activity_id:
+                each.update(StatusCode=status, Progress=100, EndTime=now, **({"StatusMessage": message} if message else {}))
+
+
+def as_json(group: Group) -> Json:
+    """A group for persistence."""
+    return asdict(group)
+
+
+def from_json(data: Json) -> Group:
+    """A group as ``as_json`` wrote it."""
+    return Group(**{**data, "members": [Member(**each) for each in data["members"]]})
+
+
+def new_token() -> str:
+    """A LifecycleActionToken."""
+    return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+
+def at(now: float) -> str:
+    """A time as activities tell it."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,323 @@
+"""Auto Scaling's calls as they come over the wire, and what groups do of themselves, on machines that exist in EC2's states only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from botocore.parsers import create_parser
+from botocore.serialize import create_serializer
+from ministack.services import cloudwatch
+from moto.ec2.models import ec2_backends
+
+from monai_aws_pipeline.local_cloud import identity
+from monai_aws_pipeline.local_cloud.authorization import ec2_resources
+from monai_aws_pipeline.local_cloud.autoscaling import AutoScaling
+from monai_aws_pipeline.local_cloud.autoscaling_launch import LaunchError, request
+from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer, Seen
+from monai_aws_pipeline.local_cloud.autoscaling_protocol import SERVICE, request_tags, service_model
+from monai_aws_pipeline.local_cloud.config import ACCOUNT
+
+REGION = "us-east-1"
+
+
+class States:
+    """Machines that come and go at once."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Seen] = {}
+        self.offers: list[Offer] = []
+        self.without: set[str] = set()
+
+    def launch(self, _group: Any, _template: Any, offer: Offer) -> str:
+        self.offers.append(offer)
+        if {offer.zone, offer.kind} & self.without:
+            raise LaunchError("InsufficientInstanceCapacity", "We currently do not have sufficient capacity.")
+        name = f"i-{len(self.states):017x}"
+        self.states[name] = Seen("running")
+        return name
+
+    def seen(self, instance_id: str) -> Seen:
+        return self.states.get(instance_id, Seen(""))
+
+    def tell(self, _region: str, instance_id: str, verb: str) -> None:
+        self.states[instance_id] = Seen({"start": "running", "stop": "stopped", "terminate": "terminated"}[verb])
+
+
+class Client:
+    """Calls as botocore makes them."""
+
+    def __init__(self, may: Callable[..., bool] = lambda *_: True) -> None:
+        self.machines = States()
+        self.service = AutoScaling(self.machines, may, lambda: None)  # type: ignore[arg-type] - EC2 by its states alone
+
+    def __call__(self, action: str, **parameters: Any) -> dict[str, Any]:
+        operation = service_model(SERVICE).operation_model(action)
+        body = create_serializer("query", include_validation=False).serialize_to_request(parameters, operation)["body"]
+        headers = {"authorization": f"AWS4-HMAC-SHA256 Credential=AKIA/20260101/{REGION}/autoscaling/aws4_request"}
+        status, head, text = asyncio.run(self.service.handle("POST", "/", headers, urlencode(body).encode(), {}))
+        shape = operation.output_shape if status == 200 else None
+        answer: dict[str, Any] = create_parser("query").parse({"status_code": status, "headers": head, "body": text}, shape)
+        return answer
+
+    def ticks(self, count: int = 8) -> None:
+        for _ in range(count):
+            self.service.tick()
+
+    def group(self) -> dict[str, Any]:
+        found = self("DescribeAutoScalingGroups", AutoScalingGroupNames=["g"])["AutoScalingGroups"]
+        return dict(found[0]) if found else {}
+
+    def states(self) -> list[str]:
+        return [each["LifecycleState"] for each in self("DescribeAutoScalingInstances")["AutoScalingInstances"]]
+
+    def refusal(self, action: str, **parameters: Any) -> tuple[str, str]:
+        error = self(action, **parameters)["Error"]
+        return error["Code"], error["Message"]
+
+
+@pytest.fixture
+def template() -> Any:
+    identity.as_account()
+    identity.drop_role("AWSServiceRoleForAutoScaling")
+    ec2 = ec2_backends[ACCOUNT][REGION]
+    made = ec2.create_launch_template("t", "", {"ImageId": "ami-1", "InstanceType": "t3.micro"}, {})
+    yield made
+    ec2.delete_launch_template("t", None)
+    cloudwatch._alarms.clear()
+    cloudwatch._metrics.clear()
+
+
+def create(client: Client, desired: int = 0, largest: int = 3, **options: Any) -> dict[str, Any]:
+    zones = {"AvailabilityZones": ["us-east-1a", "us-east-1b"]}
+    launched = {} if "MixedInstancesPolicy" in options else {"LaunchTemplate": {"LaunchTemplateName": "t", "Version": "$Latest"}}
+    sizes = {"MinSize": 0, "MaxSize": largest, "DesiredCapacity": desired}
+    return client("CreateAutoScalingGroup", AutoScalingGroupName="g", **{**sizes, **zones, **launched, **options})
+
+
+def test_nothing_happens_within_a_call_and_everything_afterwards(template: Any):
+    client = Client()
+    create(client, 2)
+    assert client.states() == []
+    client.ticks()
+    assert client.states() == ["InService", "InService"]
+    assert {each["AvailabilityZone"] for each in client.group()["Instances"]} == {"us-east-1a", "us-east-1b"}
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
+    client.ticks()
+    assert client.states() == []
+    assert {state.state for state in client.machines.states.values()} == {"terminated"}
+
+
+def test_requests_beyond_the_limits_are_refused_in_awss_words(template: Any):
+    client = Client()
+    create(client, 1, largest=1)
+    above = ("ValidationError", "New SetDesiredCapacity value 2 is above max value 1 for the AutoScalingGroup.")
+    assert client.refusal("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=2) == above
+    assert client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", MinSize=4)[0] == "ValidationError"
+    assert create(client)["Error"]["Code"] == "AlreadyExists"
+    tag = {"ResourceId": "g", "ResourceType": "auto-scaling-group", "Key": "aws:x", "Value": "", "PropagateAtLaunch": True}
+    assert "reserved" in client.refusal("CreateOrUpdateTags", Tags=[tag])[1]
+    assert "must not be null" in client.refusal("SetDesiredCapacity", AutoScalingGroupName="g")[1]
+    client.ticks()
+    assert client.refusal("DeleteAutoScalingGroup", AutoScalingGroupName="g")[0] == "ResourceInUse"
+    client("DeleteAutoScalingGroup", AutoScalingGroupName="g", ForceDelete=True)
+    client.ticks()
+    assert client.group() == {}
+
+
+def test_a_template_is_for_those_who_may_launch_it_and_pass_its_role(template: Any):
+    client = Client(may=lambda _key, action, *_: action != "ec2:RunInstances")
+    error = create(client)["Error"]
+    assert (error["Code"], error["Message"]) == ("ValidationError", f"You are not authorized to use launch template: {template.id}")
+
+
+def test_the_first_group_makes_the_service_linked_role_for_those_who_may(template: Any):
+    assert "Service-Linked Role" in create(Client(may=lambda _key, action, *_: action != "iam:CreateServiceLinkedRole"))["Error"]["Message"]
+    assert identity.role("AWSServiceRoleForAutoScaling") is None
+    assert "Error" not in create(Client())
+    assert identity.role("AWSServiceRoleForAutoScaling") is not None
+
+
+def test_capacity_is_sought_through_zones_and_types_and_each_refusal_is_an_activity(template: Any):
+    client = Client()
+    client.machines.without = {"g5.xlarge", "us-east-1a"}
+    spec = {
+        "LaunchTemplateSpecification": {"LaunchTemplateName": "t"},
+        "Overrides": [{"InstanceType": "g5.xlarge"}, {"InstanceType": "t3.micro"}],
+    }
+    share = {"OnDemandBaseCapacity": 0, "OnDemandPercentageAboveBaseCapacity": 0}
+    create(client, 1, MixedInstancesPolicy={"LaunchTemplate": spec, "InstancesDistribution": share})
+    client.ticks()
+    assert client.machines.offers[-1] == Offer("t3.micro", "us-east-1b", spot=True)
+    activities = client("DescribeScalingActivities", AutoScalingGroupName="g")["Activities"]
+    assert [each["StatusCode"] for each in activities] == ["Successful", "Failed", "Failed", "Failed"]
+    assert "Could not launch Spot Instances. InsufficientInstanceCapacity - " in activities[1]["StatusMessage"]
+    assert "Spot" in client.refusal("PutWarmPool", AutoScalingGroupName="g")[1]
+
+
+def test_an_idle_instance_leaves_with_the_capacity_and_never_below_the_least(template: Any):
+    client = Client()
+    create(client, 2, MinSize=1)
+    client.ticks()
+    first, second = (each["InstanceId"] for each in client.group()["Instances"])
+    client("TerminateInstanceInAutoScalingGroup", InstanceId=first, ShouldDecrementDesiredCapacity=True)
+    client.ticks()
+    assert (client.group()["DesiredCapacity"], client.states()) == (1, ["InService"])
+    refused = client.refusal("TerminateInstanceInAutoScalingGroup", InstanceId=second, ShouldDecrementDesiredCapacity=True)
+    assert refused[1].startswith("Currently, desiredSize equals minSize (1).")
+
+
+def test_hooks_and_the_warm_pool_lead_through_awss_states(template: Any):
+    client = Client()
+    create(client, 0, 1)
+    hook = {"AutoScalingGroupName": "g", "LifecycleHookName": "ready"}
+    client("PutLifecycleHook", **hook, LifecycleTransition="autoscaling:EC2_INSTANCE_LAUNCHING")
+    client("PutWarmPool", AutoScalingGroupName="g", InstanceReusePolicy={"ReuseOnScaleIn": True})
+    client.ticks()
+    assert client.states() == ["Warmed:Pending:Wait"]
+    (name,) = client.machines.states
+    client("CompleteLifecycleAction", **hook, InstanceId=name, LifecycleActionResult="CONTINUE")
+    client.ticks()
+    assert client.states() == ["Warmed:Stopped"]
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=1)
+    client.ticks()
+    assert client.states() == ["Pending:Wait"]
+    client("CompleteLifecycleAction", **hook, InstanceId=name, LifecycleActionResult="CONTINUE")
+    client.ticks()
+    assert client.states() == ["InService"]
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
+    client.ticks()
+    assert (client.states(), list(client.machines.states)) == (["Warmed:Stopped"], [name])
+    assert "No active Lifecycle Action" in client.refusal("RecordLifecycleActionHeartbeat", **hook, InstanceId=name)[1]
+
+
+def test_a_target_on_backlog_scales_from_zero_up_to_the_most_and_has_its_two_alarms(template: Any):
+    client = Client()
+    create(client, 0, 2)
+    queue = {
+        "Namespace": "AWS/SQS",
+        "MetricName": "ApproximateNumberOfMessagesVisible",
+        "Dimensions": [{"Name": "QueueName", "Value": "q"}],
+    }
+    hosts = {
+        "Namespace": "AWS/AutoScaling",
+        "MetricName": "GroupInServiceInstances",
+        "Dimensions": [{"Name": "AutoScalingGroupName", "Value": "g"}],
+    }
+    metrics = [
+        {"Id": "q", "MetricStat": {"Metric": queue, "Stat": "Sum"}, "ReturnData": False},
+        {"Id": "h", "MetricStat": {"Metric": hosts, "Stat": "Average"}, "ReturnData": False},
+        {"Id": "b", "Expression": "IF(h > 0, q / h, q)", "ReturnData": True},
+    ]
+    tracking = {"TargetValue": 10.0, "CustomizedMetricSpecification": {"Metrics": metrics}}
+    client("EnableMetricsCollection", AutoScalingGroupName="g", Granularity="1Minute")
+    put = client(
+        "PutScalingPolicy",
+        AutoScalingGroupName="g",
+        PolicyName="p",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingConfiguration=tracking,
+    )
+    assert len(put["Alarms"]) == 2
+    cloudwatch.record_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", 500, "Count", {"QueueName": "q"})
+    client.ticks()
+    assert client.states() == ["InService", "InService"]
+    assert cloudwatch._alarms[put["Alarms"][0]["AlarmName"]]["StateValue"] == "ALARM"
+    cloudwatch.record_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", 0, "Count", {"QueueName": "q"})
+    client.ticks(30)
+    assert client.states() == []
+    client("DeletePolicy", AutoScalingGroupName="g", PolicyName="p")
+    assert not [name for name in cloudwatch._alarms if name.startswith("TargetTracking-g-")]
+
+
+def test_a_refresh_to_another_version_can_be_rolled_back(template: Any):
+    client = Client()
+    create(client, 1, LaunchTemplate={"LaunchTemplateName": "t", "Version": "1"})
+    client.ticks()
+    template.create_version({"ImageId": "ami-2", "InstanceType": "t3.micro"}, "")
+    wanted = {"LaunchTemplate": {"LaunchTemplateName": "t", "Version": "2"}}
+    client("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration=wanted, Preferences={"SkipMatching": True})
+    assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g")[0] == "InstanceRefreshInProgress"
+    client.ticks(4)
+    client("RollbackInstanceRefresh", AutoScalingGroupName="g")
+    client.ticks(16)
+    (refresh,) = client("DescribeInstanceRefreshes", AutoScalingGroupName="g")["InstanceRefreshes"]
+    assert refresh["Status"] == "RollbackSuccessful"
+    assert client.group()["Instances"][0]["LaunchTemplate"]["Version"] == "1"
+    assert client.refusal("CancelInstanceRefresh", AutoScalingGroupName="g")[0] == "ActiveInstanceRefreshNotFound"
+
+
+def test_groups_and_templates_survive_as_they_are_written_down(template: Any):
+    client = Client()
+    create(client, 1, Tags=[{"Key": "owner", "Value": "me", "PropagateAtLaunch": True}])
+    client.ticks()
+    saved = client.service.state()
+    ec2_backends[ACCOUNT][REGION].delete_launch_template("t", None)
+    other = Client()
+    other.service.restore(saved)
+    assert other.group()["Instances"] == client.group()["Instances"]
+    other.ticks()  # its machines are not there: they are made anew from the template, which is
+    assert other.states() == ["InService"]
+    assert other.service.tags_of(other.group()["AutoScalingGroupARN"]) == {"owner": "me"}
+
+
+def test_what_is_launched_is_the_template_in_the_place_and_with_the_tags_of_the_group(template: Any):
+    client = Client()
+    create(
+        client, 0, Tags=[{"Key": "owner", "Value": "me", "PropagateAtLaunch": True}, {"Key": "no", "Value": "", "PropagateAtLaunch": False}]
+    )
+    from monai_aws_pipeline.local_cloud.autoscaling_launch import find_template
+
+    found = find_template({"LaunchTemplateName": "t"}, REGION)
+    (group,) = client.service._groups.values()
+    asked = request(group, found, Offer("g5.xlarge", "us-east-1a", spot=True), "subnet-1")
+    assert asked["TagSpecifications"] == [{"ResourceType": "instance", "Tags": [{"Key": "owner", "Value": "me"}]}]
+    assert (asked["InstanceType"], asked["SubnetId"], asked["InstanceMarketOptions"]) == ("g5.xlarge", "subnet-1", {"MarketType": "spot"})
+
+
+def test_a_warm_pool_goes_with_its_instances(template: Any):
+    client = Client()
+    create(client, 0, 1)
+    client("PutWarmPool", AutoScalingGroupName="g")
+    client.ticks()
+    assert client.refusal("DeleteWarmPool", AutoScalingGroupName="g")[0] == "ResourceInUse"
+    client("DeleteWarmPool", AutoScalingGroupName="g", ForceDelete=True)
+    client.ticks()
+    assert (client.states(), "WarmPoolConfiguration" in client.group()) == ([], False)
+    assert {state.state for state in client.machines.states.values()} == {"terminated"}
+
+
+def test_iam_asks_for_the_group_by_its_arn_and_its_tags(template: Any):
+    client = Client()
+    create(client, 1, Tags=[{"Key": "owner", "Value": "me", "PropagateAtLaunch": True}])
+    client.ticks()
+    (member,) = client.group()["Instances"]
+    arn = client.group()["AutoScalingGroupARN"]
+    assert client.service.resource({"Action": ["SetDesiredCapacity"], "AutoScalingGroupName": ["g"]}, REGION) == arn
+    by_instance = {"Action": ["TerminateInstanceInAutoScalingGroup"], "InstanceId": [member["InstanceId"]]}
+    assert client.service.resource(by_instance, REGION) == arn
+    assert client.service.resource({"Action": ["DescribeAutoScalingGroups"]}, REGION) == "*"
+    assert client.service.tags_of(arn) == {"owner": "me"}
+    assert request_tags({"Tags.member.1.Key": ["owner"], "Tags.member.1.Value": ["me"]}) == {"owner": "me"}
+
+
+def test_launch_templates_are_resources_of_their_own_for_iam():
+    any_template = f"arn:aws:ec2:{REGION}:{ACCOUNT}:launch-template/*"
+    assert ec2_resources("CreateLaunchTemplate", {"LaunchTemplateName": ["t"]}, REGION) == [any_template]
+    assert ec2_resources("DeleteLaunchTemplate", {"LaunchTemplateId": ["lt-1"]}, REGION) == [any_template.replace("*", "lt-1")]
+
+
+def test_a_hook_that_nobody_answers_ends_in_its_default(template: Any):
+    client = Client()
+    create(client, 1)
+    hook = {"AutoScalingGroupName": "g", "LifecycleHookName": "ready", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"}
+    client("PutLifecycleHook", **hook, HeartbeatTimeout=30, DefaultResult="CONTINUE")
+    client.ticks()
+    assert client.states() == ["Pending:Wait"]
+    (group,) = client.service._groups.values()
+    group.members[0].hooks["ready"] = 0.0
+    client.ticks()
+    assert client.states() == ["InService"]
