@@ -211,7 +211,7 @@ NOT_IMITATED = (
     ("Prices, credit balances, spot prices and their interruptions by themselves", "interruptions are ordered"),
     (
         "EC2 Auto Scaling: launch configurations, load balancers, scheduled and predictive scaling, hibernation, strategies, weights",
-        "no fleet of this system asks for them; they are refused, or types are taken in their order",
+        "no fleet of this system asks for them; the last two are taken and not looked at, the others refused",
     ),
     *NOT_IMITATED_OF_SERVICES,
     *NOT_IMITATED_OF_IMAGING,
