@@ -103,22 +103,25 @@ class Walk:
         self.page.get_by_role("button", name="Events").click()
         self.keep("volumes-over-time", height=1100)
 
+    def shown(self, asset: str, tab: str, what: str) -> None:
+        """An asset's page once it says so: what no run has changed, a sensor records within a minute."""
+        ends = time.monotonic() + 120
+        self.asset(asset, tab)
+        while not self.page.get_by_text(what).count():
+            if time.monotonic() > ends:
+                raise TimeoutError(f"{asset} does not say {what!r} after two minutes")
+            self.page.wait_for_timeout(DRAWN_MS)
+            self.asset(asset, tab)
+            self.page.wait_for_timeout(DRAWN_MS)
+
     def promoted(self) -> None:
         """A promotion by hand, as the lineage has it."""
-        ends = time.monotonic() + 120
-        self.asset("live_map", "Events")
-        while not self.page.get_by_text("takes slices of 3 mm").count():  # a sensor records within a minute what no run has changed
-            if time.monotonic() > ends:
-                raise TimeoutError("the promotion by hand is not in the lineage after two minutes")
-            self.page.wait_for_timeout(DRAWN_MS)
-            self.asset("live_map", "Events")
-            self.page.get_by_text("why", exact=True).wait_for()
+        self.shown("live_map", "Events", "takes slices of 3 mm")
         self.keep("promoted-by-hand")
 
     def stale(self, name: str = "stale-by-map") -> None:
         """Which studies are another MAP's than the live one's."""
-        self.asset("studies_by_map")
-        self.page.get_by_text("newest_of_them").first.wait_for()
+        self.shown("studies_by_map", "", "have the live MAP answer all again")
         self.keep(name, height=1000)
 
     def retry(self) -> None:
