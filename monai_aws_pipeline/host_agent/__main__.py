@@ -134,7 +134,6 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
             Agent(context, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
-        engine.gpu.close()
     return AgentExit.DONE
 
 

@@ -248,12 +248,9 @@ class AtOnce:
         return (self._folder or Path()) / f"{digest.rpartition(':')[2]}.json"
 
 
-ONE: Final = "1"
-
-
 def one_at_a_time(limits: Limits | None = None) -> AtOnce:
     """For whoever runs one study after the other."""
-    return AtOnce(ONE, Machine(0, 1, 0), limits or Limits())
+    return AtOnce("1", Machine(0, 1, 0), limits or Limits())
 
 
 def _use_of(data: Mapping[str, Any]) -> Use:

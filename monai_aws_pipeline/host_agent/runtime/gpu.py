@@ -6,6 +6,7 @@ figure has its CUDA context in it. Where the driver does not say it (some virtua
 
 from __future__ import annotations
 
+import atexit
 import logging
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ _CALL_S: Final = 5
 
 
 class GpuWatch:
-    """What processes use of the GPU now. Starts at the first question, ends with ``close``; without the program it knows nothing."""
+    """What processes use of the GPU now. Starts at the first question, ends with this process; without the program it knows nothing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,6 +70,8 @@ class GpuWatch:
             except OSError as error:
                 log.warning("what studies use of the GPU cannot be watched (%s)", error.__class__.__name__)
                 return
+            # Where nothing runs on the GPU it prints nothing, so it would never notice that nobody reads it any more.
+            atexit.register(self.close)
             threading.Thread(target=self._read, args=(self._process.stdout,), name="gpu", daemon=True).start()
 
     def _read(self, stream: IO[bytes] | None) -> None:

@@ -6,17 +6,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
 from monai_aws_pipeline.contract import Status, study_id
 from monai_aws_pipeline.host_agent.at_once import AtOnce, Machine
-from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError, RefusedError
-from monai_aws_pipeline.host_agent.intake.map_requirements import MapRequirements
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.intake.map_requirements import requirements_of
 from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
 from monai_aws_pipeline.host_agent.pipeline import Hands, Pipeline
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
+from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
 from tests.unit.host_agent.bench import SECRET, WELL, Bench, answers
 from tests.unit.host_agent.host_config import DIGEST
 from tests.unit.host_agent.pipeline_bench import until, uploads
@@ -141,12 +141,15 @@ def test_what_fails_alone_as_well_has_failed_and_closes_nothing(bench: Bench, tm
 
 
 def test_a_study_that_is_refused_before_the_map_ran_is_not_tried_alone(bench: Bench, tmp_path: Path) -> None:
-    refused = RefusedError(Code.NO_MATCHING_SERIES, "None fits.")
-    requirements = Mock(spec=MapRequirements, give=Mock(side_effect=refused))
-    bench.live_map.requirements = requirements
+    rules = '{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}'
+    bench.live_map.requirements = requirements_of({LABEL_RULES: rules})
     the_map = CrowdedMap([""] * 3)
     assert answer_all(bench, tmp_path, the_map, 2) == [Ended(Outcome.ANSWERED)] * 3
     assert the_map.runs == []
+    codes = {
+        record.error.code for key in bench.stored("quarantine/") if key.endswith("result.json") and (record := bench.record(key)).error
+    }
+    assert codes == {"no_matching_series"}
 
 
 def test_another_digest_begins_when_the_studies_of_the_first_have_ended(bench: Bench, tmp_path: Path) -> None:

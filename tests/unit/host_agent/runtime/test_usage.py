@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from monai_aws_pipeline.host_agent.runtime import usage
 from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
+from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.unit.host_agent.pipeline_bench import until
 
 MIB = 1 << 20
@@ -123,6 +126,13 @@ def test_the_peak_of_a_run_is_that_of_its_processes(smi: Path, gpu: GpuWatch) ->
 def test_the_smallest_gpu_is_what_a_machine_has(smi: Path, gpu: GpuWatch) -> None:
     (smi / "total").write_text("15360\n24576\n")
     assert gpu.total_bytes() == 15360 * MIB
+
+
+def test_the_program_ends_with_the_process_that_asked_it(smi: Path) -> None:
+    script = "import sys, time; from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch; GpuWatch().used_by({1}); time.sleep(1)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT_ROOT, timeout=60)
+    pid = int((smi / "started").read_text())
+    until(lambda: not Path(f"/proc/{pid}").exists(), "it ends too, though it prints nothing")
 
 
 def test_the_program_ends_with_the_watch(smi: Path) -> None:
