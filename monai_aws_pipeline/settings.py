@@ -115,6 +115,11 @@ class Names:
         """Parameter that names the MAP which answers studies."""
         return f"/monai-aws/{self.deployment}/live-map"
 
+    @property
+    def fleet_group(self) -> str:
+        """The Auto Scaling group of inference hosts, and its launch template."""
+        return self._of("inference-hosts")
+
     def machine(self, role: str) -> str:
         """The ``Name`` tag of a machine, image, key pair or security group of a role."""
         return self._of(role)
@@ -233,6 +238,10 @@ class Settings(BaseSettings):
         False, description="refuse studies in which no series is a regular volume (geometry known, no plane missing)"
     )
     host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
+    fleet: Literal["hosts", "autoscaling"] = Field(
+        "hosts",
+        description="hosts: that many named machines, stopped while idle. autoscaling: an EC2 Auto Scaling group of none to that many",
+    )
     replace_host_after: int = Field(
         0,
         ge=0,

@@ -79,6 +79,7 @@ def agent_settings(settings: Settings) -> dict[str, Any]:
         "map_network": settings.map_network,
         "map_hosting": settings.map_hosting,
         "studies_at_once": settings.studies_at_once,
+        "fleet_group": names.fleet_group if settings.fleet == "autoscaling" else "",
         "map_timeout_s": settings.map_timeout_s,
         "map_memory_mib": settings.map_memory_mib,
         "idle_stop_minutes": settings.idle_stop_minutes,

@@ -44,6 +44,7 @@ class AgentConfig:
     map_network: str
     map_hosting: str
     studies_at_once: str
+    fleet_group: str
     map_timeout_s: int
     map_memory_mib: int
     idle_stop_minutes: float
@@ -89,6 +90,7 @@ _TEXTS: Final = {
     "map_network": (r"none|host|bridge", "none, host or bridge"),
     "map_hosting": (r"warm|per_study", "warm or per_study"),
     "studies_at_once": (r"auto|[1-8]", "auto or a number from 1 to 8"),
+    "fleet_group": (r"|[A-Za-z0-9_-]{1,80}", "the name of an Auto Scaling group or nothing"),
     "archive": (r"none|healthimaging|dicomweb", "none, healthimaging or dicomweb"),
     "archive_address": (r"|https?://[\w.:/~-]{1,500}", "an archive's address or nothing"),
     "archive_secret": (r"[\w/+=.@:-]{0,600}", "a Secrets Manager name or ARN, or nothing"),

@@ -51,6 +51,7 @@ _CONFIG: Final = {
     "map_network": "none",
     "map_hosting": "per_study",
     "studies_at_once": "1",
+    "fleet_group": "",
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,

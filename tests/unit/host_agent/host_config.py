@@ -13,6 +13,7 @@ GOOD = {
     "map_network": "none",
     "map_hosting": "warm",
     "studies_at_once": "1",
+    "fleet_group": "",
     "map_timeout_s": 600,
     "map_memory_mib": 4096,
     "idle_stop_minutes": 5,
