@@ -52,7 +52,7 @@ from monai_aws_pipeline.contract.keys import (
     study_id,
     version_of,
 )
-from monai_aws_pipeline.contract.measurements import ExpectedVolume, SegmentVolume, parse_expected, parse_measurements
+from monai_aws_pipeline.contract.measurements import ExpectedVolume, Measurements, SegmentVolume
 from monai_aws_pipeline.contract.names import (
     AGENT_PROGRAM,
     AGENT_SETTINGS,
@@ -146,6 +146,7 @@ __all__ = [
     "JobDone",
     "JobMessage",
     "MapFacts",
+    "Measurements",
     "OutputFile",
     "Rerun",
     "Resources",
@@ -177,8 +178,6 @@ __all__ = [
     "job_done_key",
     "job_id",
     "output_key",
-    "parse_expected",
-    "parse_measurements",
     "parse_utc",
     "processed_key",
     "quarantine_key",

@@ -1,10 +1,10 @@
-"""``measurements.json``: what the host measured on a result and the lineage shows."""
+"""What the host measured on a result and the lineage shows: ``measurements.json``, and a part of the commit record."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from monai_aws_pipeline.contract.parsing import ContractError
 
@@ -37,27 +37,47 @@ class ExpectedVolume:
         return {name: value for name, value in (("min", self.low), ("max", self.high)) if value is not None}
 
 
-def parse_measurements(text: str) -> tuple[SegmentVolume, ...]:
-    """Read ``measurements.json`` (``{"segments": [{"label", "volume_ml"}]}``). Raises ContractError."""
-    try:
-        segments = json.loads(text)["segments"]
-        parsed = tuple(SegmentVolume(_label(item["label"]), float(item["volume_ml"])) for item in segments[:MAX_SEGMENTS])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ContractError("measurements: expected {'segments': [{'label', 'volume_ml'}]}") from error
-    if not all(0 <= segment.volume_ml < float("inf") for segment in parsed):
-        raise ContractError("measurements: volume_ml must be a number of at least 0")
-    return parsed
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on one result, and what its MAP declares plausible; at most 64 of each are read."""
 
+    segments: tuple[SegmentVolume, ...] = ()
+    expected: tuple[ExpectedVolume, ...] = ()
 
-def parse_expected(text: str) -> tuple[ExpectedVolume, ...]:
-    """Read ``expected`` of ``measurements.json``; none where the MAP declares nothing, or an older host wrote it. Raises ContractError."""
-    try:
-        return tuple(
-            ExpectedVolume(_label(item["label"]), *(None if item.get(end) is None else float(item[end]) for end in ("min", "max")))
-            for item in json.loads(text).get("expected", [])[:MAX_SEGMENTS]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ContractError("measurements: expected must be a list of {'label', 'min', 'max'}") from error
+    def to_data(self) -> dict[str, Any]:
+        """As ``measurements.json`` and the commit record have them; ``expected`` only where the MAP declares something."""
+        data: dict[str, Any] = {"segments": [{"label": each.label, "volume_ml": each.volume_ml} for each in self.segments]}
+        return {**data, "expected": [{"label": each.label, **each.ends} for each in self.expected]} if self.expected else data
+
+    @classmethod
+    def from_json(cls, text: str) -> Measurements:
+        """Read ``measurements.json``. Raises ContractError."""
+        try:
+            return cls.from_data(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, ContractError):
+                raise
+            raise ContractError("measurements are not JSON") from error
+
+    @classmethod
+    def from_data(cls, data: Any) -> Measurements:
+        """Check ``{"segments": [{"label", "volume_ml"}], "expected": [{"label", "min", "max"}]}``; an older host wrote no ``expected``.
+
+        Raises ContractError.
+        """
+        try:
+            segments = tuple(SegmentVolume(_label(item["label"]), float(item["volume_ml"])) for item in data["segments"][:MAX_SEGMENTS])
+            expected = tuple(
+                ExpectedVolume(_label(item["label"]), *(None if item.get(end) is None else float(item[end]) for end in ("min", "max")))
+                for item in data.get("expected", [])[:MAX_SEGMENTS]
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ContractError(
+                "measurements: expected {'segments': [{'label', 'volume_ml'}], 'expected': [{'label', 'min', 'max'}]}"
+            ) from error
+        if not all(0 <= segment.volume_ml < float("inf") for segment in segments):
+            raise ContractError("measurements: volume_ml must be a number of at least 0")
+        return cls(segments, expected)
 
 
 def _label(value: object) -> str:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from monai_aws_pipeline.contract.keys import index_key, quarantine_key, result_key
+from monai_aws_pipeline.contract.measurements import Measurements
 from monai_aws_pipeline.contract.parsing import (
     ContractError,
     hex_digits,
@@ -174,6 +175,8 @@ class ResultRecord:
     """The commit record of one study of one job: decided once (``decisions_key``), written last and once with ``If-None-Match: *``.
 
     ``study`` is empty for a job that was refused before its study was known. ``committed_at`` (ISO 8601 UTC) names the index entry.
+    ``measured``: what ``measurements.json`` says, so that who records many results reads one object of each; None where nothing was
+    measured, or by an older host.
     """
 
     job: str
@@ -189,6 +192,7 @@ class ResultRecord:
     outputs: tuple[OutputFile, ...] = ()
     error: ResultError | None = None
     archive: Archive | None = None
+    measured: Measurements | None = None
     request: str = ""
     schema: str = RESULT_SCHEMA
 
@@ -209,7 +213,7 @@ class ResultRecord:
     def to_data(self) -> dict[str, Any]:
         """The record as a part of a larger JSON document."""
         data: dict[str, Any] = without_none(asdict(self))
-        return data
+        return {**data, "measured": self.measured.to_data()} if self.measured else data
 
     @classmethod
     def from_json(cls, text: str) -> ResultRecord:
@@ -240,6 +244,7 @@ class ResultRecord:
             outputs=tuple(part_of(OutputFile, {"outputs": item}, "outputs") for item in list_field(data, "outputs")),
             error=part_of(ResultError, data, "error") if data.get("error") is not None else None,
             archive=part_of(Archive, data, "archive", sequences=("image_sets",)) if data.get("archive") is not None else None,
+            measured=Measurements.from_data(data["measured"]) if data.get("measured") is not None else None,
             request=text_field(data, "request", empty=True, missing=""),
         )
 

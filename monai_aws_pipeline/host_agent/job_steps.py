@@ -33,6 +33,7 @@ from monai_aws_pipeline.contract import (
     JobDone,
     JobMessage,
     MapFacts,
+    Measurements,
     Resources,
     ResultError,
     ResultRecord,
@@ -520,6 +521,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
     expected = ready.requirements.contract.volumes
     extra = preview.describe(inferred.produced, inferred.source, one.folder, one.staged.without_identifiers.one, expected)
     kinds = {"preview.png": PREVIEW, "measurements.json": MEASUREMENTS, "map.log": LOG}
+    measured = _measured(one.folder / "measurements.json")
     produced = (*inferred.produced, *(outputs.made_here(path, kinds[path.name]) for path in (*extra, one.folder / "map.log")))
 
     def record(charged: Seconds) -> ResultRecord:
@@ -529,10 +531,17 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
             job=job, study=one.pseudonym, status=Status.SUCCEEDED, committed_at=utc_text(datetime.now(UTC)), input=one.facts,
             map=ready.facts, host=context.host, timings=completed(spent, now - received.started),
             resources=resources_of(inferred.end, tried.beside),
-            cost=cost_of(charged, ready.seconds, context.config, context.host), request=received.message.request,
+            cost=cost_of(charged, ready.seconds, context.config, context.host), measured=measured, request=received.message.request,
         )  # fmt: skip
 
     return _charged(context, record, lambda make: commit.commit_end(context.store, produced, partial(output_key, one.pseudonym, job), make))
+
+
+def _measured(written: Path) -> Measurements | None:
+    try:
+        return Measurements.from_json(written.read_text())
+    except (OSError, ContractError):  # nothing was measured, or no number that can be read: the result is one all the same
+        return None
 
 
 def _end(context: HostContext, received: ReceivedJob, error: JobError, tried: InferenceRun | None = None) -> ResultRecord:

@@ -25,13 +25,12 @@ from monai_aws_pipeline.contract import (
     ExpectedVolume,
     IndexEntry,
     JobDone,
+    Measurements,
     ResultRecord,
     SegmentVolume,
     belongs_together,
     index_hour_prefix,
     job_done_key,
-    parse_expected,
-    parse_measurements,
     parse_utc,
 )
 from monai_aws_pipeline.contract.outputs import MEASUREMENTS
@@ -64,7 +63,7 @@ class ExpiredResultError(UnreadableResultError):
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A commit record with the measurements that lie beside it. ``expected``: the volumes that the MAP declares plausible."""
+    """A commit record with what was measured on its outputs. ``expected``: the volumes that the MAP declares plausible."""
 
     record: ResultRecord
     measurements: tuple[SegmentVolume, ...]
@@ -198,13 +197,19 @@ class ResultsStore:
         return record
 
     def with_outputs(self, record: ResultRecord) -> StoredResult:
-        """Add the measurements. Damaged or missing ones are left out: they must not keep the result out of the lineage."""
+        """Add the measurements: the record's own, of an older host the file's beside it.
+
+        A file that is damaged or missing is left out: it must not keep the result out of the lineage.
+        """
+        measured = record.measured or self._measurements_beside(record)
+        return StoredResult(record, measured.segments, measured.expected)
+
+    def _measurements_beside(self, record: ResultRecord) -> Measurements:
         key = next((output.key for output in record.outputs if output.kind == MEASUREMENTS), "")
         try:
-            text = self._text(key, MAX_RECORD_BYTES) if key else ""
-            return StoredResult(record, parse_measurements(text), parse_expected(text)) if text else StoredResult(record, ())
+            return Measurements.from_json(self._text(key, MAX_RECORD_BYTES)) if key else Measurements()
         except (UnreadableResultError, ContractError):
-            return StoredResult(record, ())
+            return Measurements()
 
     def _entry_or_error(self, key: str) -> IndexEntry | UnreadableResultError:
         try:

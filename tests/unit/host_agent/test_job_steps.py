@@ -22,11 +22,11 @@ from monai_aws_pipeline.contract import (
     HostFacts,
     IndexEntry,
     JobMessage,
+    Measurements,
     Rerun,
     Status,
     decisions_key,
     job_done_key,
-    parse_expected,
     processed_key,
     quarantine_key,
     result_key,
@@ -666,7 +666,8 @@ def test_a_record_says_what_its_outputs_lie_on_and_its_measurements_what_the_map
     assert [item.held_against for item in record.outputs if item.kind == "dicom-seg"] == ["source"]
     (key,) = (output.key for output in record.outputs if output.kind == "measurements")
     text = bench.s3.get_object(Bucket="studies", Key=key)["Body"].read().decode()
-    assert parse_expected(text) == (ExpectedVolume("Brain", 600),)
+    assert record.measured == Measurements.from_json(text), "who records many results reads one object of each"
+    assert record.measured.expected == (ExpectedVolume("Brain", 600),)
 
 
 def test_a_map_that_a_signal_ends_is_tried_three_times_and_then_kept_with_its_log(bench: Bench, tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ from dagster._serdes import serialize_value
 
 from monai_aws_pipeline.contract import (
     ContractError,
+    Measurements,
     OutputFile,
     ResultError,
     ResultRecord,
     SegmentVolume,
     Status,
     output_key,
-    parse_measurements,
 )
 from monai_aws_pipeline.contract.outputs import DICOM_SEG, LOG, MEASUREMENTS, PREVIEW
 from monai_aws_pipeline.portal.addresses import Addresses
@@ -234,4 +234,4 @@ def test_the_console_is_that_of_the_region(region: str, console: str):
 )
 def test_measurements_of_another_shape_are_refused(text: str):
     with pytest.raises(ContractError, match="measurements"):
-        parse_measurements(text)
+        Measurements.from_json(text)

@@ -14,7 +14,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult, TableMetadataValue
 from dagster_aws.s3 import S3Resource
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import JobMessage, OutputFile, ResultRecord, output_key, processed_key
+from monai_aws_pipeline.contract import JobMessage, Measurements, OutputFile, ResultRecord, output_key, processed_key
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
@@ -213,7 +213,7 @@ def test_volumes_before_and_after_stand_beside_the_dice_of_both_segmentations(jo
             key = output_key(record.study, record.job, name)
             job.deployment.bucket.put(key, body)
             outputs.append(OutputFile(key, hashlib.sha256(body).hexdigest(), len(body), kind))
-        return replace(record, outputs=tuple(outputs))
+        return replace(record, outputs=tuple(outputs), measured=Measurements.from_json(measured.decode()))
 
     def commit(record: ResultRecord) -> ResultRecord:  # not the bench's, which writes measurements of its own
         job.deployment.bucket.put(record.commit_key, record.to_json())

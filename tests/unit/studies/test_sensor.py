@@ -253,8 +253,15 @@ def test_a_result_that_has_expired_before_it_was_recorded_is_observed_as_such_on
     assert len(daemon.observations()) == 2, "nor is it said again"
 
 
+def test_measurements_of_an_older_host_are_read_from_beside_its_record(daemon: Daemon, bucket: Bucket):
+    bucket.commit(succeeded(1, recently(), measured=None))
+    daemon.tick()
+    (event,) = daemon.materializations()
+    assert event.metadata["volume_brain_ml"].value == 1437.25
+
+
 def test_a_damaged_measurement_does_not_keep_a_result_out(daemon: Daemon, bucket: Bucket):
-    record = bucket.commit(succeeded(1, recently()))
+    record = bucket.commit(succeeded(1, recently(), measured=None))  # an older host's, whose measurements lie beside the record alone
     bucket.put(output_key(record.study, record.job, "measurements.json"), '{"segments": 17}')
     daemon.tick()
     (event,) = daemon.materializations()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import ExpectedVolume, SegmentVolume, parse_expected, parse_measurements
+from monai_aws_pipeline.contract import ExpectedVolume, Measurements, SegmentVolume
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.intake.geometry import planes_under
 from monai_aws_pipeline.host_agent.results import preview, segmentation
@@ -77,9 +77,8 @@ def test_the_volumes_that_the_map_declares_stand_beside_the_measured_ones(study:
     declared = (ExpectedVolume("Brain", 0.5, 0.6), ExpectedVolume("Liver", high=2000))
     preview.describe(collect(tmp_path / "out", study[0]), read_source(found.instances), tmp_path, expected=declared)
     text = (tmp_path / "measurements.json").read_text()
-    assert parse_expected(text) == declared
-    assert parse_measurements(text) == (SegmentVolume("Brain", 0.576),)
-    assert parse_expected('{"segments": []}') == (), "as an older host wrote it"
+    assert Measurements.from_json(text) == Measurements((SegmentVolume("Brain", 0.576),), tuple(declared))
+    assert Measurements.from_json('{"segments": []}').expected == (), "as an older host wrote it"
 
 
 def test_a_noisy_large_volume_still_gives_a_small_preview(tmp_path: Path) -> None:
