@@ -17,7 +17,7 @@ from monai_aws_pipeline.cloud.waiting import repeating, silently, wait_until
 from monai_aws_pipeline.contract import short_digest
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.maps.conformance import POINTS, Finding, check
-from monai_aws_pipeline.maps.layers import Layer, LayerRefusedError, UnknownCompressionError, flatten, read_layer
+from monai_aws_pipeline.maps.layers import Layer, LayerRefusedError, flatten, read_layer
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 MAX_LAYER_BYTES: Final = 64 * 1024 * 1024
@@ -61,8 +61,6 @@ def examine(image: ImageParts, fetch: Fetch) -> Conformance:
         if layer in chosen:
             try:
                 read.append(read_layer(fetch(layer), (*MANIFESTS, USERS)))
-            except UnknownCompressionError:
-                unread.append(layer)
             except LayerRefusedError as error:
                 unread.append(layer)
                 refused.append(f"layer {short_digest(layer.digest)} {error}")

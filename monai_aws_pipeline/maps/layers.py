@@ -16,10 +16,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import zstandard
+
 MAX_UNPACKED_BYTES: Final = 2 * 1024**3
 MAX_MEMBERS: Final = 200_000
 MAX_TEXT_BYTES: Final = 64 * 1024 + 1
 """One more than a manifest may have, so that its reader sees that it is too long."""
+
+MAX_WINDOW_BYTES: Final = 128 * 1024**2
+"""Memory that a zstd frame may ask of its reader: what the zstd command grants unasked. RFC 8878 wants 8 MiB at least."""
 
 _BLOCK: Final = 512
 _STEP: Final = 1024 * 1024
@@ -36,10 +41,6 @@ class LayerRefusedError(ValueError):
     """A layer is damaged, larger than it may be, or of a kind that is not read here."""
 
 
-class UnknownCompressionError(LayerRefusedError):
-    """A layer is compressed in a way that is allowed and not read here."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """What one layer holds. Paths are absolute. ``removed``: paths it takes away; ``emptied``: folders whose earlier content it hides."""
@@ -51,7 +52,7 @@ class Layer:
 
 
 def read_layer(blob: bytes, wanted: Collection[str], *, max_unpacked: int = MAX_UNPACKED_BYTES, max_members: int = MAX_MEMBERS) -> Layer:
-    """Read one layer (tar, or tar with gzip).
+    """Read one layer: tar, or tar with gzip or zstd, told apart by their first bytes as engines do; a media type may say anything.
 
     Args:
         blob: The layer as the registry holds it; its digest is checked by whoever fetched it.
@@ -60,18 +61,20 @@ def read_layer(blob: bytes, wanted: Collection[str], *, max_unpacked: int = MAX_
         max_members: Entries that it may have.
 
     Raises:
-        LayerRefusedError: Damaged, or larger than it may be.
-        UnknownCompressionError: Compressed in another way.
+        LayerRefusedError: Damaged, larger than it may be, or compressed in another way.
     """
+    is_zstd = blob[:4] == b"\x28\xb5\x2f\xfd"
     if blob[:2] == b"\x1f\x8b":
-        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=io.BytesIO(blob))
-    elif blob[:4] == b"\x28\xb5\x2f\xfd":
-        raise UnknownCompressionError("is compressed with zstd, which is not read here")
+        stream: io.BufferedIOBase | zstandard.ZstdDecompressionReader = gzip.GzipFile(fileobj=io.BytesIO(blob))
+    elif is_zstd:
+        # Across frames, because a compressor with several threads, or one that writes an index, makes more than one.
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+        stream = unpacker.stream_reader(io.BytesIO(blob), read_across_frames=True)
     else:
         stream = io.BytesIO(blob)
     try:
-        return _read(_Bounded(stream, max_unpacked), frozenset(wanted), max_members)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        return _read(_Bounded(stream, max_unpacked), frozenset(wanted), max_members, must_end=is_zstd)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, tarfile.TarError) as error:
         raise LayerRefusedError(f"is damaged ({error})") from error
 
 
@@ -104,7 +107,7 @@ def _folders(path: str) -> Iterator[str]:
 class _Bounded:
     """A stream that refuses to give more than it may, and reads no more at once than it is asked for."""
 
-    def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase | zstandard.ZstdDecompressionReader, limit: int) -> None:
         self._stream = stream
         self._left = limit
 
@@ -133,7 +136,8 @@ class _Bounded:
             count -= step
 
 
-def _read(stream: _Bounded, wanted: frozenset[str], max_members: int) -> Layer:
+def _read(stream: _Bounded, wanted: frozenset[str], max_members: int, *, must_end: bool) -> Layer:
+    """``must_end``: the archive has to end with its empty block, since a zstd frame that was cut off just gives nothing more."""
     paths: set[str] = set()
     removed: set[str] = set()
     emptied: set[str] = set()
@@ -142,6 +146,8 @@ def _read(stream: _Bounded, wanted: frozenset[str], max_members: int) -> Layer:
     entries = length = 0
     while True:
         block = stream.take(_BLOCK)
+        if must_end and not block:
+            raise LayerRefusedError("ends before its archive does")
         if not block or block == bytes(_BLOCK):
             break
         entries += 1

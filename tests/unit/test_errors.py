@@ -34,7 +34,6 @@ INTERNAL = {
     "monai_aws_pipeline.local_cloud.connect_endpoints.RefusedTunnelError": "the embedded endpoint's answer to a tunnel that it refuses",
     "monai_aws_pipeline.local_cloud.faults.FaultError": "the embedded AWS's answer to an order that makes no sense",
     "monai_aws_pipeline.maps.layers.LayerRefusedError": "becomes a finding of map_conformance",
-    "monai_aws_pipeline.maps.layers.UnknownCompressionError": "the same",
     "monai_aws_pipeline.maps.sbom.InventoryError": "becomes a line of map_image's metadata",
     "monai_aws_pipeline.maps.spec.series_rules.UndecidedError": "the rule is then left to the application",
 }

@@ -8,10 +8,11 @@ import io
 import tarfile
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_aws_pipeline.maps.layers import MAX_TEXT_BYTES, Layer, LayerRefusedError, UnknownCompressionError, flatten, read_layer
+from monai_aws_pipeline.maps.layers import MAX_TEXT_BYTES, Layer, LayerRefusedError, flatten, read_layer
 
 APP_JSON = "/etc/holoscan/app.json"
 Entry = tuple[str, bytes, bytes]
@@ -112,9 +113,32 @@ def test_a_layer_that_was_cut_off_is_refused():
             read(blob)
 
 
-def test_another_compression_is_said_to_be_one():
-    with pytest.raises(UnknownCompressionError):
-        read(b"\x28\xb5\x2f\xfd" + bytes(100))
+def test_a_layer_reads_the_same_whatever_it_is_compressed_with():
+    packed = layer(file("etc/holoscan/app.json", b"said"), file("opt/.wh.gone"), file("large", b"z" * 3_000_000))
+    plain = gzip.decompress(packed)
+    in_frames = b"".join(zstandard.compress(part) for part in (plain[:700], plain[700:2_000_000], plain[2_000_000:]))
+    for blob in (packed, zstandard.compress(plain), in_frames):
+        assert read(blob) == read(plain)
+    assert read(in_frames).texts == {APP_JSON: "said"}
+
+
+def test_a_zstd_layer_that_was_cut_off_or_changed_is_refused():
+    packed = zstandard.compress(gzip.decompress(layer(file("first", bytes(range(256)) * 40))))
+    for blob in (packed[:4], packed[:40], packed[:12] + bytes(len(packed) - 12), packed[: len(packed) // 2]):
+        with pytest.raises(LayerRefusedError):
+            read(blob)
+
+
+def test_a_zstd_layer_is_bounded_in_what_it_unpacks_to_and_in_what_it_asks_of_its_reader():
+    bomb = zstandard.compress(gzip.decompress(layer(file("large", bytes(5_000_000)))))
+    assert len(bomb) < 5_000
+    with pytest.raises(LayerRefusedError, match="more than a layer may hold"):
+        read(bomb, max_unpacked=1_000_000)
+    # RFC 8878, 3.1.1.1: a frame of unknown size whose window descriptor asks for 2 GiB, and one raw block.
+    greedy, modest = (b"\x28\xb5\x2f\xfd\x00" + bytes([(bits - 10) << 3]) + b"\x01\x20\x00" + bytes(1024) for bits in (31, 23))
+    with pytest.raises(LayerRefusedError, match="damaged"):
+        read(greedy)
+    assert read(modest) == Layer(frozenset())
 
 
 @given(st.binary(max_size=2000))
