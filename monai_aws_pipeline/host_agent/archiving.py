@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,9 +23,10 @@ from monai_aws_pipeline.archive.study import archive_study
 from monai_aws_pipeline.contract import OutputFile, ResultRecord, Status, archive_key
 from monai_aws_pipeline.contract.outputs import DICOM, DICOM_SEG
 from monai_aws_pipeline.host_agent.aws.bucket import Store
-from monai_aws_pipeline.host_agent.errors import InterruptedJobError, JobError
-from monai_aws_pipeline.host_agent.intake.dicom import Study, read_studies
-from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits, unpack
+from monai_aws_pipeline.host_agent.errors import InterruptedJobError, JobError, RefusedError
+from monai_aws_pipeline.host_agent.intake.dicom import Study
+from monai_aws_pipeline.host_agent.intake.unpack import IntakeLimits
+from monai_aws_pipeline.host_agent.kept_files import fetch_original, fetch_result, unpack_original
 from monai_aws_pipeline.host_agent.results.outputs import sha256_of
 
 log = logging.getLogger(__name__)
@@ -74,15 +76,10 @@ def from_bucket(
     ``is_wanted`` picks the study of an original that holds several; without it, its results say which one it is.
     Raises ArchiveFileError, and FailedError for a bucket that fails.
     """
-    results = []
-    for number, output in enumerate(_dicom_of(record)):
-        target = folder / f"result-{number}.dcm"
-        _fetch(store, output.key, target)
-        if sha256_of(target) != output.sha256:
-            raise ArchiveFileError("A result in the bucket is not the one that was committed.")
-        results.append(target)
+    with _named_for_the_archive():
+        results = [fetch_result(store, output, folder / f"result-{number}.dcm") for number, output in enumerate(_dicom_of(record))]
+        studies = fetch_original(store, original, folder, limits)
     uid = read_file(results[0], is_result=True).study_uid if results else ""
-    studies = from_zip(store, original, folder, limits)
     mine = [study for study in studies if (is_wanted(study) if is_wanted else not uid or study.uid == uid)]
     if len(mine) != 1:
         raise ArchiveFileError(
@@ -93,20 +90,18 @@ def from_bucket(
     return Answer(record.study, record.job, files_of(mine[0]), tuple(results))
 
 
-def from_zip(store: Store, original: str, folder: Path, limits: IntakeLimits) -> tuple[Study, ...]:
-    """The studies of a kept original, as they were received."""
-    _fetch(store, original, folder / "upload.zip")
-    return unpacked(folder / "upload.zip", folder / "original", limits)
-
-
 def unpacked(upload: Path, folder: Path, limits: IntakeLimits) -> tuple[Study, ...]:
     """The studies of an upload that was answered, in a new folder. Raises ArchiveFileError where it cannot be read any more."""
-    folder.mkdir()
+    with _named_for_the_archive():
+        return unpack_original(upload, folder, limits)
+
+
+@contextmanager
+def _named_for_the_archive() -> Iterator[None]:
     try:
-        unpack(upload, folder, limits)
-        return read_studies(sorted(folder.glob("*.dcm")))
-    except JobError as error:
-        raise ArchiveFileError(f"The original cannot be read as it was when it was answered ({error.code}).") from None
+        yield
+    except RefusedError as error:
+        raise ArchiveFileError(f"{error.cause} The study cannot be read as it was when it was answered ({error.code}).") from None
 
 
 def files_of(study: Study) -> tuple[Path, ...]:
@@ -116,13 +111,6 @@ def files_of(study: Study) -> tuple[Path, ...]:
 
 def _dicom_of(record: ResultRecord) -> list[OutputFile]:
     return [output for output in record.outputs if output.kind in (DICOM, DICOM_SEG)]
-
-
-def _fetch(store: Store, key: str, target: Path) -> None:
-    there = store.find(key)
-    if there is None:
-        raise ArchiveFileError("The study's original or a result of it has left the bucket.")
-    store.download(key, there.version, there.etag, target)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- storing

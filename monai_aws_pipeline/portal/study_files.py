@@ -25,12 +25,11 @@ from monai_aws_pipeline.contract import (
     quarantine_key,
 )
 from monai_aws_pipeline.contract.outputs import LOG, PREVIEW
-from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.kept_original import KeptObject, kept_original
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import LOG_FILE, PREVIEW_FILE, RECORD_FILE
 from monai_aws_pipeline.portal.picture import MAX_SOURCE_BYTES, MAX_SOURCE_PIXELS, fit_to_show
-from monai_aws_pipeline.portal.texts import TEXTS
+from monai_aws_pipeline.portal.texts import TextError
 
 SIGNED_SECONDS: Final = 300
 MAX_ANSWERS: Final = 100
@@ -39,12 +38,8 @@ _SHOWN: Final = {LOG: "text/plain; charset=utf-8"}
 """Kinds that a browser shows; anything else is saved, so that no file of an application runs as a page."""
 
 
-class NotThereError(NamedError):
-    """There is no such study, job or file, or there is none any more. ``key``: of the text that says so, or a sentence of its own."""
-
-    def __init__(self, key: str, remedy: str = "", **values: object) -> None:
-        super().__init__(TEXTS[key][0].format(**values) if key in TEXTS else key, remedy)
-        self.key, self.values = key, values
+class NotThereError(TextError):
+    """There is no such study, job or file, or there is none any more."""
 
 
 class StudyFiles:

@@ -1,4 +1,4 @@
-"""Every text of the pages, in each of their languages, in one table; and which language a browser wants.
+"""Every text of the pages, in each of their languages, in one table; the error that is said by one; and which language a browser wants.
 
 Here belong words alone. What the host says of a study (cause and remedy, in its record) is shown as it was written, in English.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
+
+from monai_aws_pipeline.errors import NamedError
 
 LANGUAGES: Final = ("en", "es")
 NAMES: Final = {"en": "English", "es": "Español"}
@@ -357,8 +359,8 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "Los resultados de esta respuesta superan lo que se muestra aquí. Su página los tiene como descargas.",
     ),
     "view_result_unreadable": (
-        "A result in the bucket cannot be read: {why}",
-        "No se puede leer un resultado del depósito: {why}",
+        "A result in the bucket is refused: {why}",
+        "Un resultado del depósito se rechaza: {why}",
     ),
     "view_original_gone": (
         "The original of this study is not in the bucket any more (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), and no archive has it. "
@@ -370,14 +372,18 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The original in the bucket is refused: {why}",
         "El original del depósito se rechaza: {why}",
     ),
+    "view_archive_failed": (
+        "The archive did not give a part of this study: {why}",
+        "El archivo no entregó una parte de este estudio: {why}",
+    ),
     "view_which_study": (
         "The upload holds several studies, and no result says which of them this one is.",
         "El envío contiene varios estudios, y ningún resultado dice cuál de ellos es este.",
     ),
     "view_file_gone": ("A file of this answer is not in the bucket any more.", "Un archivo de esta respuesta ya no está en el depósito."),
-    "view_file_larger": (
-        "A file in the bucket is larger than was recorded of it.",
-        "Un archivo del depósito es mayor de lo que se anotó.",
+    "view_bucket_failed": (
+        "The bucket did not give a file of this study: {why}",
+        "El depósito no entregó un archivo de este estudio: {why}",
     ),
     "volume_no_images": ("This study has no images.", "Este estudio no tiene imágenes."),
     "volume_no_place": (
@@ -419,6 +425,18 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "count_images": ("{instances} in {series} series, {given} given", "{instances} en {series} series, {given} entregadas"),
 }
+
+
+class TextError(NamedError):
+    """An error that a browser is told. ``key``: of the text that says it, or a sentence of its own where no person reads it."""
+
+    def __init__(self, key: str, **values: object) -> None:
+        self.key, self.values = key, values
+        super().__init__(self.said_in(LANGUAGES[0]))
+
+    def said_in(self, language: str) -> str:
+        """It in a language."""
+        return TEXTS[self.key][LANGUAGES.index(language)].format(**self.values) if self.key in TEXTS else self.key
 
 
 def texts_in(language: str) -> dict[str, str]:

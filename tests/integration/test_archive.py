@@ -94,11 +94,12 @@ def test_healthimaging_stores_a_study_once_with_its_image_sets(store: Store, fil
 
 
 @cloud
-def test_three_broken_instances_are_refused_by_code_and_the_others_are_stored(store: Store, files: list[ArchiveFile]):
-    for file in files[3:6]:
+def test_three_broken_instances_among_181_are_refused_by_code_and_the_others_are_stored(store: Store, tmp_path: Path):
+    files = study_files(tmp_path, 181)
+    for file in (files[3], files[90], files[150]):
         broken(file)
     images, seg = archive_study(store.archive(), files, "s", "j").series
-    assert (images.sent, images.stored, dict(images.refused), seg.is_whole) == (20, 17, {0xC000: 3}, True)
+    assert (images.sent, images.stored, dict(images.refused), seg.is_whole) == (181, 178, {0xC000: 3}, True)
 
 
 @cloud

@@ -5,23 +5,18 @@ Skipped without a Chromium, and where the viewers' files are neither in the cach
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.portal.viewer.packages import PACKAGES, PackageError, unpacked
 from monai_aws_pipeline.settings import PROJECT_ROOT
 from tests.support.browser import Page, chromium, opened
+from tests.support.drawn import DRAWN_BY_THE_PROCESSOR, wait_for_colour
 from tests.support.portal_process import PortalProcess, portal_process
 from tests.support.viewed_study import ViewedStudy, answered
 
-DRAWN_BY_THE_PROCESSOR = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
-"""WebGL on a machine without a graphics card."""
 KNOWN_OF_OHIF = ("IMAGE_LOAD_ERROR", "handler is not a function")
 """OHIF 3.13.2 aborts an image's request while it opens, and its own listener for that breaks. What a server refuses reads otherwise."""
 
@@ -54,17 +49,6 @@ def page() -> Iterator[Page]:
         yield page
 
 
-def coloured(page: Page, canvas: str) -> int:
-    """Pixels of a canvas, as it is seen, that are not grey, without its borders: OHIF has coloured labels and notes there."""
-    # While it opens OHIF takes its canvas away and makes another.
-    box = json.loads(page.until(f"JSON.stringify(document.querySelector({json.dumps(canvas)}).getBoundingClientRect())"))
-    seen = Image.open(io.BytesIO(page.picture())).convert("RGB")
-    pixels = np.asarray(seen.crop((int(box["left"]), int(box["top"]), int(box["right"]), int(box["bottom"])))).astype(int)
-    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
-    inner = pixels[rows : -2 * rows, columns:-columns]
-    return int((inner.max(axis=2) - inner.min(axis=2) > 40).sum())
-
-
 def test_the_viewer_shows_the_segmentation_on_its_images_without_an_error(portal: PortalProcess, study: ViewedStudy, page: Page):
     page.ask("Page.navigate", url=f"{portal.address}/viewer/{study.record.study}/{study.record.job}/")
     page.shows("S:900")  # the series of its segmentation
@@ -87,12 +71,3 @@ def test_an_error_in_the_console_is_seen(page: Page):
     said = " ".join(page.complaints())
     assert "broken" in said
     assert "thrown" in said
-
-
-def wait_for_colour(page: Page, canvas: str) -> None:
-    """Until something coloured is drawn on the grey images; each look draws the page once, so there are only so many."""
-    for _ in range(100):
-        if coloured(page, canvas) > 1500:  # a segmentation has thousands; without one there are hundreds
-            return
-        page.js("new Promise((done) => setTimeout(done, 200))")
-    raise AssertionError(f"nothing coloured is drawn on {canvas}")

@@ -27,6 +27,7 @@ PROGRAMS: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "g
 SEEN_SECONDS: Final = 120.0
 """On a machine that is busy; what is waited for mostly comes at once."""
 KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
+_MIDDLE: Final = "((box) => [box.left + box.width / 2, box.top + box.height / 2])(each.getBoundingClientRect())"
 _LISTENING: Final = re.compile(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/")
 
 
@@ -112,6 +113,20 @@ class Page:
         self.ask("Page.navigate", url=address)
         self.until(f"location.href.startsWith({json.dumps(address)}) && document.readyState === 'complete'")
 
+    def click(self, selector: str) -> None:
+        """With the mouse, in the middle of an element, once it is there."""
+        self._click(self.until(f"((each) => each && (each.scrollIntoView({{block: 'center'}}), {_MIDDLE}))({_first(selector)})"))
+
+    def click_text(self, selector: str, text: str) -> None:
+        """The same, on the element that says so."""
+        found = f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.innerText.trim() === {json.dumps(text)})"
+        self._click(self.until(f"((each) => each && {_MIDDLE})({found})"))
+
+    def _click(self, place: Sequence[float]) -> None:
+        x, y = place
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def press(self, key: str) -> None:
         """One key."""
         code, text = KEYS[key]
@@ -152,6 +167,10 @@ def chromium() -> str:
         if found := name and shutil.which(name):
             return found
     pytest.skip(f"no Chromium is installed here (none of {', '.join(PROGRAMS)}, and MONAI_TESTS_CHROMIUM names none)")
+
+
+def _first(selector: str) -> str:
+    return f"document.querySelector({json.dumps(selector)})"
 
 
 @contextmanager

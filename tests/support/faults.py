@@ -37,9 +37,9 @@ class Waking:
         self.place = place
         self.jobs: dict[str, str] = {}
 
-    def upload(self, name: str, wish: str = "tiny", **options: object) -> str:
+    def upload(self, name: str, wish: str = "tiny", instances: int = 3, **options: object) -> str:
         """Upload a fresh study; returns its job."""
-        job = self.place.upload(f"input/{name}.zip", tiny_study_zip(instances=3, wish=wish, **options))  # type: ignore[arg-type]
+        job = self.place.upload(f"input/{name}.zip", tiny_study_zip(instances, wish=wish, **options))
         self.jobs[job] = name
         return job
 

@@ -15,7 +15,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,43 +25,54 @@ USER, PASSWORD = "archive", "invented"
 _PACKAGES: Final = ("orthanc", "orthanc-dicomweb")
 
 
-@dataclass(frozen=True)
 class Orthanc:
-    """A running server; ``address`` is its DICOMweb's."""
+    """A server; ``address`` is its DICOMweb's. It keeps what it has while it is stopped."""
 
-    address: str
-
-
-@contextmanager
-def orthanc() -> Iterator[Orthanc]:
-    """An empty Orthanc."""
-    root = _unpacked()
-    with tempfile.TemporaryDirectory(prefix="monai-aws-orthanc-") as folder:
-        port = free_port()
+    def __init__(self, folder: Path) -> None:
+        self._root, self._folder, self._port = _unpacked(), folder, free_port()
+        self.address = f"http://127.0.0.1:{self._port}/dicom-web"
         settings = {
             "StorageDirectory": f"{folder}/db",
             "IndexDirectory": f"{folder}/db",
-            "HttpPort": port,
+            "HttpPort": self._port,
             "DicomServerEnabled": False,
             "RemoteAccessAllowed": False,  # it answers this computer alone
             "AuthenticationEnabled": True,
             "RegisteredUsers": {USER: PASSWORD},
-            "Plugins": [str(next(root.glob("usr/lib/orthanc/libOrthancDicomWeb.so*")))],
+            "Plugins": [str(next(self._root.glob("usr/lib/orthanc/libOrthancDicomWeb.so*")))],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
-        (Path(folder) / "orthanc.json").write_text(json.dumps(settings))
-        dictionaries = ":".join(str(path) for path in root.glob("usr/share/libdcmtk17/*.dic"))
-        libraries = f"{root}/usr/lib/x86_64-linux-gnu"
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Until it answers."""
+        places = (root / "usr/share/libdcmtk17" for root in (self._root, Path("/")))  # unpacked, or installed on this machine already
+        dictionaries = ":".join(str(path) for path in next(place for place in places if place.is_dir()).glob("*.dic"))
+        libraries = f"{self._root}/usr/lib/x86_64-linux-gnu"
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "DCMDICTPATH": dictionaries}
-        with (Path(folder) / "log").open("wb") as log:
-            command = [str(root / "usr/sbin/Orthanc"), f"{folder}/orthanc.json"]
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with (self._folder / "log").open("ab") as log:
+            command = [str(self._root / "usr/sbin/Orthanc"), f"{self._folder}/orthanc.json"]
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        _until_it_answers(self._port, self._process, self._folder / "log")
+
+    def stop(self) -> None:
+        """Its port refuses from now on."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait(30)
+
+
+@contextmanager
+def orthanc() -> Iterator[Orthanc]:
+    """An empty Orthanc that runs."""
+    with tempfile.TemporaryDirectory(prefix="monai-aws-orthanc-") as folder:
+        server = Orthanc(Path(folder))
         try:
-            _until_it_answers(port, process, Path(folder) / "log")
-            yield Orthanc(f"http://127.0.0.1:{port}/dicom-web")
+            server.start()
+            yield server
         finally:
-            process.terminate()
-            process.wait(30)
+            server.stop()
 
 
 def _until_it_answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,1 +1,5 @@
-"""The deployment and the clicks behind docs/walk.md and its pictures: ``deployment`` makes the state, ``pictures`` walks. No tests."""
+"""The clicks behind the pictures of the pages. No tests.
+
+For docs/walk.md ``deployment`` makes the state and ``pictures`` walks through Dagster's UI; for docs/portal.md and docs/viewer.md
+``portal`` walks through a portal that runs.
+"""

@@ -110,7 +110,7 @@ class ArchiveSource:
         try:
             return self._archive.retrieve(path, accept)
         except ArchiveError as error:
-            raise ViewError(error.cause, error.remedy, 502) from error
+            raise ViewError("view_archive_failed", 502, why=error) from error
 
 
 def _first(value: object) -> str:

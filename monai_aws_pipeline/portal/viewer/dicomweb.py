@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monai_aws_pipeline.errors import NamedError
+from monai_aws_pipeline.portal.responses import language
 from monai_aws_pipeline.portal.study_files import NotThereError
 from monai_aws_pipeline.portal.viewer.frames import Frame
 from monai_aws_pipeline.portal.viewer.study_view import Json, StudyView, ViewError
@@ -66,10 +66,8 @@ class DicomWebRoutes:
                 study, job = request.path_params["study"], request.path_params["job"]
                 with self._views.opened(study, job) as found:
                     return answer(request, _own(request, found.view))
-            except ViewError as error:
-                return refused(error)
-            except NotThereError as error:
-                return JSONResponse({"error": str(error)}, status_code=404)
+            except (ViewError, NotThereError) as error:
+                return refused(request, error)
 
         return answered
 
@@ -121,9 +119,9 @@ class DicomWebRoutes:
         return _multipart("application/octet-stream", [(each.data, each.syntax) for each in found])
 
 
-def refused(error: ViewError | NamedError) -> Response:
-    """The answer to an error."""
-    return JSONResponse({"error": str(error)}, status_code=error.status if isinstance(error, ViewError) else 502)
+def refused(request: Request, error: ViewError | NotThereError) -> Response:
+    """The answer to an error, in the browser's language where it is one that a person's study may have and not a script's."""
+    return JSONResponse({"error": error.said_in(language(request))}, error.status if isinstance(error, ViewError) else 404)
 
 
 def _own(request: Request, view: StudyView) -> StudyView:

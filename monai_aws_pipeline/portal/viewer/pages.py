@@ -174,13 +174,8 @@ def _named(request: Request) -> tuple[str, str]:
     return request.path_params["study"], request.path_params["job"]
 
 
-def _why(error: ViewError, wanted: str) -> str:
-    t = texts_in(wanted)
-    return t[error.key].format(**error.values) if error.key in t else str(error)
-
-
 def _why_page(error: ViewError, wanted: str) -> str:
-    return message_page(texts_in(wanted)["view_title"], _why(error, wanted), wanted)
+    return message_page(texts_in(wanted)["view_title"], error.said_in(wanted), wanted)
 
 
 def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
@@ -193,6 +188,6 @@ def _said(answer: Callable[[Request], Response]) -> Callable[[Request], Response
             if request.url.path.endswith("/") or request.url.path.endswith("/viewer"):
                 again = {"Refresh": "3"} if isinstance(error, NotYetError) else {}
                 return page(request, partial(_why_page, error), error.status, again)
-            return JSONResponse({"error": _why(error, language(request))}, error.status)
+            return JSONResponse({"error": error.said_in(language(request))}, error.status)
 
     return answered

@@ -16,10 +16,9 @@ from typing import Any, Final, Protocol
 from pydicom import config
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
-from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.host_agent.intake.dicom import class_name
 from monai_aws_pipeline.host_agent.results.segmentation import SEGMENTATIONS
-from monai_aws_pipeline.portal.texts import TEXTS
+from monai_aws_pipeline.portal.texts import TextError
 from monai_aws_pipeline.portal.viewer.frames import Frame
 from monai_aws_pipeline.portal.viewer.veil import Veil
 
@@ -33,15 +32,12 @@ _OF_SERIES: Final[tuple[str, ...]] = ("00080060", "0020000D", "0020000E", "00200
 Json = dict[str, Any]
 
 
-class ViewError(NamedError):
-    """The study cannot be shown, or there is no such thing in it. ``status``: of HTTP.
+class ViewError(TextError):
+    """The study cannot be shown, or there is no such thing in it. ``status``: of HTTP."""
 
-    ``key``: of the text that says so, where a person reads it, or a sentence of its own, where OHIF does.
-    """
-
-    def __init__(self, key: str, remedy: str = "", status: int = 404, **values: object) -> None:
-        super().__init__(TEXTS[key][0].format(**values) if key in TEXTS else key, remedy)
-        self.key, self.values, self.status = key, values, status
+    def __init__(self, key: str, status: int = 404, **values: object) -> None:
+        super().__init__(key, **values)
+        self.status = status
 
 
 class Source(Protocol):

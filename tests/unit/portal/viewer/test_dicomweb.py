@@ -227,6 +227,16 @@ def test_what_was_not_answered_or_has_expired_is_said(looking: Looking, study: V
     bucket.delete(f"processed/{S}/{J}/upload.zip")
     told = looking.browser.get(f"{ROOT}/studies")
     assert (told.status_code, "MONAI_AWS_ORIGINALS_EXPIRE_DAYS" in told.text) == (404, True)
+    assert "ya no está en el depósito" in looking.browser.get(f"{ROOT}/studies", headers={"accept-language": "es"}).json()["error"]
+
+
+def test_a_folder_that_was_kept_file_by_file_was_refused_as_a_whole_and_is_no_answer(looking: Looking, bucket: Bucket):
+    """So what an answer was read from is one object: only folders that were refused before they were read are kept in pieces."""
+    failed = refused(4, study=study_of(4))
+    bucket.commit(failed)
+    for number in (1, 2):
+        bucket.put(f"quarantine/{failed.job}/upload/{number:06d}", b"x")
+    assert "not answered" in looking.browser.get(f"/dicomweb/{study_of(4)}/{failed.job}/studies").json()["error"]
 
 
 # ------------------------------------------------------------------------------------------------------------- what is kept meanwhile
