@@ -2,7 +2,8 @@
 
 Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
 to the schedule: the job lies in its queue meanwhile, and nothing is lost. How often a host could not start is counted in a tag of it, which
-Dagster replaces hosts by. The schedule also stops hosts that were forgotten. That there is
+Dagster replaces hosts by. Of an Auto Scaling group the function decides no number: it lifts one that is at zero to one, because CloudWatch
+hears of an upload into a quiet queue minutes later. The schedule also stops hosts that were forgotten. That there is
 no host at all, and for how long the longest has been running, are metrics, which alarms watch; they are written as log lines (CloudWatch's
 embedded metric format), so that the function needs no permission for them.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
@@ -140,9 +141,7 @@ class Hosts:
             return Plan(later=True)
         decided = plan(hosts, waiting)
         if not hosts:
-            self._log.error("there is no inference host; materialise inference_host", extra={"code": "HostMissing", "waiting": waiting})
-            with single_metric(HOST_MISSING_METRIC, MetricUnit.Count, 1, namespace=METRICS_NAMESPACE) as metric:
-                metric.add_dimension("deployment", self._deployment)
+            self._missing("there is no inference host; materialise inference_host")
         elif decided.later:
             self._log.info("the host is stopping; left to the schedule", extra={"waiting": waiting})
         self._count_anew(hosts)
@@ -151,22 +150,46 @@ class Hosts:
             self._kick(host)
         return decided
 
-    def look_after(self, at_work: int) -> None:
-        """Stop hosts that were forgotten, and tell for how long the longest has been running. ``at_work``: jobs waiting or in hand."""
+    def lift(self, group: str) -> None:
+        """Ask for the first instance of a group that has none, whatever its cooldown. More of them is its policies' to decide."""
+        try:
+            found = autoscaling().describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
+            if not found:
+                self._missing("there is no group of hosts; materialise inference_host")
+            elif found[0]["DesiredCapacity"] == 0 and not found[0].get("Status"):
+                autoscaling().set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=1, HonorCooldown=False)
+                self._log.info("the group had no host: one is asked for", extra={"group": group})
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("the group cannot be asked for a host now; left to its policies", extra={"group": group, **_about(error)})
+
+    def _missing(self, words: str) -> None:
+        self._log.error(words, extra={"code": "HostMissing"})
+        with single_metric(HOST_MISSING_METRIC, MetricUnit.Count, 1, namespace=METRICS_NAMESPACE) as metric:
+            metric.add_dimension("deployment", self._deployment)
+
+    def look_after(self, at_work: int, group: str = "") -> None:
+        """Stop hosts that were forgotten (of a group: have them leave it), and tell for how long the longest has been running.
+
+        ``at_work``: jobs waiting or in hand.
+        """
         now = datetime.now(UTC)
         try:
             hosts = self._find()
         except (ClientError, BotoCoreError) as error:
             self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(error))
             return
-        self._count_anew(hosts)
+        if not group:
+            self._count_anew(hosts)
         running = [(now - host.since).total_seconds() / 3600 for host in hosts if host.state == "running" and host.since is not None]
         if running:
             with single_metric(HOST_HOURS_METRIC, MetricUnit.NoUnit, round(max(running), 2), namespace=METRICS_NAMESPACE) as metric:
                 metric.add_dimension("deployment", self._deployment)
         for host in forgotten(hosts, at_work, now):
             try:
-                ec2().stop_instances(InstanceIds=[host])
+                if group:
+                    autoscaling().terminate_instance_in_auto_scaling_group(InstanceId=host, ShouldDecrementDesiredCapacity=True)
+                else:
+                    ec2().stop_instances(InstanceIds=[host])
                 self._log.error("a host ran on with nothing to do and is stopped; its agent hangs or is gone", extra={"host": host})
             except (ClientError, BotoCoreError) as error:
                 self._log.error("a host runs on with nothing to do and cannot be stopped", extra={"host": host, **_about(error)})
@@ -277,6 +300,12 @@ def code_of(error: ClientError | BotoCoreError) -> str:
 def ec2() -> EC2Client:
     """The EC2 client, made once for each execution environment."""
     return boto3.client("ec2")
+
+
+@cache
+def autoscaling() -> Any:
+    """The Auto Scaling client, made once for each execution environment."""
+    return boto3.client("autoscaling")
 
 
 @cache

@@ -44,10 +44,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     counted, in_hand = jobs_queued()
     waiting = max(sent, counted)  # the count of a queue lags behind what was just sent to it
     hosts = Hosts(os.environ["MONAI_AWS_DEPLOYMENT"], logger)
-    if waiting:
+    group = os.environ.get("FLEET_GROUP", "")
+    if waiting and group:
+        hosts.lift(group)
+    elif waiting:
         hosts.wake(waiting)
     if "Records" not in event:
-        hosts.look_after(waiting + in_hand)
+        hosts.look_after(waiting + in_hand, group)
     return answer
 
 

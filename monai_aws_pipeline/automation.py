@@ -233,6 +233,8 @@ def _is_active(context: SensorEvaluationContext, jobs: Iterable[str]) -> bool:
 def hosts_to_replace(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> RunRequest | SkipReason:
     """Look at the hosts' tags. What was asked for once starts one run; further failed starts start another."""
     chosen = settings.load()
+    if chosen.fleet == "autoscaling":
+        return SkipReason("A group replaces its instances by itself.")
     hosts = Machines(cloud.clients().ec2, chosen.deployment).find(ROLE_INFERENCE)
     after = chosen.replace_host_after
     wanted = sorted(replacement_key(host, after) for host in hosts if why_replaced(host, after))

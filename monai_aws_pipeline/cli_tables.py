@@ -50,6 +50,10 @@ def findings_of_an_application(source: str, findings: Iterable[Finding]) -> Tabl
 def state_of_a_deployment(state: DeploymentState) -> Table:
     """Machines with what they have in hand, queues, the last results."""
     rows = []
+    if fleet := state.fleet:
+        said = f"{fleet.desired} wanted, {fleet.in_service} in service, {fleet.warm} in the warm pool, {fleet.most} at most"
+        said += f"; instance refresh: {fleet.refresh}" if fleet.refresh else ""
+        rows.append(("group", fleet.group, f"{said}; its last activity failed: {fleet.trouble}" if fleet.trouble else said))
     for machine in state.machines:
         what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
         rows.append((machine.role, machine.id, what))

@@ -95,6 +95,11 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
     "inference_host": {
         **_CHANGE,
         "instances": Key("instance ids of the hosts"),
+        "group": Key("name of the Auto Scaling group, where there is one"),
+        "group_most": Key("how many instances the group may have", "instances"),
+        "group_changes": Key("what of the group was put right, and why nothing else was"),
+        "launch_template_version": Key("version of the launch template that new instances come from"),
+        "warm_pool": Key("stopped instances that the group keeps", "instances"),
         "retired": Key("hosts that were ended, and why"),
         "instance_type": Key("type of the first host"),
         "image_id": Key("id of the machine image of the hosts"),

@@ -120,6 +120,11 @@ class Names:
         """The Auto Scaling group of inference hosts, and its launch template."""
         return self._of("inference-hosts")
 
+    @property
+    def fleet_alarm(self) -> str:
+        """The alarm by which that group hears that a job waits for long. It tells nobody else."""
+        return f"{self.fleet_group}-job-age"
+
     def machine(self, role: str) -> str:
         """The ``Name`` tag of a machine, image, key pair or security group of a role."""
         return self._of(role)
@@ -237,10 +242,21 @@ class Settings(BaseSettings):
     require_volume: bool = Field(
         False, description="refuse studies in which no series is a regular volume (geometry known, no plane missing)"
     )
-    host_count: int = Field(1, ge=1, le=50, description="number of inference hosts")
+    host_count: int = Field(1, ge=1, le=50, description="number of inference hosts; of a group the most there may be")
     fleet: Literal["hosts", "autoscaling"] = Field(
         "hosts",
         description="hosts: that many named machines, stopped while idle. autoscaling: an EC2 Auto Scaling group of none to that many",
+    )
+    fleet_on_demand_base: int = Field(0, ge=0, le=50, description="in a group so many instances are On-Demand before any is Spot")
+    fleet_spot_percent: int = Field(
+        0, ge=0, le=100, description="in a group so many of a hundred instances above that base are Spot; 0: all are On-Demand"
+    )
+    fleet_warm_pool: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="stopped instances that a group keeps beside those at work; 0: none. AWS allows it without Spot and with one instance "
+        "type only; otherwise instances are launched, and inference_host says so",
     )
     replace_host_after: int = Field(
         0,
@@ -506,6 +522,8 @@ class Settings(BaseSettings):
             raise ValueError("archive is healthimaging, and datastore_id is empty: set it to the stack's output ImageArchive")
         if self.archive == "dicomweb" and not self.archive_address:
             raise ValueError("archive is dicomweb, and archive_address is empty: give the archive's address, up to before /studies")
+        if self.fleet == "autoscaling" and self.ami_mode == "stock":
+            raise ValueError("fleet is autoscaling, and ami_mode is stock: a group launches instances by itself, from a baked image")
         if self.reach == "endpoint" and self.ssh_port != 22:
             raise ValueError("ssh_port is not 22, and an EC2 Instance Connect Endpoint carries SSH to no other: set 22, or reach to public")
         return self

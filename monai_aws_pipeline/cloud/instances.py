@@ -6,6 +6,7 @@ process is found by its tags. What should run, and from which image, is decided 
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import time
@@ -400,6 +401,13 @@ class Machines:
         if spec.key_name:
             request["KeyName"] = spec.key_name
         return request
+
+    def template_request(self, spec: LaunchSpec, kind: str) -> dict[str, Any]:
+        """The same launch as the data of a launch template: what decides subnet, number and market is left to who launches by it."""
+        image = self._root_device(spec.image)
+        request = self.launch_request(replace(spec, volume=fitting(spec.volume, image)), image, kind, Subnet("", "", ""))
+        del request["MinCount"], request["MaxCount"], request["NetworkInterfaces"][0]["SubnetId"]
+        return {**request, "UserData": base64.b64encode(spec.user_data.encode()).decode()}  # RunInstances encodes it by itself
 
     def taken_back(self, machine_id: str, seconds: float = 30, report: Report = silently) -> bool:
         """Whether AWS took a spot machine back. Waits a while for a machine that still seems to run: its end is told late."""

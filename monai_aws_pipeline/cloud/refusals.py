@@ -52,6 +52,7 @@ _THROTTLED = Meaning(
     "Repeat it in some minutes. If it stays so, something in this account calls too often: CloudTrail shows who.",
 )
 _FULL = Meaning(Kind.QUOTA, "The account has used up a quota.", _QUOTA)
+_CHANGING = Meaning(Kind.THROTTLED, "Another change of the Auto Scaling group is at work.", "Repeat it in some minutes.")
 _BROKEN = Meaning(Kind.SERVICE, "AWS failed by itself.", _AGAIN)
 
 _CODES: Final[Mapping[str, Meaning]] = {
@@ -73,6 +74,7 @@ _CODES: Final[Mapping[str, Meaning]] = {
         ("Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"), _THROTTLED
     ),
     **dict.fromkeys(("RequestThrottled", "RequestThrottledException", "SlowDown", "KmsThrottled", "ThrottlingErrorException"), _THROTTLED),
+    **dict.fromkeys(("ScalingActivityInProgress", "ResourceContention", "InstanceRefreshInProgress"), _CHANGING),
     **dict.fromkeys(("LimitExceeded", "LimitExceededException", "LimitExceededFault", "ServiceQuotaExceededException", "OverLimit"), _FULL),
     **dict.fromkeys(("TooManyBuckets", "CodeStorageExceededException", "PolicyLengthExceededException"), _FULL),
     **dict.fromkeys(("InternalError", "InternalFailure", "InternalServerError", "InternalServerException", "ServerException"), _BROKEN),

@@ -145,6 +145,11 @@ class Clients:
         return self._session.client("sts", config=unsigned)
 
     @cached_property
+    def autoscaling(self) -> Any:
+        """The Auto Scaling group of inference hosts."""
+        return self._session.client("autoscaling", config=self._config)
+
+    @cached_property
     def imaging(self) -> Any:
         """HealthImaging. Its DICOMweb is asked without it, with ``signing_credentials``."""
         return self._session.client("medical-imaging", config=self._config)

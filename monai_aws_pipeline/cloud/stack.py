@@ -68,6 +68,12 @@ def check_transport(plain_http: str, require_tls: bool) -> None:
         )
 
 
+def without_comments(template: str) -> str:
+    """A YAML template as it is sent: CloudFormation takes 51,200 bytes of one, and its comments are for who reads it here."""
+    lines = (re.sub(r"(^|\s)\s*# .*$", "", line) for line in template.splitlines())
+    return "\n".join(line for line in lines if line.strip()) + "\n"
+
+
 def stack_name(deployment: str) -> str:
     """The bootstrap stack's name."""
     return f"monai-aws-{deployment}"
@@ -97,7 +103,7 @@ def propose(
     stack = _ready_for_a_change(cloudformation, name, report)
     creates = stack is None or stack["StackStatus"] in _NO_STACK_YET
     known = [] if creates or stack is None else [parameter["ParameterKey"] for parameter in stack.get("Parameters", [])]
-    text = template.read_text()
+    text = without_comments(template.read_text())
     known = [key for key in known if re.search(rf"^  {key}:", text, re.MULTILINE)]  # one that the template no longer has would be refused
     try:
         made = cloudformation.create_change_set(

@@ -1,7 +1,8 @@
 """inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
 
-A host is replaced when what it was made from changed (image, disk, settings of the agent), when somebody asked for it, and when it could
-not start as often as the settings say; a new MAP is pulled onto the host there is.
+They are hosts with names, or a group of none to as many (``fleet``, see ``fleet_group.py``); going from one kind to the other, what is new
+stands before what was there goes. A host is replaced when what it was made from changed (image, disk, settings of the agent), when somebody
+asked for it, and when it could not start as often as the settings say; a new MAP is pulled onto the host there is.
 Afterwards that MAP is made live, so that no study meets one that is not there: always when none is live yet, never when a rollback took
 it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live, the hosts hold the live one.
 """
@@ -11,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
@@ -28,6 +29,7 @@ from monai_aws_pipeline.cloud.tags import Tags
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import AGENT_PROGRAM, AGENT_SETTINGS, AGENT_UNIT, ROLE_INFERENCE, TAG_CONTENT
 from monai_aws_pipeline.deployment.build_machine import machines_of, root_volume
+from monai_aws_pipeline.deployment.fleet_group import Fleet, GroupPlan, Wanted, named_hosts, retire_hosts
 from monai_aws_pipeline.deployment.lineage import materialized_version
 from monai_aws_pipeline.deployment.live_map import change_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
@@ -110,9 +112,10 @@ def host_content(image: str, agent: dict[str, Any], volume: RootVolume, provisio
     deps=[AssetKey("gpu_ami"), AssetKey("map_image")],
     group_name="platform",
     kinds={"ec2"},
-    description="The machines that answer studies: made from gpu_ami, holding the live MAP, stopped until a study comes. Materialise it "
-    "where it is stale, or a setting of the hosts changed. One host took 25 to 50 s on the embedded AWS, where it is free; on AWS, where "
-    "nobody has measured it, its disk of 150 GiB costs 12 USD a month and each hour that it runs 0.53 USD (g4dn.xlarge).",
+    description="The machines that answer studies: made from gpu_ami, holding the live MAP, stopped until a study comes; or an Auto "
+    "Scaling group of none to as many (MONAI_AWS_FLEET). Materialise it where it is stale, or a setting of the hosts changed. One host "
+    "took 25 to 50 s on the embedded AWS, where it is free; on AWS, where nobody has measured it, its disk of 150 GiB costs 12 USD a month "
+    "and each hour that it runs 0.53 USD (g4dn.xlarge).",
 )
 def inference_host(context: AssetExecutionContext, settings: SettingsResource, cloud: CloudResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Bring the hosts to the wanted image, settings and MAP, and leave them stopped."""
@@ -137,18 +140,14 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         if tight := check_volume(volume_gib, need, pushed):
             context.log.warning(tight)
 
-        plan = plan_hosts(machines.find(ROLE_INFERENCE), content, chosen.host_count, chosen.replace_host_after)
-        report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
-        commands = Commands(clients.ssm)
-        with discarded_on_failure(machines, report) as created:
-            for _ in range(plan.create):
-                zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
-                created.append(_launch(clients, machines, chosen, image, agent, content, context.run.run_id, zones, report))
-            hosts = [*plan.keep, *created]
-            pulls = [_prepare(machines, commands, host, pushed, maps.jobs_at_work, report, new=host in created) for host in hosts]
-        for machine in plan.retire:
-            machines.terminate(machine.id)
-            report(f"retired {machine.id}: {plan.reasons[machine.id]}")
+        spec = host_spec(machines, chosen, image, agent, content, context.run.run_id)
+        fleet = Fleet(clients, chosen, machines, report)
+        former = named_hosts(machines.find(ROLE_INFERENCE))
+        if chosen.fleet == "autoscaling":
+            plan, aim = fleet.bring(spec, content)
+            version, metadata = f"{content}:{chosen.names.fleet_group}", _group_metadata(plan, aim, chosen)
+        else:
+            version, metadata = _bring_hosts(clients, machines, chosen, spec, former, pushed, maps.jobs_at_work, report)
         live = maps.live()
         if live not in (pushed.digest, now.live):
             report(f"{live} became live meanwhile and stays so")
@@ -156,26 +155,74 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             change = maps.deploy(pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
             for event in change_events(change):
                 context.log_event(event)
-        ids = sorted(host.id for host in hosts)
+        if chosen.fleet == "autoscaling":
+            fleet.fill_pool(plan, aim)
+            metadata["retired"] = MetadataValue.json(retire_hosts(clients, machines, former, chosen.map_timeout_s, report))
+        else:
+            fleet.remove()
         return MaterializeResult(
-            data_version=DataVersion(f"{content}:{','.join(ids)}"),
+            data_version=DataVersion(version),
             metadata={
-                "instances": MetadataValue.json(ids),
-                "retired": MetadataValue.json(dict(plan.reasons)),
-                "instance_type": hosts[0].type,
+                **metadata,
                 "image_id": image,
                 "map_digest": pushed.digest,
                 "map_tag": label(pushed),
                 **({"not_made_live": f"{label(candidate)}: {kept_back}"} if kept_back else {}),
-                "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
                 "idle_stop_minutes": chosen.idle_stop_minutes,
                 "root_volume_gib": volume_gib,
                 "root_volume_gib_for_two_maps": need.gib,
-                "pull_seconds": MetadataValue.json(pulls),
-                "reused": MetadataValue.bool(plan.create == 0),
                 "seconds": round(time.monotonic() - started, 1),
             },
         )
+
+
+def _group_metadata(plan: GroupPlan, aim: Wanted, settings: Settings) -> dict[str, Any]:
+    return {
+        "group": settings.names.fleet_group,
+        "group_most": settings.host_count,
+        "group_changes": MetadataValue.json([*plan.changed, *plan.said, *([plan.refresh] if plan.refresh else [])]),
+        "launch_template_version": aim.version,
+        "warm_pool": int(aim.pool.get("MinSize", 0)),
+        "instance_type": settings.instance_types[0],
+        "usd_per_hour_while_running": usd_per_hour(settings.instance_types[0]),
+        "reused": MetadataValue.bool(plan.is_nothing),
+    }
+
+
+def _bring_hosts(
+    clients: Clients,
+    machines: Machines,
+    settings: Settings,
+    spec: LaunchSpec,
+    former: Sequence[Machine],
+    pushed: PushedImage,
+    at_work: Callable[[], bool],
+    report: Report,
+) -> tuple[str, dict[str, Any]]:
+    """Keep, make and retire named hosts, each with the MAP on its disk. Returns the data version and what is said of them."""
+    content = spec.tags.extra[TAG_CONTENT]
+    plan = plan_hosts(former, content, settings.host_count, settings.replace_host_after)
+    report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
+    commands = Commands(clients.ssm)
+    with discarded_on_failure(machines, report) as created:
+        for _ in range(plan.create):
+            zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
+            created.append(_launch(clients, machines, settings, replace(spec, avoid_zones=zones), report))
+        hosts = [*plan.keep, *created]
+        pulls = [_prepare(machines, commands, host, pushed, at_work, report, new=host in created) for host in hosts]
+    for machine in plan.retire:
+        machines.terminate(machine.id)
+        report(f"retired {machine.id}: {plan.reasons[machine.id]}")
+    ids = sorted(host.id for host in hosts)
+    metadata = {
+        "instances": MetadataValue.json(ids),
+        "retired": MetadataValue.json(dict(plan.reasons)),
+        "instance_type": hosts[0].type,
+        "usd_per_hour_while_running": usd_per_hour(hosts[0].type),
+        "pull_seconds": MetadataValue.json(pulls),
+        "reused": MetadataValue.bool(plan.create == 0),
+    }
+    return f"{content}:{','.join(ids)}", metadata
 
 
 @contextmanager
@@ -191,37 +238,33 @@ def discarded_on_failure(machines: Machines, report: Report) -> Iterator[list[Ma
         raise
 
 
-def _launch(
-    clients: Clients,
-    machines: Machines,
-    settings: Settings,
-    image: str,
-    agent: dict[str, Any],
-    content: str,
-    run_id: str,
-    zones: tuple[str, ...],
-    report: Report,
-) -> Machine:
-    """Launch one host, in another zone than ``zones`` where one has capacity: a zone without any must not stop every host."""
+def host_spec(machines: Machines, settings: Settings, image: str, agent: dict[str, Any], content: str, run_id: str) -> LaunchSpec:
+    """What every host is launched from, named or of a group. One of a group ends with its shutdown: the group makes another."""
     tags = Tags(
         settings.deployment, ROLE_INFERENCE, settings.owner, run_id, settings.names.machine(ROLE_INFERENCE), extra={TAG_CONTENT: content}
     )
     # A host has no way in: commands come through SSM, studies through the queue.
     group = machines.find_security_group(ROLE_INFERENCE) or machines.security_group(tags, "inference host: no way in")
-    files = [{"path": AGENT_SETTINGS, "permissions": "0644", "content": json.dumps(agent, indent=2)}]
-    spec = LaunchSpec(
+    return LaunchSpec(
         image=image,
         types=settings.instance_types,
         profile=settings.names.inference_profile,
         tags=tags,
-        user_data=cloud_config(files=files, commands=[f"systemctl start --no-block {AGENT_UNIT}"]),
+        user_data=cloud_config(files=_settings_file(agent), commands=[f"systemctl start --no-block {AGENT_UNIT}"]),
         volume=root_volume(settings),
         security_group=group,
-        end_on_shutdown=False,
-        avoid_zones=zones,
+        end_on_shutdown=settings.fleet == "autoscaling",
     )
+
+
+def _settings_file(agent: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"path": AGENT_SETTINGS, "permissions": "0644", "content": json.dumps(agent, indent=2)}]
+
+
+def _launch(clients: Clients, machines: Machines, settings: Settings, spec: LaunchSpec, report: Report) -> Machine:
+    """Launch one host, in another zone than ``avoid_zones`` where one has capacity: a zone without any must not stop every host."""
     if settings.ami_mode == "stock":
-        return launch_provisioned(clients, machines, settings, spec, files, report)
+        return launch_provisioned(clients, machines, settings, spec, _settings_file(agent_settings(settings)), report)
     return machines.launch(spec, report)
 
 

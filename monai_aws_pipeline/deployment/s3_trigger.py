@@ -78,6 +78,7 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
                     "JOBS_QUEUE_URL": jobs.url,
                     "UPLOADS_BUCKET": bucket,
                     "FOLDER_QUIET_MINUTES": f"{chosen.folder_quiet_minutes:g}",
+                    **({"FLEET_GROUP": names.fleet_group} if chosen.fleet == "autoscaling" else {}),
                 },
             )
         )

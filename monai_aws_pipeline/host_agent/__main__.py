@@ -15,6 +15,7 @@ import logging
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,16 @@ from monai_aws_pipeline.host_agent.agent import RUNTIME_FOLDER, STATE_FOLDER, WO
 from monai_aws_pipeline.host_agent.archiving import Archiver
 from monai_aws_pipeline.host_agent.at_once import AtOnce, this_machine
 from monai_aws_pipeline.host_agent.aws.bucket import Store
-from monai_aws_pipeline.host_agent.aws.instance_metadata import read_host
+from monai_aws_pipeline.host_agent.aws.fleet_membership import GroupInstance
+from monai_aws_pipeline.host_agent.aws.instance_metadata import read_host, target_lifecycle_state
 from monai_aws_pipeline.host_agent.aws.job_queue import JobsQueue
 from monai_aws_pipeline.host_agent.aws.spot_interruption import Notice
 from monai_aws_pipeline.host_agent.config import DEFAULT_PATH, AgentConfig, ConfigError, load_config
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.errors import JobError
 from monai_aws_pipeline.host_agent.job_status import Board, read_board
-from monai_aws_pipeline.host_agent.job_steps import HostContext
+from monai_aws_pipeline.host_agent.job_steps import HostContext, as_job_error
+from monai_aws_pipeline.host_agent.membership import GroupMember, Membership, NamedHost, Surroundings
 from monai_aws_pipeline.host_agent.runtime import image_inventory
 from monai_aws_pipeline.host_agent.runtime.engine import Engine
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OneAtATime, PerStudy
@@ -55,6 +58,8 @@ log = logging.getLogger("monai-aws-agent")
 BOARD_FILE = RUNTIME_FOLDER / "at-work.json"
 _START_TRIES = 12
 _START_PAUSE_S = 5.0
+_CALLS_TO_GROUP = Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=5)
+"""A study waits for its instance's protection."""
 _CALLS = Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=60)
 
 
@@ -129,12 +134,30 @@ def _run(config: AgentConfig, *, powering_off: bool) -> int:
         at_once=at_once,
     )
     try:
-        with Notice(context.leave, stop):
-            off = power_off if powering_off else lambda: None
-            Agent(context, off, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
+        membership = _membership(session, context) if powering_off else NamedHost(config.idle_stop_minutes * 60, lambda: None)
+        with closing(membership), Notice(context.leave, stop):
+            again = Agent(context, membership, boot, Preparing(RUNTIME_FOLDER).held, SignOfLife(RUNTIME_FOLDER)).run()
     finally:
         hosting.close()
-    return AgentExit.DONE
+    return AgentExit.AGAIN if again else AgentExit.DONE
+
+
+def _membership(session: Session, context: HostContext) -> Membership:
+    config, preparing = context.config, Preparing(RUNTIME_FOLDER)
+    idle_limit_s = config.idle_stop_minutes * 60
+    if not (config.fleet_group and context.host.instance_id):
+        return NamedHost(idle_limit_s, power_off)
+
+    def prepare() -> None:
+        try:
+            with preparing():
+                context.live_map.ready("", context.stop)
+        except Exception as error:  # no study is in hand: the first one finds the same, and says it
+            log.warning("the live MAP is not made ready (%s); the first job does it", as_job_error(error).cause)
+
+    instance = GroupInstance(session.client("autoscaling", config=_CALLS_TO_GROUP), config.fleet_group, context.host.instance_id)
+    around = Surroundings(context.leave, context.stop, context.board, prepare, preparing.held, power_off, SignOfLife(RUNTIME_FOLDER))
+    return GroupMember(instance, around, idle_limit_s, target_lifecycle_state)
 
 
 def _archiver(session: Session, config: AgentConfig, stop: Stop) -> Archiver | None:

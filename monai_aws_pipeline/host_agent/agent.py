@@ -1,6 +1,7 @@
-"""The agent's life on one machine: start clean, take jobs while there are any, then stop the machine.
+"""The agent's life on one machine: start clean, take jobs while there are any, then end.
 
-Here belongs the loop and the decision to stop. What happens to jobs is in ``pipeline.py`` and ``job.py``.
+Here belongs the loop. Whether jobs are taken and what the end is depends on the kind of host (``membership.py``); what happens to jobs
+is in ``pipeline.py`` and ``job_steps.py``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.host_agent.aws.instance_metadata import seconds_since_start
 from monai_aws_pipeline.host_agent.job_steps import HostContext
+from monai_aws_pipeline.host_agent.membership import Membership, Step
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, wipe
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ _QUEUE_PAUSE_S: Final = 10.0
 
 
 class Agent:
-    """Answers jobs until it is told to stop or has been idle for long enough. ``power_off`` stops the machine.
+    """Answers jobs until it is told to stop or has been idle for long enough; then ``membership`` ends the host.
 
     ``sign_of_life`` is called each time around the loop, every half minute but while an upload is fetched and checked.
     """
@@ -39,25 +41,24 @@ class Agent:
     def __init__(
         self,
         context: HostContext,
-        power_off: Callable[[], None],
+        membership: Membership,
         boot: BootOnce,
         in_use: Callable[[], bool],
         sign_of_life: Callable[[], None] = lambda: None,
     ):
-        self._context, self._power_off, self._boot, self._in_use, self._sign_of_life = context, power_off, boot, in_use, sign_of_life
+        self._context, self._membership, self._boot, self._in_use, self._sign_of_life = context, membership, boot, in_use, sign_of_life
 
-    def run(self) -> None:
-        """The whole life. Returns when told to stop, or after asking the machine to power off."""
+    def run(self) -> bool:
+        """The whole life. Returns when told to stop, or when the host's end has begun; True where a new process is to begin another."""
         context = self._context
         wipe(context.work)
         context.work.mkdir(parents=True, mode=0o700)
         # A MAP that is being proved beside an agent that starts is no leftover.
         if not self._in_use() and (left := context.engine.remove_leftovers()):
             log.warning("removed %d container(s) that an earlier agent left", left)
-        log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
         pipeline = Pipeline(context)
         try:
-            idle = self._take_jobs(pipeline)
+            idle = self._membership.enter() and self._take_jobs(pipeline)
         except BaseException:
             context.stop.set()
             raise
@@ -67,15 +68,15 @@ class Agent:
         if pipeline.broken:
             raise pipeline.broken
         if context.leave.is_set():
-            log.info("every job has ended or was given back; stopping this machine, which AWS takes back")
-            self._power_off()
+            log.info("this machine is wanted elsewhere; every job has ended or was given back")
         elif idle:
-            log.info("nothing to do for %.1f min; stopping this machine", context.config.idle_stop_minutes)
-            self._power_off()
+            log.info("nothing to do for %.1f min", context.config.idle_stop_minutes)
+        return (context.leave.is_set() or idle) and self._membership.end()
 
     def _take_jobs(self, pipeline: Pipeline) -> bool:
         """Take jobs until told to stop or to leave (False) or idle for long enough with nothing in hand and nothing queued (True)."""
         context = self._context
+        log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
         while not (context.stop.is_set() or context.leave.is_set()):
             self._sign_of_life()
             if not pipeline.wait_for_place():
@@ -83,14 +84,16 @@ class Agent:
             try:
                 delivery = context.queue.take()
                 if delivery:
+                    self._membership.step(0.0)
                     pipeline.accept(delivery)
                     continue
             except (ClientError, BotoCoreError) as error:
                 # The clock of idleness goes on: a host that cannot reach its queue must not run, and cost, for ever.
                 log.warning("the queue did not answer (%s); again in %.0f s", error.__class__.__name__, _QUEUE_PAUSE_S)
                 context.stop.wait(_QUEUE_PAUSE_S)
-            due = pipeline.idle_seconds() >= context.config.idle_stop_minutes * 60
-            if due and not context.stop.is_set() and self._still_empty() and not self._in_use():
+            idle_s = 0.0 if self._in_use() else pipeline.idle_seconds()
+            due = self._membership.step(idle_s) is Step.LEAVE
+            if due and not context.stop.is_set() and self._still_empty() and not self._in_use() and self._membership.leave():
                 return True
         return False
 

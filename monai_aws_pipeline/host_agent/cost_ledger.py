@@ -2,7 +2,8 @@
 
 Here belongs counting. Studies overlap (one is fetched while another is inferred), so the seconds of single studies add up to more than
 the machine costs; these do not. Seconds without a study in hand are idle: those before a study are charged to it, and those before the
-machine stops lie on its disk until the first study after the next start. Seconds lost with the power are in nobody's bill.
+machine stops lie on its disk until the first study after the next start. Seconds lost with the power are in nobody's bill, and so are those
+of an instance that its Auto Scaling group terminates before another study.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Board:
         self._lock = threading.Lock()
         self._jobs: dict[str, dict[str, Any]] = {}
         self._at_once: dict[str, Any] = {"number": 1, "why": "nothing is measured yet"}
+        self._group: dict[str, Any] | None = None
         self._write()
 
     def say(self, number: int, why: str) -> None:
@@ -46,6 +47,12 @@ class Board:
             if (said := {"number": number, "why": why}) != self._at_once:
                 self._at_once = said
                 self._write()
+
+    def say_wanted(self, target: str, *, protected: bool) -> None:
+        """The Auto Scaling group wants this instance in that lifecycle state; ``protected``: and may not take it by scale-in."""
+        with self._lock:
+            self._group = {"target": target, "protected": protected}
+            self._write()
 
     def show(self, job: str, phase: Phase) -> None:
         """A job entered a phase."""
@@ -65,14 +72,17 @@ class Board:
         new = self._file.with_suffix(".new")
         try:
             new.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs, "at_once": self._at_once}))
+            new.write_text(json.dumps({"process": os.getpid(), "jobs": self._jobs, "at_once": self._at_once, "group": self._group}))
             new.replace(self._file)
         except OSError as error:  # a study is worth more than who watches it
             log.warning("what is at work cannot be shown (%s)", error.__class__.__name__)
 
 
 def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:
-    """``{agent: running|stopped, jobs: [{job, phase, seconds, phase_seconds}], at_once: {number, why}}``, the longest job first."""
+    """``{agent: running|stopped, jobs: [{job, phase, seconds, phase_seconds}], at_once: {number, why}}``, the longest job first.
+
+    On an instance of an Auto Scaling group also ``group: {target, protected}``: the lifecycle state that it is wanted in.
+    """
     try:
         found = json.loads(file.read_text())
         alive = (proc / str(int(found["process"]))).exists()
@@ -90,7 +100,8 @@ def read_board(file: Path, proc: Path = Path("/proc")) -> dict[str, Any]:
         }
         for job, shown in found["jobs"].items()
     ]
-    return {"agent": "running", "jobs": sorted(jobs, key=lambda each: -each["seconds"]), "at_once": found.get("at_once")}
+    group = {"group": found["group"]} if found.get("group") else {}
+    return {"agent": "running", "jobs": sorted(jobs, key=lambda each: -each["seconds"]), "at_once": found.get("at_once"), **group}
 
 
 def _now() -> float:

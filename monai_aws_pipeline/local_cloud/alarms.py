@@ -20,6 +20,8 @@ from ministack.core.responses import set_request_region
 from ministack.services import cloudwatch, lambda_svc, sqs
 
 from . import identity
+from .autoscaling_loop import newest
+from .autoscaling_policies import value_of
 
 EVERY_S: Final = 2.0
 """AWS publishes SQS metrics once a minute; here nobody should wait that long."""
@@ -63,6 +65,18 @@ class Alarms:
                 _record(datum)
 
         lambda_svc._emit_lambda_logs = emit
+        put = cloudwatch._put_metric_alarm
+
+        def put_with_math(params: Any, data: dict[str, Any], is_cbor: bool, is_json: bool = False) -> Any:
+            answer = put(params, data, is_cbor, is_json)
+            alarm = cloudwatch._alarms.get(data.get("AlarmName")) if is_cbor or is_json else None
+            if alarm is not None and data.get("Metrics"):  # ministack leaves them out
+                alarm["Metrics"] = data["Metrics"]
+                for name in ("Namespace", "MetricName", "Statistic"):
+                    alarm.pop(name, None)
+            return answer
+
+        cloudwatch._put_metric_alarm = put_with_math
 
     def tick(self) -> None:
         """Publish the queues' metrics and look at every alarm."""
@@ -120,13 +134,17 @@ def evaluate(alarm: dict[str, Any]) -> None:
     """Bring one metric alarm to the state that its own metric asks for, and tell whom it names."""
     wanted = {dimension["Name"]: dimension["Value"] for dimension in alarm.get("Dimensions", [])}
     since = time.time() - alarm.get("Period", 60) * alarm.get("EvaluationPeriods", 1)
-    points = [
-        point
-        for (namespace, name, _), kept in list(cloudwatch._metrics.items())
-        if (namespace, name) == (alarm.get("Namespace"), alarm.get("MetricName"))
-        for point in kept
-        if point["Timestamp"] >= since and (point.get("Dimensions") or {}) == wanted
-    ]
+    points = (
+        _computed(alarm)
+        if alarm.get("Metrics")
+        else [
+            point
+            for (namespace, name, _), kept in list(cloudwatch._metrics.items())
+            if (namespace, name) == (alarm.get("Namespace"), alarm.get("MetricName"))
+            for point in kept
+            if point["Timestamp"] >= since and (point.get("Dimensions") or {}) == wanted
+        ]
+    )
     state, reason = state_of(alarm, points)
     before = alarm["StateValue"]
     if state == before:
@@ -135,6 +153,12 @@ def evaluate(alarm: dict[str, Any]) -> None:
     cloudwatch._record_history(alarm["AlarmName"], before, state, reason)
     cloudwatch._dispatch_alarm_actions(alarm, before, state, reason)
     cloudwatch._evaluate_parent_alarms(alarm)
+
+
+def _computed(alarm: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The value of an alarm on metric math now, as the one point that is judged."""
+    value = value_of(alarm["Metrics"], newest)
+    return [] if value is None else [{"Value": value, "Timestamp": time.time()}]
 
 
 def state_of(alarm: Mapping[str, Any], points: list[dict[str, Any]]) -> tuple[str, str]:

@@ -98,6 +98,13 @@ class AutoScaling:
         """Name of the group that an instance is in; empty for none."""
         return next((each.name for each in list(self._groups.values()) if each.region == region and each.member(instance_id)), "")
 
+    def target_state(self, region: str, instance_id: str) -> str:
+        """Target lifecycle state of an instance, as its metadata has it; empty where no group has it."""
+        for group in list(self._groups.values()):
+            if group.region == region and (member := group.member(instance_id)):
+                return member.target(str((group.warm_pool or {}).get("PoolState", "Stopped")))
+        return ""
+
     def resource(self, parameters: Mapping[str, list[str]], region: str) -> str:
         """ARN that a call is authorised on; ``*`` for calls without resource-level permissions."""
         if parameters.get("Action", [""])[0].startswith("Describe"):

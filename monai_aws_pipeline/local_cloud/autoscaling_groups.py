@@ -136,8 +136,17 @@ def _refuse_template(scope: Scope, group: Group) -> None:
     profile = template.data.get("IamInstanceProfile", {})
     found = identity.instance_profile(profile.get("Arn") or profile.get("Name") or "") if profile else None
     roles = [role["RoleName"] if isinstance(role, dict) else role for role in found.get("Roles", [])] if found else []
-    context = {"ec2__LaunchTemplate": f"arn:aws:ec2:{scope.region}:{ACCOUNT}:launch-template/{template.id}"}
-    allowed = scope.caller.may("ec2:RunInstances", scope.region, f"arn:aws:ec2:{scope.region}:{ACCOUNT}:instance/*", **context)
+    itself = f"arn:aws:ec2:{scope.region}:{ACCOUNT}:launch-template/{template.id}"
+    tagged = {each["ResourceType"]: each.get("Tags", []) for each in template.data.get("TagSpecifications", [])}
+    allowed = scope.caller.may("ec2:RunInstances", scope.region, itself) and all(
+        scope.caller.may(
+            "ec2:RunInstances",
+            scope.region,
+            f"arn:aws:ec2:{scope.region}:{ACCOUNT}:{kind}/*",
+            **{"ec2__LaunchTemplate": itself, **{f"aws:RequestTag/{tag['Key']}": tag.get("Value", "") for tag in tagged.get(kind, [])}},
+        )
+        for kind in ("instance", "volume")
+    )
     passed = [
         scope.caller.may("iam:PassRole", scope.region, identity.role_arn(role), iam__PassedToService="ec2.amazonaws.com") for role in roles
     ]

@@ -15,7 +15,7 @@ from .autoscaling_launch import find_template
 from .autoscaling_loop import complete, enter
 from .autoscaling_plan import Move
 from .autoscaling_protocol import QueryError, invalid
-from .autoscaling_records import Group, Json, Member, at
+from .autoscaling_records import Group, Json, Member, at, longest_wait
 from .autoscaling_scope import Call, Scope, paged
 
 _RESULTS: Final = ("CONTINUE", "ABANDON")
@@ -62,8 +62,12 @@ def _terminate(scope: Scope, data: Json) -> Json:
     group, member = scope.member(data["InstanceId"])
     if member.is_leaving:
         raise QueryError("ScalingActivityInProgress", f"Instance {member.id} is already being terminated.")
+    if member.is_warm:
+        raise invalid(
+            f"The instance {member.id} is in the warm pool of Auto Scaling group {group.name} and cannot be terminated by this call."
+        )
     words = ""
-    if data["ShouldDecrementDesiredCapacity"] and not member.is_warm:
+    if data["ShouldDecrementDesiredCapacity"]:
         if group.desired <= group.smallest:
             raise invalid(
                 f"Currently, desiredSize equals minSize ({group.smallest}). Terminating instance without replacement will violate group's "
@@ -73,7 +77,7 @@ def _terminate(scope: Scope, data: Json) -> Json:
         group.settings["DesiredCapacity"] = group.desired - 1
     now = time.time()
     cause = f"At {at(now)} instance {member.id} was taken out of service in response to a user request{words}."
-    enter(group, member, Move(member.id, "Warmed:Terminating" if member.is_warm else "Terminating", cause), now)
+    enter(group, member, Move(member.id, "Terminating", cause), now)
     return {"Activity": group.activities[0]}
 
 
@@ -98,7 +102,9 @@ def _put_hook(scope: Scope, data: Json) -> Json:
 def _describe_hooks(scope: Scope, data: Json) -> Json:
     wanted = data.get("LifecycleHookNames")
     hooks = scope.group(data).hooks
-    return {"LifecycleHooks": [{**hook, "GlobalTimeout": 172_800} for name, hook in hooks.items() if not wanted or name in wanted]}
+    return {
+        "LifecycleHooks": [{**hook, "GlobalTimeout": longest_wait(hook)} for name, hook in hooks.items() if not wanted or name in wanted]
+    }
 
 
 def _delete_hook(scope: Scope, data: Json) -> Json:
@@ -131,7 +137,9 @@ def _complete(scope: Scope, data: Json) -> Json:
 
 def _heartbeat(scope: Scope, data: Json) -> Json:
     group, member = _waiting(scope, data)
-    member.hooks[data["LifecycleHookName"]] = time.time() + int(group.hooks[data["LifecycleHookName"]]["HeartbeatTimeout"])
+    name = data["LifecycleHookName"]
+    hook = group.hooks[name]
+    member.hooks[name] = min(time.time() + int(hook["HeartbeatTimeout"]), member.waits_since + longest_wait(hook))
     return {}
 
 

@@ -178,7 +178,7 @@ class Reconciler:
 
     def _tracked(self, group: Group, policy: Json) -> int | None:
         tracking, key = policy["TargetTrackingConfiguration"], policy["PolicyARN"]
-        value, target = value_of(_queries(tracking["CustomizedMetricSpecification"]), _statistic), float(tracking["TargetValue"])
+        value, target = value_of(queries(tracking["CustomizedMetricSpecification"]), newest), float(tracking["TargetValue"])
         self._low[key] = self._low.get(key, 0) + 1 if value is not None and value < 0.9 * target else 0
         _show_alarms(policy, value, target, low=self._low[key] >= LOW_LOOKS)
         if value is None:
@@ -196,7 +196,7 @@ def enter(group: Group, member: Member, move: Move, now: float) -> None:
     member.state = move.state
     if move.wait:
         hooks = group.hooks_at(move.wait)
-        member.hooks = {name: now + int(hook["HeartbeatTimeout"]) for name, hook in hooks.items()}
+        member.hooks, member.waits_since = {name: now + int(hook["HeartbeatTimeout"]) for name, hook in hooks.items()}, now
         member.token = new_token()
         return
     member.hooks = {}
@@ -232,15 +232,15 @@ def _refresh_is(group: Group, step: RefreshIs, now: float) -> None:
         refresh["EndTime"] = now
 
 
-def _queries(spec: Json) -> list[Json]:
-    """The metric of a target, as queries of metric math."""
+def queries(spec: Mapping[str, Any]) -> list[Json]:
+    """The metric of a target or an alarm, as queries of metric math."""
     if "Metrics" in spec:
         return list(spec["Metrics"])
     metric = {"Namespace": spec["Namespace"], "MetricName": spec["MetricName"], "Dimensions": spec.get("Dimensions", [])}
     return [{"Id": "m", "MetricStat": {"Metric": metric, "Stat": spec["Statistic"]}}]
 
 
-def _statistic(stat: Mapping[str, Any]) -> float | None:
+def newest(stat: Mapping[str, Any]) -> float | None:
     """The newest value of a metric; None where there has been none for a minute. AWS aggregates minutes, here nobody waits for one."""
     metric = stat["Metric"]
     wanted = {each["Name"]: each["Value"] for each in metric.get("Dimensions", [])}
@@ -278,7 +278,7 @@ def _of_alarms(group: Group, policy: Json, now: float) -> int | None:
             continue
         if policy["PolicyType"] == "SimpleScaling":
             return adjusted(current, int(policy["ScalingAdjustment"]), policy)
-        value = _statistic({"Metric": {**alarm, "Dimensions": alarm.get("Dimensions", [])}})
+        value = value_of(queries(alarm), newest)
         breach = math.inf if value is None else value - float(alarm.get("Threshold", 0))
         return stepped(current, breach, policy)
     return None

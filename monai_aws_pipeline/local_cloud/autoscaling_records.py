@@ -14,6 +14,9 @@ from typing import Any, Final
 
 Json = dict[str, Any]
 
+LONGEST_WAIT_S: Final = 172_800
+LONGEST_WAIT_TIMES: Final = 100
+"""A hook holds an instance for so many seconds or so many times its timeout at most, however many heartbeats come."""
 LAUNCHING: Final = "autoscaling:EC2_INSTANCE_LAUNCHING"
 TERMINATING: Final = "autoscaling:EC2_INSTANCE_TERMINATING"
 _KEPT_ACTIVITIES: Final = 200
@@ -24,7 +27,8 @@ class Member:
     """An instance of a group or of its warm pool.
 
     ``template``: id, name and the very version it was launched from. ``hooks``: those that still hold it in a state of waiting, by name,
-    with the time until which each waits. ``started``: its machine has been started from the pool. ``returning``: it comes back to the pool.
+    with the time until which each waits, and since when. ``started``: its machine has been started from the pool. ``returning``: it comes
+    back to the pool.
     """
 
     id: str
@@ -38,10 +42,17 @@ class Member:
     healthy: bool = True
     protected: bool = False
     hooks: dict[str, float] = field(default_factory=dict)
+    waits_since: float = 0.0
     token: str = ""
     abandoned: bool = False
     started: bool = False
     returning: bool = False
+
+    def target(self, pool_state: str) -> str:
+        """The steady state that it is in or on its way to, as its metadata has it; ``pool_state``: of the group's warm pool."""
+        if self.is_leaving:
+            return "Warmed:Terminated" if self.is_warm else "Terminated"
+        return f"Warmed:{pool_state}" if self.is_warm else "InService"
 
     @property
     def is_warm(self) -> bool:
@@ -152,6 +163,11 @@ def as_json(group: Group) -> Json:
 def from_json(data: Json) -> Group:
     """A group as ``as_json`` wrote it."""
     return Group(**{**data, "members": [Member(**each) for each in data["members"]]})
+
+
+def longest_wait(hook: Json) -> int:
+    """Seconds for which a hook holds an instance at most: its GlobalTimeout."""
+    return min(LONGEST_WAIT_S, LONGEST_WAIT_TIMES * int(hook["HeartbeatTimeout"]))
 
 
 def new_token() -> str:

@@ -110,6 +110,9 @@ class Instances:
         self.may_grant: Callable[[str, str, str], bool] = lambda *_: True
         """Whether a caller (access key) may give EC2 a grant for a customer's KMS key (region, ARN), without which no disk is attached."""
 
+        self.target_state: Callable[[str, str], str] = lambda *_: ""
+        """Target lifecycle state of an instance (region, id) in its Auto Scaling group; empty where no group has it."""
+
     # ------------------------------------------------------------------------------------------------------------- what others ask
 
     def noting(self, parameters: Mapping[str, list[str]], access_key: str = "") -> None:
@@ -682,6 +685,7 @@ class Instances:
             profile_id=profile["InstanceProfileId"] if profile else "",
             user_data=user_data_of(instance),
             tags=self.tags_of(instance.id) if instance.metadata_options.instance_metadata_tags == "enabled" else {},
+            target_state=self.target_state(machine.region, instance.id),
             interruption=machine.interruption,
         )
 

@@ -49,6 +49,8 @@ class InstanceFacts:
     profile_id: str = ""
     user_data: bytes = b""
     tags: Mapping[str, str] = field(default_factory=dict)
+    target_state: str = ""
+    """Target lifecycle state in its Auto Scaling group; empty where no group has it."""
     interruption: tuple[str, str] | None = None
     """Action and UTC time of a spot interruption that has been announced."""
 
@@ -167,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _plain_facts(facts: InstanceFacts) -> dict[str, str]:
     return {
         "ami-id": facts.image_id,
+        **({"autoscaling/target-lifecycle-state": facts.target_state} if facts.target_state else {}),
         "hostname": facts.hostname,
         "instance-id": facts.instance_id,
         "instance-life-cycle": facts.lifecycle,

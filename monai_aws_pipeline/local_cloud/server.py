@@ -158,6 +158,7 @@ class Cloud:
             self.scaling.resource,
         )
         self.room.may_grant = self._may_grant
+        self.room.target_state = self.scaling.target_state
         self._base_image, self._plain_image = ec2_images.base_image(root.key).id, ec2_images.plain_image(root.key).id
         self._run_command = ssm.RunCommand(self.room)
         self._alarms = alarms.Alarms(config.region)

@@ -10,17 +10,21 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.cloud.autoscaling import Group, ScalingGroup
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
 from monai_aws_pipeline.cloud.run_command import Commands, last_json
+from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.maps.spec.expectation import Point
 from monai_aws_pipeline.operations.hosts import cannot_start
 from monai_aws_pipeline.operations.promotion import PromotionError, label
 
 MAX_POINTS: Final = 100
+COMING_SECONDS: Final = 2100.0
+"""Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -135,3 +139,29 @@ def awake(
     machines.stop(host.id)
     machines.wait(host.id, "stopped", 300, report)
     report(f"{host.id} is stopped: it costs nothing until a study comes")
+
+
+def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:
+    """Id of an instance of a group that takes commands: one that no work keeps where there is one, else one more that is asked for.
+
+    Nobody sends it away afterwards: it leaves by itself when it is idle. Raises NotProvenError.
+    """
+    found = group.find()
+    if found is None or found.is_going or not found.most:
+        raise NotProvenError("There is no group of inference hosts to answer the golden study.", "Materialise inference_host first.")
+    if not found.in_service() and found.desired < 1:
+        report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
+        group.ask_for(1)
+
+    def ready(now: Group | None) -> bool:
+        return now is not None and bool(now.in_service())
+
+    seen = wait_until(group.find, ready, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
+    serving = seen.in_service() if seen else ()
+    if not serving:
+        raise NotProvenError(
+            f"No instance of {group.name} came into service: {group.last_failure() or 'it is still on its way'}",
+            "Look at monai-aws status and at the group's activity history; then promote again.",
+        )
+    commands.wait_online(serving[0].id, report=report)
+    return serving[0].id

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.tags import TAG_REPLACE
@@ -95,7 +96,13 @@ def ask_replacement(
     machines: Machines, wanted: Sequence[str], now: datetime, report: Callable[[str], None], *, all_failed: bool = False
 ) -> list[Machine]:
     """Mark hosts, so that ``inference_host`` makes others in their place. Returns them."""
-    found = chosen(machines.find(ROLE_INFERENCE), wanted, all_failed=all_failed)
+    hosts = machines.find(ROLE_INFERENCE)
+    found = chosen([host for host in hosts if TAG_GROUP not in host.tags] if all_failed else hosts, wanted, all_failed=all_failed)
+    if grouped := [host.id for host in found if TAG_GROUP in host.tags]:
+        raise UnknownHostError(
+            f"{', '.join(grouped)} is of an Auto Scaling group, which replaces its instances by itself.",
+            f"To have one replaced now: aws autoscaling set-instance-health --health-status Unhealthy --instance-id {grouped[0]}",
+        )
     for host in found:
         machines.tag(host.id, {TAG_REPLACE: utc_text(now)})
         report(f"{host.id} ({host.state}, {host.zone}) is to be replaced")

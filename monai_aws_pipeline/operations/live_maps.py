@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP, ScalingGroup
 from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
@@ -19,7 +20,14 @@ from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, change_key, digest_in
 from monai_aws_pipeline.maps.build_context import is_stage_tag
-from monai_aws_pipeline.operations.golden_check import GoldenCheck, awake, choose_host, parse_golden_check, require_golden_check
+from monai_aws_pipeline.operations.golden_check import (
+    GoldenCheck,
+    awake,
+    choose_host,
+    instance_in_service,
+    parse_golden_check,
+    require_golden_check,
+)
 from monai_aws_pipeline.operations.live_map_change import Change, note, parse_change, told_change
 from monai_aws_pipeline.operations.promotion import (
     Deployment,
@@ -54,6 +62,7 @@ class LiveMaps:
         self._registry = Registry(clients.ecr, settings.ecr_repository)
         self._machines = Machines(clients.ec2, settings.deployment)
         self._commands = Commands(clients.ssm)
+        self._group = ScalingGroup(clients, settings.names.fleet_group, settings.names.fleet_alarm)
         self._queues = Queues(clients, {})
         self._s3 = clients.s3
 
@@ -179,13 +188,19 @@ class LiveMaps:
         return [image for image in self._registry.images() if not all(is_stage_tag(tag) for tag in image.tags)]
 
     def _prove(self, image: PushedImage) -> GoldenCheck:
-        host = choose_host(self._machines.find(ROLE_INFERENCE))
-        self._report(f"host {host.id} ({host.state}) is asked to answer the golden study with {label(image)}")
-        script = f"systemctl start docker\n{AGENT_PROGRAM} prove --image {image.reference}"
+        if self._settings.fleet == "autoscaling":
+            return self._proof_of(instance_in_service(self._group, self._commands, self._report), image)
+        host = choose_host([each for each in self._machines.find(ROLE_INFERENCE) if TAG_GROUP not in each.tags])
+        self._report(f"host {host.id} is {host.state}")
         with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
-            seconds = PULL_SECONDS + self._settings.map_timeout_s
-            ended = self._commands.run(host.id, script, seconds, comment="golden study", report=self._report)
-            proof = parse_golden_check(host.id, ended.exit_code, ended.stdout, ended.stderr)
-            self._machines.tag(host.id, {TAG_PREPARED: image.digest})
-        self._report(f"golden study on {host.id}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")
+            return self._proof_of(host.id, image)
+
+    def _proof_of(self, host: str, image: PushedImage) -> GoldenCheck:
+        self._report(f"host {host} is asked to answer the golden study with {label(image)}")
+        script = f"systemctl start docker\n{AGENT_PROGRAM} prove --image {image.reference}"
+        seconds = PULL_SECONDS + self._settings.map_timeout_s
+        ended = self._commands.run(host, script, seconds, comment="golden study", report=self._report)
+        proof = parse_golden_check(host, ended.exit_code, ended.stdout, ended.stderr)
+        self._machines.tag(host, {TAG_PREPARED: image.digest})
+        self._report(f"golden study on {host}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")
         return proof

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from monai_aws_pipeline.cloud.autoscaling import ScalingGroup
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.run_command import Commands, last_json
@@ -111,6 +112,35 @@ def _work(clients: Clients, host: str) -> HostWork:
 
 
 @dataclass(frozen=True)
+class FleetState:
+    """The Auto Scaling group of inference hosts. ``refresh``: what an instance refresh does, empty where none is under way.
+
+    ``trouble``: its last activity, where that failed, in AWS's words.
+    """
+
+    group: str
+    desired: int
+    in_service: int
+    warm: int
+    most: int
+    refresh: str = ""
+    trouble: str = ""
+
+
+def fleet_of(clients: Clients, settings: Settings) -> FleetState | None:
+    """The group of a deployment that is to have one; None where it is not to, or there is none."""
+    if settings.fleet != "autoscaling":
+        return None
+    asked = ScalingGroup(clients, settings.names.fleet_group, settings.names.fleet_alarm)
+    found = asked.find()
+    if found is None:
+        return None
+    refresh = f"{found.refresh.status}, {found.refresh.percentage} %" if found.refresh and found.refresh.is_open else ""
+    trouble = "" if found.is_going else asked.last_failure()
+    return FleetState(asked.name, found.desired, len(found.in_service()), len(found.warm), found.most, refresh, trouble)
+
+
+@dataclass(frozen=True)
 class Depth:
     """About how many messages a queue holds; -1 where the queue does not exist."""
 
@@ -166,6 +196,8 @@ class DeploymentState:
     dead_letters: int
     live_map: str
     results: tuple[ResultLine, ...]
+    fleet: FleetState | None = None
+    """The group that the hosts are of; None for hosts with names."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -193,6 +225,7 @@ class Watch:
             dead_letters=sum(max(queues[name].waiting, 0) for name in (names.uploads_dead_letters, names.jobs_dead_letters)),
             live_map=Commands(self.clients.ssm).parameter(names.live_map_parameter),
             results=tuple(self._results()),
+            fleet=fleet_of(self.clients, self.settings),
         )
 
     def machines(self, found: Sequence[Machine]) -> tuple[MachineState, ...]:

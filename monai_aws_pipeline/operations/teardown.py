@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.alarms import Alarms
+from monai_aws_pipeline.cloud.autoscaling import LaunchTemplates, ScalingGroup
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.expiry import BucketExpiry
 from monai_aws_pipeline.cloud.images import ImageRegions
@@ -46,6 +47,8 @@ class Kind(StrEnum):
     SCHEDULE = "schedule"
     EVENT_SOURCE = "event source"
     FUNCTION = "function"
+    SCALING_GROUP = "Auto Scaling group"
+    LAUNCH_TEMPLATE = "launch template"
     MACHINE = "machine"
     QUEUE = "queue"
     KEY_PAIR = "key pair"
@@ -97,6 +100,8 @@ class Teardown:
         self._expiry = BucketExpiry(clients.s3, self._bucket, settings.deployment)
         self._alarms = Alarms(clients.cloudwatch, settings.names)
         self._machines = Machines(clients.ec2, settings.deployment)
+        self._group = ScalingGroup(clients, settings.names.fleet_group, settings.names.fleet_alarm)
+        self._templates = LaunchTemplates(clients)
         self._images = ImageRegions(clients, settings.deployment, settings.ami_regions)
         self._copied_to: tuple[str, ...] = ()
         self._registry = Registry(clients.ecr, settings.ecr_repository)
@@ -116,6 +121,7 @@ class Teardown:
         found += [Thing(Kind.EVENT_SOURCE, uuid) for uuid in trigger.event_sources(names.wake_function)]
         if trigger.has_function(names.wake_function):
             found.append(Thing(Kind.FUNCTION, names.wake_function))
+        found += self._of_fleet()
         found += [Thing(Kind.MACHINE, m.id, f"{m.tags.get(TAG_ROLE, 'no role')}, {m.state}") for m in self._machines.find()]
         for name in (names.uploads_queue, names.jobs_queue, names.uploads_dead_letters, names.jobs_dead_letters):
             found += self._queue(name)
@@ -126,6 +132,17 @@ class Teardown:
         if self._commands.parameter(names.live_map_parameter):
             found.append(Thing(Kind.PARAMETER, names.live_map_parameter))
         return found
+
+    def _of_fleet(self) -> list[Thing]:
+        name, group = self._settings.names.fleet_group, self._group.find()
+        held = f"with {len(group.instances)} instances, {len(group.warm)} in its warm pool" if group else "its alarm alone"
+        found = [Thing(Kind.SCALING_GROUP, name, held)] if group or self._group.has_alarm() else []
+        return [*found, Thing(Kind.LAUNCH_TEMPLATE, name)] if self._templates.find(name) else found
+
+    def _remove_group(self, _: str) -> None:
+        self._group.remove_alarm()
+        self._group.delete()
+        self._group.wait_gone(MACHINE_SECONDS, self._report)
 
     def _of_images(self) -> list[Thing]:
         # Once known, a region is looked at until the end: the images at home that tell of it go meanwhile.
@@ -183,6 +200,8 @@ class Teardown:
             Kind.SCHEDULE: self._trigger.remove_schedule,
             Kind.EVENT_SOURCE: self._trigger.remove_event_source,
             Kind.FUNCTION: self._trigger.remove_function,
+            Kind.SCALING_GROUP: self._remove_group,
+            Kind.LAUNCH_TEMPLATE: self._templates.remove,
             Kind.MACHINE: self._machines.terminate,
             Kind.QUEUE: self._trigger.remove_queue,
             Kind.KEY_PAIR: self._machines.delete_key,

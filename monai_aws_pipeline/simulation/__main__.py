@@ -39,11 +39,11 @@ from monai_aws_pipeline.terminal import literal_console, print_table
     "--fleet",
     type=click.Choice([each.value for each in Kind]),
     default=Kind.HOSTS.value,
-    help="autoscaling: an EC2 Auto Scaling group, which is to come.",
+    help="autoscaling: an EC2 Auto Scaling group (MONAI_AWS_FLEET).",
 )
 @click.option("--hosts", type=int, help="How many there may be; left out: enough for the busiest hour and a quarter more.")
 @click.option("--at-once", type=int, help="Studies at once on a host; left out: as many as answer most.")
-@click.option("--spot", is_flag=True, help="Machines that AWS may take back. Today's hosts are bought On-Demand.")
+@click.option("--spot", is_flag=True, help="Machines that AWS may take back. Named hosts are bought On-Demand.")
 @click.option("--warm-pool/--no-warm-pool", default=True, help="Whether the group keeps its instances stopped (On-Demand only).")
 @click.option("--idle-stop-minutes", default=5.0, help="MONAI_AWS_IDLE_STOP_MINUTES.")
 @click.option("--instance-type", type=click.Choice([*ON_DEMAND_USD_PER_HOUR]), default="g4dn.xlarge")

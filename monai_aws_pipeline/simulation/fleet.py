@@ -1,7 +1,7 @@
 """How many hosts are wanted: the rules of both kinds of fleet, as pure decisions on what a queue shows.
 
-``hosts`` is what this project has: hosts with names, stopped while nothing comes, started by the wake function. ``autoscaling`` is an EC2
-Auto Scaling group that grows by its alarms and that idle instances leave by themselves; this project does not have it yet.
+``hosts`` have names, are stopped while nothing comes, and started by the wake function (``lambda_fn/hosts.py``). ``autoscaling`` is an EC2
+Auto Scaling group that grows by its alarms and that idle instances leave by themselves (``deployment/fleet_group.py``).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ def _refusal(played: Played) -> Behaviour:
 
 USER_GUIDE, CONSISTENCY, STATE_REASON = "EC2 User Guide", "EC2 Developer Guide, Eventual consistency", "EC2 API Reference, StateReason"
 ENDPOINT = f"{USER_GUIDE}, Connect using a private IP address and EC2 Instance Connect Endpoint"
+SCALING_GUIDE, SCALING_API = "EC2 Auto Scaling User Guide", "EC2 Auto Scaling API Reference"
 NEXT_ZONE = "the next zone, then the next type"
 
 BEHAVIOURS = (
@@ -194,6 +195,36 @@ BEHAVIOURS = (
         "a code that no page lists",
         "named, with AWS's own words and where codes are listed",
         "EC2 API Reference, Common errors",
+    ),
+    Behaviour(
+        "hook-that-holds-nowhere",
+        "a lifecycle hook that does not hold an instance is neither completed nor kept waiting: `ValidationError`",
+        "said once; the agent completes it when the group says that it holds",
+        f"{SCALING_API}, CompleteLifecycleAction",
+    ),
+    Behaviour(
+        "hook-has-a-limit",
+        "heartbeats hold an instance for 100 times a hook's timeout, at most 48 hours",
+        "the agent gives back what is in hand before that",
+        f"{SCALING_GUIDE}, Lifecycle hooks: keeping instances in a wait state",
+    ),
+    Behaviour(
+        "group-of-least-size",
+        "an instance cannot leave with its place where the group has its least size: `ValidationError`",
+        "an idle one stays and takes jobs, and asks again each minute",
+        f"{SCALING_API}, TerminateInstanceInAutoScalingGroup",
+    ),
+    Behaviour(
+        "instance-of-the-pool",
+        "TerminateInstanceInAutoScalingGroup is not for instances of a warm pool",
+        "one that waits in the pool asks for no end",
+        f"{SCALING_API}, TerminateInstanceInAutoScalingGroup",
+    ),
+    Behaviour(
+        "protection-in-service",
+        "an instance is protected from scale-in in service alone",
+        "jobs are taken in service alone; protected before the first",
+        f"{SCALING_GUIDE}, Use instance scale-in protection",
     ),
     *SERVICES,
     *IMAGING,

@@ -11,6 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,19 @@ def interruption(endpoint: str | None = None) -> datetime | None:
         (said,) = _read(("spot/instance-action",), endpoint)
         return parse_utc(json.loads(said)["time"])
     except (OSError, ValueError, KeyError, TypeError, ContractError):
+        return None
+
+
+def target_lifecycle_state(endpoint: str | None = None) -> str | None:
+    """Where this machine's Auto Scaling group wants it, for example ``InService``; empty where no group has it, None where nobody answers.
+
+    Source: AWS, "Retrieve the target lifecycle state through instance metadata": 404 where there is none.
+    """
+    try:
+        return _read(("autoscaling/target-lifecycle-state",), endpoint)[0]
+    except urllib.error.HTTPError as error:
+        return "" if error.code == HTTPStatus.NOT_FOUND else None
+    except (OSError, ValueError):
         return None
 
 

@@ -49,6 +49,7 @@ IMAGE: Final = Rehearsed("CreateImage", ("HandleOurs", "MakeTagged", "TagWhileMa
 GROUP: Final = Rehearsed("CreateSecurityGroup", ("MakeTagged", "MakeGroupsInAnyVpc", "TagWhileMaking"))
 KEY: Final = Rehearsed("ImportKeyPair", ("MakeTagged", "TagWhileMaking"))
 START: Final = Rehearsed("StartInstances", ("HandleOurs",))
+TEMPLATE: Final = Rehearsed("CreateLaunchTemplate", ("MakeTemplatesTagged", "TagTemplatesWhileMaking"))
 END: Final = Rehearsed("TerminateInstances", ("HandleOurs",))
 
 
@@ -68,7 +69,9 @@ def rehearsal_probes(clients: Clients, settings: Settings) -> list[Probe]:
     spot = settings.build_market != "on-demand"
     build = SPOT if spot else LAUNCH
     market = "spot" if spot else "on-demand"
+    template = probe("make a launch template", TEMPLATE, lambda: _make_template(clients, settings))
     return [
+        *([template] if settings.fleet == "autoscaling" else []),
         probe("launch a build machine", build, lambda: _launch(clients, settings, names.build_profile, "map-build", market)),
         probe("launch a host", LAUNCH, lambda: _launch(clients, settings, names.inference_profile, ROLE_INFERENCE, "on-demand")),
         probe("make a security group", GROUP, lambda: _make_group(clients, settings)),
@@ -125,6 +128,15 @@ def _make_group(clients: Clients, settings: Settings) -> None:
     vpc = Machines(clients.ec2, settings.deployment, subnets=settings.subnets).subnets()[0].vpc
     clients.ec2.create_security_group(
         GroupName=NAME, Description=NAME, VpcId=vpc, TagSpecifications=_tagged(settings, "security-group"), DryRun=True
+    )
+
+
+def _make_template(clients: Clients, settings: Settings) -> None:
+    clients.ec2.create_launch_template(
+        LaunchTemplateName=NAME,
+        LaunchTemplateData={"InstanceType": "t3.micro"},
+        TagSpecifications=_tagged(settings, "launch-template"),
+        DryRun=True,
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from monai_aws_pipeline.host_agent.aws.instance_metadata import target_lifecycle_state
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.local_cloud.metadata import METADATA_PORT
 from tests.integration.local_cloud.conftest import Account, eventually, unique
 
 pytestmark = pytest.mark.cloud
@@ -191,3 +193,95 @@ def test_a_refresh_replaces_what_is_of_an_older_template(scaling: Scaling):
     (second,) = scaling.in_state()
     assert second != first
     assert scaling.machine(second)["InstanceType"] == "t3.small"
+
+
+def test_a_spot_instance_at_risk_is_replaced_before_it_is_taken(scaling: Scaling, local_cloud: LocalCloud):
+    spec = {"LaunchTemplateSpecification": {"LaunchTemplateName": scaling.name, "Version": "$Latest"}}
+    mix = {"LaunchTemplate": spec, "InstancesDistribution": {"OnDemandPercentageAboveBaseCapacity": 0}}
+    scaling.create(1, MixedInstancesPolicy=mix, CapacityRebalance=True)
+    (first,) = scaling.until(1)
+    assert scaling.machine(first)["InstanceLifecycle"] == "spot"
+    local_cloud.order_fault(interrupt_spot=first, seconds=110, action="terminate")
+    (second,) = eventually(lambda: [each for each in scaling.in_state() if each != first], 100)
+    assert scaling.machine(second)["InstanceLifecycle"] == "spot"
+    eventually(lambda: scaling.machine(first)["State"]["Name"] in ("shutting-down", "terminated"), 60)
+    assert scaling.in_state() == [second]
+    assert scaling.shown()["DesiredCapacity"] == 1
+    assert any("instance rebalance recommendation" in each["Cause"] for each in scaling.activities())
+
+
+def test_a_policy_may_ask_for_the_groups_tag_also_where_an_instance_is_named(scaling: Scaling):
+    mine = {"StringEquals": {"autoscaling:ResourceTag/owner": "me"}}
+    calls = ["autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup", "autoscaling:SetInstanceProtection"]
+    keys = scaling.account.assume([{"Effect": "Allow", "Action": calls, "Resource": "*", "Condition": mine}])
+    caller = scaling.account.client("autoscaling", keys)
+    scaling.create(1)
+    (first,) = scaling.until(1)
+    wished = {"AutoScalingGroupName": scaling.name, "DesiredCapacity": 1}
+    leaves = {"InstanceId": first, "ShouldDecrementDesiredCapacity": True}
+    assert refused(caller.set_desired_capacity, **wished)[0] == "AccessDenied"
+    assert refused(caller.terminate_instance_in_auto_scaling_group, **leaves)[0] == "AccessDenied"
+    owner = {"Key": "owner", "Value": "me", "PropagateAtLaunch": False, "ResourceId": scaling.name, "ResourceType": "auto-scaling-group"}
+    scaling.api.create_or_update_tags(Tags=[owner])
+    caller.set_desired_capacity(**wished)
+    caller.set_instance_protection(AutoScalingGroupName=scaling.name, InstanceIds=[first], ProtectedFromScaleIn=True)
+    caller.terminate_instance_in_auto_scaling_group(**leaves)
+    scaling.until_empty()
+    assert scaling.shown()["DesiredCapacity"] == 0
+
+
+def test_a_launch_template_is_refused_to_whoever_may_not_launch_what_it_says(scaling: Scaling):
+    profile = scaling.account.profile([])
+    version = {"ImageId": scaling.account.base_image(), "InstanceType": "t3.micro", "IamInstanceProfile": {"Name": profile}}
+    scaling.ec2.create_launch_template_version(LaunchTemplateName=scaling.name, LaunchTemplateData=version)
+    template = scaling.ec2.describe_launch_templates(LaunchTemplateNames=[scaling.name])["LaunchTemplates"][0]["LaunchTemplateId"]
+    made = {
+        "AutoScalingGroupName": scaling.name,
+        "MinSize": 0,
+        "MaxSize": 1,
+        "AvailabilityZones": ZONES,
+        "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Latest"},
+    }
+
+    def may(*more: str) -> Any:
+        actions = ["autoscaling:*", "iam:CreateServiceLinkedRole", *more]
+        return scaling.account.client("autoscaling", scaling.account.assume([{"Effect": "Allow", "Action": actions, "Resource": "*"}]))
+
+    for caller in (may(), may("ec2:RunInstances"), may("iam:PassRole")):
+        assert refused(caller.create_auto_scaling_group, **made) == (
+            "ValidationError",
+            f"You are not authorized to use launch template: {template}",
+        )
+    may("ec2:RunInstances", "iam:PassRole").create_auto_scaling_group(**made)
+    scaling.made = True
+    assert scaling.shown()["LaunchTemplate"]["LaunchTemplateId"] == template
+
+
+def test_an_instance_reads_its_target_state_and_a_hook_waits_as_long_as_heartbeats_come(scaling: Scaling):
+    scaling.create(0, 1)
+    for name, transition in (("come", "LAUNCHING"), ("go", "TERMINATING")):
+        scaling.api.put_lifecycle_hook(
+            LifecycleHookName=name,
+            AutoScalingGroupName=scaling.name,
+            LifecycleTransition=f"autoscaling:EC2_INSTANCE_{transition}",
+            HeartbeatTimeout=30,
+        )
+    scaling.desired(1)
+    (first,) = scaling.until(1, "Pending:Wait")
+    assert target_state(scaling, first) == "InService"
+    at = {"AutoScalingGroupName": scaling.name, "InstanceId": first}
+    scaling.api.complete_lifecycle_action(LifecycleHookName="come", LifecycleActionResult="CONTINUE", **at)
+    scaling.until(1)
+    scaling.desired(0)
+    scaling.until(1, "Terminating:Wait")
+    assert target_state(scaling, first) == "Terminated"
+    scaling.api.record_lifecycle_action_heartbeat(LifecycleHookName="go", **at)
+    scaling.api.complete_lifecycle_action(LifecycleHookName="go", LifecycleActionResult="CONTINUE", **at)
+    scaling.until_empty()
+    assert refused(scaling.api.record_lifecycle_action_heartbeat, LifecycleHookName="go", **at)[0] == "ValidationError"
+
+
+def target_state(scaling: Scaling, instance: str) -> str:
+    """What an instance's own metadata service says of where its group wants it."""
+    place = scaling.machine(instance)["PrivateIpAddress"]
+    return str(target_lifecycle_state(f"http://{place}:{METADATA_PORT}"))

@@ -176,6 +176,7 @@ PARAMETERS = [
     ("ministack.services.lambda_svc", "invoke_async_with_retry", ["func", "event"]),
     ("ministack.services.cloudformation.changesets", "_resolve_props_for_diff", ["template", "params", "stack_name", "stack_id"]),
     ("ministack.services.cloudwatch", "_evaluate_alarm", ["alarm"]),
+    ("ministack.services.cloudwatch", "_put_metric_alarm", ["params", "cbor_data", "is_cbor", "is_json"]),
     (
         "ministack.services.lambda_svc",
         "_emit_lambda_logs",

@@ -12,7 +12,7 @@ import yaml
 from botocore.stub import Stubber
 
 from monai_aws_pipeline.cli import bootstrap as command
-from monai_aws_pipeline.cloud.stack import StackError, parameters_to_send, propose, stack_outputs
+from monai_aws_pipeline.cloud.stack import StackError, parameters_to_send, propose, stack_outputs, without_comments
 from monai_aws_pipeline.operations.bootstrap import TEMPLATE, check_bucket, object_arns, parameters
 from monai_aws_pipeline.settings import load_settings
 from tests.permissions.policies import TemplateLoader
@@ -29,6 +29,13 @@ def declared() -> dict[str, dict[str, Any]]:
 
 def client(service: str = "cloudformation") -> Any:
     return boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="y")
+
+
+def test_the_template_is_sent_without_its_comments_says_the_same_and_is_taken_by_its_size():
+    whole = TEMPLATE.read_text()
+    sent = without_comments(whole)
+    assert yaml.load(sent, TemplateLoader) == yaml.load(whole, TemplateLoader)  # noqa: S506 - a SafeLoader
+    assert len(sent.encode()) <= 51_200, "AWS CloudFormation quotas: a template body in a request"
 
 
 # --------------------------------------------------------------------------------------------------------------- parameters
@@ -64,10 +71,6 @@ def test_the_defaults_of_template_and_settings_are_the_same():
     assert defaults["Owner"]["Default"] == settings.owner
     assert defaults["EcrRepository"]["Default"] == settings.ecr_repository
     assert defaults["MonthlyBudgetUsd"]["Default"] == settings.monthly_budget_usd
-
-
-def test_the_template_can_be_sent_with_the_request():
-    assert len(TEMPLATE.read_bytes()) <= 51_200, "AWS CloudFormation quotas: a template body in a request"
 
 
 @pytest.mark.parametrize(

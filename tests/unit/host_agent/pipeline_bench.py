@@ -15,6 +15,7 @@ from monai_aws_pipeline.host_agent.agent import Agent, BootOnce
 from monai_aws_pipeline.host_agent.aws.job_queue import Delivery, JobsQueue
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
 from monai_aws_pipeline.host_agent.job_steps import HostContext
+from monai_aws_pipeline.host_agent.membership import NamedHost
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from tests.unit.host_agent.bench import Bench, answers, zip_of
 
@@ -62,9 +63,8 @@ class PromptQueue(JobsQueue):
 
 
 def agent(bench: Bench, host: HostContext, off: list[int], in_use: Callable[[], bool] = lambda: False) -> Agent:
-    return Agent(
-        host, lambda: off.append(sum(key.count("/") == 1 for key in bench.stored("jobs/"))), BootOnce(bench.folder, lambda: 5.0), in_use
-    )
+    named = NamedHost(host.config.idle_stop_minutes * 60, lambda: off.append(sum(key.count("/") == 1 for key in bench.stored("jobs/"))))
+    return Agent(host, named, BootOnce(bench.folder, lambda: 5.0), in_use)
 
 
 def prompt_host(bench: Bench) -> HostContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_a_host_whose_agent_hangs_is_switched_off(tmp_path: Path):
 def test_a_host_whose_agent_never_started_is_switched_off_after_its_boot(tmp_path: Path):
     assert stays_on(tmp_path, 3_599)
     assert not stays_on(tmp_path, 3_600)
+
+
+def test_a_machine_that_shares_an_old_kernel_has_its_time_from_its_own_start(tmp_path: Path):
+    """One that had not begun to give signs was switched off at the first look, on a kernel that was up for an hour."""
+    (tmp_path / "1").mkdir()
+    ticks = os.sysconf("SC_CLK_TCK")
+    (tmp_path / "1" / "stat").write_text(f"1 (a (b) init) S {' '.join('0' * 18)} {90_000 * ticks} 7 8\n")
+    assert stays_on(tmp_path, 90_100)
+    assert stays_on(tmp_path, 93_599)
+    assert not stays_on(tmp_path, 93_600)
+    (tmp_path / "alive").write_text("92000\n")
+    assert stays_on(tmp_path, 95_599)
+    assert not stays_on(tmp_path, 95_600)
 
 
 @pytest.mark.parametrize("sign", ["", "soon", "-5", "12.5", "1; rm -rf /"])

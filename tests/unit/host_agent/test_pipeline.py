@@ -24,7 +24,7 @@ from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from tests.unit.host_agent.bench import SECRET, Bench, answers, zip_of
-from tests.unit.host_agent.pipeline_bench import HeldMap, agent, prompt_host, until, uploads
+from tests.unit.host_agent.pipeline_bench import HeldMap, PromptQueue, agent, prompt_host, until, uploads
 
 
 class HeldStore(Store):
@@ -295,18 +295,25 @@ def test_the_agent_answers_all_there_is_and_then_stops_the_machine_once(bench: B
 
 def test_what_arrives_in_the_last_moment_keeps_the_machine_on(bench: Bench, tmp_path: Path) -> None:
     host, off, late = prompt_host(bench), list[int](), zip_of(tmp_path, generate_uid())
-    looks = 0
 
-    def in_use() -> bool:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
-            bench.upload("input/late.zip", late)
-            return host.queue.waiting() > 0
-        return False
+    class Queue(PromptQueue):
+        looks = 0
 
-    agent(bench, host, off, in_use).run()
+        def waiting(self) -> int:
+            self.looks += 1
+            if self.looks == 1:
+                bench.upload("input/late.zip", late)
+            return super().waiting()
+
+    agent(bench, replace(host, queue=Queue(bench.sqs, host.config.jobs_queue)), off).run()
     assert off == [1]
+
+
+def test_a_map_that_is_being_proved_keeps_the_machine_on(bench: Bench) -> None:
+    off, proved_until = list[int](), time.monotonic() + 2
+    agent(bench, prompt_host(bench), off, lambda: time.monotonic() < proved_until).run()
+    assert off == [0]
+    assert time.monotonic() >= proved_until
 
 
 def test_a_folder_that_cannot_be_wiped_ends_the_agent(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

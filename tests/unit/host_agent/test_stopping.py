@@ -26,6 +26,7 @@ from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.aws.spot_interruption import MARGIN_S
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.job_steps import Outcome
+from monai_aws_pipeline.host_agent.membership import NamedHost
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineApi, EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
@@ -178,7 +179,7 @@ def test_an_agent_whose_engine_does_not_answer_stops_and_hands_its_job_over(benc
     message = bench.upload("input/one.zip", zip_of(tmp_path, str(generate_uid())))
     silent.engine.remove_leftovers = lambda: 0  # type: ignore[method-assign]
     host = replace(bench.host(), engine=silent.engine, hosting=PerStudy(silent.engine), stop=silent.stop)
-    agent = Agent(host, lambda: None, SimpleNamespace(seconds=0.0), lambda: False)  # type: ignore[arg-type]
+    agent = Agent(host, NamedHost(60, lambda: None), SimpleNamespace(seconds=0.0), lambda: False)  # type: ignore[arg-type]
     ends = begin(agent.run)
     while "create" not in silent.asked():
         pass

@@ -204,7 +204,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with mock_aws():
-        for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm):
+        for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm, hosts.autoscaling):
             made_once.cache_clear()
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="studies")
@@ -229,7 +229,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
             return [item["Body"] for item in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])]
 
         yield SimpleNamespace(s3=s3, sqs=sqs, ec2=ec2, url=url, launch=launch, state=state, jobs=jobs)
-    for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm):
+    for made_once in (wake.queue, folders.s3, hosts.ec2, hosts.ssm, hosts.autoscaling):
         made_once.cache_clear()
 
 
@@ -268,6 +268,70 @@ def test_files_of_a_folder_start_no_host_until_it_is_complete(cloud: SimpleNames
     assert cloud.state(host_id) == "running"
     etag = cloud.s3.head_object(**marker)["ETag"]
     assert [JobMessage.from_json(body).job for body in cloud.jobs()] == [job_id("studies", "input/f/_READY", etag)]
+
+
+@pytest.fixture
+def group(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setenv("FLEET_GROUP", "monai-aws-dev-inference-hosts")
+    api = boto3.client("autoscaling")
+    image = cloud.ec2.describe_images(Owners=["self"])["Images"][0]["ImageId"]
+    data = {"ImageId": image, "InstanceType": "t3.micro"}
+    template = cloud.ec2.create_launch_template(LaunchTemplateName="any", LaunchTemplateData=data)["LaunchTemplate"]
+
+    def make(desired: int = 0) -> None:
+        api.create_auto_scaling_group(
+            AutoScalingGroupName="monai-aws-dev-inference-hosts",
+            MinSize=0,
+            MaxSize=3,
+            DesiredCapacity=desired,
+            AvailabilityZones=["us-east-1a"],
+            LaunchTemplate={"LaunchTemplateId": template["LaunchTemplateId"], "Version": "1"},
+            Tags=[
+                {"Key": key, "Value": value, "PropagateAtLaunch": True}
+                for key, value in (("monai-aws:deployment", "dev"), ("monai-aws:role", "inference"))
+            ],
+        )
+
+    def desired() -> int:
+        return int(api.describe_auto_scaling_groups()["AutoScalingGroups"][0]["DesiredCapacity"])
+
+    return SimpleNamespace(make=make, desired=desired)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_group_is_lifted_from_zero_and_no_further(cloud: SimpleNamespace, group: SimpleNamespace, before: int) -> None:
+    group.make(before)
+    wake.handler(batch(*(notification(f"input/{number}.zip") for number in range(100))), CONTEXT)
+    assert group.desired() == max(before, 1), "more of them is what its policies decide"
+    assert cloud.jobs()
+
+
+def test_the_schedule_lifts_a_group_only_for_waiting_jobs(cloud: SimpleNamespace, group: SimpleNamespace) -> None:
+    group.make()
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert group.desired() == 0
+    cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert group.desired() == 1
+
+
+def test_a_group_that_is_not_there_is_told_and_named_hosts_are_left_alone(
+    cloud: SimpleNamespace, group: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = cloud.launch()
+    wake.handler(batch(notification("input/a.zip")), CONTEXT)
+    assert HOST_MISSING_METRIC in capsys.readouterr().out
+    assert cloud.state(named) == "stopped"
+    assert len(cloud.jobs()) == 1
+
+
+def test_a_forgotten_instance_of_a_group_leaves_it_and_is_not_just_stopped(
+    cloud: SimpleNamespace, group: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group.make(1)
+    monkeypatch.setattr(hosts, "FORGOTTEN", timedelta(seconds=-1))
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert group.desired() == 0, "a stopped one would be replaced"
 
 
 def test_with_versions_a_marker_is_taken_as_it_is(cloud: SimpleNamespace) -> None:

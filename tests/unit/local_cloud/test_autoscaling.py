@@ -2,100 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-from botocore.parsers import create_parser
-from botocore.serialize import create_serializer
 from ministack.services import cloudwatch
 from moto.ec2.models import ec2_backends
 
 from monai_aws_pipeline.local_cloud import identity
 from monai_aws_pipeline.local_cloud.authorization import ec2_resources
-from monai_aws_pipeline.local_cloud.autoscaling import AutoScaling
-from monai_aws_pipeline.local_cloud.autoscaling_launch import LaunchError, request
-from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer, Seen
-from monai_aws_pipeline.local_cloud.autoscaling_protocol import SERVICE, request_tags, service_model
+from monai_aws_pipeline.local_cloud.autoscaling_launch import request
+from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer
+from monai_aws_pipeline.local_cloud.autoscaling_protocol import request_tags
 from monai_aws_pipeline.local_cloud.config import ACCOUNT
-
-REGION = "us-east-1"
-
-
-class States:
-    """Machines that come and go at once."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, Seen] = {}
-        self.offers: list[Offer] = []
-        self.without: set[str] = set()
-
-    def launch(self, _group: Any, _template: Any, offer: Offer) -> str:
-        self.offers.append(offer)
-        if {offer.zone, offer.kind} & self.without:
-            raise LaunchError("InsufficientInstanceCapacity", "We currently do not have sufficient capacity.")
-        name = f"i-{len(self.states):017x}"
-        self.states[name] = Seen("running")
-        return name
-
-    def seen(self, instance_id: str) -> Seen:
-        return self.states.get(instance_id, Seen(""))
-
-    def tell(self, _region: str, instance_id: str, verb: str) -> None:
-        self.states[instance_id] = Seen({"start": "running", "stop": "stopped", "terminate": "terminated"}[verb])
-
-
-class Client:
-    """Calls as botocore makes them."""
-
-    def __init__(self, may: Callable[..., bool] = lambda *_: True) -> None:
-        self.machines = States()
-        self.service = AutoScaling(self.machines, may, lambda: None)  # type: ignore[arg-type] - EC2 by its states alone
-
-    def __call__(self, action: str, **parameters: Any) -> dict[str, Any]:
-        operation = service_model(SERVICE).operation_model(action)
-        body = create_serializer("query", include_validation=False).serialize_to_request(parameters, operation)["body"]
-        headers = {"authorization": f"AWS4-HMAC-SHA256 Credential=AKIA/20260101/{REGION}/autoscaling/aws4_request"}
-        status, head, text = asyncio.run(self.service.handle("POST", "/", headers, urlencode(body).encode(), {}))
-        shape = operation.output_shape if status == 200 else None
-        answer: dict[str, Any] = create_parser("query").parse({"status_code": status, "headers": head, "body": text}, shape)
-        return answer
-
-    def ticks(self, count: int = 8) -> None:
-        for _ in range(count):
-            self.service.tick()
-
-    def group(self) -> dict[str, Any]:
-        found = self("DescribeAutoScalingGroups", AutoScalingGroupNames=["g"])["AutoScalingGroups"]
-        return dict(found[0]) if found else {}
-
-    def states(self) -> list[str]:
-        return [each["LifecycleState"] for each in self("DescribeAutoScalingInstances")["AutoScalingInstances"]]
-
-    def refusal(self, action: str, **parameters: Any) -> tuple[str, str]:
-        error = self(action, **parameters)["Error"]
-        return error["Code"], error["Message"]
+from tests.unit.local_cloud.autoscaling_bench import REGION, Client, create, launch_template
 
 
 @pytest.fixture
-def template() -> Any:
-    identity.as_account()
-    identity.drop_role("AWSServiceRoleForAutoScaling")
-    ec2 = ec2_backends[ACCOUNT][REGION]
-    made = ec2.create_launch_template("t", "", {"ImageId": "ami-1", "InstanceType": "t3.micro"}, {})
-    yield made
-    ec2.delete_launch_template("t", None)
-    cloudwatch._alarms.clear()
-    cloudwatch._metrics.clear()
-
-
-def create(client: Client, desired: int = 0, largest: int = 3, **options: Any) -> dict[str, Any]:
-    zones = {"AvailabilityZones": ["us-east-1a", "us-east-1b"]}
-    launched = {} if "MixedInstancesPolicy" in options else {"LaunchTemplate": {"LaunchTemplateName": "t", "Version": "$Latest"}}
-    sizes = {"MinSize": 0, "MaxSize": largest, "DesiredCapacity": desired}
-    return client("CreateAutoScalingGroup", AutoScalingGroupName="g", **{**sizes, **zones, **launched, **options})
+def template() -> Iterator[Any]:
+    with launch_template() as made:
+        yield made
 
 
 def test_nothing_happens_within_a_call_and_everything_afterwards(template: Any):
@@ -179,12 +106,16 @@ def test_hooks_and_the_warm_pool_lead_through_awss_states(template: Any):
     client.ticks()
     assert client.states() == ["Warmed:Pending:Wait"]
     (name,) = client.machines.states
+    wanted = lambda: client.service.target_state(REGION, name)  # noqa: E731
+    assert wanted() == "Warmed:Stopped"
     client("CompleteLifecycleAction", **hook, InstanceId=name, LifecycleActionResult="CONTINUE")
     client.ticks()
-    assert client.states() == ["Warmed:Stopped"]
+    assert (client.states(), wanted()) == (["Warmed:Stopped"], "Warmed:Stopped")
+    leave = {"InstanceId": name, "ShouldDecrementDesiredCapacity": False}
+    assert "warm pool" in client.refusal("TerminateInstanceInAutoScalingGroup", **leave)[1]
     client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=1)
     client.ticks()
-    assert client.states() == ["Pending:Wait"]
+    assert (client.states(), wanted()) == (["Pending:Wait"], "InService")
     client("CompleteLifecycleAction", **hook, InstanceId=name, LifecycleActionResult="CONTINUE")
     client.ticks()
     assert client.states() == ["InService"]
@@ -321,3 +252,25 @@ def test_a_hook_that_nobody_answers_ends_in_its_default(template: Any):
     group.members[0].hooks["ready"] = 0.0
     client.ticks()
     assert client.states() == ["InService"]
+
+
+def test_heartbeats_hold_an_instance_for_a_hundred_times_the_hooks_timeout(template: Any):
+    client = Client()
+    create(client, 1)
+    hook = {"AutoScalingGroupName": "g", "LifecycleHookName": "finish"}
+    client("PutLifecycleHook", **hook, LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING", HeartbeatTimeout=30)
+    assert client("DescribeLifecycleHooks", AutoScalingGroupName="g")["LifecycleHooks"][0]["GlobalTimeout"] == 3000
+    client.ticks()
+    (name,) = client.machines.states
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
+    client.ticks()
+    (group,) = client.service._groups.values()
+    (member,) = group.members
+    assert (member.state, client.service.target_state(REGION, name)) == ("Terminating:Wait", "Terminated")
+    member.waits_since -= 2990
+    client("RecordLifecycleActionHeartbeat", **hook, InstanceId=name)
+    assert member.hooks["finish"] == pytest.approx(time.time() + 10, abs=5), "a heartbeat gives 30 s, and of the hook's 3000 s 10 are left"
+    member.waits_since -= 10
+    client("RecordLifecycleActionHeartbeat", **hook, InstanceId=name)
+    client.ticks()
+    assert (client.states(), client.service.target_state(REGION, name)) == ([], "")

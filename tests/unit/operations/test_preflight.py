@@ -42,7 +42,7 @@ from monai_aws_pipeline.operations.preflight.money import (
     judge_tag_hidden,
 )
 from monai_aws_pipeline.operations.preflight.portal import judge_uploads, origin_of
-from monai_aws_pipeline.operations.preflight.rehearsals import GROUP, IMAGE, KEY, LAUNCH, SPOT, Rehearsed, judge_rehearsal
+from monai_aws_pipeline.operations.preflight.rehearsals import GROUP, IMAGE, KEY, LAUNCH, SPOT, TEMPLATE, Rehearsed, judge_rehearsal
 from monai_aws_pipeline.operations.preflight.sources import Reference, Reply, judge_file, judge_manifest, manifest_status
 from tests.permissions.policies import roles
 
@@ -230,7 +230,9 @@ def test_a_customer_key_needs_to_be_there_enabled_and_known_to_the_stack(key: Di
 # ------------------------------------------------------------------------------------------------------------------ rehearsals
 
 
-@pytest.mark.parametrize("rehearsed", [LAUNCH, SPOT, IMAGE, GROUP, KEY, rehearsals.START, rehearsals.END], ids=lambda each: each.call)
+@pytest.mark.parametrize(
+    "rehearsed", [LAUNCH, SPOT, IMAGE, GROUP, KEY, TEMPLATE, rehearsals.START, rehearsals.END], ids=lambda each: each.call
+)
 def test_a_refused_rehearsal_names_statements_that_the_template_has_for_the_call(rehearsed: Rehearsed):
     sids = {statement.sid for statement in roles()["operator"].statements}
     assert set(rehearsed.statements) <= sids

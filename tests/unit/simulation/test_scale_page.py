@@ -51,9 +51,9 @@ the simulation does with its seconds is held against a real run of three hosts o
 studies in two waves, whose events came twice and out of order, the hosts were on for 711 s, and the simulation said 719 s. With the 1,000
 studies of the whole bench it has not been run yet.
 
-*hosts* is what this project has today: `MONAI_AWS_HOST_COUNT` machines that are stopped while nothing comes, bought On-Demand.
-*autoscaling* is an EC2 Auto Scaling group, which it does not have yet. Hosts on Spot are reckoned as well, to compare; the project does
-not buy them so.
+*hosts* is what this project has by default: `MONAI_AWS_HOST_COUNT` machines that are stopped while nothing comes, bought On-Demand.
+*autoscaling* is an EC2 Auto Scaling group (`MONAI_AWS_FLEET`), which it has as well. Hosts on Spot are reckoned too, to compare; only a
+group buys them so.
 
 This page is written by a test from the simulation.
 """

@@ -1,0 +1,121 @@
+"""The Auto Scaling group of hosts on the embedded AWS, as the operator role may make it; no instance of it ever comes up here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import boto3
+import pytest
+
+from monai_aws_pipeline.cloud.autoscaling import Group, LaunchTemplates, ScalingGroup
+from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
+from monai_aws_pipeline.deployment.build_machine import machines_of
+from monai_aws_pipeline.deployment.fleet_group import BACKLOG, JOB_AGE, Fleet, GroupPlan
+from monai_aws_pipeline.deployment.inference_host import agent_settings, host_spec
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.teardown import Kind, Teardown
+from tests.support.platform import Platform, environment, platform
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.fixture(scope="module")
+def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    variables = {"MONAI_AWS_FLEET": "autoscaling", "MONAI_AWS_HOST_COUNT": "3", "MONAI_AWS_INSTANCE_TYPES": "g4dn.xlarge"}
+    with platform(local_cloud, "group", tmp_path_factory.mktemp("group"), **variables) as made, environment(made.variables):
+        yield made
+        fleet_of(made).remove()
+
+
+def fleet_of(place: Platform) -> Fleet:
+    return Fleet(place.clients, place.settings, machines_of(place.clients, place.settings), place.log.append)
+
+
+def bring(place: Platform, **agent: object) -> GroupPlan:
+    image = place.clients.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    machines = machines_of(place.clients, place.settings)
+    spec = host_spec(machines, place.settings, image, {**agent_settings(place.settings), **agent}, "made-of", "run")
+    plan, aim = fleet_of(place).bring(spec, "made-of")
+    fleet_of(place).fill_pool(plan, aim)
+    return plan
+
+
+def asked(place: Platform) -> ScalingGroup:
+    return ScalingGroup(place.clients, place.settings.names.fleet_group, place.settings.names.fleet_alarm)
+
+
+def group(place: Platform) -> Group:
+    found = asked(place).find()
+    assert found is not None
+    return found
+
+
+def test_the_operator_makes_the_group_with_all_that_belongs_to_it_and_a_second_look_changes_nothing(place: Platform) -> None:
+    assert bring(place).create
+    made = group(place)
+    assert (made.desired, made.most, set(made.hooks), set(made.policies)) == (0, 3, {HOOK_READY, HOOK_FINISH}, {BACKLOG, JOB_AGE})
+    assert made.alarm["AlarmActions"] == [made.policies[JOB_AGE]["PolicyARN"]]
+    assert made.tags["monai-aws:deployment"] == "group"
+    assert bring(place).is_nothing
+    assert "nothing changed" in place.log[-1]
+
+
+def test_what_somebody_changed_is_put_right_and_named(place: Platform) -> None:
+    bring(place)
+    name = place.settings.names.fleet_group
+    with environment(place.cloud.environment):  # the operator may do some of this not at all
+        api = boto3.Session().client("autoscaling")
+        api.update_auto_scaling_group(AutoScalingGroupName=name, MaxSize=9, MinSize=0)
+        api.delete_lifecycle_hook(AutoScalingGroupName=name, LifecycleHookName=HOOK_READY)
+        api.delete_policy(AutoScalingGroupName=name, PolicyName=JOB_AGE)
+        api.suspend_processes(AutoScalingGroupName=name, ScalingProcesses=["Launch"])
+        boto3.Session().client("cloudwatch").delete_alarms(AlarmNames=[place.settings.names.fleet_alarm])
+    said = "; ".join(bring(place).changed)
+    for words in ("MaxSize is 9, not 3", HOOK_READY, JOB_AGE, "forbidden Launch", "the alarm"):
+        assert words in said
+    assert bring(place).is_nothing
+
+
+def test_another_setting_is_a_new_version_and_an_empty_group_needs_no_refresh(place: Platform) -> None:
+    bring(place)
+    before = group(place).template["Version"]
+    plan = bring(place, idle_stop_minutes=9)
+    assert (plan.refresh, int(group(place).template["Version"])) == ("", int(before) + 1)
+    assert any("needs no instance refresh" in line for line in place.log)
+    assert bring(place, idle_stop_minutes=9).is_nothing
+
+
+def test_a_mix_and_a_pool_come_and_go_by_the_settings(place: Platform) -> None:
+    mix = {"MONAI_AWS_INSTANCE_TYPES": "g4dn.xlarge,g5.xlarge", "MONAI_AWS_FLEET_SPOT_PERCENT": "50", "MONAI_AWS_FLEET_WARM_POOL": "1"}
+    mixed = place.changed(**mix)
+    assert any("no warm pool" in line for line in bring(mixed).said)
+    assert "MixedInstancesPolicy" in group(place).settings
+    assert bring(mixed).is_nothing
+    assert bring(place.changed(MONAI_AWS_FLEET_WARM_POOL="1")).pool == "put"
+    assert group(place).pool["MinSize"] == 1
+    assert bring(place).pool == "remove"
+    assert "LaunchTemplate" in group(place).settings
+
+
+def test_a_group_that_was_not_made_completely_is_deleted(place: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet_of(place).remove()
+
+    def refuse(*_: object) -> str:
+        raise CloudError("no", "none")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScalingGroup, "put_policy", refuse)
+        with pytest.raises(CloudError):
+            bring(place)
+    assert asked(place).find() is None
+    assert LaunchTemplates(place.clients).find(place.settings.names.fleet_group) is None
+    assert bring(place).create
+
+
+def test_nothing_of_it_is_left_when_it_is_removed(place: Platform) -> None:
+    bring(place)
+    assert fleet_of(place).remove()
+    of_fleet = (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE)
+    assert [thing for thing in Teardown(place.clients, place.settings, place.log.append).inventory() if thing.kind in of_fleet] == []
+    assert not fleet_of(place).remove()
