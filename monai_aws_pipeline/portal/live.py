@@ -81,13 +81,16 @@ UNKNOWN: Final = Seen("unknown")
 """Nothing has been looked at yet, or AWS does not say."""
 
 
-def seen_of(job: str, surroundings: Surroundings | None) -> Seen:
-    """Where a job without an answer is."""
+def seen_of(job: str, surroundings: Surroundings | None, before: Seen = UNKNOWN) -> Seen:
+    """Where a job without an answer is. ``before``: where it was seen last, which stands while a host does not say what it has in hand."""
     if surroundings is None:
         return UNKNOWN
     if found := surroundings.in_hand([job]):
         _, phase = found[job]
         return Seen(_STATES.get(phase, "running"), phase)
+    silent = any(host.state == "running" and (host.work is None or host.work.agent == "unknown") for host in surroundings.hosts)
+    if before.phase and silent:
+        return before
     awake = any(host.work and host.work.agent == "running" for host in surroundings.hosts)
     coming = not awake and any(host.state in ("pending", "running") for host in surroundings.hosts)
     return Seen("starting") if coming else Seen("queued", before=max(surroundings.jobs.waiting - 1, 0))
@@ -182,7 +185,7 @@ class Watcher:
         with self._lock:
             for job, followed in self._jobs.items():
                 if not followed.seen.over:
-                    followed.seen = seen_of(job, self._surroundings)
+                    followed.seen = seen_of(job, self._surroundings, followed.seen)
 
     def _repeat(self, work: Callable[[], None], pause: float) -> None:
         while True:

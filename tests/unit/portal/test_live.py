@@ -78,6 +78,20 @@ def test_a_job_is_where_queues_and_hosts_say(surroundings: Surroundings | None, 
     assert not seen.over
 
 
+@pytest.mark.parametrize(
+    ("after", "state"),
+    [
+        (host("i-1", "running"), "running"),
+        (host("i-1", "running", HostWork("unknown", reason="no answer within 20 s")), "running"),
+        (host("i-1", "running", HostWork("running")), "queued"),
+        (host("i-1", "stopping"), "queued"),
+    ],
+)
+def test_a_job_stays_where_it_was_while_its_host_does_not_answer(after: MachineState, state: str):
+    before = seen_of(J, at_work("inferring"))
+    assert seen_of(J, Surroundings(Depth(0, 0), Depth(0, 1), (after,)), before).state == state
+
+
 def test_a_job_whose_studies_are_not_all_answered_is_refused_with_cause_and_remedy():
     assert end_of((succeeded(1),)).state == "done"
     seen = end_of((succeeded(1), refused(1, study=study_of(2))))
