@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.faults import test_archive_faults, test_building_faults, test_inference_faults
+from tests.faults import test_archive_faults, test_building_faults, test_fleet_faults, test_inference_faults
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -27,7 +27,10 @@ def names(cases: ModuleType) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("page", "cases", "at_least"),
-    [("faults-inference.md", (test_inference_faults, test_archive_faults), 28), ("faults-building.md", (test_building_faults,), 46)],
+    [
+        ("faults-inference.md", (test_inference_faults, test_archive_faults, test_fleet_faults), 31),
+        ("faults-building.md", (test_building_faults,), 46),
+    ],
 )
 def test_every_case_has_its_row_and_every_row_its_case(page: str, cases: tuple[ModuleType, ...], at_least: int):
     rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / page).read_text(), re.MULTILINE)

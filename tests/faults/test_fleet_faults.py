@@ -1,0 +1,152 @@
+"""What goes wrong with an Auto Scaling group of inference hosts, made to go wrong on the embedded AWS: real machines, agents and queues.
+
+One test a case, in docs/faults-inference.md under the same name. Each begins and ends with an empty group; after all of them every upload
+has exactly one answer and nothing is left over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import boto3
+import pytest
+
+from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.local_cloud.commands import LocalCloud
+from monai_aws_pipeline.operations.teardown import Kind, Teardown, plan
+from tests.support.faults import STATE_FOLDER, Waking, eventually
+from tests.support.platform import Platform, environment, platform
+
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+
+Tell = Callable[[str, object], None]
+SETTINGS: Final = {
+    "MONAI_AWS_FLEET": "autoscaling",
+    "MONAI_AWS_HOST_COUNT": "3",
+    "MONAI_AWS_INSTANCE_TYPES": "g4dn.xlarge",
+    "MONAI_AWS_STUDIES_AT_ONCE": "1",  # so that no instance takes more than four of a backlog
+    "MONAI_AWS_IDLE_STOP_MINUTES": "0.3",
+}
+
+
+class Fleet:
+    """The deployment's group as ``inference_host`` makes it, changed as a person with an administrator's rights would."""
+
+    def __init__(self, place: Platform) -> None:
+        self.place, self.name = place, place.settings.names.fleet_group
+        with environment(place.cloud.environment):
+            self.api = boto3.Session().client("autoscaling")
+
+    def shown(self) -> dict[str, Any]:
+        found = self.api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return dict(found[0]) if found else {}
+
+    def states(self) -> dict[str, str]:
+        """Lifecycle states by instance, those of the warm pool too."""
+        found = self.api.describe_auto_scaling_instances()["AutoScalingInstances"]
+        return {each["InstanceId"]: each["LifecycleState"] for each in found if each["AutoScalingGroupName"] == self.name}
+
+    def desired(self, number: int) -> None:
+        self.api.set_desired_capacity(AutoScalingGroupName=self.name, DesiredCapacity=number)
+
+    def until(self, number: int, state: str = "InService", seconds: float = 150) -> list[str]:
+        return list(
+            eventually(lambda: len(found := [name for name, now in self.states().items() if now == state]) >= number and found, seconds)
+        )
+
+    def zero(self, seconds: float = 240) -> None:
+        """Wait until the group is empty, by what its instances did, and is to be."""
+        eventually(lambda: not self.states(), seconds)
+        assert self.shown()["DesiredCapacity"] == 0
+        eventually(lambda: not self.place.machines(ROLE_INFERENCE))
+
+    def leaves(self, instance: str, *, smaller: bool) -> None:
+        self.api.terminate_instance_in_auto_scaling_group(InstanceId=instance, ShouldDecrementDesiredCapacity=smaller)
+
+    def at_work(self, instance: str) -> None:
+        """Wait until an application sleeps there."""
+        self.place.on_host(
+            instance, f"for n in $(seq 400); do find {STATE_FOLDER} -name started.txt | grep -q . && exit; sleep 0.1; done; exit 1", 90
+        )
+
+
+@pytest.fixture(scope="module")
+def fleet(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with platform(local_cloud, "fleet-faults", tmp_path_factory.mktemp("fleet"), **SETTINGS) as place:
+        try:
+            assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
+            yield Fleet(place)
+        finally:
+            place.cloud.clear_faults()
+            with environment(place.variables):
+                down = Teardown(place.clients, place.settings, place.log.append)
+                down.run([thing for thing in plan(down.inventory()) if thing.kind in (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE)])
+
+
+@pytest.fixture(scope="class")
+def waking(fleet: Fleet) -> Iterator[Waking]:
+    """Uploads of all cases. Afterwards each has exactly one answer, and nothing is left over."""
+    at_work = Waking(fleet.place)
+    yield at_work
+    fleet.place.cloud.clear_faults()
+    at_work.assert_settled()
+
+
+@pytest.fixture(autouse=True)
+def no_order_left(fleet: Fleet) -> Iterator[None]:
+    yield
+    fleet.place.cloud.clear_faults()
+
+
+def uploaded(waking: Waking, name: str, number: int, wish: str = "tiny") -> list[str]:
+    """So many studies at once; their jobs."""
+    with ThreadPoolExecutor(4) as uploads:
+        return list(uploads.map(lambda which: waking.upload(f"{name}-{which}", wish), range(number)))
+
+
+def answered(waking: Waking, jobs: Sequence[str], seconds: float = 300) -> list[ResultRecord]:
+    """The one answer of each."""
+    found = waking.place.answers(list(jobs), seconds)
+    assert all(len(records) == 1 and records[0].status is Status.SUCCEEDED for records in found.values())
+    return [found[job][0] for job in jobs]
+
+
+class TestAFleet:
+    def test_from_none_to_three_and_back_with_100_jobs(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        jobs = uploaded(waking, "hundred", 100, "tiny:sleep=1")
+        three = set(fleet.until(3, seconds=400))  # the wake function lifts the group from zero, its policy follows the backlog
+        records = answered(waking, jobs, 500)
+        shares = Counter(record.host.instance_id for record in records)
+        assert set(shares) == three, "all of them worked"
+        fleet.zero()
+        record_property("happened", f"{sorted(shares.values())} of 100 each; the idle ones left by themselves")
+
+    def test_told_to_go_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        jobs = uploaded(waking, "told-to-go", 1, "tiny:sleep=20")
+        fleet.desired(1)
+        (instance,) = fleet.until(1)
+        fleet.at_work(instance)
+        fleet.leaves(instance, smaller=True)
+        waits = uploaded(waking, "told-to-go-waits", 1)
+        (record,) = answered(waking, jobs)
+        assert record.host.instance_id == instance, "the hook held the group up until its study was answered"
+        (other,) = answered(waking, waits)
+        assert other.host.instance_id != instance
+        fleet.zero()
+        record_property("happened", "ended what was in hand, took nothing new, was let go")
+
+    def test_instance_lost(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        fleet.desired(2)
+        two = fleet.until(2)
+        jobs = uploaded(waking, "lost", 8, "tiny:sleep=4")
+        fleet.at_work(two[0])
+        fleet.place.cloud.lose_instance(two[0])
+        waking.comes_back()
+        records = answered(waking, jobs)
+        eventually(lambda: two[0] not in fleet.states(), 150)
+        fleet.zero()
+        others = {record.host.instance_id for record in records} - set(two)
+        record_property("happened", f"its jobs came back; the group replaced it ({len(others)} new one(s) answered)")
