@@ -192,7 +192,7 @@ class ScalingGroup:
                 return Group(shown, {}, {}, {}, {}, _instances(shown["Instances"]), (), None)
             hooks = self._api.describe_lifecycle_hooks(AutoScalingGroupName=self.name)["LifecycleHooks"]
             policies = self._api.describe_policies(AutoScalingGroupName=self.name)["ScalingPolicies"]
-            pooled = self._api.describe_warm_pool(AutoScalingGroupName=self.name)["Instances"] if "WarmPoolConfiguration" in shown else []
+            pooled = self._of_pool(lambda: self._api.describe_warm_pool(AutoScalingGroupName=self.name)) if _has_pool(shown) else None
             refreshes = self._api.describe_instance_refreshes(AutoScalingGroupName=self.name, MaxRecords=1)["InstanceRefreshes"]
             alarms: list[Any] = list(self._clients.cloudwatch.describe_alarms(AlarmNames=[self._alarm])["MetricAlarms"])
         return Group(
@@ -202,7 +202,7 @@ class ScalingGroup:
             alarm=alarms[0] if alarms else {},
             pool=shown.get("WarmPoolConfiguration", {}),
             instances=_instances(shown["Instances"]),
-            warm=_instances(pooled),
+            warm=_instances(pooled["Instances"] if pooled else []),
             refresh=_refresh(refreshes[0]) if refreshes else None,
         )
 
@@ -267,9 +267,18 @@ class ScalingGroup:
             self._api.put_warm_pool(AutoScalingGroupName=self.name, **pool)
 
     def remove_pool(self) -> None:
-        """End the warm pool with its instances."""
+        """End the warm pool with its instances; one that has gone meanwhile is fine."""
         with _named(f"removing the warm pool of {self.name}"):
-            self._api.delete_warm_pool(AutoScalingGroupName=self.name, ForceDelete=True)
+            self._of_pool(lambda: self._api.delete_warm_pool(AutoScalingGroupName=self.name, ForceDelete=True))
+
+    def _of_pool(self, call: Callable[[], Any]) -> Any:
+        """The answer of a call about the warm pool; None where there is no pool any more, for which AWS has no code of its own."""
+        try:
+            return call()
+        except ClientError:
+            if any(map(_has_pool, self._api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"])):
+                raise
+            return None
 
     def start_refresh(self, launch: Json, preferences: Json) -> str:
         """Replace instances by such that are launched by ``launch``, which becomes the group's. Returns the refresh's id."""
@@ -333,6 +342,11 @@ class ScalingGroup:
 def _is_new(error: ClientError) -> bool:
     """Whether Auto Scaling does not know yet what EC2 has just made."""
     return code_of(error) == "ValidationError" and "does not exist" in message_of(error)
+
+
+def _has_pool(shown: Mapping[str, Any]) -> bool:
+    """Whether a group, as AWS shows it, has a warm pool, be it one that goes."""
+    return "WarmPoolConfiguration" in shown
 
 
 def _unless(call: Callable[[], object], code: str, words: str = "") -> None:
