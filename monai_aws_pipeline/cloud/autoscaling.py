@@ -184,10 +184,9 @@ class ScalingGroup:
     def find(self) -> Group | None:
         """The group with all that belongs to it, None where there is none."""
         with _named(f"looking at the Auto Scaling group {self.name}"):
-            listed = self._api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
-            if not listed:
+            shown = self._shown()
+            if shown is None:
                 return None
-            shown = dict(listed[0])
             if shown.get("Status"):  # what belongs to a group that goes cannot be asked for
                 return Group(shown, {}, {}, {}, {}, _instances(shown["Instances"]), (), None)
             hooks = self._api.describe_lifecycle_hooks(AutoScalingGroupName=self.name)["LifecycleHooks"]
@@ -209,7 +208,11 @@ class ScalingGroup:
     def exists(self) -> bool:
         """Whether AWS still shows the group."""
         with _named(f"looking for the Auto Scaling group {self.name}"):
-            return bool(self._api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"])
+            return self._shown() is not None
+
+    def _shown(self) -> dict[str, Any] | None:
+        listed = self._api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return dict(listed[0]) if listed else None
 
     def create(self, settings: Json, hooks: Mapping[str, Json], tags: Mapping[str, str], report: Report) -> None:
         """Make the group with its hooks in one call, so that no instance ever comes without them."""
@@ -276,7 +279,7 @@ class ScalingGroup:
         try:
             return call()
         except ClientError:
-            if any(map(_has_pool, self._api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"])):
+            if _has_pool(self._shown() or {}):
                 raise
             return None
 

@@ -401,7 +401,11 @@ class Fleet:
 
     def _wait_deleted(self) -> None:
         found = self._group.find()
-        if found and found.is_going and not self._group.wait_gone(GONE_SECONDS, self._report):
+        if found and found.is_going:
+            self._wait_gone()
+
+    def _wait_gone(self) -> None:
+        if not self._group.wait_gone(GONE_SECONDS, self._report):
             raise FleetError(f"The group {self._name} is still being deleted.", "Materialise inference_host again in some minutes.")
 
     def remove(self) -> bool:
@@ -433,8 +437,7 @@ class Fleet:
             )
             self._group.delete()
         self._group.remove_alarm()
-        if not self._group.wait_gone(GONE_SECONDS, self._report):
-            raise FleetError(f"The group {self._name} is still being deleted.", "Materialise inference_host again in some minutes.")
+        self._wait_gone()
         self._templates.remove(self._name)
         self._report(f"the group {self._name} is gone, with its launch template and alarms")
         return True
