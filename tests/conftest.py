@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.cloud", "tests.support.postgres", "tests.permissions.passed"]
@@ -36,3 +37,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("searching", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("patient", settings.get_profile("searching"), derandomize=True, database=None)
 settings.load_profile("patient")
+
+# A traceback ends with what was wrong.
+_LINES_OF_A_FAILURE = 25
+
+
+class _FailuresAtOnce:
+    """Tells of a failure when it happens: a run that is cut off has not come to its summary, and would have said of it only "F"."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.line(f"FAILED {report.nodeid} ({report.when}, after {report.duration:.0f} s)", red=True)
+            for line in report.longreprtext.splitlines()[-_LINES_OF_A_FAILURE:]:
+                self.terminal.line(f"  {line}")
+
+
+@pytest.hookimpl(trylast=True)  # the terminal first, whose plugin this asks for
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that prints tells of failures; those beside it that run tests report to it."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_FailuresAtOnce(terminal))
