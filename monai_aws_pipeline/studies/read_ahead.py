@@ -82,7 +82,7 @@ class ReadAhead:
         self._store = None
 
     def plan(self, cursor: Cursor, keys_after: KeysAfter, now: datetime, limit: int) -> Tick:
-        """As ``plan_tick``; the plan that was made ahead where it is this tick's."""
+        """The plan that was made ahead where it is this tick's, of as many results as was said then; else ``plan_tick``'s, of ``limit``."""
         prepared = self._taken()
         self._results = prepared.results
         return prepared.plan if prepared.plan and prepared.plan.before == cursor else plan_tick(cursor, keys_after, now, limit)

@@ -19,6 +19,8 @@ from monai_aws_pipeline.studies.study_window import PARTITIONS
 
 EVENTS_A_TICK = 500
 """Dagster writes events one by one, 20 to 130 a second on SQLite: half a minute at most, as long as until the next tick."""
+EVENTS_AT_FIRST = 100
+"""Of a tick that nothing was read ahead of: while its results are read, nothing is written."""
 
 
 def study_results_sensor(interval_s: int) -> SensorDefinition:
@@ -73,7 +75,10 @@ def tick(
 
     Where more waits than is recorded at once, ``ahead`` begins with the next tick.
     """
-    plan = (ahead.plan if ahead else plan_tick)(cursor, store.index_keys, now, EVENTS_A_TICK)
+    if ahead:
+        plan = ahead.plan(cursor, store.index_keys, now, min(EVENTS_AT_FIRST, EVENTS_A_TICK))
+    else:
+        plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
     recording = prepare(instance, store, plan.fresh, now, limits, where, ahead.read if ahead else read_results)
     after = plan.advance(recording.deferred)
     if plan.more and ahead:
