@@ -276,9 +276,8 @@ def _assemble(
         packaging.log_in(build_host)
         built = packaging.build(build_host, prepared, start, "dependencies")
         clock.lap("build")
-        dependencies = packaging.push(
-            build_host, built
-        )  # kept also where the application's imports fail: what is corrected may be its code
+        # Kept also where the application's imports fail: what is corrected may be its code.
+        (dependencies,) = packaging.push(build_host, [built], start).values()
         clock.lap("keep")
     gate = import_gate.Bench(build_host.remote, settings, build_host.report, work / "imports")
     imports = import_gate.hold_below(gate, clients.s3, dependencies, lambda: built or packaging.pull(build_host, dependencies), prepared)
@@ -329,12 +328,10 @@ def _build_and_judge(
     clock.lap("golden")
     content = bill_of_materials.inventory(build_host.remote, candidate, build_host.report) if settings.bucket else None
     clock.lap("inventory")
-    digest = packaging.push(build_host, candidate)
+    stages = packaging.name_stages(build_host, prepared, start) if layered else []
+    digests = packaging.push(build_host, [candidate, *stages], start)
     clock.lap("push")
-    if layered:
-        packaging.keep(build_host, prepared, start)
-        clock.lap("keep")
-    return _Pushed(digest, content, f"passed ({imports})", judged.points if judged else ())
+    return _Pushed(digests[prepared.tag], content, f"passed ({imports})", judged.points if judged else ())
 
 
 @op(description="Read the pushed image back from the registry and record it.", out=Out(Nothing))

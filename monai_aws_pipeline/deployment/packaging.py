@@ -8,7 +8,7 @@ images of their own, under tags that name everything they were made from, and a 
 
 There are two ways from there to the MAP. Where nothing has to run the image before it is pushed, it is put together in the registry
 (``push_assembled``): the machine pulls nothing and pushes the layers that changed. Where a golden study has to be answered first, the
-machine needs the image: it pulls what is kept, builds the rest on top and pushes that (``build``, ``push``, ``keep``).
+machine needs the image: it pulls what is kept, builds the rest on top and pushes that (``build``, ``push``).
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from monai_aws_pipeline.deployment import registry_upload
 from monai_aws_pipeline.maps import assembly, dockerfile, monai_deploy
 from monai_aws_pipeline.maps.build_context import BuildContext, Stage
 from monai_aws_pipeline.remote import FULL, FULL_REMEDY, Remote, RemoteCommandError, RemoteError
+from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
 
 CONTEXT_FOLDER = "/tmp/monai-aws-build"  # noqa: S108  # on a machine that is ours alone
 IMAGE_FOLDER = "/tmp/monai-aws-image"  # noqa: S108
+UPLOAD_FOLDER = "/tmp/monai-aws-upload"  # noqa: S108
 # Login tokens of the registry live in memory only and never in an image: this folder is a tmpfs on every systemd machine.
 DOCKER_CONFIG = "/run/monai-aws-docker"
 # Without attestations: buildx adds some where the engine keeps images in containerd (Docker 29), and what is pushed is then an index, whose
 # digest ECR's basic scan does not know. What is in an image is written by us (docs/building.md).
 BUILD_ENVIRONMENT = "DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1"
+UPLOAD = f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} /opt/monai-aws/venv/bin/python"
 PRINT_LOGIN = (
     "import base64,boto3,sys;"
     "d=boto3.client('ecr',region_name=sys.argv[1]).get_authorization_token()['authorizationData'][0];"
@@ -201,9 +204,42 @@ def pull(build_host: BuildHost, digest: str) -> str:
     return reference
 
 
-def push(build_host: BuildHost, reference: str) -> str:
-    """Push and return the digest that the registry answered with."""
-    return _digest_in(build_host.remote.run(_push_command(reference), build_host.log_build_output, what="Pushing the MAP", seconds=3600))
+def push(build_host: BuildHost, references: Sequence[str], start: Start) -> dict[str, str]:
+    """Push images of one repository, the first of which has to arrive. Returns the digests that did, by tag.
+
+    The engine pushes what was built on layers that it pulled, since it knows them to be in the registry, and what only it can save.
+    """
+    if start.kept:
+        return push_by_engine(build_host, references)
+    with scratch("monai-aws-upload") as folder:
+        shutil.copyfile(registry_upload.__file__, folder / "upload.py")
+        build_host.remote.send_folder(folder, UPLOAD_FOLDER, build_host.report, what="Sending what pushes")
+    arguments = shlex.join(("saved", build_host.region, *references))
+    try:
+        lines = build_host.remote.run(
+            f"{UPLOAD} {UPLOAD_FOLDER}/upload.py {arguments}", build_host.log_build_output, what="Pushing the MAP", seconds=3600
+        )
+    except RemoteCommandError as failed:
+        if failed.exit_code != registry_upload.UNKNOWN_FORMAT:
+            raise
+        build_host.report("the engine pushes by itself, which takes longer: what stopped the faster way is said above")
+        return push_by_engine(build_host, references)
+    return _digests(lines, references)
+
+
+def push_by_engine(build_host: BuildHost, references: Sequence[str]) -> dict[str, str]:
+    """Push as ``docker push`` does, one after the other; as ``push``."""
+    digests: dict[str, str] = {}
+    for reference in references:
+        try:
+            lines = build_host.remote.run(_push_command(reference), build_host.log_build_output, what="Pushing the MAP", seconds=3600)
+        except RemoteError as error:
+            if not digests:
+                raise
+            build_host.report(f"{_tag(reference)} is not kept, so the next build makes it again. {error}")
+        else:
+            digests |= _digests(lines, [reference])
+    return digests
 
 
 def push_assembled(build_host: BuildHost, context: BuildContext, base: ImageParts, work: Path) -> str:
@@ -216,36 +252,55 @@ def push_assembled(build_host: BuildHost, context: BuildContext, base: ImagePart
     shutil.copyfile(registry_upload.__file__, work / "upload.py")
     build_host.remote.send_folder(work, IMAGE_FOLDER, build_host.report, what="Sending the new layers")
     name = build_host.repository.partition("/")[2]
-    arguments = " ".join(shlex.quote(each) for each in (IMAGE_FOLDER, name, context.tag, build_host.region))
-    command = f"sudo /opt/monai-aws/venv/bin/python {IMAGE_FOLDER}/upload.py {arguments}"
-    digest = _digest_in(build_host.remote.run(command, build_host.log_build_output, what="Pushing the MAP", seconds=3600))
+    arguments = shlex.join(("assembled", IMAGE_FOLDER, name, context.tag, build_host.region))
+    command = f"{UPLOAD} {IMAGE_FOLDER}/upload.py {arguments}"
+    lines = build_host.remote.run(command, build_host.log_build_output, what="Pushing the MAP", seconds=3600)
+    digest = _digests(lines, [context.tag])[context.tag]
     if digest != expected:
         raise RegistryError(f"{digest} was pushed, but {expected} was put together.", "Build again.")
     return digest
 
 
-def _digest_in(lines: Sequence[str]) -> str:
-    found = [match[1] for line in lines if (match := re.search(rf"digest: ({DIGEST_PATTERN})", line))]
-    if not found:
+def _digests(lines: Sequence[str], references: Sequence[str]) -> dict[str, str]:
+    """What was printed of each of these. Raises RegistryError where nothing was printed of the first."""
+    tags = {_tag(reference) for reference in references}
+    said = (re.search(rf"(\S+): digest: ({DIGEST_PATTERN})", line) for line in lines)
+    found = {match[1]: match[2] for match in said if match and match[1] in tags}
+    if _tag(references[0]) not in found:
         raise RegistryError("The push named no digest.", "Look at its output above; a proxy in between may have answered.")
-    return found[-1]
+    return found
 
 
-def keep(build_host: BuildHost, context: BuildContext, start: Start) -> None:
-    """Push the stages that this build made, for the builds to come, and no other tag. Behind a MAP's push their layers are there already.
+def _tag(reference: str) -> str:
+    return reference.rpartition(":")[2]
+
+
+def name_stages(build_host: BuildHost, context: BuildContext, start: Start) -> list[str]:
+    """Name the stages that this build made, for the builds to come. Nothing is built: the engine has them from the build before.
 
     A stage that cannot be kept costs the next build time and nothing else, so that is reported and not raised.
     """
+    named = []
     for stage in context.stages[len(start.kept) :]:
         reference = f"{build_host.repository}:{stage.tag}"
-        # Nothing is built here: the engine has the stage from the build before.
-        command = f"{_build_command(context, start, reference, stage.name)} && {_push_command(reference)}"
+        command = _build_command(context, start, reference, stage.name)
         try:
-            build_host.remote.run(command, build_host.log_build_output, what=f"Keeping the stage {stage.name}", seconds=3600)
+            build_host.remote.run(command, build_host.log_build_output, what=f"Keeping the stage {stage.name}", seconds=600)
         except RemoteError as error:
             build_host.report(f"The stage {stage.name} is not kept, so the next build makes it again. {error}")
         else:
-            build_host.report(f"kept the stage {stage.name} as {stage.tag}")
+            named.append(reference)
+    return named
+
+
+def keep(build_host: BuildHost, context: BuildContext, start: Start) -> None:
+    """Push the stages that this build made, and no MAP."""
+    if not (stages := name_stages(build_host, context, start)):
+        return
+    try:
+        push(build_host, stages, start)
+    except (RemoteError, RegistryError) as error:
+        build_host.report(f"The stages are not kept, so the next build makes them again. {error}")
 
 
 def _push_command(reference: str) -> str:

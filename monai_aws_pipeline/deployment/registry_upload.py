@@ -1,22 +1,58 @@
-"""Uploads an assembled image: ``python upload.py FOLDER NAME TAG REGION``, sent to a build machine and run there with that machine's role.
+"""Uploads an image from a build machine with that machine's role. Sent there and run there, in one of two ways.
 
-FOLDER is what ``assembly.write_image`` wrote. A blob that the repository holds already is not sent. Standard library and boto3 only, and
-nothing of this project, because it runs alone. Protocol: https://distribution.github.io/distribution/spec/api/
+``python upload.py assembled FOLDER NAME TAG REGION``: what ``assembly.write_image`` wrote into FOLDER.
+
+``python upload.py saved REGION REFERENCE...``: images of the machine's engine, all of one repository, the first of which has to arrive.
+What ``docker push`` does, sooner: that spends nearly all of its time in its own gzip, on one core for one large layer.
+
+A blob that the repository holds already is not sent. Standard library and boto3 only, ISA-L where the machine has it, and nothing of this
+project, because it runs alone. Protocol: https://distribution.github.io/distribution/spec/api/, images:
+https://distribution.github.io/distribution/spec/manifest-v2-2/, what an engine saves: https://github.com/moby/docker-image-spec
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
+import shutil
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:  # a machine image of before has no ISA-L
+    from isal import isal_zlib as compressor
+except ImportError:
+    import zlib as compressor  # type: ignore[no-redef]
 
 ATTEMPTS = 4
+UNKNOWN_FORMAT = 3
+"""Exit code: nothing was named in the registry, because this does not know, or has no room for, what the engine saves."""
+UPLOADS = 3
+"""Blobs that are sent at once."""
+
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_CONFIG = "application/vnd.docker.container.image.v1+json"
+_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_GZIP = b"\x1f\x8b"
+_PIECE = 4 << 20
+_SMALL = 1 << 20
+"""Bytes up to which a member may be text: whether it is, the manifest says, which comes behind it."""
+
+
+class UnknownFormatError(Exception):
+    """What the engine saved is not what this module knows, or not what the image says it is."""
 
 
 class Repository:
@@ -55,41 +91,231 @@ class Repository:
             return answer.headers
 
 
+def send(path: Path, digest: str, repository: Repository) -> None:
+    """Have a blob in the repository; what may pass is tried again."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            if repository.has(digest):
+                _say(f"{digest[:19]}: already there")
+            else:
+                repository.put_blob(path, digest)
+                _say(f"{digest[:19]}: pushed {path.stat().st_size} bytes")
+        except OSError as error:  # also what urllib raises
+            if attempt == ATTEMPTS or (isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code != 429):
+                raise
+            time.sleep(2.0**attempt)
+        else:
+            return
+
+
 def upload(folder: Path, repository: Repository, tag: str) -> str:
-    """Upload what is missing, the manifest last. Returns the image's digest."""
+    """Upload what ``assembly.write_image`` wrote and the registry has not, the manifest last. Returns the image's digest."""
     manifest = (folder / "manifest.json").read_bytes()
-    config = folder / "config.json"
-    blobs = [*sorted((folder / "layers").iterdir()), config]
-    for path in blobs:
-        digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path == config else f"sha256:{path.name}"
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                if repository.has(digest):
-                    print(f"{digest[:19]}: already there", flush=True)  # noqa: T201
-                else:
-                    repository.put_blob(path, digest)
-                    print(f"{digest[:19]}: pushed {path.stat().st_size} bytes", flush=True)  # noqa: T201
-                break
-            except OSError as error:  # also what urllib raises
-                if attempt == ATTEMPTS or (isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code != 429):
-                    raise
-                time.sleep(2.0**attempt)
+    for path in sorted((folder / "layers").iterdir()):
+        send(path, f"sha256:{path.name}", repository)
+    send(folder / "config.json", _sha256((folder / "config.json").read_bytes()), repository)
     repository.put_manifest(tag, manifest)
-    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    return _sha256(manifest)
 
 
-def main(folder: str, name: str, tag: str, region: str) -> int:
-    """Log in with the role of the machine and upload; prints the digest as ``docker push`` does."""
+# ---------------------------------------------------------------------------------------------------- images of the machine's engine
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as it is sent. ``diff``: digest of the tar that it unpacks to; ``sent``: the upload."""
+
+    digest: str
+    bytes: int
+    diff: str
+    sent: Future[None]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of an archive: its tags, its configuration, and the members that are its layers, the lowest first."""
+
+    tags: tuple[str, ...]
+    config: bytes
+    layers: tuple[str, ...]
+
+
+class Archive:
+    """Reads what ``docker save`` writes, once from its beginning to its end, while it is written.
+
+    Large members are compressed and sent as they come; which of the small ones are layers is known at the end.
+    """
+
+    def __init__(self, folder: Path, start: Callable[[Path, str], Future[None]]) -> None:
+        self._folder, self._start = folder, start
+        self._large: dict[str, Layer] = {}
+        self._small: dict[str, bytes] = {}
+        self._links: dict[str, str] = {}
+        self._hashing = ThreadPoolExecutor(1)  # beside the compressor
+
+    def read(self, stream: IO[bytes]) -> list[Image]:
+        """All of it. Raises UnknownFormatError."""
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE) as archive:
+                for member in archive:
+                    name = posixpath.normpath(member.name)
+                    if member.issym() or member.islnk():
+                        start = posixpath.dirname(name) if member.issym() else ""
+                        self._links[name] = posixpath.normpath(posixpath.join(start, member.linkname))
+                    elif member.isfile() and (content := archive.extractfile(member)):
+                        if member.size <= _SMALL:
+                            self._small[name] = content.read()
+                        else:
+                            self._large[name] = self._layer(iter(partial(content.read, _PIECE), b""))
+            named = json.loads(self._small["manifest.json"])
+            return [
+                Image(tuple(each["RepoTags"] or ()), self._small[self._member(each["Config"])], tuple(each["Layers"])) for each in named
+            ]
+        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise UnknownFormatError(f"what the engine saved cannot be read: {error!r}") from error
+
+    def manifest(self, image: Image) -> bytes:
+        """The manifest of an image of this archive, whose layers it waits for. Raises UnknownFormatError where they are not its own."""
+        layers = [self._found(name) for name in image.layers]
+        wanted = json.loads(image.config)["rootfs"]["diff_ids"]
+        if [layer.diff for layer in layers] != wanted:
+            raise UnknownFormatError("what the engine saved are not the layers that the image names")
+        for layer in layers:
+            layer.sent.result()
+        config = {"mediaType": _CONFIG, "size": len(image.config), "digest": _sha256(image.config)}
+        named = [{"mediaType": _LAYER, "size": layer.bytes, "digest": layer.digest} for layer in layers]
+        return json.dumps({"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": named}, indent=1).encode()
+
+    def _member(self, name: str) -> str:
+        """Where a member's content lies: layers of equal content are links to one of them."""
+        for _ in range(len(self._links) + 1):
+            if name not in self._links:
+                return name
+            name = self._links[name]
+        raise UnknownFormatError(f"the links of {name} lead nowhere")
+
+    def _found(self, name: str) -> Layer:
+        name = self._member(name)
+        if name in self._small:
+            self._large[name] = self._layer(iter([self._small.pop(name)]))
+        if name not in self._large:
+            raise UnknownFormatError(f"the engine names a layer {name} and has not saved it")
+        return self._large[name]
+
+    def _layer(self, pieces: Iterator[bytes]) -> Layer:
+        """Compress and start sending. One that is compressed already (as an engine on containerd keeps it) is sent as it is."""
+        diff, whole, size = hashlib.sha256(), hashlib.sha256(), 0
+        hashed: Future[None] | None = None
+        first = next(pieces, b"")
+        if first.startswith(b"\x28\xb5\x2f\xfd"):
+            raise UnknownFormatError("a layer is compressed with zstd")
+        ready = first.startswith(_GZIP)
+        packing = compressor.compressobj(1, compressor.DEFLATED, 31)  # 31: as gzip, whose header bears no time
+        unpacking = compressor.decompressobj(31)
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as target:
+            piece = first
+            while piece:
+                if hashed:
+                    hashed.result()
+                hashed = self._hashing.submit(diff.update, unpacking.decompress(piece) if ready else piece)
+                packed = piece if ready else packing.compress(piece)
+                whole.update(packed)
+                size += target.write(packed)
+                piece = next(pieces, b"")
+            if not ready:
+                packed = packing.flush()
+                whole.update(packed)
+                size += target.write(packed)
+        if hashed:
+            hashed.result()
+        digest = f"sha256:{whole.hexdigest()}"
+        return Layer(digest, size, f"sha256:{diff.hexdigest()}", self._start(Path(target.name), digest))
+
+
+def upload_saved(references: Sequence[str], repository: Repository, folder: Path) -> dict[str, str]:
+    """Upload images of the machine's engine, of which the first has to arrive. Returns the digest of each that did, by tag.
+
+    ``folder``: an empty one for the compressed layers. Raises UnknownFormatError before anything is named in the registry.
+    """
+
+    def sent(path: Path, digest: str) -> None:
+        send(path, digest, repository)
+        path.unlink()
+
+    with ThreadPoolExecutor(UPLOADS) as uploads:
+        archive = Archive(folder, lambda path, digest: uploads.submit(sent, path, digest))
+        with subprocess.Popen(["docker", "save", *references], stdout=subprocess.PIPE) as saving:
+            try:
+                images = {tag: image for image in archive.read(saving.stdout) for tag in image.tags}  # type: ignore[arg-type]
+            except BaseException:
+                saving.kill()
+                raise
+        if saving.returncode:
+            raise UnknownFormatError(f"docker save ended with {saving.returncode}")
+        if missing := [each for each in references if each not in images]:
+            raise UnknownFormatError(f"the engine has not saved {missing[0]}")
+        digests: dict[str, str] = {}
+        for reference in references:
+            image, tag = images[reference], reference.rpartition(":")[2]
+            manifest = archive.manifest(image)
+            config = folder / "config"
+            config.write_bytes(image.config)
+            send(config, _sha256(image.config), repository)
+            try:
+                repository.put_manifest(tag, manifest)
+            except OSError as error:
+                if not digests:
+                    raise
+                _say(f"{tag} is not kept: {error}")
+            else:
+                digests[tag] = _sha256(manifest)
+        return digests
+
+
+def room_for(references: Sequence[str]) -> bool:
+    """Whether the disk has room for what the engine writes while it saves, the whole image, and for the compressed layers."""
+    sizes = subprocess.run(
+        ["docker", "image", "inspect", "--format", "{{.Size}}", *references], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    return shutil.disk_usage("/").free > 2 * max(map(int, sizes))  # they share their layers, and the first has all of them
+
+
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  # what this prints is read on the other end of the connection
+
+
+def _log_in(region: str, name: str) -> Repository:
     import boto3
 
     login = boto3.client("ecr", region_name=region).get_authorization_token()["authorizationData"][0]
-    repository = Repository(f"{login['proxyEndpoint']}/v2/{name}", login["authorizationToken"])
+    return Repository(f"{login['proxyEndpoint']}/v2/{name}", login["authorizationToken"])
+
+
+def main(way: str, *arguments: str) -> int:
+    """Log in with the role of the machine and upload; prints the digest of each image as ``docker push`` does."""
     try:
-        digest = upload(Path(folder), repository, tag)
+        if way == "assembled":
+            folder, name, tag, region = arguments
+            digests = {tag: upload(Path(folder), _log_in(region, name), tag)}
+        else:
+            region, *references = arguments
+            if not room_for(references):
+                raise UnknownFormatError("the disk has no room to save the image")  # noqa: TRY301
+            name = references[0].partition("/")[2].rpartition(":")[0]
+            with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as work:
+                digests = upload_saved(references, _log_in(region, name), Path(work))
     except urllib.error.HTTPError as error:
         print(f"the registry answered {error.code}: {error.read(2000).decode(errors='replace')}", file=sys.stderr)  # noqa: T201
         return 1
-    print(f"{tag}: digest: {digest}")  # noqa: T201
+    except UnknownFormatError as error:
+        _say(str(error))
+        return UNKNOWN_FORMAT
+    for tag, digest in digests.items():
+        _say(f"{tag}: digest: {digest}")
     return 0
 
 

@@ -144,7 +144,7 @@ def _plain(place: Platform, app: Path, model: Path, wheels: Path, changed_bytes:
             reference = f"{repository}:plain-{time.time_ns():x}"
             command = f"sudo env DOCKER_BUILDKIT=1 DOCKER_CONFIG={packaging.DOCKER_CONFIG} docker build --network none --tag {reference} ."
             built.remote.run(f"cd {packaging.CONTEXT_FOLDER} && {command}", report, what="Building")
-            packaging.push(build_host, reference)
+            packaging.push_by_engine(build_host, [reference])
     seconds = time.monotonic() - began
     return _Build(seconds, place.cloud.received_bytes(settings.ecr_repository) - before, changed_bytes)
 

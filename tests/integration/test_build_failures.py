@@ -129,15 +129,9 @@ def test_the_build_fails(place: Platform, monkeypatch: pytest.MonkeyPatch):
     assert_nothing_left(place)
 
 
-def test_the_push_is_refused(place: Platform, monkeypatch: pytest.MonkeyPatch):
-    genuine = packaging.push
-
-    def without_login(build_host: packaging.BuildHost, reference: str) -> str:
-        build_host.remote.run("sudo rm -rf /run/monai-aws-docker", lambda _: None, what="Forgetting the login")
-        return genuine(build_host, reference)
-
-    monkeypatch.setattr(packaging, "push", without_login)
-    with pytest.raises(RemoteCommandError, match="Pushing the MAP"):
+def test_the_push_is_refused(place: Platform, local_cloud: LocalCloud):
+    local_cloud.order_fault(service="registry", action="Push", code="DENIED", status=403, times=200)
+    with pytest.raises(RemoteCommandError, match=r"(?s)Pushing the MAP.*403"):
         place.materialize("map_image")
     assert_nothing_left(place)
 

@@ -14,7 +14,7 @@ from dagster import Failure
 from moto import mock_aws
 
 from monai_aws_pipeline.cloud.registry import ImageParts, LayerBlob, Registry
-from monai_aws_pipeline.deployment import map_image, packaging
+from monai_aws_pipeline.deployment import map_image, packaging, registry_upload
 from monai_aws_pipeline.deployment.import_gate import MARK
 from monai_aws_pipeline.maps.build_context import BuildContext, write_context
 from monai_aws_pipeline.maps.golden import Golden
@@ -26,6 +26,7 @@ from monai_aws_pipeline.settings import Settings, load_settings
 
 REPOSITORY = "registry.example.org/map"
 DIGEST = "sha256:" + "d" * 64
+PUSHES = ("docker push ", "upload.py saved ")
 MISS = {"points": [{"name": "volume of Brain", "expected": "1 ml", "found": "3 ml", "ok": False}], "seconds": 1}
 
 
@@ -50,7 +51,7 @@ class Machine:
             on_line(f"agent-report:{json.dumps(self.golden)}")
             if not self.golden["points"][0]["ok"]:
                 raise RemoteCommandError(what, 4, [])
-        return [f"latest: digest: {DIGEST} size: 1"]
+        return [f"{word.rpartition(':')[2]}: digest: {DIGEST} size: 1" for word in command.split()]
 
     def send_folder(self, local: Path, remote: str, on_line: Callable[[str], None], *, what: str) -> int:
         self.ran.append((what, ""))
@@ -59,8 +60,8 @@ class Machine:
     @property
     def pushed(self) -> list[str]:
         """Tags that were pushed, in order."""
-        found = [command.rpartition("docker push ")[2] for _, command in self.ran if "docker push " in command]
-        return [reference.rpartition(":")[2] for reference in found]
+        found = (command.rpartition(sign)[2].split() for _, command in self.ran for sign in PUSHES if sign in command)
+        return [word.rpartition(":")[2] for words in found for word in words if ":" in word]
 
     def did(self, what: str) -> int:
         return sum(what in done for done, _ in self.ran)
@@ -196,3 +197,23 @@ def test_a_rebuild_that_imports_something_new_asks_the_image(shop: Workshop):
     shop.machine.imports = [{"done": 2}]
     assert shop.build(shop.context(None, kept=start.kept), start, bucket="studies").imports == "passed (2)"
     assert shop.machine.did("Pulling the dependencies") == 1
+
+
+def test_what_only_the_engine_can_save_the_engine_pushes(shop: Workshop):
+    shop.machine.fails["Pushing the MAP"] = RemoteCommandError("Pushing the MAP", registry_upload.UNKNOWN_FORMAT, [])
+    with pytest.raises(RemoteCommandError):
+        packaging.push(shop.build_host, [f"{REPOSITORY}:1"], packaging.Start())
+    assert [command.split()[-2:] for what, command in shop.machine.ran if what == "Pushing the MAP"][1] == ["push", f"{REPOSITORY}:1"]
+
+
+def test_a_refusal_of_the_registry_is_told_and_not_tried_in_another_way(shop: Workshop):
+    shop.machine.fails["Pushing the MAP"] = RemoteCommandError("Pushing the MAP", 1, ["the registry answered 403"])
+    with pytest.raises(RemoteCommandError, match="403"):
+        packaging.push(shop.build_host, [f"{REPOSITORY}:1"], packaging.Start())
+    assert shop.machine.did("Pushing the MAP") == 1
+
+
+def test_what_was_built_on_pulled_layers_the_engine_pushes_which_knows_them(shop: Workshop):
+    start = packaging.Start(("dependencies",), f"{REPOSITORY}@{DIGEST}")
+    assert packaging.push(shop.build_host, [f"{REPOSITORY}:1", f"{REPOSITORY}:2"], start) == {"1": DIGEST, "2": DIGEST}
+    assert shop.machine.pushed == ["1", "2"]
