@@ -6,6 +6,8 @@ has exactly one answer and nothing is left over.
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +40,7 @@ class Fleet:
     def __init__(self, place: Platform) -> None:
         self.place, self.name = place, place.settings.names.fleet_group
         with environment(place.cloud.environment):
-            self.api = boto3.Session().client("autoscaling")
+            self.api, self.ec2 = boto3.Session().client("autoscaling"), boto3.Session().client("ec2")
 
     def shown(self) -> dict[str, Any]:
         found = self.api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
@@ -63,6 +65,10 @@ class Fleet:
         assert self.shown()["DesiredCapacity"] == 0
         eventually(lambda: not self.place.machines(ROLE_INFERENCE))
 
+    def activities(self, status: str) -> list[dict[str, Any]]:
+        found = self.api.describe_scaling_activities(AutoScalingGroupName=self.name)["Activities"]
+        return [each for each in found if each["StatusCode"] == status]
+
     def leaves(self, instance: str, *, smaller: bool) -> None:
         self.api.terminate_instance_in_auto_scaling_group(InstanceId=instance, ShouldDecrementDesiredCapacity=smaller)
 
@@ -71,6 +77,10 @@ class Fleet:
         self.place.on_host(
             instance, f"for n in $(seq 400); do find {STATE_FOLDER} -name started.txt | grep -q . && exit; sleep 0.1; done; exit 1", 90
         )
+
+    def told(self, instance: str) -> dict[str, Any]:
+        """What an instance says of itself."""
+        return dict(json.loads(self.place.on_host(instance, "/opt/monai-aws/bin/monai-aws-agent at-work")))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +134,19 @@ class TestAFleet:
         fleet.zero()
         record_property("happened", f"{sorted(shares.values())} of 100 each; the idle ones left by themselves")
 
+    def test_scale_in_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        fleet.desired(2)
+        two = fleet.until(2)
+        jobs = uploaded(waking, "scale-in", 8, "tiny:sleep=5")
+        for instance in two:
+            fleet.at_work(instance)
+            assert fleet.told(instance)["group"] == {"target": "InService", "protected": True}
+        fleet.desired(0)
+        records = answered(waking, jobs)
+        assert {record.host.instance_id for record in records} == set(two), "nobody was taken while at work"
+        fleet.zero()
+        record_property("happened", "protected while at work; taken when idle")
+
     def test_told_to_go_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
         jobs = uploaded(waking, "told-to-go", 1, "tiny:sleep=20")
         fleet.desired(1)
@@ -150,3 +173,64 @@ class TestAFleet:
         fleet.zero()
         others = {record.host.instance_id for record in records} - set(two)
         record_property("happened", f"its jobs came back; the group replaced it ({len(others)} new one(s) answered)")
+
+    def test_refresh_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        jobs = uploaded(waking, "refresh", 1, "tiny:sleep=20")
+        fleet.desired(1)
+        (instance,) = fleet.until(1)
+        fleet.at_work(instance)
+        newer = fleet.ec2.create_launch_template_version(
+            LaunchTemplateName=fleet.name, SourceVersion="1", LaunchTemplateData={"InstanceType": "g5.xlarge"}
+        )["LaunchTemplateVersion"]["VersionNumber"]
+        fleet.api.start_instance_refresh(
+            AutoScalingGroupName=fleet.name,
+            DesiredConfiguration={"LaunchTemplate": {"LaunchTemplateName": fleet.name, "Version": str(newer)}},
+            Preferences={"SkipMatching": True, "ScaleInProtectedInstances": "Refresh"},
+        )
+        eventually(lambda: fleet.states()[instance] == "Terminating:Wait")
+        (record,) = answered(waking, jobs)
+        assert record.host.instance_id == instance, "the hook held the refresh up until its study was answered"
+        refresh = lambda: fleet.api.describe_instance_refreshes(AutoScalingGroupName=fleet.name)["InstanceRefreshes"][0]  # noqa: E731
+        eventually(lambda: refresh()["Status"] == "Successful", 200)
+        (after,) = answered(waking, uploaded(waking, "refreshed", 1))
+        assert after.host.type == "g5.xlarge"
+        fleet.zero()
+        record_property("happened", f"version {newer} came when the study was answered")
+
+    def test_zone_without_capacity(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        first, *others = sorted(fleet.shown()["AvailabilityZones"])
+        fleet.place.cloud.order_fault(account={"no_capacity": [first]})
+        (record,) = answered(waking, uploaded(waking, "zone", 1))
+        refusals = [each["StatusMessage"] for each in fleet.activities("Failed")]
+        assert any("InsufficientInstanceCapacity" in said for said in refusals)
+        zone = fleet.ec2.describe_instances(InstanceIds=[record.host.instance_id])["Reservations"][0]["Instances"][0]["Placement"]
+        assert zone["AvailabilityZone"] in others
+        fleet.zero()
+        record_property("happened", "the group took the other zone")
+
+    def test_group_changed_by_hand(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        fleet.api.update_auto_scaling_group(AutoScalingGroupName=fleet.name, MinSize=1)
+        (instance,) = fleet.until(1)
+        answered(waking, uploaded(waking, "by-hand", 1))
+        time.sleep(0.3 * 60 + 15)
+        assert fleet.states() == {instance: "InService"}, "idle, and the group may not become smaller"
+        fleet.ec2.terminate_instances(InstanceIds=[instance])
+        (other,) = eventually(lambda: [each for each, state in fleet.states().items() if state == "InService" and each != instance], 150)
+        answered(waking, uploaded(waking, "by-hand-again", 1))
+        fleet.api.update_auto_scaling_group(AutoScalingGroupName=fleet.name, MinSize=0)
+        fleet.zero()
+        record_property("happened", f"kept at its least size, replaced ({other} for {instance}), gone when it might be")
+
+    def test_pool_instance_that_does_not_start(self, fleet: Fleet, waking: Waking, record_property: Tell):
+        pool = {"MaxGroupPreparedCapacity": 1, "InstanceReusePolicy": {"ReuseOnScaleIn": True}}
+        fleet.api.put_warm_pool(AutoScalingGroupName=fleet.name, **pool)
+        (warm,) = fleet.until(1, "Warmed:Stopped")
+        (record,) = answered(waking, uploaded(waking, "pool", 1))
+        assert record.host.instance_id == warm, "it had been waiting with the MAP on its disk"
+        (warm,) = fleet.until(1, "Warmed:Stopped", 240)
+        fleet.place.cloud.order_fault(ends_at="start", reason="Server.InsufficientInstanceCapacity", match=warm)
+        (record,) = answered(waking, uploaded(waking, "pool-again", 1))
+        assert record.host.instance_id != warm
+        fleet.api.delete_warm_pool(AutoScalingGroupName=fleet.name, ForceDelete=True)
+        fleet.zero()
+        record_property("happened", "another one was launched and answered")

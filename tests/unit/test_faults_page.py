@@ -28,7 +28,7 @@ def names(cases: ModuleType) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("page", "cases", "at_least"),
     [
-        ("faults-inference.md", (test_inference_faults, test_archive_faults, test_fleet_faults), 31),
+        ("faults-inference.md", (test_inference_faults, test_archive_faults, test_fleet_faults), 36),
         ("faults-building.md", (test_building_faults,), 46),
     ],
 )
