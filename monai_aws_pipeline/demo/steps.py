@@ -39,6 +39,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.stack import deploy_stack, stack_name
 from monai_aws_pipeline.contract import INPUT_PREFIX, ROLE_INFERENCE, ResultRecord, Status, job_id, sha256_text, short_digest, version_of
 from monai_aws_pipeline.contract.outputs import DICOM_SEG
+from monai_aws_pipeline.demo.ahead import made_ahead
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcesses
 from monai_aws_pipeline.demo.idle_cost import idle_periods
 from monai_aws_pipeline.deployment.map_source import observation
@@ -193,7 +194,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         with progress.phase("example", "Fetching the example's model and head volume, writing the study"):
             files = fetch(load_settings().cache_dir, progress.line)
             study_zip = _study(files, progress.line)
-        with progress.phase("local_cloud", "Starting the embedded AWS"):
+        with progress.phase("local_cloud", "Starting the embedded AWS"), made_ahead(load_settings().cache_dir):
             base = local_cloud.up(configure(place.state, place.port), progress.line).environment
         with progress.phase("bootstrap", "Creating roles and bucket as the administrator (infra/bootstrap.yaml)"):
             environment = _settings_of_the_demo(place, _operator(place, base, progress.line), files)
