@@ -6,10 +6,12 @@ a subject, loaded below as plugins.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.cloud", "tests.support.postgres", "tests.permissions.passed"]
@@ -25,7 +27,11 @@ os.environ |= {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
     "DAGSTER_DISABLE_TELEMETRY": "1",
+    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # hundreds of images of AWS's, made anew for each test
 }
+# Each session reads the description of a service anew, megabytes of JSON, which took a third of the unit tests. None changes it.
+_described = functools.cache(JSONFileLoader().load_file)
+JSONFileLoader.load_file = lambda _, path: _described(path)  # type: ignore[assignment, method-assign]
 
 # A run that was started in the background ignores Ctrl-C, and so would every process that a test starts to see what Ctrl-C does to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

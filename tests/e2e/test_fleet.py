@@ -39,6 +39,10 @@ def asked(place: Platform) -> ScalingGroup:
     return ScalingGroup(place.clients, place.settings.names.fleet_group, place.settings.names.fleet_alarm)
 
 
+def group_is_there(place: Platform) -> bool:
+    return asked(place).find() is not None
+
+
 def group(place: Platform) -> Group:
     found = asked(place).find()
     assert found is not None
@@ -87,6 +91,7 @@ def test_a_group_that_is_as_it_should_be_is_left_alone_and_one_that_somebody_cha
     assert hosts(place)["reused"] is True
 
 
+@pytest.mark.long
 def test_a_setting_is_brought_in_by_a_refresh_of_what_runs(place: Platform) -> None:
     asked(place).ask_for(1)
     (first,) = eventually(lambda: group(place).in_service(), 180)
@@ -98,6 +103,7 @@ def test_a_setting_is_brought_in_by_a_refresh_of_what_runs(place: Platform) -> N
     assert hosts(place)["launch_template_version"] == "3", "back again: no instance, so no refresh"
 
 
+@pytest.mark.long
 def test_named_hosts_take_the_groups_place_and_the_group_theirs_and_nothing_is_lost(place: Platform) -> None:
     named = place.changed(MONAI_AWS_FLEET="hosts", MONAI_AWS_HOST_COUNT="1")
     hosts(named, "s3_trigger")
@@ -113,9 +119,12 @@ def test_named_hosts_take_the_groups_place_and_the_group_theirs_and_nothing_is_l
     until_empty(place)
 
 
-def test_a_teardown_takes_the_group_first_and_leaves_nothing_of_it(place: Platform) -> None:
-    asked(place).ask_for(1)
-    eventually(lambda: group(place).instances, 120)
+@pytest.mark.parametrize("instances", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_teardown_takes_the_group_first_and_leaves_nothing_of_it(place: Platform, instances: int) -> None:
+    if not group_is_there(place):
+        hosts(place)
+    asked(place).ask_for(instances)
+    eventually(lambda: len(group(place).instances) == instances, 120)
     down = Teardown(place.clients, place.settings, place.log.append)
     of_fleet = (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE, Kind.MACHINE)
     going = [thing for thing in plan(down.inventory()) if thing.kind in of_fleet]
