@@ -8,7 +8,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.credentials import Credentials
 
-from monai_aws_pipeline.cloud.credentials import Renewable
+from monai_aws_pipeline.cloud.credentials import Renewable, renewing_session
 from monai_aws_pipeline.cloud.errors import SessionError
 from monai_aws_pipeline.cloud.refusals import Kind, meaning_of
 from monai_aws_pipeline.cloud.session import Clients
@@ -71,3 +71,9 @@ def test_a_code_that_says_several_things_is_read_by_its_words(code: str, message
     assert meaning is not None
     assert kind in meaning.remedy
     assert meaning.kind in (Kind.SESSION, Kind.THROTTLED)
+
+
+def test_sessions_of_one_process_read_the_description_of_a_service_once():
+    first, second = (renewing_session().get_component("data_loader").load_service_model("sqs", "service-2") for _ in range(2))
+    assert first is second
+    assert "SendMessage" in first["operations"]
