@@ -244,6 +244,7 @@ def upload_saved(references: Sequence[str], repository: Repository, folder: Path
 
     with ThreadPoolExecutor(UPLOADS) as uploads:
         archive = Archive(folder, lambda path, digest: uploads.submit(sent, path, digest))
+        _say("asking the engine for the image, which it writes down whole before the first byte comes")
         with subprocess.Popen(["docker", "save", *references], stdout=subprocess.PIPE) as saving:
             try:
                 images = {tag: image for image in archive.read(saving.stdout) for tag in image.tags}  # type: ignore[arg-type]
