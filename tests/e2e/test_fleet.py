@@ -12,8 +12,9 @@ from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP, Group, LaunchTemplates, ScalingGroup
 from monai_aws_pipeline.contract import HOOK_FINISH, ROLE_INFERENCE, Status
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.operations.teardown import Kind, Teardown, plan
+from monai_aws_pipeline.operations.teardown import Kind, Teardown
 from tests.support.faults import eventually
+from tests.support.fleet import OF_A_GROUP, remove_group
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import tiny_study_zip
 
@@ -29,10 +30,7 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
             assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
             yield made
         finally:
-            with environment(made.variables):
-                down = Teardown(made.clients, made.settings, made.log.append)
-                mine = [thing for thing in plan(down.inventory()) if thing.kind in (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE)]
-                down.run(mine)
+            remove_group(made)
 
 
 def asked(place: Platform) -> ScalingGroup:
@@ -125,10 +123,8 @@ def test_a_teardown_takes_the_group_first_and_leaves_nothing_of_it(place: Platfo
         hosts(place)
     asked(place).ask_for(instances)
     eventually(lambda: len(group(place).instances) == instances, 120)
+    removed = remove_group(place)
+    assert removed[0].kind is Kind.SCALING_GROUP
     down = Teardown(place.clients, place.settings, place.log.append)
-    of_fleet = (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE, Kind.MACHINE)
-    going = [thing for thing in plan(down.inventory()) if thing.kind in of_fleet]
-    assert going[0].kind is Kind.SCALING_GROUP
-    down.run(going)
-    assert [thing for thing in down.inventory() if thing.kind in of_fleet] == []
+    assert [thing for thing in down.inventory() if thing.kind in OF_A_GROUP] == []
     assert not asked(place).has_alarm()

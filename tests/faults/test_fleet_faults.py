@@ -18,8 +18,8 @@ import pytest
 
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from monai_aws_pipeline.operations.teardown import Kind, Teardown, plan
 from tests.support.faults import STATE_FOLDER, Waking, eventually
+from tests.support.fleet import remove_group
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
@@ -91,9 +91,7 @@ def fleet(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
             yield Fleet(place)
         finally:
             place.cloud.clear_faults()
-            with environment(place.variables):
-                down = Teardown(place.clients, place.settings, place.log.append)
-                down.run([thing for thing in plan(down.inventory()) if thing.kind in (Kind.SCALING_GROUP, Kind.LAUNCH_TEMPLATE)])
+            remove_group(place)
 
 
 @pytest.fixture(scope="class")
