@@ -14,7 +14,7 @@ from tests.support.cloud import own_cloud
 from tests.support.platform import platform
 from tests.support.studies import tiny_study_zip
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
 
 @pytest.fixture

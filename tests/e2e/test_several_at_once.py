@@ -19,7 +19,7 @@ from tests.support.faults import AGENT, eventually
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import tiny_study_zip
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
 SETTINGS = {"MONAI_AWS_STUDIES_AT_ONCE": "6", "MONAI_AWS_MAP_MEMORY_MIB": "12288", "MONAI_AWS_IDLE_STOP_MINUTES": "0.5"}
 TAKEN_MIB = 4500

@@ -15,7 +15,7 @@ from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from tests.support.platform import environment, platform
 from tests.support.studies import tiny_study_zip
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
 
 def test_a_study_is_answered_without_a_baked_image(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory):

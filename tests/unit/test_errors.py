@@ -17,6 +17,7 @@ from monai_aws_pipeline.remote import RemoteCommandError
 from monai_aws_pipeline.settings import PROJECT_ROOT
 
 INTERNAL = {
+    "monai_aws_pipeline.deployment.registry_upload.UnknownFormatError": "ends a program on a build machine; its engine pushes then",
     "monai_aws_pipeline.local_cloud.autoscaling_launch.LaunchError": "becomes an activity of the group that failed, as AWS has it",
     "monai_aws_pipeline.local_cloud.autoscaling_protocol.QueryError": "is answered as AWS answers",
     "monai_aws_pipeline.local_cloud.imaging.RefusedCall": "is answered as AWS answers",
