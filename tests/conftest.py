@@ -6,12 +6,14 @@ a subject, loaded below as plugins.
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
+from pathlib import Path
 
+import boto3
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import Loader
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.cloud", "tests.support.postgres", "tests.support.scheduling", "tests.permissions.passed"]
@@ -29,9 +31,11 @@ os.environ |= {
     "DAGSTER_DISABLE_TELEMETRY": "1",
     "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # hundreds of images of AWS's, made anew for each test
 }
-# Each session reads the description of a service anew, megabytes of JSON, which took a third of the unit tests. None changes it.
-_described = functools.cache(JSONFileLoader().load_file)
-JSONFileLoader.load_file = lambda _, path: _described(path)  # type: ignore[assignment, method-assign]
+# Each session reads the descriptions of services anew, megabytes of JSON, which took a third of the unit tests. None changes them.
+_described = Loader([str(Path(boto3.__file__).parent / "data")])
+botocore.session.create_loader = lambda _: _described  # type: ignore[attr-defined]
+# boto3's sessions add the same folder to it each time.
+Loader.search_paths = property(lambda loader: list(loader._search_paths))  # type: ignore[assignment]
 
 # A run that was started in the background ignores Ctrl-C, and so would every process that a test starts to see what Ctrl-C does to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

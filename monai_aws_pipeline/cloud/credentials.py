@@ -7,12 +7,11 @@ itself; where somebody has logged in again meanwhile, the files hold what the ru
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import botocore.session
 from botocore.exceptions import BotoCoreError, CredentialRetrievalError, SSOError, TokenRetrievalError
-from botocore.loaders import JSONFileLoader, Loader
+from botocore.loaders import Loader
 
 from monai_aws_pipeline.cloud.errors import SessionError, of_meaning
 from monai_aws_pipeline.cloud.refusals import meaning_of
@@ -24,13 +23,13 @@ OVER: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpire
 _NO_LOGIN: Final = (SSOError, TokenRetrievalError, CredentialRetrievalError)
 
 
-class _Descriptions(JSONFileLoader):
+class _Descriptions(Loader):
     """What AWS says of its services, read once a process: a session reads megabytes of JSON anew, and each tick of a sensor has one."""
 
-    @cache  # noqa: B019  # there is one, for as long as the process
-    def load_file(self, file_path: str) -> Any:
-        """As the SDK's own, which nothing changes that it is handed to."""
-        return super().load_file(file_path)
+    @property
+    def search_paths(self) -> list[str]:
+        """A copy: each session of boto3 adds a folder, of resources that nobody here asks for."""
+        return list(super().search_paths)
 
 
 _DESCRIPTIONS: Final = _Descriptions()
@@ -80,7 +79,7 @@ def renewing_session() -> botocore.session.Session:
     """A session of the default chain whose calls go on with newer credentials, or end in SessionError, when those they had are over."""
     session, chain = botocore.session.Session(), Chain()
     session.register_component("credential_provider", chain)
-    session.register_component("data_loader", Loader(file_loader=_DESCRIPTIONS))
+    session.register_component("data_loader", _DESCRIPTIONS)
 
     def again(attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
         is_over = response is not None and _code(response[1]) in OVER
