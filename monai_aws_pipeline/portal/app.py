@@ -67,7 +67,7 @@ class Portal:
 def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
     """The whole application over one bucket."""
     routes, studies = StudyRoutes(files, where), RecentRoutes(files, Recent(files.store), portal.ask_again)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(HEALTH, _health),
             Route("/", _home),
@@ -109,6 +109,9 @@ def build_app(files: StudyFiles, where: Addresses, portal: Portal) -> Starlette:
             BotoCoreError: responses.s3_refused,
         },
     )
+    # A redirect to the address with or without its last slash would carry the query along, and with it whatever somebody typed there.
+    app.router.redirect_slashes = False
+    return app
 
 
 class StudyRoutes:

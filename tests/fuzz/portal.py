@@ -230,7 +230,7 @@ class Viewed:
         found = ["what identifies comes out"] if self._secret.search(str(headers).encode() + body) else []
         if not path.startswith(VIEWERS):
             return found
-        if method not in ("GET", "HEAD") and status < 300:  # a redirect from a slash too many gives nothing
+        if method not in ("GET", "HEAD") and status < 400:
             found.append("a method that writes is answered")
         if status == 200 and not self._is_address(path):
             found.append("there is no such address")
