@@ -35,7 +35,7 @@ def made_ahead(cache: Path) -> Iterator[None]:
     # A process of its own, so that it can give way.
     making = subprocess.Popen(
         [sys.executable, "-m", __name__],
-        cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         yield
@@ -49,7 +49,7 @@ def main() -> None:
     from monai_aws_pipeline.deployment.host_bundle import HOST_REQUIREMENTS
     from monai_aws_pipeline.maps import requirements, wheelhouse
 
-    os.nice(_GIVES_WAY)
+    _give_way()
     compiled = subprocess.Popen([sys.executable, "-c", f"import {', '.join(_MODULES)}"], cwd=PROJECT_ROOT)
     settings = load_settings()
     python = _python_of_the_distribution()
@@ -58,6 +58,12 @@ def main() -> None:
         application = PROJECT_ROOT / settings.app_source / settings.app_dir
         wheelhouse.collect(requirements.requirements_file(application, Path(folder)), settings.cache_dir, python, _quietly)
     compiled.wait()
+
+
+def _give_way() -> None:
+    os.nice(_GIVES_WAY)
+    with suppress(OSError):  # Linux shares the processor between sessions first, and asks for the niceness of each
+        Path("/proc/self/autogroup").write_text(str(_GIVES_WAY))
 
 
 def _python_of_the_distribution() -> str:

@@ -7,6 +7,8 @@ processor and nothing else, and gives way to the others.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -35,4 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 def pytest_configure(config: pytest.Config) -> None:
     """In the third process: give way."""
     if getattr(config, "workerinput", {}).get("workerid") == GIVES_WAY:
+        os.setsid()  # Linux shares the processor between sessions first, and asks for the niceness of each
         os.nice(_NICENESS)
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))

@@ -19,7 +19,7 @@ APPLICATION = PROJECT_ROOT / "examples" / "brain_mri" / "app"
 def test_wheels_of_hosts_and_of_the_example_for_the_python_of_the_base_file_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     made: list[str] = []
     monkeypatch.setattr(wheelhouse, "collect", lambda wanted, _cache, python, _report: made.append(wheelhouse.name_of(wanted, python)))
-    monkeypatch.setattr(ahead.os, "nice", lambda _: 0)
+    monkeypatch.setattr(ahead, "_give_way", lambda: None)
     monkeypatch.setattr(ahead, "_MODULES", ("sys",))
     ahead.main()
     said = subprocess.run(["/usr/bin/python3", "--version"], capture_output=True, text=True, check=True).stdout
