@@ -11,8 +11,8 @@ STUDIES ?= 2000
 SEED ?=
 ONLY ?=
 TESTS ?= tests/e2e tests/integration tests/fidelity tests/unit
-# Test files that run at once. Two processes have an embedded AWS of their own; the third takes the unit tests while those wait for machines.
-PARALLEL ?= 3
+# Test files that run at once. Each process has an embedded AWS of its own; more than two want more than 16 GiB and 2 cores.
+PARALLEL ?= 2
 
 help:
 	@echo "make demo       from nothing to an inferred study with its lineage, on this machine"

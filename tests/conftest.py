@@ -16,7 +16,7 @@ import pytest
 from botocore.loaders import Loader
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.cloud", "tests.support.postgres", "tests.support.scheduling", "tests.permissions.passed"]
+pytest_plugins = ["tests.support.cloud", "tests.support.postgres", "tests.permissions.passed"]
 
 # A test that forgets to say which account it means must reach none: not the caller's profile, not an instance's role.
 for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

@@ -17,7 +17,7 @@ from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from tests.support.platform import Platform, platform
 from tests.support.studies import dicom_bytes, tiny_study, tiny_study_zip, two_studies_zip, zip_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
+pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
 QUIET_S = 3.0
 

@@ -96,6 +96,8 @@ def place(local_cloud: LocalCloud, project: Project, tmp_path_factory: pytest.Te
         "MONAI_AWS_GOLDEN_STUDY_SHA256": hashlib.sha256(golden.read_bytes()).hexdigest(),
     }
     with platform(local_cloud, "own", tmp_path_factory.mktemp("own-platform"), **own) as made:
+        assert "Nothing is known against" in run(made, "doctor", "app")
+        assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 
 
@@ -146,9 +148,6 @@ def parameter(place: Platform) -> str:
 
 
 def test_ones_own_application_goes_from_the_doctor_to_an_answered_study_by_settings_alone(place: Platform, project: Project):
-    assert "Nothing is known against" in run(place, "doctor", "app")
-    assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
-
     found = answer(place, "chest", study_uid="2.25.4711")
     commit = subprocess.run(["git", "-C", str(project.repository), "rev-parse", "main"], capture_output=True, text=True, check=True)
     assert (found.map.app_version, found.map.commit) == ("1.0.0", commit.stdout.strip())
@@ -303,6 +302,7 @@ def test_a_deployment_does_not_bring_a_withdrawn_map_back(place: Platform):
     assert "taken back by a rollback" in str(made.metadata["not_made_live"].value)
 
 
+@pytest.mark.long
 def test_a_deployment_asks_a_host_before_a_new_map_takes_the_place_of_another(place: Platform, project: Project):
     first = parameter(place)
     project.release("1.2.0")
@@ -314,6 +314,7 @@ def test_a_deployment_asks_a_host_before_a_new_map_takes_the_place_of_another(pl
     place.wait_stopped()
 
 
+@pytest.mark.long
 def test_a_map_is_promoted_while_the_only_host_answers_a_backlog(place: Platform, project: Project):
     first = parameter(place)
     project.release("1.3.0")
