@@ -168,7 +168,7 @@ def test_status_tells_everything_and_no_name(place: Platform):
     result = run(place, "status", "--json")
     state = json.loads(result.output)
     assert state["dead_letters"] == 1
-    assert set(state) == {"deployment", "machines", "queues", "dead_letters", "live_map", "results"}
+    assert set(state) == {"deployment", "machines", "queues", "dead_letters", "live_map", "results", "fleet"}
     assert set(state["queues"]) == set(queues(place))
     assert "Jane" not in result.output
     assert "replay" in run(place, "status").output
