@@ -148,7 +148,7 @@ def test_what_the_lineage_built_last_stays(clients: Clients, digests: dict[str, 
 
 
 def test_what_a_host_holds_stays(clients: Clients, digests: dict[str, str]):
-    image_id = clients.ec2.describe_images()["Images"][0]["ImageId"]
+    image_id = clients.ec2.register_image(Name="any", RootDeviceName="/dev/sda1")["ImageId"]
     named = {"monai-aws:deployment": "unit", "monai-aws:role": "inference", TAG_PREPARED: digests["2.0.0"]}
     spec = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in named.items()]}]
     clients.ec2.run_instances(ImageId=image_id, MinCount=1, MaxCount=1, TagSpecifications=spec)  # type: ignore[arg-type]
