@@ -17,10 +17,12 @@ from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
 from monai_aws_pipeline.studies.study_window import PARTITIONS
 
-EVENTS_A_TICK = 500
-"""Dagster writes events one by one, 20 to 130 a second on SQLite: half a minute at most, as long as until the next tick."""
+EVENTS_A_TICK = 1000
+"""Dagster writes events one by one, 20 to 130 a second on SQLite: a minute at most. Half a second of each tick is Dagster's, for the call."""
 EVENTS_AT_FIRST = 100
 """Of a tick that nothing was read ahead of: while its results are read, nothing is written."""
+GROWTH = 3
+"""How many times as many the next tick takes at most: they are read while these are written, and a result is read sooner than written."""
 
 
 def study_results_sensor(interval_s: int) -> SensorDefinition:
@@ -82,7 +84,7 @@ def tick(
     recording = prepare(instance, store, plan.fresh, now, limits, where, ahead.read if ahead else read_results)
     after = plan.advance(recording.deferred)
     if plan.more and ahead:
-        ahead.expect(store, after, now, EVENTS_A_TICK)
+        ahead.expect(store, after, now, min(GROWTH * len(plan.fresh), EVENTS_A_TICK))
     if plan.fresh:
         return recording, after
     return _audit(instance, store, after, now, limits, where)

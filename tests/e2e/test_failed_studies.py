@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
 @pytest.fixture(scope="module")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with platform(local_cloud, "mend", tmp_path_factory.mktemp("mend")) as made:
+        made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 

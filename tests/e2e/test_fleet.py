@@ -27,6 +27,7 @@ SETTINGS = {"MONAI_AWS_FLEET": "autoscaling", "MONAI_AWS_HOST_COUNT": "2", "MONA
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with platform(local_cloud, "fleet", tmp_path_factory.mktemp("fleet"), **SETTINGS) as made:
         try:
+            made.adopt_image()
             assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
             yield made
         finally:

@@ -26,6 +26,7 @@ QUIET_S = 3.0
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("kinds")
     with platform(local_cloud, "kinds", folder, MONAI_AWS_FOLDER_QUIET_MINUTES=str(QUIET_S / 60)) as made:
+        made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 

@@ -97,6 +97,7 @@ def place(local_cloud: LocalCloud, project: Project, tmp_path_factory: pytest.Te
     }
     with platform(local_cloud, "own", tmp_path_factory.mktemp("own-platform"), **own) as made:
         assert "Nothing is known against" in run(made, "doctor", "app")
+        made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 

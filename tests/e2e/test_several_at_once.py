@@ -30,6 +30,7 @@ TAKEN_MIB = 4500
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("at-once")
     with platform(local_cloud, "at-once", folder, **SETTINGS) as made:
+        made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from monai_aws_pipeline.archive.connection import NONE
@@ -25,6 +26,8 @@ from monai_aws_pipeline.contract import (
     INDEX_PREFIX,
     JOBS_PREFIX,
     ROLE_INFERENCE,
+    TAG_CONTENT,
+    TAG_DEPLOYMENT,
     IndexEntry,
     ResultRecord,
     job_done_key,
@@ -85,6 +88,18 @@ class Platform:
         chosen = {**self.variables, **variables}
         with environment(chosen):
             return replace(self, settings=load_settings(), variables=chosen)
+
+    def adopt_image(self) -> None:
+        """Take over the image that an earlier deployment on this cloud has baked, if there is one: baking another takes a minute.
+
+        What is in it is what this deployment would bake as long as its tag says the same content; otherwise ``gpu_ami`` bakes anew.
+        """
+        with environment(self.cloud.environment):
+            ec2 = boto3.Session().client("ec2")
+            baked = ec2.describe_images(Owners=["self"], Filters=[{"Name": "tag-key", "Values": [TAG_CONTENT]}])["Images"]
+            for image in baked:
+                disks = [mapping["Ebs"]["SnapshotId"] for mapping in image["BlockDeviceMappings"] if "Ebs" in mapping]
+                ec2.create_tags(Resources=[image["ImageId"], *disks], Tags=[{"Key": TAG_DEPLOYMENT, "Value": self.settings.deployment}])
 
     def rerun(self, study: str, *, raise_on_error: bool = True) -> ExecuteInProcessResult:
         """Materialise one partition of inference_result, as the UI does."""
