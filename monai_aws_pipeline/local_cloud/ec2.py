@@ -30,6 +30,7 @@ from moto.ec2.models import iam_instance_profile as moto_profiles
 from moto.ec2.models import instance_types as moto_types
 from moto.ec2.models import instances as moto_instances
 from moto.ec2.responses import instances as moto_instance_responses
+from moto.ec2.responses.launch_templates import LaunchTemplates
 
 from . import ec2_disks, identity
 from .authorization import tags_on_creation
@@ -229,6 +230,7 @@ class Instances:
             (images, "copy_image", self._copy_image),
             (images, "deregister_image", self._deregister_image),
             (moto_amis.Ami, "__init__", ec2_disks.made_from(self._bases)),
+            (LaunchTemplates, "create_launch_template_version", _from_source_version),
         ):
             _wrap(owner, name, wrapper)
         moto_amis.Ami.block_device_mappings = property(ec2_disks.block_device_mappings)
@@ -726,6 +728,17 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         return wrapper(original, backend, *arguments, **options)
 
     setattr(owner, name, wrapped)
+
+
+def _from_source_version(original: Callable[..., Any], response: Any) -> Any:
+    """A launch template's new version has what it does not say itself from the version that it names as its source; moto forgets that."""
+    source, name = response._get_param("SourceVersion"), response._get_param("LaunchTemplateName")
+    if source:
+        known = response.ec2_backend
+        template = known.get_launch_template_by_name(name) if name else known.get_launch_template(response._get_param("LaunchTemplateId"))
+        given = response._get_param("LaunchTemplateData", {})
+        response.params["LaunchTemplateData"] = {**template.get_version(source).data, **given}
+    return original(response)
 
 
 def user_data_of(instance: Any) -> bytes:

@@ -18,7 +18,7 @@ from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, 
 from monai_aws_pipeline.studies.study_window import PARTITIONS
 
 EVENTS_A_TICK = 1000
-"""Dagster writes events one by one, 20 to 130 a second on SQLite: a minute at most. Half a second of each tick is Dagster's, for the call."""
+"""Dagster writes events one by one, 20 to 130 a second on SQLite: a minute at most. Half a second a tick goes into calling the sensor."""
 EVENTS_AT_FIRST = 100
 """Of a tick that nothing was read ahead of: while its results are read, nothing is written."""
 GROWTH = 3

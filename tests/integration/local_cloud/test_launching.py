@@ -80,3 +80,14 @@ def test_when_no_quota_allows_any_the_preferred_ones_is_named_with_what_raises_i
     with pytest.raises(QuotaError, match=r"L-DB2E81BA.*request-service-quota-increase.*--quota-code L-DB2E81BA"):
         buyer.launch(*TYPES)
     assert buyer.machines.find() == []
+
+
+def test_a_version_of_a_launch_template_has_the_rest_from_the_version_it_is_made_from(account: Account):
+    ec2, name = account.client("ec2"), unique("template")
+    first = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "g4dn.xlarge", "UserData": "aGk="}
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData=first)
+    for source in ({"SourceVersion": "1"}, {"SourceVersion": "$Latest"}, {}):
+        made = ec2.create_launch_template_version(LaunchTemplateName=name, LaunchTemplateData={"InstanceType": "g5.xlarge"}, **source)
+        kept = first if source else {}
+        assert made["LaunchTemplateVersion"]["LaunchTemplateData"] == {**kept, "InstanceType": "g5.xlarge"}
+    ec2.delete_launch_template(LaunchTemplateName=name)
