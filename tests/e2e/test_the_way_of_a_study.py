@@ -318,6 +318,7 @@ def test_a_study_named_by_a_redelivered_event_has_one_result(place: Platform):
     place.wait_stopped()
 
 
+@pytest.mark.long
 def test_a_host_that_cannot_start_is_replaced_by_another_which_answers(place: Platform):
     (old,) = place.machines(ROLE_INFERENCE)
     strict = place.changed(MONAI_AWS_REPLACE_HOST_AFTER="1")
@@ -355,6 +356,7 @@ def no_person_in_dagster(place: Platform, tmp_path_factory: pytest.TempPathFacto
             assert b"Jane" not in file.read_bytes(), f"{file.name} holds a part of an uploader's file name"
 
 
+@pytest.mark.long
 def test_an_orthanc_with_a_password_receives_original_and_segmentation_from_a_host(place: Platform):
     secret = f"monai-aws/{place.settings.deployment}/archive"
     with environment(place.cloud.environment):
