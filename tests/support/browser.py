@@ -115,14 +115,15 @@ class Page:
 
     def click(self, selector: str) -> None:
         """With the mouse, in the middle of an element, once it is there."""
-        self._click(self.until(f"((each) => each && (each.scrollIntoView({{block: 'center'}}), {_MIDDLE}))({_first(selector)})"))
+        self.click_at(self.until(f"((each) => each && (each.scrollIntoView({{block: 'center'}}), {_MIDDLE}))({_first(selector)})"))
 
     def click_text(self, selector: str, text: str) -> None:
         """The same, on the element that says so."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.innerText.trim() === {json.dumps(text)})"
-        self._click(self.until(f"((each) => each && {_MIDDLE})({found})"))
+        self.click_at(self.until(f"((each) => each && {_MIDDLE})({found})"))
 
-    def _click(self, place: Sequence[float]) -> None:
+    def click_at(self, place: Sequence[float]) -> None:
+        """With the mouse, at a point of the window."""
         x, y = place
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

@@ -26,6 +26,9 @@ from tests.support.browser import Page, opened
 from tests.support.drawn import DRAWN_BY_THE_PROCESSOR, wait_for_colour
 
 ANSWER_S: Final = 600.0
+SETTLED_S: Final = 5.0
+MIDDLE_SLICE: Final = (1230, 420)
+"""Where OHIF has the middle of the bar that leads through the slices."""
 LARGEST: Final = 200_000
 """Of a picture in full colours; a larger one is kept in 256."""
 _NOW: Final = "document.querySelector('#follow [aria-current]')"
@@ -41,7 +44,7 @@ class Walk:
     def keep(self, name: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
         """A picture of the window."""
         self.page.view(width=width, height=height, dark=dark)
-        self.page.js("new Promise((done) => setTimeout(done, 300))")
+        time.sleep(0.3)  # here, not in the page, which may be left for the next one meanwhile
         seen, kept = Image.open(io.BytesIO(self.page.picture())).convert("RGB"), self.out / f"{name}.png"
         seen.save(kept, optimize=True)
         if kept.stat().st_size > LARGEST:
@@ -111,9 +114,10 @@ class Walk:
         self.keep("portal-answer", height=780)
         self.page.click("a[href*='/viewer/']")
         self.page.until("document.querySelector('.cornerstone-canvas')")
-        wait_for_colour(self.page, ".cornerstone-canvas")
         self.page.click_text("button", "Confirm and hide")
-        self.page.js("new Promise((done) => setTimeout(done, 3000))")
+        time.sleep(SETTLED_S)  # OHIF goes to the first slice of the segmentation when it has read it, and may be in the middle before
+        self.page.click_at(MIDDLE_SLICE)
+        wait_for_colour(self.page, ".cornerstone-canvas")
         self.keep("viewer-ohif")
         self.page.open(f"{self.address}{self.answer}")
         self.page.click("a[href*='/3d/']")
