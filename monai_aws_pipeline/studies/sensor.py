@@ -22,7 +22,7 @@ EVENTS_A_TICK = 1000
 EVENTS_AT_FIRST = 100
 """Of a tick that nothing was read ahead of: while its results are read, nothing is written."""
 GROWTH = 3
-"""How many times as many the next tick takes at most: they are read while these are written, and a result is read sooner than written."""
+"""How many times as many the next tick takes at most: they are read while these are written, three in the time that one takes."""
 
 
 def study_results_sensor(interval_s: int) -> SensorDefinition:
