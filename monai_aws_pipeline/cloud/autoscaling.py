@@ -114,12 +114,6 @@ class Group:
         """Whether it tells CloudWatch how many instances it has."""
         return any(each["Metric"] == "GroupInServiceInstances" for each in self.settings.get("EnabledMetrics", []))
 
-    @property
-    def template(self) -> Json:
-        """The launch template that it names, wherever it does."""
-        mixed = self.settings.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
-        return dict(self.settings.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification") or {})
-
     def in_service(self) -> tuple[Instance, ...]:
         """Its instances that take work, those that no work keeps first."""
         return tuple(sorted((each for each in self.instances if each.state == IN_SERVICE), key=lambda each: (each.protected, each.id)))

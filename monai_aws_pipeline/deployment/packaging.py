@@ -41,7 +41,7 @@ DOCKER_CONFIG = "/run/monai-aws-docker"
 # Without attestations: buildx adds some where the engine keeps images in containerd (Docker 29), and what is pushed is then an index, whose
 # digest ECR's basic scan does not know. What is in an image is written by us (docs/building.md).
 BUILD_ENVIRONMENT = "DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1"
-UPLOAD = f"sudo env DOCKER_CONFIG={DOCKER_CONFIG} /opt/monai-aws/venv/bin/python"
+UPLOAD = "sudo /opt/monai-aws/venv/bin/python"
 PRINT_LOGIN = (
     "import base64,boto3,sys;"
     "d=boto3.client('ecr',region_name=sys.argv[1]).get_authorization_token()['authorizationData'][0];"

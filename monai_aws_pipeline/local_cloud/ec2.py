@@ -251,19 +251,22 @@ class Instances:
                     for instance in reservation.instances:  # moto associates the profile again after this returns
                         backend.iam_instance_profile_associations.pop(instance.id, None)
                     return reservation
+        if not image_id and (template := options.get("launch_template")):
+            image_id = backend._get_template_from_args(template).data.get("ImageId", "")
+        if not image_id:  # moto would start a machine of nothing
+            raise EC2ClientError("MissingParameter", "The request must contain the parameter ImageId")
         image = backend.amis.get(image_id)
-        if image_id and image is None:  # moto would start one from an image that was deregistered
+        if image is None:  # moto would start one from an image that was deregistered
             raise InvalidAMIIdError(image_id)
-        if image is not None and image.state != "available":
+        if image.state != "available":
             raise UnvailableAMIIdError(image_id)
         self._put_groups_at_instance(options)
         mappings = ec2_disks.mappings_of(backend, options)
-        if image is not None:
-            ec2_disks.refuse_small_volumes(backend, image, mappings)
+        ec2_disks.refuse_small_volumes(backend, image, mappings)
         self._refuse_what_the_account_lacks(backend, options)
         reservation = original(backend, image_id, *arguments, **options)
         for instance in reservation.instances:
-            if image is not None and not mappings:
+            if not mappings:
                 ec2_disks.fit_root_volume(image, instance)
             machine = Machine(instance, backend, self._free_address())
             machine.become("pending")

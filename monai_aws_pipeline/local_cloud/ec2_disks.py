@@ -51,7 +51,7 @@ def mappings_of(backend: Any, options: Mapping[str, Any]) -> Sequence[Mapping[st
 
 def key_of_root(backend: Any, image: Any, mappings: Sequence[Mapping[str, Any]]) -> str:
     """ARN of the customer's KMS key that a machine's root disk is encrypted with; empty for AWS's, and for names that stand for no key."""
-    root = next((each.get("Ebs") or {} for each in mappings if image is not None and each.get("DeviceName") == image.root_device_name), {})
+    root = next((each.get("Ebs") or {} for each in mappings if each.get("DeviceName") == image.root_device_name), {})
     asked, encrypted = str(root.get("KmsKeyId") or ""), str(root.get("Encrypted", "")).lower() == "true"
     if not asked and (encrypted or backend.ebs_encryption_by_default):
         asked = str(backend.default_kms_key_id)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pydicom
 import pytest
 from click.testing import CliRunner
-from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, RunRequest, SensorResult, SkipReason, build_sensor_context
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    AssetRecordsFilter,
+    ExecuteInProcessResult,
+    RunRequest,
+    SensorResult,
+    SkipReason,
+    TableMetadataValue,
+    build_sensor_context,
+)
 
 from monai_aws_pipeline.archive.connection import HEALTHIMAGING
 from monai_aws_pipeline.automation import hosts_to_replace
@@ -28,7 +40,7 @@ from monai_aws_pipeline.operations.archive import StudyArchive
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from tests.support.faults import eventually
 from tests.support.orthanc import PASSWORD, USER, orthanc
-from tests.support.platform import Platform, environment, platform
+from tests.support.platform import TINY_APP, Platform, environment, platform
 from tests.support.studies import corrupt_zip, empty_zip, text_zip, tiny_study_zip, traversal_zip, two_studies_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
@@ -39,6 +51,7 @@ ODD_NAME = 'input/Doe, Jane\'s "scan"; rm -rf *\n Größe 脳.zip'
 @pytest.fixture(scope="module")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with platform(local_cloud, "way", tmp_path_factory.mktemp("way"), HEALTHIMAGING) as made:
+        made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
 
@@ -214,24 +227,24 @@ def test_no_name_of_an_upload_reaches_a_key_record_or_log_of_ours(place: Platfor
             assert b"Jane" not in body, key
 
 
-def test_the_sensor_records_each_answered_study_once(place: Platform):
+def tick(place: Platform, cursor: str | None = None) -> SensorResult:
+    """What the sensor does with all that has ended."""
     definitions = build_defs(place.settings)
-    sensor = definitions.get_sensor_def("study_results")
+    resources = {"cloud": CloudResource(region=place.settings.region), "settings": SettingsResource()}
+    with build_sensor_context(instance=place.instance, cursor=cursor, resources=resources, definitions=definitions) as context:
+        result = definitions.get_sensor_def("study_results")(context)
+    assert isinstance(result, SensorResult)
+    for event in result.asset_events:
+        place.instance.report_runless_asset_event(event)
+    return result
 
-    def tick(cursor: str | None) -> SensorResult:
-        resources = {"cloud": CloudResource(region=place.settings.region), "settings": SettingsResource()}
-        with build_sensor_context(instance=place.instance, cursor=cursor, resources=resources, definitions=definitions) as context:
-            result = sensor(context)
-        assert isinstance(result, SensorResult)
-        for event in result.asset_events:
-            place.instance.report_runless_asset_event(event)
-        return result
 
-    first = tick(None)
+def test_the_sensor_records_each_answered_study_once(place: Platform):
+    first = tick(place)
     studies = {event.partition for event in first.asset_events if type(event).__name__ == "AssetMaterialization"}
     assert len(studies) >= 6
-    assert tick(first.cursor).asset_events == []
-    assert tick(None).asset_events == []  # a lost cursor repeats the look, not the record
+    assert tick(place, first.cursor).asset_events == []
+    assert tick(place).asset_events == []  # a lost cursor repeats the look, not the record
 
     wanted = AssetRecordsFilter(asset_key=AssetKey("inference_result"), asset_partitions=[sorted(studies)[0]])
     (recorded,) = place.instance.fetch_materializations(wanted, limit=5).records
@@ -376,3 +389,61 @@ def test_an_orthanc_with_a_password_receives_original_and_segmentation_from_a_ho
         segmentation = pydicom.dcmread(io.BytesIO(there.read(written.key)))
         assert archive.connect().present("2.25.77009", segmentation.SeriesInstanceUID) == {segmentation.SOPInstanceUID}
         there.wait_stopped()
+
+
+def mended(place: Platform, folder: Path) -> Platform:
+    """The application without what it failed on, built and live."""
+    source = shutil.copytree(TINY_APP, folder / "app")
+    main = source / "__main__.py"
+    text = main.read_text()
+    assert 'if wish == "tiny:fail":' in text
+    main.write_text(text.replace('if wish == "tiny:fail":', 'if wish == "tiny:never":'))
+    changed = place.changed(MONAI_AWS_APP_SOURCE=str(source))
+    assert changed.materialize("map_image", "inference_host").success
+    return changed
+
+
+def said_by(result: ExecuteInProcessResult) -> Mapping[str, Any]:
+    (event,) = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+    return event.step_output_data.metadata
+
+
+def changes(result: ExecuteInProcessResult) -> dict[Any, dict[str, Any]]:
+    """The table of a re-run, by study."""
+    table = said_by(result)["changes"]
+    assert isinstance(table, TableMetadataValue)
+    return {row.data["study"]: dict(row.data) for row in table.records}
+
+
+def test_a_failed_study_is_retried_in_vain_and_answered_by_the_mended_map(place: Platform, tmp_path: Path):
+    jobs = [place.upload("input/good.zip", tiny_study_zip()), place.upload("input/bad.zip", tiny_study_zip(wish="tiny:fail"))]
+    found = place.answers(jobs, seconds=240)
+    (good,), (bad,) = found[jobs[0]], found[jobs[1]]
+    assert (good.status, bad.status) == (Status.SUCCEEDED, Status.FAILED)
+    tick(place)
+
+    failed = place.rerun(bad.study, raise_on_error=False)
+    (failure,) = [event for event in failed.all_events if event.is_step_failure]
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None
+    assert "map_failed" in str(told.description)
+    assert "tiny: failing as the study asks" in str(told.description)
+    tick(place)
+    entries = [entry for entries in place.entries().values() for entry in entries if entry.study == bad.study]
+    assert {entry.request for entry in entries} == {"", f"{good.map.digest}/{bad.study}"}
+
+    after = mended(place, tmp_path)
+    again = changes(after.rerun_studies({"which": {"failed": {"since": bad.committed_at, "code": "map_failed"}}}))
+    assert [(row["study"], row["end"], row["note"]) for row in again.values()] == [(bad.study, "answered", "never answered before")]
+    tick(after)
+
+    stale = changes(after.rerun_studies({"which": {"stale": {}}}))
+    row = stale[good.study]
+    assert (row["end"], row["Dice"], row["before (ml)"]) == ("answered", "1.0000", row["after (ml)"])
+    assert row["MAP before"] != row["MAP after"]
+    assert {row["end"] for row in stale.values()} == {"answered"}
+    assert bad.study not in stale
+    tick(after)
+    listed = said_by(after.rerun_studies({"which": {"stale": {}}, "dry_run": True}))
+    assert str(listed["meant"].value) == "0 studies are meant"
+    after.wait_stopped()

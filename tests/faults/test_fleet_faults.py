@@ -92,6 +92,7 @@ class Fleet:
 def fleet(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with platform(local_cloud, "fleet-faults", tmp_path_factory.mktemp("fleet"), **SETTINGS) as place:
         try:
+            place.adopt_image()
             assert place.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
             yield Fleet(place)
         finally:

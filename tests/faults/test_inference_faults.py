@@ -17,11 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
 from monai_aws_pipeline.operations.hosts import starts_of
 from monai_aws_pipeline.operations.status import Watch
-from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually
+from tests.support.faults import AGENT, STATE_FOLDER, Waking, eventually, same_image_under_another_digest
 from tests.support.platform import Platform, environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
@@ -278,8 +277,7 @@ class TestSurroundings:
 
     def test_map_switched_while_a_backlog_drains(self, place: Platform, waking: Waking, record_property: Tell):
         jobs = [waking.upload(f"switch-{number}", "tiny:sleep=1") for number in range(5)]
-        with environment(place.cloud.environment):
-            second = same_image_under_another_digest(place, Clients(place.settings.region))
+        second = same_image_under_another_digest(place)
         place.answers(jobs[:1])
         name = place.settings.names.live_map_parameter
         place.clients.ssm.put_parameter(Name=name, Value=second, Type="String", Overwrite=True)
@@ -287,17 +285,6 @@ class TestSurroundings:
         assert second.partition("@")[2] in digests
         assert len(set(digests)) == 2
         record_property("happened", "each study was answered once, by the old MAP or by the new one")
-
-
-def same_image_under_another_digest(place: Platform, admin: Clients) -> str:
-    """Push the live MAP's manifest with a remark in it: the same layers, another digest. Returns the reference."""
-    live = place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"]
-    repository, _, digest = live.partition("@")
-    wanted = {"repositoryName": place.settings.ecr_repository}
-    (image,) = admin.ecr.batch_get_image(**wanted, imageIds=[{"imageDigest": digest}])["images"]
-    manifest = json.dumps(json.loads(image["imageManifest"]) | {"annotations": {"remark": "the same again"}})
-    pushed = admin.ecr.put_image(**wanted, imageManifest=manifest, imageTag="again")
-    return f"{repository}@{pushed['image']['imageId']['imageDigest']}"
 
 
 class TestIsolation:

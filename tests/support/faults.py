@@ -7,12 +7,13 @@ import json
 import tarfile
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from monai_aws_pipeline.cloud.instances import Machine
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import AGENT_UNIT, ROLE_INFERENCE, ResultRecord, Status
 from monai_aws_pipeline.local_cloud.engine import Engine
-from tests.support.platform import Platform
+from tests.support.platform import Platform, environment
 from tests.support.studies import tiny_study_zip
 
 T = TypeVar("T")
@@ -28,6 +29,19 @@ def eventually(what: Callable[[], T], seconds: float = 60.0, every: float = 0.2)
         assert time.monotonic() < deadline, f"still {value!r} after {seconds:.0f} s"
         time.sleep(every)
     return value
+
+
+def same_image_under_another_digest(place: Platform) -> str:
+    """Push the live MAP's manifest with a remark in it: the same layers, another digest. Returns the reference."""
+    live = place.clients.ssm.get_parameter(Name=place.settings.names.live_map_parameter)["Parameter"]["Value"]
+    repository, _, digest = live.partition("@")
+    wanted: Any = {"repositoryName": place.settings.ecr_repository}
+    with environment(place.cloud.environment):  # an administrator's: nobody else pushes from here
+        ecr = Clients(place.settings.region).ecr
+        (image,) = ecr.batch_get_image(**wanted, imageIds=[{"imageDigest": digest}])["images"]
+        manifest = json.dumps(json.loads(image["imageManifest"]) | {"annotations": {"remark": "the same again"}})
+        pushed = ecr.put_image(**wanted, imageManifest=manifest, imageTag="again")
+    return f"{repository}@{pushed['image']['imageId']['imageDigest']}"
 
 
 class Waking:
@@ -73,12 +87,11 @@ class Waking:
             time.sleep(0.3)
         return found[0]
 
-    def host_at_work(self) -> Machine:
-        """The host on which an application sleeps, once one does."""
+    def host_at_work(self, studies: int = 1) -> Machine:
+        """The host on which applications sleep, once so many do."""
         host = self.host()
-        self.place.on_host(
-            host.id, f"for n in $(seq 300); do find {STATE_FOLDER} -name started.txt | grep -q . && exit; sleep 0.1; done; exit 1"
-        )
+        count = f"find {STATE_FOLDER} -name started.txt | wc --lines"
+        self.place.on_host(host.id, f"for n in $(seq 300); do [ $({count}) -ge {studies} ] && exit; sleep 0.1; done; exit 1")
         return host
 
     def kill_agent(self, host: Machine) -> None:

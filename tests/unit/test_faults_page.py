@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.faults import test_archive_faults, test_building_faults, test_fleet_faults, test_inference_faults
+from tests.faults import test_archive_faults, test_building_faults, test_fleet_faults, test_inference_faults, test_several_faults
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -28,7 +28,7 @@ def names(cases: ModuleType) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("page", "cases", "at_least"),
     [
-        ("faults-inference.md", (test_inference_faults, test_archive_faults, test_fleet_faults), 36),
+        ("faults-inference.md", (test_inference_faults, test_archive_faults, test_fleet_faults, test_several_faults), 41),
         ("faults-building.md", (test_building_faults,), 46),
     ],
 )

@@ -5,7 +5,8 @@ series, one closed STL in LPS millimetres), and misbehaves on request, which is 
 ``tiny:fail`` ends with exit code 3, ``tiny:nothing`` writes nothing, ``tiny:foreign`` answers for another study, ``tiny:garbage`` writes a
 file that is no DICOM, ``tiny:link`` answers with a link to the host's passwords, ``tiny:sleep=SECONDS`` takes its time first,
 ``tiny:memory`` takes all memory there is, ``tiny:take=MIB``
-holds so much of it for two seconds, ``tiny:fork`` starts processes without end, ``tiny:flood`` logs 200,000 lines before it answers;
+holds so much of it for two seconds, ``tiny:fill`` writes a GiB before it answers, ``tiny:fork`` starts processes without end,
+``tiny:flood`` logs 200,000 lines before it answers;
 ``tiny:hostile=ADDRESS`` attacks its surroundings (``hostile.py``); ``tiny:litter`` leaves files and processes wherever it can, and
 ``tiny:look`` ends with exit code 7 if it finds anything of another study.
 """
@@ -34,7 +35,7 @@ STARTED = "started.txt"
 """Lies in the output while the application sleeps, so that a test sees that it runs."""
 
 
-def main() -> int:  # noqa: PLR0911, PLR0912 - one branch a wish
+def main() -> int:  # noqa: PLR0911, PLR0912, PLR0915 - one branch a wish
     """Answer the study in HOLOSCAN_INPUT_PATH; the exit code is the result."""
     work = Path(os.environ.get("HOLOSCAN_WORKDIR", "."))
     source = work / os.environ["HOLOSCAN_INPUT_PATH"]
@@ -58,6 +59,8 @@ def main() -> int:  # noqa: PLR0911, PLR0912 - one branch a wish
         hoard = []
         while True:
             hoard.append(bytearray(b"x" * (16 << 20)))
+    if wish == "tiny:fill":
+        fill(output / "filling")
     if wish == "tiny:fork":
         while os.fork():
             pass
@@ -94,6 +97,14 @@ def main() -> int:  # noqa: PLR0911, PLR0912 - one branch a wish
     (output / "surface.stl").write_bytes(box_stl(slices, mask))
     print(f"tiny: {int(mask.sum())} voxels marked in {len(slices)} slices")
     return 0
+
+
+def fill(path: Path) -> None:
+    """Write a GiB, where there is room for it."""
+    with path.open("wb") as file:
+        for _ in range(1 << 10):
+            file.write(bytes(1 << 20))
+    path.unlink()
 
 
 PLACES = ("/tmp", "/dev/shm", "/dev/mqueue", "/var/holoscan", "/opt/holoscan", "/var/tmp", "/run")  # noqa: S108

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import CapacityError, QuotaError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machines, RootVolume
@@ -90,4 +91,13 @@ def test_a_version_of_a_launch_template_has_the_rest_from_the_version_it_is_made
         made = ec2.create_launch_template_version(LaunchTemplateName=name, LaunchTemplateData={"InstanceType": "g5.xlarge"}, **source)
         kept = first if source else {}
         assert made["LaunchTemplateVersion"]["LaunchTemplateData"] == {**kept, "InstanceType": "g5.xlarge"}
+    ec2.delete_launch_template(LaunchTemplateName=name)
+
+
+def test_a_machine_of_no_image_is_refused_be_it_by_a_launch_template(account: Account):
+    ec2, name = account.client("ec2"), unique("template")
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"InstanceType": "g4dn.xlarge"})
+    for asked in ({"InstanceType": "g4dn.xlarge"}, {"LaunchTemplate": {"LaunchTemplateName": name}}):
+        with pytest.raises(ClientError, match=r"\(MissingParameter\).*must contain the parameter ImageId"):
+            ec2.run_instances(MinCount=1, MaxCount=1, **asked)
     ec2.delete_launch_template(LaunchTemplateName=name)

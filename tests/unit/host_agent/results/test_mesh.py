@@ -37,11 +37,11 @@ def surface(mask: np.ndarray) -> np.ndarray:
     found = []
     for axis in range(3):
         other = [index for index in range(3) if index != axis]
-        for low in np.argwhere(np.diff(padded.astype(np.int8), axis=axis)):
-            corners = np.tile(low - 1.0, (4, 1))
-            corners[:, axis] += 0.5
-            corners[:, other] += np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-            found.append(corners[[0, 1, 2, 0, 2, 3]])
+        low = np.argwhere(np.diff(padded.astype(np.int8), axis=axis)) - 1.0
+        corners = np.repeat(low[:, None], 4, axis=1)
+        corners[:, :, axis] += 0.5
+        corners[:, :, other] += np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+        found.append(corners[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3))
     return np.concatenate(found)
 
 
