@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 READERS: Final = 8
+READERS_AHEAD: Final = 4
+"""Nobody waits for what is read ahead, and who writes meanwhile may be on the same cores."""
 
 Outcome = StoredResult | UnreadableResultError
 
@@ -46,10 +48,10 @@ def read_result(store: ResultsStore, entry: Arrival) -> Outcome:
         return error
 
 
-def read_results(store: ResultsStore, entries: Iterable[Arrival]) -> list[Outcome]:
-    """Several at a time, in their order."""
-    with ThreadPoolExecutor(READERS, thread_name_prefix="results") as readers:
-        return list(readers.map(lambda entry: read_result(store, entry), entries))
+def read_results(store: ResultsStore, entries: Iterable[Arrival], readers: int = READERS) -> list[Outcome]:
+    """So many at a time, in their order."""
+    with ThreadPoolExecutor(readers, thread_name_prefix="results") as pool:
+        return list(pool.map(lambda entry: read_result(store, entry), entries))
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class ReadAhead:
 def _prepare(store: ResultsStore, cursor: Cursor, now: datetime, limit: int) -> Prepared:
     try:
         plan = plan_tick(cursor, store.index_keys, now, limit)
-        outcomes = zip(plan.fresh, read_results(store, plan.fresh), strict=True)
+        outcomes = zip(plan.fresh, read_results(store, plan.fresh, READERS_AHEAD), strict=True)
         return Prepared(plan, {entry.key: outcome for entry, outcome in outcomes if isinstance(outcome, StoredResult)})
     except Exception:  # whatever it is, the tick that wants them meets it too, and says it
         return Prepared()
