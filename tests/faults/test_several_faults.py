@@ -108,9 +108,8 @@ class TestSeveralInHand:
         records = [waking.succeeded(job) for job in others]
         record = waking.answer(fills)
         assert record.error is not None
-        assert record.error.code == "map_failed"
-        assert "No space left on device" in record.error.last_line
+        assert record.error.code in ("map_failed", "disk_full"), "as the application or the agent is the first to meet the end of it"
         assert overlapped([record, *records])
         place.cloud.order_fault(restore_disk=host.id, path=STATE_FOLDER)
         place.on_host(host.id, f"systemctl restart {AGENT}")
-        record_property("happened", "the one failed for it, alone as well; the others were answered")
+        record_property("happened", "the one failed for it, alone as well and three times in all; the others were answered")
