@@ -23,6 +23,8 @@ SETTINGS = {
     "MONAI_AWS_MAP_MEMORY_MIB": "4096",
     "MONAI_AWS_IDLE_STOP_MINUTES": "0.3",
 }
+SMALL_DISK_MIB = 4400
+"""More than the 4 GiB without which a host takes one job at a time."""
 KILL_ONE = f"""
 file=$(find {STATE_FOLDER} -name started.txt | head --lines 1)
 for container in $(docker ps --quiet); do
@@ -101,12 +103,12 @@ class TestSeveralInHand:
         first = waking.upload("before-the-disk-is-small", "tiny:sleep=4")
         host = waking.host_at_work()
         waking.succeeded(first)
-        place.cloud.order_fault(small_disk=host.id, path=STATE_FOLDER, mib=96)
+        place.cloud.order_fault(small_disk=host.id, path=STATE_FOLDER, mib=SMALL_DISK_MIB)
         place.on_host(host.id, f"systemctl restart {AGENT}")
         waking.succeeded(waking.upload("first-on-the-small-disk"))
-        others = uploaded(waking, "beside-what-fills", ["tiny:sleep=12"] * 3)
-        waking.host_at_work(3)
-        fills = waking.upload("fills", "tiny:fill")
+        fills, *others = uploaded(waking, "fills", ["tiny:fill", *["tiny:sleep=16"] * 3])
+        waking.host_at_work(4)
+        place.on_host(host.id, f"fallocate --length {SMALL_DISK_MIB - 100}M {STATE_FOLDER}/ballast")
         for job in others:
             waking.succeeded(job)
         record = waking.answer(fills)
