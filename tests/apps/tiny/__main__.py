@@ -4,10 +4,8 @@ It exists so that the tests can go the whole way quickly. It answers a study as 
 series, one closed STL in LPS millimetres), and misbehaves on request, which is read from the SeriesDescription:
 ``tiny:fail`` ends with exit code 3, ``tiny:nothing`` writes nothing, ``tiny:foreign`` answers for another study, ``tiny:garbage`` writes a
 file that is no DICOM, ``tiny:link`` answers with a link to the host's passwords, ``tiny:sleep=SECONDS`` takes its time first,
-``tiny:memory`` takes all memory there is, ``tiny:take=MIB``
-holds so much of it for two seconds, ``tiny:fill`` takes ten seconds and writes a GiB before it answers,
-``tiny:fork`` starts processes without end,
-``tiny:flood`` logs 200,000 lines before it answers;
+``tiny:memory`` takes all memory there is, ``tiny:take=MIB`` holds so much of it for two seconds, ``tiny:fill`` takes ten seconds and
+writes a GiB before it answers, ``tiny:fork`` starts processes without end, ``tiny:flood`` logs 200,000 lines before it answers;
 ``tiny:hostile=ADDRESS`` attacks its surroundings (``hostile.py``); ``tiny:litter`` leaves files and processes wherever it can, and
 ``tiny:look`` ends with exit code 7 if it finds anything of another study.
 """

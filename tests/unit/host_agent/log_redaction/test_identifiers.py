@@ -637,7 +637,7 @@ def test_hostile_values_and_lines_take_no_more_time_than_their_length(hostile: s
         for piece in (hostile, *HOSTILE_LINES):
             cleaned.one((piece * size)[:size] + "b")
 
-    grows_with_size(clean, 2000)
+    grows_with_size(clean, 8000)  # the larger ones as long as a value of DICOM may be
 
 
 def test_a_long_log_of_a_study_in_which_each_file_has_its_own_spelling_takes_no_more_time_than_its_length() -> None:
