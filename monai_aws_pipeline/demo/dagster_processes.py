@@ -2,7 +2,7 @@
 
 ``dagster dev`` started from a script does not end when told, so the two are started here, and beside them the portal, with the pages that
 the lineage links to (``monai-aws portal``), unless the settings switch those off. They listen on loopback only and send no
-telemetry (infra/dagster.yaml). A team's installation is described in docs/aws.md.
+telemetry (infra/dagster.yaml). A team's installation is described in docs/team.md.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def study_results_sensor(interval_s: int) -> SensorDefinition:
         default_status=DefaultSensorStatus.RUNNING,
         description="Records each answered upload onto inference_result, and each refused or failed one as an observation. It is on from "
         "the start and looks every results_interval_s seconds (30). It starts no run; a look is one to three LIST calls, on AWS 0.40 to "
-        "1.30 USD a month.",
+        "1.30 USD a month, and one more for each further thousand results of the present hour.",
     )
     def study_results(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SensorResult | SkipReason:
         chosen = settings.load()

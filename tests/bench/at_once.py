@@ -31,7 +31,7 @@ from tests.support.studies import tiny_study_zip
 STUDIES = 48
 LOOKING = 96
 COMPARED = 6
-NUMBERS = ("1", "2", "4", "6")
+NUMBERS = ("1", "2", "3", "4", "5", "6", "7", "8")
 WISH = "tiny:sleep=3"
 BRAINS = 8
 KEPT = "cat /var/lib/monai-aws/at-once/*.json"

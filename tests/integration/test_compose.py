@@ -39,14 +39,17 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-OURS = ("code", "daemon", "webserver")
+OURS = ("code", "daemon", "webserver", "portal")
 
 
 def test_the_ui_is_open_to_this_machine_alone_and_nothing_else_is_open(services: dict[str, Any]):
     ports = {name: [str(port) for port in service.get("ports", [])] for name, service in services.items()}
     assert ports.pop("webserver") == ["127.0.0.1:3000:3000/tcp"]
     assert not any(ports.values())
-    assert not any(service.get("network_mode") or service.get("privileged") for service in services.values())
+    # The portal is on the machine's network, where it refuses every address but loopback (portal/server.py: balancer_of).
+    assert [name for name, service in services.items() if service.get("network_mode")] == ["portal"]
+    assert "MONAI_AWS_PORTAL_LISTEN" not in services["portal"]["environment"]
+    assert not any(service.get("privileged") for service in services.values())
 
 
 def test_the_password_comes_from_its_file_everywhere(services: dict[str, Any]):

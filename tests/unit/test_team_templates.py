@@ -234,13 +234,16 @@ def test_systemd_takes_the_units_as_they_are(tmp_path: Path):
         units[-1].write_text(unit.read_text().replace("/opt/", f"{tmp_path}/opt/"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False)
     said = [line for line in done.stderr.splitlines() if tmp_path.name in line or any(unit.name in line for unit in units)]
-    assert len(units) == 2
+    assert len(units) == 3
     assert not said
 
 
 def test_the_units_start_with_the_machine_and_the_ui_on_loopback_after_the_daemon():
-    daemon, webserver = ((TEAM / f"dagster-{name}.service").read_text() for name in ("daemon", "webserver"))
-    assert all("WantedBy=multi-user.target" in unit and "Restart=always" in unit and "User=dagster" in unit for unit in (daemon, webserver))
+    daemon, webserver, portal = (
+        (TEAM / f"{name}.service").read_text() for name in ("dagster-daemon", "dagster-webserver", "monai-aws-portal")
+    )
+    for unit in (daemon, webserver, portal):
+        assert all(line in unit for line in ("WantedBy=multi-user.target", "Restart=always", "User=dagster"))
     assert "dagster-webserver -h 127.0.0.1 " in webserver
     assert "dagster-daemon.service" in webserver  # both would make the same database at once
     assert f"ExecStartPre=/opt/monai-aws/.venv/bin/dagster instance concurrency set {BUILD_POOL} 1" in daemon
