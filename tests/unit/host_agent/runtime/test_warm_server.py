@@ -327,8 +327,6 @@ def test_an_import_that_no_forked_process_comes_back_from_is_refused(serve: Serv
 
 
 def test_pandas_with_pyarrow_is_left_to_each_study(serve: Serve) -> None:
-    pytest.importorskip("pandas", reason="pandas is not installed here")
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed here")
     server = serve("import pandas, dear", installed={"dear": "import time; time.sleep(4)"})
     assert [name for name, _ in left(server)] == ["pandas"]
     assert server.study("print(helper.pandas.DataFrame({'a': [1, 2]}).a.sum())")["log"] == "3\n"
