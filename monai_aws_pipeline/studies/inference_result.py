@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dagster import AssetExecutionContext, DagsterExecutionInterruptedError, DataVersion, Failure, MaterializeResult, asset
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.errors import NotAnsweredError
 from monai_aws_pipeline.operations.results_store import ResultsStore
@@ -41,12 +42,18 @@ def inference_result(
     chosen = settings.load()
     store = ResultsStore(s3.get_client(), chosen.require_bucket())
     reruns = Reruns(cloud.clients(), chosen, store, context.log.info)
+    with repeating(context.log.info) as report:
+        report(f"Looking for the newest original of {context.partition_key}")
+        try:
+            asked = ask_again(reruns, history_of(context.instance, context.partition_key), report)
+        except RerunError as error:
+            raise Failure(str(error), allow_retries=False) from error
     try:
-        record = answer_again(reruns, history_of(context.instance, context.partition_key), context.log.info)
+        record = reruns.wait(asked)
     except DagsterExecutionInterruptedError:
         context.log.warning("Cancelled: only the waiting ends. A queued job is still answered, and the sensor study_results records it.")
         raise
-    except (RerunError, NotAnsweredError) as error:
+    except NotAnsweredError as error:
         raise Failure(str(error), allow_retries=False) from error
     if failed(record):
         raise _failure(record, Addresses.of(chosen))
@@ -60,17 +67,17 @@ def inference_result(
     )
 
 
-def answer_again(reruns: Reruns, study: StudyHistory, log: Callable[[str], None]) -> ResultRecord:
-    """Ask, say what was asked, wait. Raises RerunError, NotAnsweredError."""
+def ask_again(reruns: Reruns, study: StudyHistory, report: Callable[[str], None]) -> Asked:
+    """Ask, and say what was asked. Raises RerunError."""
     if study.last and not study.last.answered:
-        log(f"{study.study} has no answer: {study.last.text}.")
-    asked: Asked = reruns.ask(study.study, study.failed_uploads)
+        report(f"{study.study} has no answer: {study.last.text}.")
+    asked = reruns.ask(study.study, study.failed_uploads, study.failed_at)
     if asked.answer:
-        log(f"{asked.digest} has answered this original before; its result (job {asked.job}) is recorded again.")
+        report(f"{asked.digest} has answered this original before; its result (job {asked.job}) is recorded again.")
     else:
         again = f", attempt {asked.attempt + 1} of this MAP on this original" if asked.attempt else ""
-        log(f"Queued job {asked.job} for {asked.digest}{again}.")
-    return reruns.wait(asked)
+        report(f"Queued job {asked.job} for {asked.digest}{again}.")
+    return asked
 
 
 def _failure(record: ResultRecord, where: Addresses) -> Failure:

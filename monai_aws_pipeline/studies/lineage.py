@@ -107,6 +107,7 @@ def prepare(
             deferred.append(entry)
         else:
             results.append(outcome)
+    results = _not_recorded_meanwhile(instance, results)
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
     # Also those that are recorded and may be no partition, as a run's that died; Dagster skips the ones it has. None that has left since.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
@@ -114,6 +115,21 @@ def prepare(
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
     events = [*map(expired_event, expired), *_events(instance, results, where or Addresses(store.bucket), upstream, limits)]
     return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))
+
+
+def recorded_again(
+    instance: DagsterInstance, store: ResultsStore, record: ResultRecord, where: Addresses, limits: StudyLimits
+) -> AssetMaterialization | AssetObservation | None:
+    """The event of an answer that another one has taken the place of since, so that it is its study's latest once more.
+
+    None where it is the latest, and where it is not recorded at all: that is left to the sensor, which does so once.
+    """
+    latest = latest_answers_to(instance, {record.study}).get(record.study)
+    this = result_id(record.job, record.study)
+    if latest is None or (latest.tags or {}).get(DATA_VERSION_TAG) == this or this not in recorded_among(instance, {this}):
+        return None
+    upstream = current_versions(instance, [S3_TRIGGER])
+    return event_of(store.with_outputs(record), where, upstream, limits, before(earlier(instance, {record.study}), record))
 
 
 def expired_event(entry: IndexEntry) -> AssetObservation:
@@ -190,6 +206,12 @@ def run_is_active(instance: DagsterInstance, study: str) -> bool:
     """Whether a run is at work on this study's partition."""
     runs = instance.get_runs(RunsFilter(tags={"dagster/partition": study}, statuses=_ACTIVE), limit=20)
     return any(INFERENCE_RESULT in (run.asset_selection or ()) or run.asset_selection is None for run in runs)
+
+
+def _not_recorded_meanwhile(instance: DagsterInstance, results: Sequence[StoredResult]) -> list[StoredResult]:
+    """Without what a re-run's own run has recorded since ``unrecorded`` was asked, and so ended before it was looked for."""
+    there = recorded_among(instance, {result_id(each.record.job, each.record.study) for each in results if each.record.request})
+    return [each for each in results if result_id(each.record.job, each.record.study) not in there]
 
 
 def _left_to_its_run(instance: DagsterInstance, record: ResultRecord, now: datetime) -> bool:

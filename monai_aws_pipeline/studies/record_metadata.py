@@ -25,6 +25,8 @@ from monai_aws_pipeline.studies.compared import Earlier, comparison
 
 JOB_TAG: Final = "monai-aws/job"
 STATUS_TAG: Final = "monai-aws/status"
+RERUN_TAG: Final = "monai-aws/rerun"
+"""Of a re-run that ended without a result, which has no original of its own."""
 
 COST_SHARES: Final = ("boot", "pull", "inference", "idle")
 
@@ -215,6 +217,7 @@ def observation_tags(record: ResultRecord | IndexEntry) -> dict[str, str]:
         JOB_TAG: record.job,
         STATUS_TAG: record.status.value,
         DATA_VERSION_TAG: result_id(record.job, record.study),
+        **({RERUN_TAG: "true"} if record.request else {}),
     }
 
 

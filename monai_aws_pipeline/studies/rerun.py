@@ -17,8 +17,17 @@ from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.session import Clients
-from monai_aws_pipeline.cloud.waiting import EVERY_S, wait_until
-from monai_aws_pipeline.contract import PROCESSED_PREFIX, JobMessage, Rerun, ResultRecord, Status, commit_keys, quarantine_key
+from monai_aws_pipeline.cloud.waiting import EVERY_S, telling_state, wait_until
+from monai_aws_pipeline.contract import (
+    PROCESSED_PREFIX,
+    JobMessage,
+    Rerun,
+    ResultRecord,
+    Status,
+    commit_keys,
+    parse_utc,
+    quarantine_key,
+)
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.errors import NotAnsweredError
 from monai_aws_pipeline.operations.live_maps import LiveMaps
@@ -34,7 +43,7 @@ POLL_SECONDS: Final = 2.0
 QUEUE_ALLOWANCE_SECONDS: Final = 2 * 3600
 """How long a re-run may wait behind other studies and for a machine, on top of the MAP's own time limit."""
 MAX_ATTEMPTS: Final = 30
-"""So often one MAP may fail on one original before it is not asked again: each attempt looks for the ends of those before it."""
+"""So often one MAP is asked for one original without an answer that stands: each attempt looks for the ends of those before it."""
 
 
 class RerunError(NamedError):
@@ -50,7 +59,7 @@ class NoOriginalError(RerunError):
 
 
 class TooManyAttemptsError(RerunError):
-    """The live MAP has failed on this original as often as it may."""
+    """The live MAP was asked for this original as often as it may be."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Original:
 class Asked:
     """A re-run that was asked for: its job, the digest of the MAP that is to answer, and its answer where it had one before.
 
-    ``attempt``: how often that MAP has failed on this original before.
+    ``attempt``: how often that MAP has ended this original before, with a failure or with an answer that a later failure has outdated.
     """
 
     study: str
@@ -86,27 +95,29 @@ class Asked:
 class Reruns:
     """Re-runs of studies in one deployment."""
 
-    def __init__(self, clients: Clients, settings: Settings, store: ResultsStore, log: Callable[[str], None]):
+    def __init__(self, clients: Clients, settings: Settings, store: ResultsStore, report: Callable[[str], None]):
         self._clients = clients
         self._settings = settings
         self._store = store
-        self._log = log
+        self._report = report
 
     def live_digest(self) -> str:
         """Digest of the MAP that hosts run now. Raises NoLiveMapError."""
-        if live := LiveMaps(self._clients, self._settings, self._log).live():
+        if live := LiveMaps(self._clients, self._settings, self._report).live():
             return live
         name = self._settings.names.live_map_parameter
         raise NoLiveMapError(f"The parameter {name} names no MAP.", "Materialise inference_host first; it writes the digest there.")
 
-    def ask(self, study: str, failed_uploads: Sequence[str] = (), *, wake: bool = True) -> Asked:
+    def ask(self, study: str, failed_uploads: Sequence[str] = (), failed_at: datetime | None = None, *, wake: bool = True) -> Asked:
         """Queue the study's latest original for the live MAP, unless that MAP has answered it as a re-run before.
 
-        Where it has failed on it, the next attempt is a job of its own. While that is not answered, whoever asks gets the same job.
+        Where it has failed on it, the next attempt is a job of its own. While that is not answered, whoever asks gets the same job. Where
+        the study has failed since that MAP's answer, there is a next attempt too: whoever compares times takes it for unanswered.
 
         Args:
             study: Its pseudonym.
-            failed_uploads: Jobs of uploads of this study that failed, whose originals are in quarantine.
+            failed_uploads: Jobs of this study that failed; the originals of uploads are in quarantine, and a re-run's is elsewhere.
+            failed_at: When the study failed last; None: as the records of ``failed_uploads`` say.
             wake: Whether a host is woken at once.
 
         Raises:
@@ -122,10 +133,10 @@ class Reruns:
                 self._clients.sqs.send_message(QueueUrl=queue, MessageBody=message.to_json())
                 if wake:
                     self.wake()
-            if ended is None or ended.status is Status.SUCCEEDED:
+            if ended is None or (ended.status is Status.SUCCEEDED and not self._failed_since(ended, failed_uploads, failed_at)):
                 return Asked(study, message.job, digest, ended, attempt)
         raise TooManyAttemptsError(
-            f"The live MAP has failed {MAX_ATTEMPTS} times on the original of {study}.",
+            f"The live MAP was asked {MAX_ATTEMPTS} times for the original of {study}, and no answer of it stands.",
             "Mend the MAP and promote it: another MAP is asked anew. Or upload the study again.",
         )
 
@@ -134,9 +145,9 @@ class Reruns:
         kept = [*self._answered_originals(study), *self._quarantined_originals(failed_uploads)]
         if not kept:
             raise NoOriginalError(
-                f"No original of {study} is kept, neither under {PROCESSED_PREFIX}{study}/ nor under quarantine/ for its "
-                f"{len(failed_uploads)} recorded failures: it was removed or has expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), or the upload "
-                "was gone before a host could keep it.",
+                f"No original of {study} is kept, neither under {PROCESSED_PREFIX}{study}/ nor under quarantine/ for the "
+                f"{len(failed_uploads)} jobs of it that failed: it was removed or has expired (MONAI_AWS_ORIGINALS_EXPIRE_DAYS), or the "
+                "upload was gone before a host could keep it.",
                 "Upload it again.",
             )
         return max(kept, key=lambda original: (original.modified, original.key))
@@ -146,20 +157,24 @@ class Reruns:
         return next((record for key in commit_keys(study, job) if (record := self._store.record(key))), None)
 
     def wait(self, asked: Asked, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> ResultRecord:
-        """Wait for the commit record, saying every 10 s what is waited for.
+        """Wait for the commit record, saying every 10 s what is waited for, also while a host is asked, which may take a minute.
 
         Raises NotAnsweredError after the MAP's time limit and the queue's allowance.
         """
-        record = wait_until(
-            lambda: asked.answer or self.answer(asked.study, asked.job),
-            lambda found: found is not None,
-            self.bound,
-            what=self.progress([asked.job], clock),
-            report=self._log,
-            pause=POLL_SECONDS,
-            sleep=sleep,
-            clock=clock,
-        )
+        if asked.answer:
+            return asked.answer
+        progress = self.progress([asked.job], clock)
+
+        def answer() -> ResultRecord | None:
+            if found := self.answer(asked.study, asked.job):
+                return found
+            tell(progress(None))
+            tell.again()
+            return None
+
+        with telling_state(self._report, clock=clock) as tell:
+            tell(f"Waiting for job {asked.job}")
+            record = wait_until(answer, bool, self.bound, what="", pause=POLL_SECONDS, sleep=sleep, clock=clock)
         if record is None:
             raise NotAnsweredError(not_answered(asked.job, self.bound))
         return record
@@ -184,7 +199,14 @@ class Reruns:
 
     def wake(self) -> None:
         """Have a host started for what is queued."""
-        wake(self._clients, self._settings, "rerun", self._log)
+        wake(self._clients, self._settings, "rerun", self._report)
+
+    def _failed_since(self, answer: ResultRecord, failed_uploads: Sequence[str], failed_at: datetime | None) -> bool:
+        """Whether the study has failed after that answer, by the rule of ``unanswered.rows_of``."""
+        if failed_at is None:
+            ends = [end for job in failed_uploads if (end := self.answer(answer.study, job)) and end.status is not Status.SUCCEEDED]
+            failed_at = max((parse_utc(end.committed_at) for end in ends), default=None)
+        return failed_at is not None and parse_utc(answer.committed_at) < failed_at
 
     def _answered_originals(self, study: str) -> Iterator[Original]:
         pages = self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=self._store.bucket, Prefix=f"{PROCESSED_PREFIX}{study}/")

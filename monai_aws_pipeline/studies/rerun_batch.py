@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from monai_aws_pipeline.cloud.waiting import Telling
+from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
 from monai_aws_pipeline.studies.rerun import Asked, NoLiveMapError, RerunError, Reruns, not_answered
@@ -22,10 +23,11 @@ POLL_SECONDS: Final = 3.0
 
 @dataclass(frozen=True)
 class Meant:
-    """A study to be asked for, with the jobs of its uploads that failed."""
+    """A study to be asked for, with the jobs of its uploads that failed, and when it failed last."""
 
     study: str
     failed_uploads: tuple[str, ...] = ()
+    failed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,37 @@ class RerunBatch:
         Raises NoLiveMapError.
         """
         left, done = deque(studies), 0
-        telling = Telling(self._report, self._clock)
         jobs: list[str] = []
         progress = self._reruns.progress(jobs, self._clock)
+
+        def state(_: object) -> str:
+            jobs[:] = self._waiting
+            return f"{done} of {len(studies)} studies have ended. {progress(None)}"
+
         while left or self._waiting:
-            for end in (*self._fill(left), *self._ended()):
+            for end in [*self._fill(left)] or self._next_ends(state):
                 done += 1
                 yield end
-            if self._waiting:
-                jobs[:] = self._waiting
-                telling(f"{done} of {len(studies)} studies have ended. {progress(None)}")
-                telling.again()
-                self._sleep(POLL_SECONDS)
+
+    def _next_ends(self, state: Callable[[object], str]) -> list[RerunEnd]:
+        """The next that come. None where the bound is over: those that wait as long end at the next look."""
+        return wait_until(
+            lambda: [*self._ended()],
+            bool,
+            self._reruns.bound,
+            what=state,
+            report=self._report,
+            pause=POLL_SECONDS,
+            sleep=self._sleep,
+            clock=self._clock,
+        )
 
     def _fill(self, left: deque[Meant]) -> Iterator[RerunEnd]:
         queued = False
         while left and len(self._waiting) < self._at_once:
             meant = left.popleft()
             try:
-                asked = self._reruns.ask(meant.study, meant.failed_uploads, wake=False)
+                asked = self._reruns.ask(meant.study, meant.failed_uploads, meant.failed_at, wake=False)
             except NoLiveMapError:
                 raise
             except (RerunError, UnreadableResultError) as error:

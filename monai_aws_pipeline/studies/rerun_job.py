@@ -1,7 +1,8 @@
 """The job ``rerun_studies``: studies that a person means in one of four ways are answered again, and compared with what they were.
 
 Here belong its config and the tables that it writes. Which studies are meant is decided in ``rerun_selection`` over what ``study_history``
-reads; ``rerun_batch`` asks and waits. The sensor records each end onto ``inference_result``, as it does an upload's: this run records none.
+reads; ``rerun_batch`` asks and waits. The sensor records each end onto ``inference_result``, as it does an upload's. An answer that was
+there before it knows already: where another has taken its place since, this run records it again.
 See https://docs.dagster.io/guides/operate/configuration
 """
 
@@ -35,15 +36,20 @@ from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.operations.moment import moment
 from monai_aws_pipeline.operations.promotion import choose_map
 from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
+from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies import rerun_selection as choice
 from monai_aws_pipeline.studies import study_history as history
+from monai_aws_pipeline.studies.lineage import recorded_again
 from monai_aws_pipeline.studies.record_metadata import failed
 from monai_aws_pipeline.studies.rerun import NoOriginalError, Reruns
 from monai_aws_pipeline.studies.rerun_batch import Meant, RerunBatch, RerunEnd
 from monai_aws_pipeline.studies.rerun_comparison import SegmentChange, compare
 from monai_aws_pipeline.studies.rerun_selection import Selection, These
+from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.study_history import Ended, StudyHistory
+from monai_aws_pipeline.studies.study_window import PARTITIONS
 
 MAX_ROWS: Final = 1000
 """Rows of a table. What is beyond is counted: each study has its own page."""
@@ -109,7 +115,7 @@ def answer_studies_again(
                 context.add_output_metadata(listing(known, reruns, _meant(selection, config.at_most)))
                 return
             choice.require_bounded(selection, config.at_most)
-            _answer(context, RerunBatch(reruns, store, config.at_once, report), known, clients, store)
+            _answer(context, chosen, RerunBatch(reruns, store, config.at_once, report), known, clients, store)
         except NamedError as error:
             raise Failure(str(error), allow_retries=False) from error
 
@@ -191,11 +197,20 @@ def counted(ends: Iterable[RerunEnd]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(map(outcome, ends)).most_common())
 
 
-def _answer(context: OpExecutionContext, batch: RerunBatch, known: Sequence[StudyHistory], clients: Clients, store: ResultsStore) -> None:
+def _answer(
+    context: OpExecutionContext,
+    settings: Settings,
+    batch: RerunBatch,
+    known: Sequence[StudyHistory],
+    clients: Clients,
+    store: ResultsStore,
+) -> None:
     by_name = {study.study: study for study in known}
     ends: list[tuple[RerunEnd, Sequence[SegmentChange], str]] = []
     try:
-        for end in batch.run([Meant(study.study, study.failed_uploads) for study in known]):
+        for end in batch.run([Meant(study.study, study.failed_uploads, study.failed_at) for study in known]):
+            if end.asked and end.asked.answer:
+                _record_again(context, settings, store, end.asked.answer)
             answer = by_name[end.study].answer
             ends.append((end, _compared(clients, store, answer, end), answer.digest if answer else ""))
             why = end.record.error.text if end.record and end.record.error else end.refused
@@ -214,6 +229,15 @@ def _answer(context: OpExecutionContext, batch: RerunBatch, known: Sequence[Stud
             f"No study was answered: {counted(end for end, _, _ in ends)}. The first: {first}", metadata=shown, allow_retries=False
         )
     context.add_output_metadata(shown)
+
+
+def _record_again(context: OpExecutionContext, settings: Settings, store: ResultsStore, answer: ResultRecord) -> None:
+    """What this run's context logs is written when its step has succeeded; what is recorded here stays, however the run ends."""
+    event = recorded_again(context.instance, store, answer, Addresses.of(settings), StudyLimits.of(settings))
+    if event:
+        context.instance.add_dynamic_partitions(PARTITIONS, [answer.study])
+        context.instance.report_runless_asset_event(event)
+        context.log.info(f"{answer.map.digest} had answered {answer.study} before (job {answer.job}); that is recorded again.")
 
 
 def _compared(clients: Clients, store: ResultsStore, before: Ended | None, end: RerunEnd) -> Sequence[SegmentChange]:

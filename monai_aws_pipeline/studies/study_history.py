@@ -14,19 +14,23 @@ from typing import Final, TypeVar
 from dagster import AssetRecordsFilter, DagsterEventType, DagsterInstance, EventLogRecord
 
 from monai_aws_pipeline.contract import Status, parse_utc
+from monai_aws_pipeline.studies.record_metadata import RERUN_TAG
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 
 PAGE: Final = 500
 """Events a query: a few megabytes, and fewer than SQLite takes in one list of ids."""
 KNOWN_FAILURES: Final = 100
-"""Failures of one study that are looked at, newest first: its original lies at one of them, and it may have been tried often."""
+"""Failed uploads of one study that are looked at, newest first: its original lies at one of them, and it may have come often."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """One recorded end of a study. ``digest``: of the MAP that ran, empty where none did. ``recorded``: place in the event log."""
+    """One recorded end of a study. ``digest``: of the MAP that ran, empty where none did. ``recorded``: place in the event log.
+
+    ``rerun``: of a failure, whether it is a re-run's.
+    """
 
     study: str
     job: str
@@ -62,17 +66,26 @@ class StudyHistory:
         return max((end for end in (self.answer, *self.failures[:1]) if end), key=lambda end: end.recorded, default=None)
 
     @property
+    def failed_at(self) -> datetime | None:
+        """When it failed last; None where it never did."""
+        return max((end.at for end in self.failures), default=None)
+
+    @property
     def failed_uploads(self) -> tuple[str, ...]:
         """Jobs at which its original may lie in quarantine: a re-run leaves its original where it is."""
         return tuple(dict.fromkeys(end.job for end in self.failures if end.job and not end.rerun))
 
 
 def history_of(instance: DagsterInstance, study: str) -> StudyHistory:
-    """What is known of one study: two queries."""
+    """What is known of one study: two queries, and one more for each 100 failures until as many uploads are among them."""
     wanted = AssetRecordsFilter(INFERENCE_RESULT, asset_partitions=[study])
     answers = instance.fetch_materializations(wanted, limit=1).records
-    failures = [_ended(record) for record in instance.fetch_observations(wanted, limit=KNOWN_FAILURES).records]
-    return StudyHistory(study, next(filter(None, map(_ended, answers)), None), tuple(end for end in failures if end and not end.answered))
+    failures: list[Ended] = []
+    for end in _failures(instance, wanted, KNOWN_FAILURES):
+        failures.append(end)
+        if sum(not each.rerun for each in failures) == KNOWN_FAILURES:
+            break
+    return StudyHistory(study, next(filter(None, map(_ended, answers)), None), tuple(failures))
 
 
 def failures_since(instance: DagsterInstance, since: datetime) -> Iterator[Ended]:
@@ -80,13 +93,7 @@ def failures_since(instance: DagsterInstance, since: datetime) -> Iterator[Ended
 
     ``study`` is empty where it was not known.
     """
-    wanted, cursor = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp()), None
-    while True:
-        page = instance.fetch_observations(wanted, limit=PAGE, cursor=cursor)
-        yield from (end for record in page.records if (end := _ended(record)) and not end.answered)
-        if not page.has_more:
-            return
-        cursor = page.cursor
+    return _failures(instance, AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp()), PAGE)
 
 
 def last_recorded(instance: DagsterInstance, studies: Iterable[str]) -> dict[str, int]:
@@ -137,6 +144,14 @@ def latest_answers(instance: DagsterInstance) -> Iterator[Ended]:
         yield from (end for record in records if (end := _ended(record)))
 
 
+def _failures(instance: DagsterInstance, wanted: AssetRecordsFilter, page: int) -> Iterator[Ended]:
+    cursor, more = None, True
+    while more:
+        found = instance.fetch_observations(wanted, limit=page, cursor=cursor)
+        yield from (end for record in found.records if (end := _ended(record)) and not end.answered)
+        cursor, more = found.cursor, found.has_more
+
+
 def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
     return (items[first : first + PAGE] for first in range(0, len(items), PAGE))
 
@@ -158,7 +173,7 @@ def _ended(record: EventLogRecord) -> Ended | None:
         recorded=record.storage_id,
         digest=str(said.get("map_digest", "")),
         code=str(said.get("error_code", "")),
-        rerun=bool(said.get("rerun_of_map")),
+        rerun=RERUN_TAG in (event.tags or {}),
     )
 
 

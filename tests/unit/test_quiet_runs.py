@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,10 @@ from monai_aws_pipeline.definitions import build_defs
 from monai_aws_pipeline.settings import load_settings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "monai_aws_pipeline"
-ROOMS = [path for room in ("cloud", "deployment", "operations") for path in sorted((PACKAGE / room).rglob("*.py"))]
+ROOMS = [path for room in ("cloud", "deployment", "operations", "studies") for path in sorted((PACKAGE / room).rglob("*.py"))]
 BRIEF = {
     "record_map": "two questions to the registry",
     "map_source": "git ends by itself, and nothing is waited for",
-    "inference_result": "waits with words of its own",
 }
 """Steps that need nobody to be told while they last, and why."""
 SLEEPS = {
@@ -54,9 +54,9 @@ def calls(path: Path, name: str) -> Iterator[ast.Call]:
 
 
 def told_by_a_block(path: Path) -> set[int]:
-    """Lines within ``with telling_state(report)``, whose thread says the state while it is looked at."""
+    """Lines within ``with telling_state(report)``, or ``self._report``, whose thread says the state while it is looked at."""
     blocks = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.With)]
-    telling = [each for each in blocks if ast.unparse(each.items[0].context_expr).startswith("telling_state(report")]
+    telling = [each for each in blocks if re.match(r"telling_state\((self\._)?report\b", ast.unparse(each.items[0].context_expr))]
     return {line for each in telling for line in range(each.body[0].lineno, (each.body[-1].end_lineno or 0) + 1)}
 
 
@@ -71,5 +71,5 @@ def test_whatever_waits_says_what_it_waits_for(path: Path):
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_nothing_sleeps_but_the_one_that_waits(path: Path):
-    asleep = [call.lineno for call in calls(path, "sleep") if path.name not in SLEEPS]
+    asleep = [call.lineno for name in ("sleep", "_sleep") for call in calls(path, name) if path.name not in SLEEPS]
     assert not asleep, f"{path.name} sleeps in lines {asleep}: wait_until says what is waited for"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import (
@@ -54,9 +55,9 @@ class Deployment:
                 taken[JobMessage.from_json(message["Body"]).job] = JobMessage.from_json(message["Body"])
         return list(taken.values())
 
-    def answer(self, digest: str = OTHER_DIGEST) -> ResultRecord:
+    def answer(self, digest: str = OTHER_DIGEST, at: datetime = NOON) -> ResultRecord:
         (message,) = self.take()
-        record = replace(succeeded(1, digest=digest, request=message.request, outputs=()), job=message.job)
+        record = replace(succeeded(1, at, digest, message.request, outputs=()), job=message.job)
         return self.bucket.commit(record, picture())
 
 
@@ -67,13 +68,13 @@ def failed_upload(deployment: Deployment, number: int, original: bytes | None = 
     return deployment.bucket.commit(record)
 
 
-def fail(deployment: Deployment, study: str = STUDY) -> ResultRecord:
+def fail(deployment: Deployment, study: str = STUDY, at: datetime = NOON) -> ResultRecord:
     """The agent ends the one queued job with a failure."""
     (message,) = deployment.take()
     error = ResultError("map_failed", "The application ended with exit code 3.", "tiny: failing")
     facts = InputFacts("a" * 64, "0" * 32, 1)
     return deployment.bucket.commit(
-        ResultRecord(message.job, study, Status.FAILED, "2026-03-14T12:30:00Z", facts, error=error, request=message.request)
+        ResultRecord(message.job, study, Status.FAILED, utc_text(at), facts, error=error, request=message.request)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -12,10 +13,13 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_aws.s3 import S3Resource
 
+from monai_aws_pipeline.cloud import waiting
 from monai_aws_pipeline.cloud.registry import PushedImage
+from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import Rerun, ResultRecord, Status, processed_key, quarantine_key
 from monai_aws_pipeline.deployment.live_map import LIVE_MAP, change_events, live_map
 from monai_aws_pipeline.operations.errors import NotAnsweredError
+from monai_aws_pipeline.operations.failures import failures
 from monai_aws_pipeline.operations.live_map_change import Change
 from monai_aws_pipeline.operations.promotion import Kind
 from monai_aws_pipeline.operations.results_store import ResultsStore
@@ -24,9 +28,12 @@ from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.studies import rerun
 from monai_aws_pipeline.studies.inference_result import inference_result
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, current_versions, event_of
+from monai_aws_pipeline.studies.recorded import standing_failures
 from monai_aws_pipeline.studies.rerun import NoLiveMapError, NoOriginalError, Reruns, TooManyAttemptsError
-from tests.unit.studies.records import DIGEST, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
+from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, Bucket, job_of, picture, study_of, succeeded
 from tests.unit.studies.rerun_bench import STUDY, Deployment, fail, failed_upload
+
+HOUR = timedelta(hours=1)
 
 
 def test_the_live_map_is_asked_about_the_latest_original(deployment: Deployment, bucket: Bucket):
@@ -90,8 +97,23 @@ def test_the_wait_says_every_ten_seconds_what_is_waited_for(deployment: Deployme
 
     deployment.reruns.wait(asked, sleep, lambda: now)
     assert max(silences) <= 14
-    assert asked.job in deployment.log[0]
-    assert "about 1 waiting in the queue of jobs, so none before it; there is no inference host: materialise" in deployment.log[0]
+    assert deployment.log[0] == f"Waiting for job {asked.job}", "it is said before anybody is asked where that is"
+    assert "about 1 waiting in the queue of jobs, so none before it; there is no inference host: materialise" in deployment.log[1]
+
+
+def test_the_wait_is_told_also_while_a_host_does_not_say_what_it_has_in_hand(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
+    deployment.make_live(OTHER_DIGEST)
+    asked = deployment.reruns.ask(STUDY)
+
+    def asks_a_host(*_: object) -> str:
+        wait_until(lambda: "(for" in deployment.log[-1], bool, 10, what="")
+        deployment.answer()
+        return "in hand"
+
+    monkeypatch.setattr(waiting, "EVERY_S", 0.1)
+    monkeypatch.setattr(rerun, "where", asks_a_host)
+    deployment.reruns.wait(asked)
+    assert deployment.log[-2].startswith(f"Waiting for job {asked.job} (for ")
 
 
 def test_a_failed_study_is_asked_from_quarantine_and_the_request_says_which_study_of_the_upload_is_meant(deployment: Deployment):
@@ -143,6 +165,25 @@ def test_an_attempt_that_is_answered_is_not_asked_again(deployment: Deployment):
     answered = deployment.answer()
     again = deployment.reruns.ask(STUDY)
     assert (again.job, again.answer, deployment.queued()) == (second.job, answered, [])
+
+
+def test_an_answer_that_is_older_than_the_last_failure_is_not_handed_out_again_but_the_map_asked_anew(deployment: Deployment):
+    deployment.make_live(DIGEST)
+    deployment.reruns.ask(STUDY)
+    first = deployment.answer(DIGEST)
+    deployment.make_live(OTHER_DIGEST)
+    deployment.reruns.ask(STUDY)
+    failure = fail(deployment, at=NOON + HOUR)
+    deployment.make_live(DIGEST)
+    assert deployment.reruns.ask(STUDY, failed_at=NOON).answer == first, "it was answered since"
+    again = deployment.reruns.ask(STUDY, failed_at=NOON + HOUR)
+    assert (again.attempt, again.answer) == (1, None)
+    assert deployment.reruns.ask(STUDY, [failure.job]) == again, "who reads S3 alone has the failure's record, and gets the same job"
+    store = ResultsStore(deployment.bucket.s3, deployment.bucket.name)
+    assert [row.job for row in failures(store, NOON - HOUR, NOON + 3 * HOUR).rows] == [failure.job]
+    second = deployment.answer(DIGEST, NOON + 2 * HOUR)
+    assert deployment.reruns.ask(STUDY, [failure.job], NOON + HOUR).answer == second
+    assert failures(store, NOON - HOUR, NOON + 3 * HOUR).rows == ()
 
 
 def test_what_fails_for_ever_is_not_asked_for_ever(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
@@ -295,6 +336,23 @@ def test_materialising_a_stale_study_has_the_live_map_answer_and_makes_it_fresh(
     assert event.metadata["map_digest"].value == OTHER_DIGEST
     assert event.tags["dagster/input_data_version/live_map"] == OTHER_DIGEST
     assert lineage.judged(STUDY) == ("FRESH", [])
+
+
+def test_a_study_that_failed_with_another_map_since_is_answered_anew_and_its_failure_stands_no_more(
+    lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+):
+    deployment, now = lineage.deployment, datetime.now(UTC)
+    lineage.instance.add_dynamic_partitions("study", [STUDY])
+    monkeypatch.setattr(Reruns, "wake", lambda _: deployment.answer(DIGEST, now - 3 * HOUR))
+    assert lineage.rerun(STUDY).success
+    lineage.release(OTHER_DIGEST)
+    monkeypatch.setattr(Reruns, "wake", lambda _: lineage.record(fail(deployment, at=now - 2 * HOUR)))
+    assert not lineage.rerun(STUDY).success
+    lineage.make_live(DIGEST)
+    monkeypatch.setattr(Reruns, "wake", lambda _: deployment.answer(DIGEST, now - HOUR))
+    assert len(standing_failures(lineage.instance, now - 4 * HOUR, 10).rows) == 1
+    assert lineage.rerun(STUDY).success
+    assert standing_failures(lineage.instance, now - 4 * HOUR, 10).rows == ()
 
 
 def test_a_rerun_that_fails_for_good_fails_the_run_with_its_reason(lineage: Lineage, monkeypatch: pytest.MonkeyPatch):

@@ -18,11 +18,13 @@ from monai_aws_pipeline.contract import JobMessage, Measurements, OutputFile, Re
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import event_of
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of
+from monai_aws_pipeline.studies.recorded import results_after
 from monai_aws_pipeline.studies.rerun import Reruns
 from monai_aws_pipeline.studies.rerun_job import rerun_studies
 from monai_aws_pipeline.studies.results_index import Cursor
 from monai_aws_pipeline.studies.sensor import tick
+from monai_aws_pipeline.studies.studies_by_map import counted
 from tests.unit.host_agent.dicom_files import write_seg, write_series
 from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, study_of, succeeded
 from tests.unit.studies.rerun_bench import Deployment, failed_upload, work_off
@@ -61,6 +63,15 @@ class Job:
             },
             raise_on_error=False,
         )
+
+    def record_new(self) -> None:
+        """What the sensor does, and Dagster's daemon with its events."""
+        recording, _ = tick(self.instance, ResultsStore(self.deployment.bucket.s3, self.deployment.bucket.name), Cursor(), NOON)
+        for event in recording.events:
+            self.instance.report_runless_asset_event(event)
+
+    def by_map(self) -> dict[str, int]:
+        return counted({}, results_after(self.instance, 0, 500).results)
 
     def listed(self, which: Mapping[str, Any], **config: Any) -> list[str]:
         return [row["study"] for row in rows(self.run(which, dry_run=True, **config), "studies")]
@@ -171,6 +182,35 @@ def test_started_again_it_asks_only_for_what_has_no_answer(job: Job, monkeypatch
     monkeypatch.setattr(Reruns, "wake", lambda _: pytest.fail("nothing is to be asked"))
     assert shown(job.run(named))["ends"].value == "2 answered"
     assert job.deployment.queued() == []
+
+
+def test_an_answer_that_another_map_had_taken_the_place_of_is_recorded_again_and_once(job: Job):
+    study = job.answered(1)
+    for digest in (OTHER_DIGEST, DIGEST):
+        job.deployment.make_live(digest)
+        assert shown(job.run({"stale": {}}))["ends"].value == "1 answered"
+        job.record_new()
+        assert job.by_map() == {digest: 1}
+    job.deployment.make_live(OTHER_DIGEST)
+    job.instance.delete_dynamic_partition("study", study)
+    for _ in range(2):
+        assert shown(job.run({"these": {"studies": [study]}}))["ends"].value == "1 answered"
+        job.record_new()
+        assert job.by_map() == {OTHER_DIGEST: 1}
+        assert job.listed({"stale": {}}) == []
+    recorded = [record.asset_materialization for record in job.instance.fetch_materializations(INFERENCE_RESULT, limit=10).records]
+    provenance = [(event.tags or {})["dagster/input_data_version/live_map"] for event in recorded if event]
+    assert provenance == [OTHER_DIGEST, DIGEST, OTHER_DIGEST, DIGEST], "the newest first: the upload, two re-runs, and the first again"
+    assert list(job.instance.get_dynamic_partitions("study")) == [study], "a study beyond the window is called back by it"
+
+
+def test_an_answer_that_is_not_recorded_yet_is_left_to_the_sensor(job: Job):
+    study = job.answered(1)
+    for _ in range(2):
+        assert shown(job.run({"these": {"studies": [study]}}))["ends"].value == "1 answered"
+    assert job.by_map() == {DIGEST: 1}
+    job.record_new()
+    assert job.by_map() == {OTHER_DIGEST: 1}
 
 
 def test_one_study_that_cannot_be_asked_does_not_keep_the_others_from_it(job: Job):

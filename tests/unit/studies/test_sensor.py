@@ -15,10 +15,11 @@ from dagster import AssetRecordsFilter, DagsterInstance, DagsterRunStatus, Defau
 from dagster._core.storage.dagster_run import DagsterRun
 
 from monai_aws_pipeline.contract import IndexEntry, ResultError, Status, index_key, output_key, quarantine_key
-from monai_aws_pipeline.operations.results_store import ResultsStore
+from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies import results_index, sensor
-from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES
+from monai_aws_pipeline.studies import lineage, results_index, sensor
+from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, event_of
 from monai_aws_pipeline.studies.results_index import Cursor
 from monai_aws_pipeline.studies.sensor import study_results_sensor, tick
 from tests.unit.studies.records import DIGEST, Bucket, job_of, picture, refused, study_of, succeeded
@@ -365,6 +366,21 @@ def test_a_rerun_is_left_to_the_run_that_asked_for_it_while_that_is_at_work(daem
     daemon.instance.delete_run(run.run_id)  # it was killed and recorded nothing
     daemon.tick()
     assert daemon.jobs() == [record.job]
+
+
+def test_a_rerun_whose_run_recorded_it_and_ended_while_the_tick_read_is_not_recorded_twice(
+    daemon: Daemon, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    records = [bucket.commit(succeeded(number, recently(), request=DIGEST, outputs=())) for number in (1, 2)]
+
+    def ended(instance: DagsterInstance, study: str) -> bool:
+        if study == records[0].study:
+            instance.report_runless_asset_event(event_of(StoredResult(records[0], ()), Addresses(bucket.name), {}))
+        return False
+
+    monkeypatch.setattr(lineage, "run_is_active", ended)
+    daemon.until_quiet()
+    assert daemon.jobs() == sorted(record.job for record in records)
 
 
 def test_a_result_that_was_written_days_late_is_found(daemon: Daemon, bucket: Bucket):
