@@ -216,7 +216,7 @@ def _golden(chosen: argparse.Namespace) -> int:
 
 def _at_once(config: AgentConfig, engine: Engine) -> AtOnce:
     machine = this_machine(engine.gpu.total_bytes() if config.gpus else None)
-    return AtOnce(config.studies_at_once, machine, config.limits, STATE_FOLDER / "at-once")
+    return AtOnce(config.studies_at_once, machine, config.limits, STATE_FOLDER / "at-once", engine.gpu.total_bytes)
 
 
 def _hosting(config: AgentConfig, engine: Engine, folder: Path, at_once: AtOnce, *, shared: bool = False) -> Hosting:

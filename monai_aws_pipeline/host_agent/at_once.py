@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,10 @@ ROUNDS: Final = 3
 """A rate is measured over so many studies in each place, all places taken throughout."""
 RECONSIDER: Final = 500
 """After so many studies at the number that was found, the others are tried again: what comes may have changed."""
+_ASK_S: Final = 60.0
+"""Between two questions for the GPU's memory, where the driver did not say it: that may take it seconds."""
+_HUGE: Final = float(1 << 60)
+"""No figure that was ever measured is larger."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Use:
-    """What a digest's studies have used here: the most memory (bytes; the GPU's None where unknown), cores on average, how many."""
+    """What a digest's studies have used here: the most memory (bytes; the GPU's None where unknown), cores on average, how many.
+
+    Memory is what the kernel could not have taken back: files that were read stay in memory for as long as there is room. The GPU's is what
+    a study's own processes had, because the whole GPU's is that of the studies beside it as well.
+    """
 
     memory_bytes: int = 0
     gpu_bytes: int | None = None
@@ -61,11 +70,10 @@ class Use:
     def and_of(self, end: RunEnd) -> Use:
         """With one more study. Of the cores the last twenty count: the first starts with its imports."""
         seen = min(self.studies, 19)
-        gpu = [value for value in (self.gpu_bytes, end.peak_gpu_bytes) if value is not None]
+        memory = end.peak_bytes if end.held_bytes is None else end.held_bytes
+        gpu = [value for value in (self.gpu_bytes, end.own_gpu_bytes) if value is not None]
         cores = end.cpu_seconds / end.seconds if end.seconds > 0 else 0.0
-        return Use(
-            max(self.memory_bytes, end.peak_bytes), max(gpu) if gpu else None, (self.cores * seen + cores) / (seen + 1), self.studies + 1
-        )
+        return Use(max(self.memory_bytes, memory), max(gpu, default=None), (self.cores * seen + cores) / (seen + 1), self.studies + 1)
 
 
 def most_that_fit(machine: Machine, use: Use, limits: Limits, *, by_cores: bool = True) -> tuple[int, str]:
@@ -82,9 +90,11 @@ def most_that_fit(machine: Machine, use: Use, limits: Limits, *, by_cores: bool 
     }
     if by_cores and use.cores:
         rooms["cores"] = machine.cores / use.cores + 0.5  # rounded: 1.02 cores each are no reason to leave the fourth idle
-    if limits.gpus and machine.gpu_bytes:
+    if limits.gpus:
+        if machine.gpu_bytes is None:
+            return 1, "memory of the GPU (the driver does not say how much there is)"
         if use.gpu_bytes is None:
-            return 1, "memory of the GPU (the driver does not say what a study takes)"
+            return 1, "memory of the GPU (the driver does not say that a study has any of it)"
         rooms["memory of the GPU"] = (machine.gpu_bytes - GPU_RESERVE_BYTES) / max(1.0, use.gpu_bytes * MARGIN)
     scarce = min(rooms, key=lambda name: rooms[name])
     return max(1, int(rooms[scarce])), scarce
@@ -118,11 +128,17 @@ class _Digest:
 
 
 class AtOnce:
-    """The number for each digest. ``setting``: ``auto`` or a number; ``folder``: where it is kept, one small file a digest."""
+    """The number for each digest. ``setting``: ``auto`` or a number; ``folder``: where it is kept, one small file a digest.
 
-    def __init__(self, setting: str, machine: Machine, limits: Limits, folder: Path | None = None):
+    ``gpu_bytes``: asked again for the GPU's memory where ``machine`` does not have it.
+    """
+
+    def __init__(
+        self, setting: str, machine: Machine, limits: Limits, folder: Path | None = None, gpu_bytes: Callable[[], int | None] = lambda: None
+    ):
         self._wanted = 0 if setting == AUTO else int(setting)
         self._machine, self._limits, self._folder = machine, limits, folder
+        self._gpu_bytes, self._ask_at = gpu_bytes, time.monotonic() + _ASK_S
         self._lock = threading.RLock()
         self._known: dict[str, _Digest] = {}
 
@@ -149,24 +165,31 @@ class AtOnce:
         with self._lock:
             if self.number(digest) == 1:
                 return self._limits
-            known = self._of(digest)
-            places = min(self._wanted or MOST, self._most(known)[0])
-            return replace(
-                self._limits, memory_mib=min(self._limits.memory_mib, (self._machine.memory_bytes - RESERVE_BYTES) // places >> 20)
-            )
+            share = (self._machine.memory_bytes - RESERVE_BYTES) // self._places(self._of(digest))
+            return replace(self._limits, memory_mib=min(self._limits.memory_mib, share >> 20))
 
-    def may_share(self, digest: str, end: RunEnd) -> bool:
-        """Whether there would be room for two, by what a study has just used: only then is it worth proving that two do not disturb."""
+    def may_share(self, digest: str, end: RunEnd | None = None) -> bool:
+        """Whether there may be room for two, by what is known and what a study (``end``) has just used; without any of it there may be.
+
+        Only then is it worth proving that two do not disturb each other.
+        """
         with self._lock:
-            return self._wanted != 1 and self._most(replace(self._of(digest), use=self._of(digest).use.and_of(end)))[0] > 1
+            known = self._of(digest)
+            use = known.use.and_of(end) if end else known.use
+            return self._wanted != 1 and (not use.studies or self._most(replace(known, use=use))[0] > 1)
 
     def used(self, digest: str, end: RunEnd) -> None:
-        """A study has ended: count what it used."""
+        """A study has ended: count what it used. One that failed may have failed of using too much: no other would be let in for good."""
+        self._ask_for_gpu()
+        if not end.ended_well:
+            return
         with self._lock:
-            known, before = self._of(digest), self.number(digest)
-            known.use = known.use.and_of(end)
-            if known.use.studies == 1 or self.number(digest) != before:
+            known, before, number = self._of(digest), self._of(digest).use, self.number(digest)
+            known.use = before.and_of(end)
+            if known.use.studies == 1 or self.number(digest) != number:
                 self._say(digest)
+            elif (known.use.memory_bytes, known.use.gpu_bytes) != (before.memory_bytes, before.gpu_bytes):
+                self._keep(digest)
 
     def left(self, digest: str, now: float, running: int, *, awaited: bool) -> None:
         """A place has become free at ``now`` (monotonic seconds), of ``running`` that were taken; ``awaited``: by another study.
@@ -186,42 +209,71 @@ class AtOnce:
                 self._decide(digest, known, number, known.counted * 60 / (now - known.since))
                 known.since = None
 
-    def disturbed(self, digest: str, beside: int) -> None:
-        """A study failed beside so many others and was answered alone: never so many again."""
+    def disturbed(self, digest: str, beside: int, limit_mib: int = 0) -> None:
+        """A study failed beside so many others and was answered alone: never so many again.
+
+        ``limit_mib``: the limit of memory by which it ended. Where that was a share, nobody disturbed it: it takes at least so much, and
+        with that counted the next one's share is larger.
+        """
         with self._lock:
             known = self._of(digest)
-            known.ceiling = max(1, min(known.ceiling, beside))
-            known.rates = {number: rate for number, rate in known.rates.items() if number <= known.ceiling}
-            known.number = min(known.number, known.ceiling)
-            log.warning("a study failed beside %d other(s) and was answered alone; from now on at most %d at once", beside, known.ceiling)
+            if 0 < limit_mib < self._limits.memory_mib:
+                known.use = replace(known.use, memory_bytes=max(known.use.memory_bytes, limit_mib << 20))
+            else:
+                known.ceiling = max(1, min(known.ceiling, beside))
+                known.rates = {number: rate for number, rate in known.rates.items() if number <= known.ceiling}
+                known.number = min(known.number, known.ceiling)
+            most = self._places(known)
+            log.warning("a study failed beside %d other(s) and was answered alone; from now on at most %d at once", beside, most)
             self._say(digest)
 
     def _decide(self, digest: str, known: _Digest, number: int, rate: float) -> None:
         if number in known.rates:
             known.steady += ROUNDS * number
             if known.steady < RECONSIDER:
+                self._keep(digest)
                 return
             known.rates, known.steady = {}, 0
         known.rates[number] = rate
         known.number = to_try(known.rates, self._most(known)[0])
         if known.number != number or len(known.rates) > 1:
             self._say(digest)
+        else:
+            self._keep(digest)
 
     def _most(self, known: _Digest) -> tuple[int, str]:
         most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
         return (most, scarce) if most <= known.ceiling else (known.ceiling, "room for a study that failed beside others")
 
+    def _places(self, known: _Digest) -> int:
+        """How many it may ever become, as far as is known now."""
+        return min(self._wanted or MOST, self._most(known)[0])
+
+    def _ask_for_gpu(self) -> None:
+        with self._lock:
+            if not self._limits.gpus or self._machine.gpu_bytes is not None or time.monotonic() < self._ask_at:
+                return
+            self._ask_at = time.monotonic() + _ASK_S
+        found = self._gpu_bytes()  # without the lock: nobody waits for the driver
+        with self._lock:
+            self._machine = replace(self._machine, gpu_bytes=found)
+
     def _say(self, digest: str) -> None:
         log.info("the MAP %s: %s", short_digest(digest), self.why(digest))
-        known = self._of(digest)
+        self._keep(digest)
+
+    def _keep(self, digest: str) -> None:
         if not self._folder:
             return
-        kept = {"digest": digest, "number": best_of(known.rates) if known.rates else known.number, "ceiling": known.ceiling}
-        path = self._path(digest)
+        known, path = self._of(digest), self._path(digest)
+        kept = {
+            "digest": digest, "number": best_of(known.rates) if known.rates else known.number, "ceiling": known.ceiling,
+            "rates": known.rates, "steady": known.steady, "use": asdict(known.use),
+        }  # fmt: skip
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             new = path.with_suffix(".new")
-            new.write_text(json.dumps(kept | {"use": asdict(known.use)}, indent=2) + "\n")
+            new.write_text(json.dumps(kept, indent=2) + "\n")
             new.replace(path)
         except OSError as error:  # the next start measures again
             log.warning("how many studies fit at once could not be kept (%s)", error.__class__.__name__)
@@ -235,12 +287,13 @@ class AtOnce:
         if not self._folder or not is_digest(digest):
             return _Digest()
         try:
-            found: dict[str, Any] = json.loads(self._path(digest).read_text())
-            if found["digest"] == digest and all(1 <= int(found[name]) <= MOST for name in ("number", "ceiling")):
-                return _Digest(_use_of(found["use"]), int(found["number"]), int(found["ceiling"]))
+            known = _kept(digest, json.loads(self._path(digest).read_text()))
+            if known.rates:  # a search that a stop has interrupted goes on
+                known.number = to_try(known.rates, self._most(known)[0])
+            return known  # noqa: TRY300
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             log.warning("how many studies fit at once cannot be read; it is measured again")
         return _Digest()
 
@@ -253,12 +306,33 @@ def one_at_a_time(limits: Limits | None = None) -> AtOnce:
     return AtOnce("1", Machine(0, 1, 0), limits or Limits())
 
 
+def _kept(digest: str, data: Mapping[str, Any]) -> _Digest:
+    """What a file says, of which nothing is believed; one without rates is of an agent that counted otherwise.
+
+    Raises ValueError, TypeError, LookupError, ArithmeticError.
+    """
+    if data["digest"] != digest:
+        raise ValueError("it is about another MAP")
+    rates = {_whole(number, 1, MOST): _within(rate, 0, _HUGE) for number, rate in dict(data["rates"]).items()}
+    number, ceiling = (_whole(data[name], 1, MOST) for name in ("number", "ceiling"))
+    return _Digest(_use_of(data["use"]), number, ceiling, rates, steady=_whole(data["steady"], 0, RECONSIDER))
+
+
 def _use_of(data: Mapping[str, Any]) -> Use:
-    gpu = data["gpu_bytes"]
-    use = Use(int(data["memory_bytes"]), None if gpu is None else int(gpu), float(data["cores"]), int(data["studies"]))
-    if min(use.memory_bytes, use.cores, use.studies, use.gpu_bytes or 0) < 0:
-        raise ValueError("a negative figure")
-    return use
+    memory, studies = (_whole(data[name], 0, _HUGE) for name in ("memory_bytes", "studies"))
+    gpu = None if data["gpu_bytes"] is None else _whole(data["gpu_bytes"], 0, _HUGE)
+    return Use(memory, gpu, _within(data["cores"], 0, _HUGE), studies)
+
+
+def _whole(value: Any, least: float, most: float) -> int:
+    return int(_within(value, least, most))
+
+
+def _within(value: Any, least: float, most: float) -> float:
+    """A figure within bounds, which none that is no number is. Raises ValueError, TypeError, OverflowError."""
+    if not least <= (number := float(value)) <= most:
+        raise ValueError("a figure out of bounds")
+    return number
 
 
 def this_machine(gpu_bytes: int | None, proc: Path = Path("/proc")) -> Machine:

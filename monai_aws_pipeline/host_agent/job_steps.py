@@ -195,7 +195,7 @@ class Inferred:
 class InferenceRun:
     """The MAP has run on a study (``end``), or could not (``error``). ``ended``: monotonic seconds.
 
-    ``beside``: so many others ran with it at most; then ``inferred`` is what it has answered, judged already.
+    ``beside``: so many others ran with it at most; then ``inferred`` is what it has answered, judged already. ``memory_mib``: its limit.
     """
 
     one: OneStudy
@@ -206,6 +206,7 @@ class InferenceRun:
     error: JobError | None = None
     beside: int = 0
     inferred: Inferred | None = None
+    memory_mib: int = 0
 
 
 class Outcome(StrEnum):
@@ -348,7 +349,7 @@ def run_inference(
             requirements = ready.requirements.requiring_volume() if context.config.require_volume else ready.requirements
             one = _with_facts(replace(one, staged=give(one.staged, requirements)))
         end = run_staged(context.hosting, limits, context.stop, ready, one.staged, on_exit)
-        return InferenceRun(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end)
+        return InferenceRun(one, replace(spent, inference=end.seconds), time.monotonic(), ready, end, memory_mib=limits.memory_mib)
     except InterruptedJobError:
         raise
     except Exception as error:
@@ -367,7 +368,7 @@ def judged(context: HostContext, tried: InferenceRun, beside: int) -> InferenceR
 
 
 def once_more(tried: InferenceRun, limits: Limits) -> OneStudy:
-    """The study of a run that counts for nothing, as it was before that: its folder for results is empty."""
+    """The study of a run that counts for nothing, as it was before that: its folder for results is empty. Raises OSError."""
     staged = tried.one.staged
     shutil.rmtree(staged.target)
     make_target(staged.target, limits)

@@ -226,9 +226,20 @@ class Pipeline:
         self._pass(job, self._publishing, partial(self._finish, prepared=prepared, early=early, last=last, interrupted=interrupted))
 
     def _run_inference(self, job: _Job, one: OneStudy) -> InferenceRun:
-        """Have one study inferred in its turn. What failed beside others is run once more, alone, and that run counts: perhaps there was
-        too little for all of them.
+        """Have one study inferred in its turn.
+
+        Raises nothing but InterruptedJobError: the end of the job would wipe the folder from which another study of it is published now.
         """
+        began = time.monotonic()
+        try:
+            return self._infer_one(job, one)
+        except InterruptedJobError:
+            raise
+        except Exception as error:
+            return not_run(one, began, as_job_error(error))
+
+    def _infer_one(self, job: _Job, one: OneStudy) -> InferenceRun:
+        """What failed beside others is run once more, alone, and that run counts: perhaps there was too little for all of them."""
         tried, beside = self._in_turn(job, one)
         if not beside:
             return tried
@@ -241,7 +252,8 @@ class Pipeline:
         again, _ = self._in_turn(job, once_more(tried, self._context.config.limits), alone=True)
         again = judged(self._context, again, 0)
         if not again.error:
-            self._context.at_once.disturbed(tried.ready.facts.digest, beside)
+            limit = tried.memory_mib if tried.end and tried.end.out_of_memory else 0
+            self._context.at_once.disturbed(tried.ready.facts.digest, beside, limit)
         return again
 
     def _in_turn(self, job: _Job, one: OneStudy, *, alone: bool = False) -> tuple[InferenceRun, int]:

@@ -6,8 +6,9 @@ and ends well; ``--cpu`` runs it all the same. Another application is tried with
 a bundle.
 
 The warm server of this repository is started once for each place, unchanged, as process 1 of namespaces of its own. Each number answers the
-same studies; outputs must be those of a study alone. At the end a program fills the card on purpose beside a study, and what it says is
-printed: an application words it as it likes, so the host goes by the end of the study and not by words. Prints a table.
+same studies; outputs must be those of a study alone. At the end a program fills the card on purpose beside a study: the study must fail,
+and be answered as before when it has the card for itself again. What it says is printed: an application words it as it likes, so the host
+goes by the end of the study and not by words. Prints a table. Exit code 1 where any of this does not hold.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ from monai_aws_pipeline.settings import PROJECT_ROOT, load_settings
 
 READY_S = 900
 STUDY_S = 900
+FULL_S = 120
 FILLS_THE_CARD = """
 import time, torch
-held = []
+held, size = [], 256 << 20
 while True:
     try:
-        held.append(torch.zeros(256 << 20, dtype=torch.uint8, device="cuda"))
+        held.append(torch.zeros(size, dtype=torch.uint8, device="cuda"))
     except RuntimeError:
-        time.sleep(1)
+        size = max(size // 2, 16 << 20)
+        time.sleep(0.1)
 """
 
 
@@ -194,19 +197,43 @@ def row(number: int, studies: int, chosen: argparse.Namespace, application: Appl
     }  # fmt: skip
 
 
-def full_card(chosen: argparse.Namespace, application: Application, folder: Path) -> str:
-    """What a study says when another program has filled the card."""
+@contextmanager
+def filled(chosen: argparse.Namespace, gpu: GpuWatch) -> Iterator[None]:
+    """A program has taken what the card has: most of it, and no more for a while. Raises RuntimeError where it could not."""
+    hoarder = subprocess.Popen([chosen.python, "-c", FILLS_THE_CARD])
+    ends, before, total = time.monotonic() + FULL_S, 0, gpu.total_bytes() or 0
+    try:
+        while (used := gpu.used_by_all() or 0) > before or used <= total // 2:
+            if hoarder.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError("the card could not be filled")
+            before = used
+            time.sleep(3)
+        yield
+    finally:
+        hoarder.kill()
+        hoarder.wait()
+
+
+def full_card(chosen: argparse.Namespace, application: Application, folder: Path, alone: Path, gpu: GpuWatch) -> tuple[list[str], str]:
+    """What went otherwise than it must, and what the study said, when another program has filled the card, and afterwards.
+
+    ``alone``: the outputs of the same study before.
+    """
+    wrong = []
     with servers(1, chosen.python, application, folder, environment(chosen)) as (place,):
-        hoarder = subprocess.Popen([chosen.python, "-c", FILLS_THE_CARD])
-        try:
-            time.sleep(30)
-            code = place.study(folder / "output-full")
-            place.log.seek(0)
-            last = [line for line in place.log.read().decode(errors="replace").splitlines() if line.strip()][-3:]
-            return f"exit code {code}; it said last: {' | '.join(last)}"
-        finally:
-            hoarder.kill()
-            hoarder.wait()
+        with filled(chosen, gpu):
+            full = place.study(folder / "output-full")
+        place.log.seek(0)
+        last = [line for line in place.log.read().decode(errors="replace").splitlines() if line.strip()][-3:]
+        if full == 0:
+            wrong.append("on a full card it was answered")
+        if place.process.poll() is not None:
+            wrong.append("its server ended with it")
+        elif code := place.study(folder / "output-after"):
+            wrong.append(f"alone afterwards it ends with exit code {code}")
+        else:
+            wrong += [f"alone afterwards: {text}" for text in differences(alone, folder / "output-after")]
+    return wrong, f"exit code {full}; it said last: {' | '.join(last)}"
 
 
 def environment(chosen: argparse.Namespace) -> dict[str, str]:
@@ -237,7 +264,7 @@ def say(line: str) -> None:
 
 
 def main() -> int:
-    """The table; 1 where outputs differ or a study failed."""
+    """The table; 1 where outputs differ, a study failed, or a full card was not met as it must be."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", help="an interpreter that has what the MAP has")
     parser.add_argument("--at-once", default="1,2,4", help="numbers, with commas between them")
@@ -266,12 +293,15 @@ def main() -> int:
             for which in range(min(chosen.studies, 8))
             for text in differences(alone, folder / str(number) / f"output-{which}")
         }
-        full = "" if chosen.cpu else full_card(chosen, application, folder / "full")
+        wrong, full = ([], "") if chosen.cpu else full_card(chosen, application, folder / "full", alone, gpu)
         gpu.close()
     for each in rows:
         sys.stdout.write(f"{json.dumps(each | {'gain': round(each['per_minute'] / rows[0]['per_minute'], 2)})}\n")
-    sys.stdout.write(f"outputs {'are equal' if not unlike else f'differ: {sorted(unlike)}'}\n{full and f'a full card: {full}'}\n")
-    return int(bool(unlike) or any(each["failed"] for each in rows))
+    sys.stdout.write(f"outputs {'are equal' if not unlike else f'differ: {sorted(unlike)}'}\n")
+    if full:
+        ends = ", ".join(wrong) or "the study failed, and was answered when it had the card for itself"
+        sys.stdout.write(f"a full card: {ends}; {full}\n")
+    return int(bool(unlike or wrong) or any(each["failed"] for each in rows))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ class ImageFacts:
 class RunEnd:
     """How one run ended. ``peak_bytes`` from ``peak_source``; ``log_tail`` the last lines; ``seconds`` wall time of the run.
 
-    ``hosting``: in which of the ways of ``host_agent.hosting`` the MAP ran. ``cpu_seconds`` of all its processes together.
+    ``hosting``: in which of the ways of ``host_agent.hosting`` the MAP ran. ``cpu_seconds`` of all its processes together. ``held_bytes``:
+    the most without page cache; ``own_gpu_bytes``: what its processes had, and nobody else's; None where that is not known.
     """
 
     exit_code: int
@@ -78,6 +79,13 @@ class RunEnd:
     log_tail: tuple[str, ...]
     cpu_seconds: float = 0.0
     hosting: str = "per_study"
+    held_bytes: int | None = None
+    own_gpu_bytes: int | None = None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the application said that it had answered."""
+        return self.exit_code == 0 and not self.timed_out and not self.out_of_memory
 
 
 def find_docker() -> str:
@@ -303,6 +311,8 @@ class Engine:
             peak_gpu_bytes=meter.gpu_peak,
             log_tail=tail,
             cpu_seconds=meter.cpu_seconds,
+            held_bytes=meter.held,
+            own_gpu_bytes=meter.gpu_own,
         )
 
     def start(self, wanted: ContainerSpec) -> subprocess.Popen[bytes]:

@@ -1,7 +1,8 @@
 """Memory of the GPU by process, as its driver says it: one ``nvidia-smi`` that goes on while anybody asks, read line by line.
 
 Figures of single processes are what tells how many fit beside each other; the whole GPU's is that of all of them together. A process's
-figure has its CUDA context in it. Where the driver does not say it (some virtual GPUs answer ``[N/A]``), the whole GPU's stands in.
+figure has its CUDA context in it. Where the driver does not say it (some virtual GPUs answer ``[N/A]``), a record has the whole GPU's; how
+many fit is not decided by that.
 """
 
 from __future__ import annotations

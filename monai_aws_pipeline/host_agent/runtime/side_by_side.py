@@ -11,6 +11,8 @@ import logging
 import os
 import shutil
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,16 +24,23 @@ from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OnExit, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
-from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdicts, ended_well, uids_of
+from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdicts, uids_of
 from monai_aws_pipeline.maps.spec.run import Limits
 
 log = logging.getLogger(__name__)
 
 TOGETHER: Final = "several_at_once"
 ALONE: Final = "one_at_a_time"
+_READY_S: Final = 120.0
+"""For the second container's imports, while nothing else is inferred. The first one's are made, so their files are in memory."""
+_LOOK_S: Final = 0.1
+_TOGETHER: Final = 0.25
+"""Of the shorter run, so much must have been beside the other: both begin at once, and one may take a moment longer to begin."""
+_TRIES: Final = 3
+"""Each holds up the studies that wait: when so many have told nothing, the next start of the agent tries again."""
 
-MayShare = Callable[[str, RunEnd], bool]
-"""Whether two of a digest would have room, by what a study of it has just used."""
+MayShare = Callable[[str, RunEnd | None], bool]
+"""Whether two of a digest may have room: by what a study of it has just used, and None before one has run."""
 
 
 class SideBySide:
@@ -40,16 +49,20 @@ class SideBySide:
     def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare):
         self._hosting, self._folder, self._may_share = hosting, folder, may_share
         self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE))
+        self._in_vain = Counter[str]()
         shutil.rmtree(folder, ignore_errors=True)  # what an agent left that was killed in the middle of a proof
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
-        """Run the MAP on one study. After the first of a digest that would have room beside another, the proof."""
+        """Run the MAP on one study. After the first of a digest that would have room beside another, the proof.
+
+        Where that may follow, another run must not begin before it.
+        """
         digest = ready.facts.digest
-        known = self._verdicts.read(digest) is not None
-        end = self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=on_exit if known else nothing)
-        if not known and ended_well(end) and self._may_share(digest, end):
+        may_follow = self._verdicts.read(digest) is None and self._in_vain[digest] < _TRIES and self._may_share(digest, None)
+        end = self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if may_follow else on_exit)
+        if may_follow and end.ended_well and self._may_share(digest, end):
             self._prove(ready, source, target, limits, name, stop)
         return end
 
@@ -76,39 +89,61 @@ class SideBySide:
         digest = ready.facts.digest
         try:
             unlike = self._differences(ready, source, target, limits, name, stop)
-        except (
-            JobError,
-            InterruptedJobError,
-            EngineError,
-            OSError,
-            ValueError,
-        ) as error:  # says nothing about the MAP: it is tried again after another study
-            log.warning("whether several studies may run at once is not known yet (%s)", error.__class__.__name__)
+        except (JobError, InterruptedJobError, EngineError, OSError, ValueError) as error:  # says nothing about the MAP
+            self._tell_nothing(digest, error.__class__.__name__)
             return
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if unlike:
+        if unlike is None:
+            self._tell_nothing(digest, "two were not run at once")
+        elif unlike:
             self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
         else:
             self._verdicts.write(digest, TOGETHER, "run twice at once, a study had the outputs that it had alone")
 
     def _differences(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, stop: threading.Event
-    ) -> tuple[str, ...]:
-        """What is unlike the outputs in ``target`` when two run at once. Raises what the hosting raises, OSError, ValueError."""
+    ) -> tuple[str, ...] | None:
+        """What is unlike the outputs in ``target`` when two run at once, None where they did not. Raises what the hosting raises, OSError,
+        ValueError.
+        """
+        if not self._wait_until_ready(ready, limits, stop):
+            return None
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._hosting.ready_for(ready, limits, 2)
-
-        def one(which: str) -> tuple[str, ...]:
-            folder = self._folder / which
+        folders = [self._folder / which for which in ("beside-1", "beside-2")]
+        for folder in folders:
             folder.mkdir(parents=True, mode=0o700)
             if os.geteuid() == 0:
                 os.chown(folder, limits.uid, limits.gid)
-            end = self._hosting.run(ready, source, folder, limits, name=f"{name}-{which}", stop=stop)
-            if not ended_well(end):
-                return (f"it ends with exit code {end.exit_code}",)
-            return differences(target, folder, uids_of(source))
+
+        def one(folder: Path) -> tuple[RunEnd, float]:
+            end = self._hosting.run(ready, source, folder, limits, name=f"{name}-{folder.name}", stop=stop)
+            return end, time.monotonic()
 
         with ThreadPoolExecutor(2, "side by side") as threads:
-            first, second = threads.map(one, ("beside-1", "beside-2"))
-        return tuple(dict.fromkeys((*first, *second)))
+            runs = list(threads.map(one, folders))
+        if not ran_together(*((at - end.seconds, at) for end, at in runs)):
+            return None
+        unlike: list[str] = []
+        for folder, (end, _) in zip(folders, runs, strict=True):
+            unlike += differences(target, folder, uids_of(source)) if end.ended_well else [f"it ends with exit code {end.exit_code}"]
+        return tuple(dict.fromkeys(unlike))
+
+    def _wait_until_ready(self, ready: ReadyMap, limits: Limits, stop: threading.Event) -> bool:
+        """Whether two may begin together: in a container that makes its imports yet, one would begin when the other has ended."""
+        ends = time.monotonic() + _READY_S
+        while not self._hosting.ready_for(ready, limits, 2):
+            if time.monotonic() > ends or stop.wait(_LOOK_S):
+                return False
+        return True
+
+    def _tell_nothing(self, digest: str, why: str) -> None:
+        self._in_vain[digest] += 1
+        log.warning("whether several studies may run at once is not known yet (%s)", why)
+
+
+def ran_together(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two runs, each from its begin to its end (seconds), were beside each other for a good part of the shorter one."""
+    (began, ended), (other_began, other_ended) = first, second
+    beside = min(ended, other_ended) - max(began, other_began)
+    return beside >= _TOGETHER * min(ended - began, other_ended - other_began)

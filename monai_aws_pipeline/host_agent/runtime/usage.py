@@ -49,6 +49,14 @@ class ControlGroup:
         """Memory in use, in bytes."""
         return _number(self.now)
 
+    def held_bytes(self) -> int | None:
+        """What of it the kernel could not take back, in bytes: page cache left out. None where the kernel does not say."""
+        found = dict(re.findall(r"^(\w+) (\d+)$", _text(self.now.with_name("memory.stat")), re.MULTILINE))
+        for own, shared in (("total_rss", "total_shmem"), ("anon", "shmem")):  # version 1 with all below it, version 2
+            if own in found and shared in found:
+                return int(found[own]) + int(found[shared])
+        return None
+
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far, ended ones included."""
         if self.cpu.name == "cpu.stat":
@@ -94,24 +102,31 @@ class Meter:
 
     A container of its own starts from zero, and the last reading of the kernel's marks before its end is the truth up to the last tick.
     In a warm container (``warm=True``) figures are differences since the meter was made, and the memory mark is the run's own only if it
-    rose; else the largest sample of what was in use. GPU memory: the largest sample of what its processes have together; where the driver
-    does not say that, of the whole GPU, once a second.
+    rose; else the largest sample of what was in use. ``held``: the largest sample without page cache, of all of a container.
+    GPU memory: the largest sample of what its processes have together (``gpu_own``); where none of them was seen on it, ``gpu_peak`` is of
+    the whole GPU, once a second.
     """
 
     def __init__(self, pid_of: Callable[[], int], gpu: GpuWatch | None, *, warm: bool = False):
         self.peak = 0
         self.source = ""
-        self.gpu_peak: int | None = None
+        self.held: int | None = None
+        self.gpu_own: int | None = None
         self.cpu_seconds = 0.0
         self.kills = 0
         self._pid_of = pid_of
         self._pid = 0
         self._gpu = gpu if shutil.which("nvidia-smi") else None
         self._gpu_at = self._sampled_at = 0.0
-        self._is_by_process = False
+        self._gpu_whole: int | None = None
         self._warm = warm
         self._group = self._find() if warm else None
         self._before = (self._group.peak_bytes(), self._group.cpu_seconds(), self._group.kills()) if self._group else (0, 0.0, 0)
+
+    @property
+    def gpu_peak(self) -> int | None:
+        """Bytes of the GPU, its own where that is known."""
+        return self._gpu_whole if self.gpu_own is None else self.gpu_own
 
     def due(self, now: float) -> bool:
         """Whether it is time to sample, by ``time.monotonic``: at once while there is no figure, so that a short run has one too."""
@@ -129,6 +144,8 @@ class Meter:
             self.peak, self.source = max(self.peak, marked), self._group.peak_source
         elif (now := self._group.now_bytes()) > self.peak:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
+        if (held := self._group.held_bytes()) is not None:
+            self.held = max(held, self.held or 0)
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)
         if self._gpu:
@@ -145,12 +162,11 @@ class Meter:
     def _sample_gpu(self, gpu: GpuWatch, now: float) -> None:
         used = gpu.used_by(self._group.pids()) if self._group else None
         if used is not None:
-            self.gpu_peak = max(used, self.gpu_peak or 0) if self._is_by_process else used
-            self._is_by_process = True
-        elif not self._is_by_process and now - self._gpu_at >= 1:
+            self.gpu_own = max(used, self.gpu_own or 0)
+        elif self.gpu_own is None and now - self._gpu_at >= 1:
             self._gpu_at = now
             if (used := gpu.used_by_all()) is not None:
-                self.gpu_peak = max(used, self.gpu_peak or 0)
+                self._gpu_whole = max(used, self._gpu_whole or 0)
 
 
 def _text(path: Path) -> str:

@@ -140,7 +140,7 @@ class Warm:
         self._end(0)
         unproved = verdict is None and digest not in self._given_up
         end = self._alone.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if unproved else on_exit)
-        if unproved and ended_well(end):
+        if unproved and end.ended_well:
             self.prove(ready, source, target, limits, end.seconds, stop)
         return end
 
@@ -155,7 +155,7 @@ class Warm:
         digest = ready.facts.digest
         try:
             end = self._run_warm(ready, source, other, limits, stop)
-            _check_same(end, differences(target, other, uids_of(source)) if ended_well(end) else ())
+            _check_same(end, differences(target, other, uids_of(source)) if end.ended_well else ())
         except WarmRefusedError as why:
             self._end(0)
             return self._verdicts.write(digest, PER_STUDY, str(why))
@@ -462,6 +462,7 @@ class WarmContainer:
         return RunEnd(
             exit_code=code, out_of_memory=killed, timed_out=timed_out, seconds=seconds, peak_bytes=meter.peak, peak_source=meter.source,
             peak_gpu_bytes=meter.gpu_peak, log_tail=lines, cpu_seconds=meter.cpu_seconds, hosting=WARM,
+            held_bytes=meter.held, own_gpu_bytes=meter.gpu_own,
         )  # fmt: skip
 
 
@@ -545,14 +546,9 @@ def left_to_studies(left: Iterable[Any]) -> str:
     )
 
 
-def ended_well(end: RunEnd) -> bool:
-    """Whether the application said that it had answered."""
-    return end.exit_code == 0 and not end.timed_out and not end.out_of_memory
-
-
 def _check_same(end: RunEnd, unlike: tuple[str, ...]) -> None:
     """Raise WarmRefusedError unless the warm run answered, and as the other did."""
-    if not ended_well(end):
+    if not end.ended_well:
         raise WarmRefusedError(f"a study that it answers alone ends with exit code {end.exit_code} warm")
     if unlike:
         raise WarmRefusedError(f"a study's outputs differ between the two ways ({'; '.join(unlike)})")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.host_agent import at_once as module
 from monai_aws_pipeline.host_agent.at_once import (
     AUTO,
     GPU_RESERVE_BYTES,
     MOST,
+    RECONSIDER,
     RESERVE_BYTES,
     ROUNDS,
     AtOnce,
@@ -42,7 +45,7 @@ BUNDLE = Use(2 * GIB, int(2.9 * GIB), 1.0, 5)
         (BRAIN, GPU, 4, "cores"),
         (BUNDLE, GPU, 4, "memory of the GPU"),
         (replace(BUNDLE, gpu_bytes=6 * GIB), GPU, 2, "memory of the GPU"),
-        (replace(BRAIN, gpu_bytes=None), GPU, 1, "memory of the GPU (the driver does not say what a study takes)"),
+        (replace(BRAIN, gpu_bytes=None), GPU, 1, "memory of the GPU (the driver does not say that a study has any of it)"),
         (replace(BRAIN, gpu_bytes=None), CPU, 4, "cores"),
         (replace(BRAIN, cores=0.05), GPU, MOST, f"the {MOST} that are ever tried"),
         (replace(BRAIN, memory_bytes=5 * GIB), GPU, 2, "memory"),
@@ -53,6 +56,20 @@ BUNDLE = Use(2 * GIB, int(2.9 * GIB), 1.0, 5)
 )
 def test_as_many_fit_as_the_scarcest_of_what_the_machine_has_allows(use: Use, limits: Limits, most: int, scarce: str) -> None:
     assert most_that_fit(G4DN, use, limits) == (most, scarce)
+
+
+def test_where_nobody_knows_how_much_the_gpu_has_one_fits() -> None:
+    unknown = replace(G4DN, gpu_bytes=None)
+    assert most_that_fit(unknown, BRAIN, GPU) == (1, "memory of the GPU (the driver does not say how much there is)")
+    assert most_that_fit(unknown, BRAIN, CPU)[0] == 4
+
+
+def test_what_a_study_needs_is_neither_page_cache_nor_what_others_have_of_the_gpu() -> None:
+    use = Use().and_of(replace(end(memory=9 * GIB), held_bytes=GIB, peak_gpu_bytes=9 * GIB, own_gpu_bytes=3 * GIB))
+    assert (use.memory_bytes, use.gpu_bytes) == (GIB, 3 * GIB)
+    use = use.and_of(replace(end(memory=2 * GIB), peak_gpu_bytes=9 * GIB))
+    assert use.gpu_bytes == 3 * GIB, "it was never on the GPU: the figure is that of the three beside it"
+    assert use.memory_bytes == 2 * GIB, "the kernel says no more than its mark"
 
 
 def test_the_reserves_are_kept() -> None:
@@ -134,6 +151,53 @@ def test_a_map_that_takes_every_core_stays_one_without_a_trial() -> None:
     assert not at_once.may_share(DIGEST, end(3.0, 4.8))
 
 
+def test_what_is_worth_proving_is_known_before_a_study_runs_too() -> None:
+    at_once = AtOnce(AUTO, G4DN, CPU)
+    assert at_once.may_share(DIGEST), "nobody has measured it: perhaps"
+    at_once.used(DIGEST, end())
+    assert at_once.may_share(DIGEST)
+    at_once.used(DIGEST, end(memory=12 * GIB))
+    assert not at_once.may_share(DIGEST)
+    assert not AtOnce("1", G4DN, CPU).may_share(DIGEST)
+
+
+@pytest.mark.parametrize("failed", [{"exit_code": 1}, {"exit_code": 137, "out_of_memory": True}, {"timed_out": True}])
+def test_what_a_failed_study_took_closes_nothing(tmp_path: Path, failed: dict[str, int]) -> None:
+    at_once = AtOnce("4", G4DN, GPU, tmp_path)
+    at_once.used(DIGEST, well := replace(end(), own_gpu_bytes=GIB))
+    assert at_once.number(DIGEST) == 4
+    at_once.used(DIGEST, replace(end(cpu=12.0, memory=12 * GIB), own_gpu_bytes=15 * GIB, **failed))
+    for each in (at_once, AtOnce("4", G4DN, GPU, tmp_path)):
+        assert each.number(DIGEST) == 4
+        assert each._of(DIGEST).use == Use().and_of(well)
+
+
+def test_a_driver_that_did_not_say_what_the_gpu_has_is_asked_again_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, answers, asked = [100.0], [None, 16 * GIB], list[float]()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def ask() -> int | None:
+        asked.append(now[0])
+        return answers.pop(0)
+
+    at_once = AtOnce("4", replace(G4DN, gpu_bytes=None), GPU, gpu_bytes=ask)
+    for _ in range(10 * 60):
+        now[0] += 0.5
+        at_once.used(DIGEST, replace(end(), own_gpu_bytes=GIB))
+        if len(asked) < 2:
+            assert at_once.number(DIGEST) == 1
+            assert "does not say how much" in at_once.why(DIGEST)
+    assert asked == [160.0, 220.0]
+    assert at_once.number(DIGEST) == 4
+
+
+def test_a_host_without_a_gpu_asks_nobody_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ASK_S", -1.0)
+    at_once = AtOnce(AUTO, replace(G4DN, gpu_bytes=None), CPU, gpu_bytes=lambda: pytest.fail("there is no driver"))
+    at_once.used(DIGEST, end())
+    assert at_once.may_share(DIGEST)
+
+
 def test_a_number_is_taken_as_it_is_but_never_beyond_the_memory() -> None:
     at_once = AtOnce("6", replace(G4DN, cores=1), CPU)
     assert at_once.number(DIGEST) == 1, "the first study tells what one takes"
@@ -168,15 +232,91 @@ def test_what_failed_beside_others_and_was_answered_alone_closes_the_number_for_
     assert AtOnce("6", G4DN, CPU, tmp_path).number(DIGEST) == 1, "kept over a stop"
 
 
+def test_a_study_that_met_its_share_closes_no_more_than_it_takes(tmp_path: Path) -> None:
+    at_once = AtOnce(AUTO, G4DN, CPU, tmp_path)
+    at_once.used(DIGEST, end(memory=int(2.7 * GIB)))
+    backlog(at_once, lambda number: float(min(number, 2)), 10 * ROUNDS)
+    assert "2 at once; 4 would fit" in at_once.why(DIGEST)
+    share = at_once.limits(DIGEST).memory_mib
+    assert share == 3584
+    at_once.used(DIGEST, end(memory=4 * GIB))
+    at_once.disturbed(DIGEST, 1, limit_mib=share)
+    for each in (at_once, AtOnce(AUTO, G4DN, CPU, tmp_path)):
+        assert each.number(DIGEST) == 2, "two of 4 GiB fit"
+        assert each.limits(DIGEST).memory_mib == 7168
+
+
+def test_whoever_meets_a_share_takes_at_least_that_whatever_the_samples_say(tmp_path: Path) -> None:
+    at_once = AtOnce("4", G4DN, CPU, tmp_path)
+    at_once.used(DIGEST, end(memory=GIB))
+    share = at_once.limits(DIGEST).memory_mib
+    assert (at_once.number(DIGEST), share) == (4, 3584)
+    at_once.used(DIGEST, end(memory=2 * GIB))
+    at_once.disturbed(DIGEST, 3, limit_mib=share)
+    for each in (at_once, AtOnce("4", G4DN, CPU, tmp_path)):
+        assert each.number(DIGEST) == 3
+        assert each.limits(DIGEST).memory_mib > share
+
+
+def test_whoever_ran_out_of_all_the_memory_that_one_may_have_was_disturbed() -> None:
+    at_once = AtOnce("2", replace(G4DN, memory_bytes=64 * GIB), CPU)
+    at_once.used(DIGEST, end())
+    assert at_once.limits(DIGEST) == CPU
+    at_once.disturbed(DIGEST, 1, limit_mib=CPU.memory_mib)
+    assert at_once.number(DIGEST) == 1
+
+
+def test_a_study_that_took_more_than_any_before_is_known_after_a_stop(tmp_path: Path) -> None:
+    at_once = AtOnce("2", G4DN, GPU, tmp_path)
+    for memory, gpu in ((GIB, GIB), (GIB, 2 * GIB), (2 * GIB, 2 * GIB)):
+        at_once.used(DIGEST, replace(end(memory=memory), own_gpu_bytes=gpu))
+        kept = AtOnce("2", G4DN, GPU, tmp_path)._of(DIGEST).use
+        assert (kept.memory_bytes, kept.gpu_bytes) == (memory, gpu)
+
+
+def test_a_search_that_a_stop_interrupts_goes_on_with_what_it_has_measured(tmp_path: Path) -> None:
+    def rate(number: int) -> float:
+        return float(min(number, 3))
+
+    tried: list[int] = []
+    for _ in range(40):
+        at_once = AtOnce(AUTO, G4DN, CPU, tmp_path)
+        tried.append(at_once.number(DIGEST))
+        backlog(at_once, rate, ROUNDS * tried[-1] + 1)
+    assert tried[:4] == [1, 2, 3, 4]
+    assert set(tried[4:]) == {3}, "it is found, and not looked for again at each start"
+
+
+def test_the_studies_after_which_it_is_looked_at_again_are_counted_over_stops(tmp_path: Path) -> None:
+    tried: list[int] = []
+    for _ in range(RECONSIDER // ROUNDS + 5):
+        at_once = AtOnce(AUTO, G4DN, CPU, tmp_path)
+        tried.append(at_once.number(DIGEST))
+        backlog(at_once, lambda _: 1.0, ROUNDS * tried[-1] + 1)
+    assert [start for start, number in enumerate(tried) if number == 2] == [1, RECONSIDER // ROUNDS + 3]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"number": 3}', "x" * 100, '{"a":' * 3000])
 def test_a_file_that_was_damaged_means_that_it_is_measured_again(tmp_path: Path, content: str) -> None:
     (tmp_path / f"{DIGEST.rpartition(':')[2]}.json").write_text(content)
     assert AtOnce(AUTO, G4DN, CPU, tmp_path).number(DIGEST) == 1
 
 
-@pytest.mark.parametrize("change", [{"number": 99}, {"number": 0}, {"ceiling": -1}, {"digest": "sha256:" + "0" * 64}, {"use": {}}])
+USED = {"memory_bytes": 1, "gpu_bytes": None, "cores": 0.1, "studies": 9}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number": 99}, {"number": 0}, {"ceiling": -1}, {"digest": "sha256:" + "0" * 64}, {"use": {}},
+        {"rates": {"0": 1.0}}, {"rates": {"9": 1.0}}, {"rates": {"one": 1.0}}, {"rates": {"1": -1.0}}, {"rates": {"1": None}}, {"rates": 7},
+        {"rates": {"1": math.nan}}, {"rates": {"1": math.inf}}, {"steady": -1}, {"steady": 501}, {"steady": math.nan}, {"number": 10**400},
+        *({"use": USED | {name: value}} for name in USED for value in (-1, math.nan, math.inf, 10**400, "x", [])),
+    ],
+    ids=lambda change: str(change)[:80],
+)  # fmt: skip
 def test_a_file_that_says_too_much_is_not_believed(tmp_path: Path, change: dict[str, object]) -> None:
-    good = {"digest": DIGEST, "number": 4, "ceiling": 8, "use": {"memory_bytes": 1, "gpu_bytes": None, "cores": 0.1, "studies": 9}}
+    good = {"digest": DIGEST, "number": 4, "ceiling": 8, "rates": {"3": 60.0, "4": 80.0, "5": 80.0}, "steady": 12, "use": USED}
     file = tmp_path / f"{DIGEST.rpartition(':')[2]}.json"
     file.write_text(json.dumps(good))
     assert AtOnce(AUTO, G4DN, CPU, tmp_path).number(DIGEST) == 4

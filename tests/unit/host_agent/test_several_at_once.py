@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import Status, study_id
-from monai_aws_pipeline.host_agent.at_once import AtOnce, Machine
+from monai_aws_pipeline.contract import ResultRecord, Status, study_id
+from monai_aws_pipeline.host_agent import pipeline as pipeline_module
+from monai_aws_pipeline.host_agent.at_once import MOST, AtOnce, Machine
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.intake.map_requirements import requirements_of
-from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, Outcome
+from monai_aws_pipeline.host_agent.job_steps import Ended, HostContext, InferenceRun, OneStudy, Outcome, ReceivedJob, publish
 from monai_aws_pipeline.host_agent.pipeline import Hands, Pipeline
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.maps.spec.series_rules import LABEL_RULES
-from tests.unit.host_agent.bench import SECRET, WELL, Bench, answers
+from tests.unit.host_agent.bench import SECRET, WELL, Bench, answers, zip_of
 from tests.unit.host_agent.host_config import DIGEST
 from tests.unit.host_agent.pipeline_bench import until, uploads
 
@@ -122,6 +126,59 @@ def test_what_fails_beside_another_is_run_again_alone_and_answered(
     assert the_map.runs.count(1) == 2
     assert bench.stored("quarantine/") == []
     assert host.at_once.number(DIGEST) == 1, "two at once were too many"
+
+
+def test_who_meets_its_own_share_of_the_memory_beside_others_was_not_disturbed(bench: Bench, tmp_path: Path) -> None:
+    host = host_with(bench, 2)
+    at_once = AtOnce("2", Machine(8 * GIB, 4, 1 << 20), host.config.limits)
+    at_once.used(DIGEST, replace(WELL, peak_bytes=GIB // 8))
+    share = at_once.limits(DIGEST).memory_mib
+    assert share < host.config.limits.memory_mib
+    the_map = CrowdedMap([""] * 4, beside=lambda n, source, target: OUT_OF_MEMORY if n == 1 else answers(source, target))
+    assert answer_all(bench, tmp_path, the_map, 2, replace(host, at_once=at_once)) == [Ended(Outcome.ANSWERED)] * 4
+    assert at_once._of(DIGEST).ceiling == MOST
+    assert at_once._of(DIGEST).use.memory_bytes == share << 20, "it takes at least what it had"
+
+
+def test_a_study_that_cannot_be_run_again_leaves_the_one_before_it_in_peace(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = bench.upload("input/two.zip", zip_of(tmp_path, str(generate_uid()), str(generate_uid())))
+    bench.upload("input/other.zip", zip_of(tmp_path, str(generate_uid())))
+    beside, failed, published = threading.Event(), threading.Event(), list[bool]()
+
+    def a_map(source: Path, target: Path) -> RunEnd:
+        if source.parent.parent.name != two.job:
+            beside.set()
+            assert failed.wait(30)
+        elif source.parent.name == "study-1":
+            assert beside.wait(30)
+            return OUT_OF_MEMORY
+        return answers(source, target)
+
+    def full(*_: object) -> OneStudy:
+        failed.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def slow(context: HostContext, received: ReceivedJob, tried: InferenceRun) -> ResultRecord:
+        if tried.one.staged.folder.name == "study-0" and received.message.job == two.job:
+            assert failed.wait(30)
+            time.sleep(0.5)
+            published.append(tried.one.staged.folder.exists())
+        return publish(context, received, tried)
+
+    monkeypatch.setattr(pipeline_module, "once_more", full)
+    monkeypatch.setattr(pipeline_module, "publish", slow)
+    bench.engine.run_map = a_map
+    host = host_with(bench, 2)
+    deliveries = sorted((delivery for _ in range(2) if (delivery := host.queue.take(0))), key=lambda each: "other" in each.body)
+    pipeline = Pipeline(host)
+    ends = [pipeline.accept(delivery) for delivery in deliveries]
+    pipeline.close()
+    assert [end.result(0).outcome for end in ends] == [Outcome.GIVEN_BACK, Outcome.ANSWERED]
+    assert published == [True], "its folder was there until it was published"
+    assert sum(key.endswith("result.json") for key in bench.stored("output/")) == 2
+    assert list((bench.folder / "work").iterdir()) == []
 
 
 def test_what_fails_alone_as_well_has_failed_and_closes_nothing(bench: Bench, tmp_path: Path) -> None:

@@ -182,16 +182,19 @@ def test_both_versions_of_control_groups_are_read(tmp_path: Path) -> None:
         tmp_path / "v1", "5:cpuacct,cpu:/docker/x\n4:memory:/docker/x\n1:name=systemd:/docker/x\n", {
             "memory/docker/x/memory.max_usage_in_bytes": "100\n", "memory/docker/x/memory.usage_in_bytes": "50\n",
             "memory/docker/x/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+            "memory/docker/x/memory.stat": "cache 80\nrss 9\nshmem 9\ntotal_cache 80\ntotal_rss 30\ntotal_rss_huge 7\ntotal_shmem 4\n",
             "cpuacct/docker/x/cpuacct.usage": "2500000000\n",
         }))  # fmt: skip
     two = control_group(7, *cgroup(
         tmp_path / "v2", "0::/system.slice/docker-x.scope\n", {
             "system.slice/docker-x.scope/memory.peak": "100\n", "system.slice/docker-x.scope/memory.current": "50\n",
             "system.slice/docker-x.scope/memory.events": "low 0\noom 3\noom_kill 3\n",
+            "system.slice/docker-x.scope/memory.stat": "anon 30\nfile 84\nkernel 2\nshmem 4\nanon_thp 7\ninactive_anon 8\n",
             "system.slice/docker-x.scope/cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
         }))  # fmt: skip
     for group in (one, two):
         assert (group.peak_bytes(), group.now_bytes(), group.cpu_seconds(), group.kills()) == (100, 50, 2.5, 3)
+        assert group.held_bytes() == 34, "without page cache, with what lies in memory's own file systems"
     assert one.peak_source == "cgroup v1 memory.max_usage_in_bytes"
     assert two.peak_source == "cgroup v2 memory.peak"
 
@@ -199,6 +202,20 @@ def test_both_versions_of_control_groups_are_read(tmp_path: Path) -> None:
 def test_without_a_mark_of_the_kernel_the_first_process_tells(tmp_path: Path) -> None:
     group = control_group(7, *cgroup(tmp_path, "0::/x\n", {"x/memory.current": "50\n"}))
     assert (group.peak_bytes(), group.peak_source, group.kills()) == (2048 * 1024, "VmHWM of the first process", 0)
+    assert group.held_bytes() is None
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_of_what_cannot_be_taken_back_the_largest_sample_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    proc, root = cgroup(tmp_path, "0::/x\n", {"x/memory.peak": "900", "x/memory.current": "900", "x/memory.stat": "anon 100\nshmem 5\n"})
+    monkeypatch.setattr("monai_aws_pipeline.host_agent.runtime.usage.control_group", lambda pid: control_group(pid, proc, root))
+    meter, stat = Meter(lambda: 7, gpu=None, warm=warm), root / "x" / "memory.stat"
+    for anonymous in (100, 400, 120):  # a warm server's own; with its study; the study has ended
+        stat.write_text(f"anon {anonymous}\nfile 500\nshmem 5\n")
+        meter.sample()
+    stat.unlink()
+    meter.sample()
+    assert (meter.held, meter.peak) == (405, 900)
 
 
 def test_a_warm_study_is_charged_what_it_used_and_not_what_was_used_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
+from monai_aws_pipeline.host_agent.runtime import side_by_side
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
-from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
+from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.runtime.side_by_side import SideBySide
+from monai_aws_pipeline.host_agent.runtime.side_by_side import SideBySide, ran_together
 from monai_aws_pipeline.maps.spec.run import Limits
 from tests.unit.host_agent.bench import WELL, PretendedEngine, answers
 from tests.unit.host_agent.dicom_files import write_series
@@ -40,25 +42,62 @@ class Meeting:
         return answers(source, target)
 
 
+class Servers:
+    """A hosting with one warm server; the second has made its imports when it was asked for so often. A run takes a server and its time."""
+
+    RUN_S = 0.3
+
+    def __init__(self, imports: float):
+        self.imports, self.runs, self.overlaps = imports, list[tuple[float, float]](), 0
+        self.places = threading.Semaphore(1)
+
+    def run(
+        self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
+    ) -> RunEnd:
+        with self.places:
+            began = time.monotonic()
+            answers(source, target)
+            time.sleep(self.RUN_S)
+            on_exit()
+            self.overlaps += any(end > began for _, end in self.runs)
+            self.runs.append((began, time.monotonic()))
+        return replace(WELL, seconds=self.RUN_S)
+
+    def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
+        self.imports -= number - 1
+        if number == 2 and self.imports == 0:
+            self.places.release()
+        return number == 1 or self.imports <= 0
+
+
 class Host:
-    def __init__(self, folder: Path, the_map: Callable[[Path, Path], RunEnd], *, room: bool = True):
+    def __init__(
+        self, folder: Path, the_map: Callable[[Path, Path], RunEnd] = answers, *, room: bool = True, servers: Servers | None = None
+    ):
         self.folder, self.engine = folder, PretendedEngine(the_map)
-        self.asked: list[RunEnd] = []
-        self.room = room
+        self.below: Hosting = servers or PerStudy(self.engine)  # type: ignore[assignment,arg-type]
+        self.asked: list[RunEnd | None] = []
+        self.room = self.room_before = room
+        self.stop = threading.Event()
+        self.exits = 0
         write_series(folder / "input", "1.2.3", slices=2)
         self.hosting = self.made()
 
     def made(self) -> SideBySide:
-        def may_share(_: str, end: RunEnd) -> bool:
+        def may_share(_: str, end: RunEnd | None) -> bool:
             self.asked.append(end)
-            return self.room
+            return self.room if end else self.room_before
 
-        return SideBySide(PerStudy(self.engine), self.folder / "verdicts", self.folder / "proof", may_share)  # type: ignore[arg-type]
+        return SideBySide(self.below, self.folder / "verdicts", self.folder / "proof", may_share)
 
     def run(self, name: str = "one", ready: ReadyMap = MAP) -> RunEnd:
         target = self.folder / f"output-{name}"
         target.mkdir()
-        return self.hosting.run(ready, self.folder / "input", target, Limits(), name=name, stop=threading.Event())
+
+        def exited() -> None:
+            self.exits += 1
+
+        return self.hosting.run(ready, self.folder / "input", target, Limits(), name=name, stop=self.stop, on_exit=exited)
 
     def opens(self) -> bool:
         return self.hosting.ready_for(MAP, Limits(), 2)
@@ -97,17 +136,78 @@ def test_a_map_that_answers_otherwise_beside_itself_stays_one_at_a_time(tmp_path
 
 def test_where_two_would_have_no_room_nothing_is_tried(tmp_path: Path) -> None:
     host = Host(tmp_path, Meeting(), room=False)
+    host.room_before = True
     host.run()
     assert host.engine.runs == 1
     assert not list((tmp_path / "verdicts").glob("*"))
     assert not host.opens()
 
 
+def test_the_proof_waits_for_the_second_server_and_runs_both_at_once(tmp_path: Path) -> None:
+    servers = Servers(imports=4)
+    host = Host(tmp_path, servers=servers)
+    host.run()
+    assert servers.overlaps == 1
+    assert len(servers.runs) == 3
+    assert host.opens()
+
+
+def test_two_that_ran_one_after_the_other_prove_nothing_and_that_is_tried_thrice(tmp_path: Path) -> None:
+    servers = Servers(imports=-1)  # it says that two are ready, and has one
+    host = Host(tmp_path, servers=servers)
+    for number in range(5):
+        assert host.run(str(number)).ended_well
+        assert not host.opens()
+    assert servers.overlaps == 0
+    assert len(servers.runs) == 3 * 3 + 2
+    assert host.exits == 2, "a study after which nothing is tried lets the next one begin"
+    assert not list((tmp_path / "verdicts").glob("*"))
+
+
+def test_a_second_server_that_is_never_ready_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_READY_S", 0.3)
+    servers = Servers(imports=float("inf"))
+    host = Host(tmp_path, servers=servers)
+    assert host.run().ended_well
+    assert len(servers.runs) == 1
+    assert not host.opens()
+
+
+def test_a_stop_ends_the_wait_for_the_second_server_and_the_study_is_answered(tmp_path: Path) -> None:
+    host = Host(tmp_path, servers=Servers(imports=float("inf")))
+    threading.Timer(0.5, host.stop.set).start()
+    began = time.monotonic()
+    assert host.run().ended_well
+    assert time.monotonic() - began < 20
+    assert not host.opens()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ((0, 3), (0.1, 3.2), True),
+        ((0, 3), (0.2, 0.4), True),
+        ((0, 3), (2.8, 6), False),
+        ((0, 3), (3, 6), False),
+        ((8, 10), (0, 2.4), False),
+    ],
+)
+def test_two_are_together_for_a_good_part_of_the_shorter(first: tuple[float, float], second: tuple[float, float], together: bool) -> None:
+    assert ran_together(first, second) is together
+
+
+def test_where_no_proof_can_follow_the_next_study_may_begin_at_once(tmp_path: Path) -> None:
+    host = Host(tmp_path, servers=Servers(imports=1), room=False)
+    host.run()
+    assert host.exits == 1
+    assert host.asked == [None]
+
+
 def test_a_study_that_fails_alone_proves_nothing(tmp_path: Path) -> None:
     host = Host(tmp_path, lambda *_: replace(WELL, exit_code=1))
     host.run()
     assert host.engine.runs == 1
-    assert not host.asked
+    assert host.asked == [None]
 
 
 @pytest.mark.parametrize("error", [FailedError(Code.ENGINE_FAILED, "It broke."), InterruptedJobError("stopping"), OSError("disk")])

@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from monai_aws_pipeline.host_agent.at_once import AtOnce, Machine
 from monai_aws_pipeline.host_agent.runtime import usage
 from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch
-from monai_aws_pipeline.host_agent.runtime.usage import Meter
+from monai_aws_pipeline.host_agent.runtime.usage import ControlGroup, Meter
+from monai_aws_pipeline.maps.spec.run import Limits
 from monai_aws_pipeline.settings import PROJECT_ROOT
+from tests.unit.host_agent.bench import WELL
 from tests.unit.host_agent.pipeline_bench import until
 
 MIB = 1 << 20
@@ -47,13 +51,17 @@ def gpu() -> Iterator[GpuWatch]:
 
 
 def sampled(folder: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch, gpu: GpuWatch | None) -> int | None:
-    """The peak of a run whose samples meet these answers about the whole GPU, each more than a second after the one before."""
+    """The peak of a run whose samples meet these answers about the whole GPU, each more than a second after the one before.
+
+    None of it is known to be the run's own.
+    """
     seconds = iter(range(10, 10_000, 2))
     found = Meter(os.getpid, gpu)
     for reading in readings:
         (folder / "used").write_text(reading)
         found._gpu_at = -float(next(seconds))
         found.sample()
+    assert found.gpu_own is None
     return found.gpu_peak
 
 
@@ -106,21 +114,36 @@ def test_of_several_processes_on_the_gpu_a_runs_own_count_and_nobody_elses(smi: 
     assert (smi / "started").read_text().count("\n") == 1, "one program, however often it is asked"
 
 
-def test_the_peak_of_a_run_is_that_of_its_processes(smi: Path, gpu: GpuWatch) -> None:
+def test_the_peak_of_a_run_is_that_of_its_processes(smi: Path, gpu: GpuWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ControlGroup, "pids", lambda _: {os.getpid()})
     (smi / "used").write_text("9000\n")
-    (smi / "apps").write_text(f"{os.getpid()}, 700\n")
-    until(lambda: gpu.used_by({os.getpid()}) is not None, "the first look")
     found = Meter(os.getpid, gpu)
-    found._group = found._find()
-    assert found._group
-    assert os.getpid() in found._group.pids() or not found._group.members.exists()
     found.sample()
-    peak = found.gpu_peak
+    assert (found.gpu_own, found.gpu_peak) == (None, 9000 * MIB), "before it has begun with the GPU, others may have it"
+    (smi / "apps").write_text(f"{os.getpid()}, 700\n{os.getppid()}, 5000\n")
+    until(lambda: gpu.used_by({os.getpid()}) is not None, "the first look")
+    found.sample()
+    assert (found.gpu_own, found.gpu_peak) == (700 * MIB, 700 * MIB)
     (smi / "apps").write_text(f"{os.getpid()}, 200\n")
     until(lambda: gpu.used_by({os.getpid()}) == 200 * MIB, "it gives some back")
     found.sample()
-    assert found.gpu_peak == peak
-    assert peak in (700 * MIB, 9000 * MIB)
+    assert (found.gpu_own, found.gpu_peak) == (700 * MIB, 700 * MIB)
+
+
+@pytest.mark.parametrize("apps", ["", "{pid}, [N/A]\n"])
+def test_where_no_figure_is_a_studys_own_it_stays_one_at_a_time(
+    smi: Path, gpu: GpuWatch, monkeypatch: pytest.MonkeyPatch, apps: str
+) -> None:
+    monkeypatch.setattr(ControlGroup, "pids", lambda _: {os.getpid()})
+    (smi / "used").write_text("700\n")
+    (smi / "apps").write_text(apps.format(pid=os.getpid()))
+    found = Meter(os.getpid, gpu)
+    found.sample()
+    end = replace(WELL, peak_gpu_bytes=found.gpu_peak, own_gpu_bytes=found.gpu_own)
+    assert end.peak_gpu_bytes == 700 * MIB, "the record says what is known"
+    at_once = AtOnce("4", Machine(64 << 30, 8, 1 << 20, 16 << 30), Limits(gpus="all"))
+    at_once.used("sha256:" + "1" * 64, end)
+    assert at_once.number("sha256:" + "1" * 64) == 1
 
 
 def test_the_smallest_gpu_is_what_a_machine_has(smi: Path, gpu: GpuWatch) -> None:

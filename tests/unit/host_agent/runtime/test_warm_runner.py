@@ -20,6 +20,8 @@ from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJ
 from monai_aws_pipeline.host_agent.runtime import warm_runner
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.host_agent.runtime.side_by_side import SideBySide
+from monai_aws_pipeline.host_agent.runtime.usage import Meter, control_group
 from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
 from tests.support import pretended_docker
@@ -98,6 +100,40 @@ def test_the_first_study_is_run_both_ways_and_later_ones_warm(host: Host) -> Non
         assert (later.hosting, later.exit_code, host.outputs(), later.log_tail) == ("warm", 0, ["answer.json"], ("a line 2",))
         assert later.seconds > 0
     assert host.servers() == 1
+
+
+def test_what_a_study_held_and_had_of_the_gpu_is_in_its_end_both_ways(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Meter.sample
+
+    def on_the_gpu(meter: Meter) -> None:
+        plain(meter)
+        meter.gpu_own = 7
+
+    monkeypatch.setattr(Meter, "sample", on_the_gpu)
+    ends = [host.study(), host.study()]
+    assert [end.hosting for end in ends] == ["per_study", "warm"]
+    says = control_group(os.getpid()).held_bytes() is not None
+    assert [(bool(end.held_bytes), end.own_gpu_bytes) for end in ends] == [(says, 7)] * 2
+
+
+def test_two_prove_side_by_side_only_when_both_servers_have_made_their_imports(host: Host) -> None:
+    library = host.folder / "installed"
+    library.mkdir()
+    (library / "dear.py").write_text("import time; time.sleep(2)")
+    ready = replace(READY, spec=replace(SPEC, environment=(("PYTHONPATH", str(library)),)))
+    host.app("""
+import dear
+began = time.time()
+time.sleep(0.5)
+(state / f"run-{time.time_ns()}").write_text(json.dumps([began, time.time()]))
+""")
+    warm = host.hosting
+    host.hosting = SideBySide(warm, host.folder / "beside", host.folder / "state" / "proof", lambda *_: True)  # type: ignore[assignment]
+    host.study(ready)
+    host.hosting = warm
+    assert '"several_at_once"' in next((host.folder / "beside").iterdir()).read_text()
+    *_, first, second = [json.loads(path.read_text()) for path in sorted((host.folder / "docker").glob("run-*"))]
+    assert min(first[1], second[1]) > max(first[0], second[0]), "they ran at once"
 
 
 def test_the_verdict_outlives_the_agent_and_ends_with_another_server(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
