@@ -57,7 +57,7 @@ from monai_aws_pipeline.operations.notifications import (
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG
-from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
+from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, settled
 
 INTERVAL_SECONDS: Final = 120
 LATE_SECONDS: Final = 600
@@ -86,7 +86,7 @@ def notifications(context: SensorEvaluationContext, settings: SettingsResource, 
         reason = "MONAI_AWS_NOTIFY is empty: nobody is told. Set it to sns, a topic's ARN, or the name of a webhook's secret."
         return SensorResult(skip_reason=SkipReason(reason), cursor="")
     clients, now = cloud.clients(), datetime.now(UTC).timestamp()
-    told = Told.parse(context.cursor) or Told.beginning(now, _newest_event(context.instance))
+    told = Told.parse(context.cursor) or Told.beginning(now, settled(context.instance))
     standing, told = look(context, chosen, clients, told, now)
     due = messages(told, standing, now, Place(chosen.deployment, chosen.ui_address))
     delivered = deliver(due, chosen, clients, context.log.warning)
@@ -163,7 +163,7 @@ def _steps(instance: DagsterInstance, run: DagsterRun) -> tuple[str, ...]:
 
 def failed_studies(instance: DagsterInstance, after_event: int) -> tuple[tuple[FailedStudy, ...], int]:
     """Studies that were recorded as refused or failed after an event, and up to which event was looked."""
-    wanted = AssetRecordsFilter(INFERENCE_RESULT, after_storage_id=after_event)
+    wanted = AssetRecordsFilter(INFERENCE_RESULT, after_storage_id=after_event, before_storage_id=settled(instance, after_event) + 1)
     found: list[FailedStudy] = []
     read_to = after_event
     for record in instance.fetch_observations(wanted, limit=LOOKED_AT, ascending=True).records:
@@ -172,12 +172,10 @@ def failed_studies(instance: DagsterInstance, after_event: int) -> tuple[tuple[F
         code = seen.metadata.get("error_code") if seen else None
         if seen and code:
             plain = str(code.value) if _CODE.fullmatch(str(code.value)) else "unknown"
-            found.append(FailedStudy(record.storage_id, seen.partition or "", (seen.tags or {}).get(JOB_TAG, ""), plain))
+            committed = seen.metadata["committed_at"].value if "committed_at" in seen.metadata else None
+            at = committed if isinstance(committed, float) else record.timestamp
+            found.append(FailedStudy(record.storage_id, seen.partition or "", (seen.tags or {}).get(JOB_TAG, ""), plain, at))
     return tuple(found), read_to
-
-
-def _newest_event(instance: DagsterInstance) -> int:
-    return max((record.storage_id for record in instance.fetch_observations(INFERENCE_RESULT, limit=1).records), default=0)
 
 
 def late_schedules(context: SensorEvaluationContext, now: float) -> tuple[MissedSchedule, ...]:

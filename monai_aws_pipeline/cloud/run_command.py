@@ -35,11 +35,12 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class ParameterVersion:
-    """One version of a parameter as its history has it. ``at``: ISO 8601."""
+    """One version of a parameter as its history has it. ``at``: ISO 8601. ``number``: counted from 1, anew once it was deleted."""
 
     value: str
     description: str
     at: str
+    number: int = 0
 
 
 class Commands:
@@ -118,6 +119,7 @@ class Commands:
                 value=found.get("Value", ""),
                 description=found.get("Description", ""),
                 at=found["LastModifiedDate"].isoformat() if "LastModifiedDate" in found else "",
+                number=found.get("Version", 0),
             )
             for found in versions
         ]
@@ -127,10 +129,11 @@ class Commands:
         with suppress(ClientError), _named(f"deleting the parameter {name}", "ParameterNotFound"):
             self._ssm.delete_parameter(Name=name)
 
-    def set_parameter(self, name: str, value: str, description: str) -> None:
-        """Write a parameter; its history stays in SSM."""
+    def set_parameter(self, name: str, value: str, description: str) -> int:
+        """Write a parameter; its history stays in SSM. Returns the version's number."""
         with _named(f"writing the parameter {name}"):
-            self._ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description=description)
+            written = self._ssm.put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description=description)
+        return written["Version"]
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _SECONDS = 900
 class KeptSbom:
     """Where the document lies and how much it lists, by kind."""
 
-    address: str
+    key: str
     counts: dict[str, int]
 
 
@@ -103,4 +103,4 @@ def find(s3: S3Client, bucket: str, digest: str) -> KeptSbom | None:
         raise named(error, "looking for the bill of materials") from error
     said = ((name.removeprefix("count-"), count) for name, count in head["Metadata"].items() if name.startswith("count-"))
     counts = {name: int(count) for name, count in said if count.isdigit()}
-    return KeptSbom(f"s3://{bucket}/{sbom_key(digest)}", counts)
+    return KeptSbom(sbom_key(digest), counts)

@@ -2,13 +2,14 @@
 
 Materialising it promotes a MAP: a host answers the golden study with it first. The job ``rollback_map`` records onto it too, and so does
 the sensor ``live_map_changed`` where something else has changed the parameter: the command line, another Dagster, AWS's console. All of
-them record the same. The change itself is in ``operations.promotion``.
+them record the same, each change in its place. The change itself is in ``operations.promotion``.
 
 Its provenance is the image it is, not the newest one: while another MAP is built and not promoted, live_map is stale, and the results
 of the live one are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from dagster import (
     AssetExecutionContext,
@@ -16,6 +17,7 @@ from dagster import (
     AssetMaterialization,
     AssetObservation,
     Config,
+    DagsterInstance,
     DataVersion,
     DefaultSensorStatus,
     MaterializeResult,
@@ -40,7 +42,7 @@ from monai_aws_pipeline.deployment.lineage import latest_version, materialized_v
 from monai_aws_pipeline.operations.golden_check import GoldenCheck
 from monai_aws_pipeline.operations.live_map_change import Change
 from monai_aws_pipeline.operations.live_maps import LiveMaps
-from monai_aws_pipeline.operations.promotion import label
+from monai_aws_pipeline.operations.promotion import Deployment, label
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
 LIVE_MAP = AssetKey("live_map")
@@ -48,6 +50,13 @@ MAP_IMAGE = AssetKey("map_image")
 INFERENCE_HOST = AssetKey("inference_host")
 
 _POINTS = TableSchema(columns=[TableColumn("point"), TableColumn("expected"), TableColumn("found"), TableColumn("met", "bool")])
+
+VERSION: Final = "parameter_version"
+"""Metadata of a recorded change: the version of the parameter that it wrote, by which it is known whether one was recorded."""
+RECORDED_AT_ONCE: Final = 20
+"""Changes that one tick records: of each S3 and ECR are asked. The next tick goes on."""
+_LOOKED_THROUGH: Final = 20
+"""Records of live_map among which the last change is: a promotion of the MAP that is live is recorded too, and changes nothing."""
 
 Metadata = Mapping[str, str | int | float | bool | MetadataValue]
 
@@ -71,6 +80,7 @@ def change_metadata(change: Change) -> Metadata:
         "why": change.why or "not said",
         "changed": MetadataValue.bool(change.changed),
         **({"changed_at": change.at} if change.at else {}),
+        **({VERSION: change.version} if change.version else {}),
     }
     return found | (_proof_metadata(change.proof) if change.proof else {"golden_study": "not asked"})
 
@@ -98,6 +108,34 @@ def change_events(change: Change) -> tuple[AssetMaterialization, AssetObservatio
     )
 
 
+def unrecorded(past: Sequence[Deployment], digest: str, version: int) -> Sequence[Deployment]:
+    """What became live after the change that was recorded last, oldest first. ``past``: the history, oldest first.
+
+    A lineage without any begins with the MAP that is live. All of the history is new where it does not have that change: AWS keeps 100
+    versions, and counts them from 1 again once a parameter was deleted. ``version`` is 0 of what an older release has recorded.
+    """
+    if not digest:
+        return past[-1:]
+    places = [place for place, switch in enumerate(past) if switch.digest == digest and version in (0, switch.version)]
+    return past[places[-1] + 1 :] if places else past
+
+
+def last_recorded(instance: DagsterInstance) -> tuple[str, int]:
+    """Digest and version of the change that was recorded last; an empty one where there is none."""
+    for record in instance.fetch_materializations(LIVE_MAP, limit=_LOOKED_THROUGH).records:
+        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+        if VERSION in metadata and "digest" in metadata:
+            return str(metadata["digest"].value), int(str(metadata[VERSION].value))
+    return latest_version(instance, "live_map"), 0
+
+
+def missed_events(instance: DagsterInstance, maps: LiveMaps, change: Change) -> Iterator[AssetMaterialization | AssetObservation]:
+    """Events of what something else has changed just before a run did: the sensor, which has not seen it, looks behind the run's own."""
+    for switch in unrecorded(maps.history(), *last_recorded(instance)) if change.version else ():
+        if switch.version < change.version:
+            yield from change_events(maps.change(switch))
+
+
 @asset(
     key=LIVE_MAP,
     deps=[MAP_IMAGE],
@@ -115,7 +153,8 @@ def live_map(context: AssetExecutionContext, config: WhichMap, settings: Setting
         maps = LiveMaps(cloud.clients(), chosen, report)
         wanted = config.map or materialized_version(context.instance, "map_image")
         change = maps.promote(wanted, who=f"{chosen.owner}, run {context.run.run_id[:8]}", why=config.why)
-        context.log_event(change_events(change)[1])
+        for event in (*missed_events(context.instance, maps, change), change_events(change)[1]):
+            context.log_event(event)
         digest = change.image.digest
         return MaterializeResult(data_version=DataVersion(digest), tags=live_tags(digest), metadata=change_metadata(change))
 
@@ -128,7 +167,7 @@ def take_back(context: OpExecutionContext, config: WhichMap, settings: SettingsR
         chosen = settings.load()
         maps = LiveMaps(cloud.clients(), chosen, report)
         change = maps.rollback(config.map, who=f"{chosen.owner}, run {context.run_id[:8]}", why=config.why)
-        for event in change_events(change):
+        for event in (*missed_events(context.instance, maps, change), *change_events(change)):
             context.log_event(event)
 
 
@@ -148,14 +187,13 @@ def rollback_map() -> None:
     "console. It is on from the start and starts no run. It looks every minute, which takes a call or two and costs nothing.",
 )
 def live_map_changed(context: SensorEvaluationContext, settings: SettingsResource, cloud: CloudResource) -> SensorResult | SkipReason:
-    """Compare the parameter with what is recorded; level-triggered, so that nothing depends on having seen the change."""
+    """Compare the parameter's history with what is recorded; level-triggered, so that nothing depends on having seen a change."""
     maps = LiveMaps(cloud.clients(), settings.load(), context.log.info)
-    digest = maps.live()
-    if not digest:
+    past = maps.history()
+    if not past:
         return SkipReason("No MAP is live yet.")
-    if digest == latest_version(context.instance, "live_map"):
-        return SkipReason(f"{short_digest(digest)} is live and recorded.")
-    change = maps.last_change()
-    if change is None or change.image.digest != digest:
-        return SkipReason(f"{short_digest(digest)} is live, and the parameter's history does not show it yet.")
-    return SensorResult(asset_events=list(change_events(change)))
+    missed = unrecorded(past, *last_recorded(context.instance))
+    if not missed:
+        return SkipReason(f"{short_digest(past[-1].digest)} is live and recorded.")
+    changes = [maps.change(switch) for switch in missed[:RECORDED_AT_ONCE]]
+    return SensorResult(asset_events=[event for change in changes for event in change_events(change)])

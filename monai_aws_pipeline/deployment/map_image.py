@@ -48,6 +48,7 @@ from monai_aws_pipeline.maps.manifest import read_app_config
 from monai_aws_pipeline.maps.sbom import MapImage
 from monai_aws_pipeline.maps.source import Observed
 from monai_aws_pipeline.maps.spec.expectation import Point
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
@@ -359,7 +360,7 @@ def record_map(settings: SettingsResource, cloud: CloudResource, built: BuiltMap
         "packager": chosen.packager,
         "reused": MetadataValue.bool(built.reused),
         "stages_reused": ", ".join(built.plan.start.kept) or "none",
-        "sbom": sbom.address if sbom else "none",
+        "sbom": MetadataValue.md(Addresses.of(chosen).s3_link(sbom.key)) if sbom else "none",
         **{f"sbom_{kind}": count for kind, count in (sbom.counts if sbom else {}).items()},
         "golden": built.plan.golden or "none",
         **({"imports": built.imports} if built.imports else {}),

@@ -21,7 +21,10 @@ _NOTE: Final = re.compile(r"\w+ \S+; before: (?P<previous>\S+); by (?P<who>.*?)(
 
 @dataclass(frozen=True)
 class Change:
-    """A MAP that became live, or was so already (``changed`` is False). ``previous`` is empty for the first one. ``at``: ISO 8601, UTC."""
+    """A MAP that became live, or was so already (``changed`` is False). ``previous`` is empty for the first one. ``at``: ISO 8601, UTC.
+
+    ``version``: number of the parameter's version that it wrote; 0 where it wrote none.
+    """
 
     kind: Kind
     image: PushedImage
@@ -31,10 +34,12 @@ class Change:
     changed: bool
     proof: GoldenCheck | None = None
     at: str = ""
+    version: int = 0
 
     def to_json(self) -> str:
-        """As it is kept in the bucket."""
-        return json.dumps({"schema": CHANGE_SCHEMA, **asdict(self)}, sort_keys=True)
+        """As it is kept in the bucket: before the parameter is written, so without the version's number."""
+        kept = {name: value for name, value in asdict(self).items() if name != "version"}
+        return json.dumps({"schema": CHANGE_SCHEMA, **kept}, sort_keys=True)
 
 
 def note(kind: Kind, image: PushedImage, previous: str, who: str, why: str) -> str:
@@ -63,7 +68,15 @@ def parse_change(text: str, switch: Deployment) -> Change | None:
             str(image["repository"]), switch.digest, tuple(map(str, image["tags"])), int(image["bytes"]), str(image["pushed_at"])
         )
         return Change(
-            switch.kind, kept, str(data["previous"]), str(data["who"]), str(data["why"]), data["changed"] is True, checked, str(data["at"])
+            switch.kind,
+            kept,
+            str(data["previous"]),
+            str(data["who"]),
+            str(data["why"]),
+            data["changed"] is True,
+            checked,
+            str(data["at"]),
+            switch.version,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -75,4 +88,5 @@ def told_change(switch: Deployment, image: PushedImage | None) -> Change:
     previous, who, why = (told["previous"], told["who"], told["why"] or "") if told else ("", "somebody who did not say", switch.note)
     known = image or PushedImage("", switch.digest, (), 0, "")
     unknown = GoldenCheck("", "not known", (), 0.0)
-    return Change(switch.kind, known, "" if previous == "none" else previous, who, why, changed=True, proof=unknown, at=switch.at)
+    before = "" if previous == "none" else previous
+    return Change(switch.kind, known, before, who, why, changed=True, proof=unknown, at=switch.at, version=switch.version)

@@ -6,19 +6,20 @@ which nothing delays. Hosts read the parameter before each job, so that none cha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP, ScalingGroup
+from monai_aws_pipeline.cloud.autoscaling import ScalingGroup
 from monai_aws_pipeline.cloud.errors import code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands
-from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, change_key, digest_in
+from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_GROUP, change_key, digest_in
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.operations.golden_check import (
     GoldenCheck,
@@ -75,10 +76,9 @@ class LiveMaps:
         found = (parse_deployment(version) for version in self._commands.parameter_history(self._parameter))
         return tuple(switch for switch in found if switch)
 
-    def last_change(self) -> Change | None:
-        """What made the live MAP live, with all that is kept of it; None where there is none."""
-        past = self.history()
-        return (self._kept(past[-1]) or told_change(past[-1], self.find(past[-1].digest))) if past else None
+    def change(self, switch: Deployment) -> Change:
+        """One change of the history with all that is kept of it."""
+        return self._kept(switch) or told_change(switch, self.find(switch.digest))
 
     def find(self, digest: str) -> PushedImage | None:
         """The image with a digest, or None."""
@@ -152,9 +152,9 @@ class LiveMaps:
         change = Change(kind, image, previous, who, why, changed=True, proof=proof, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
         description = note(kind, image, previous, who, why)
         self._keep(change, description)
-        self._commands.set_parameter(self._parameter, image.reference, description)
+        version = self._commands.set_parameter(self._parameter, image.reference, description)
         self._report(f"live MAP is now {label(image)}, {image.digest}; hosts take it before their next job")
-        return change
+        return replace(change, version=version)
 
     def _keep(self, change: Change, description: str) -> None:
         """Keep it before it is made, so that whoever sees the parameter finds it. What cannot be kept delays no rollback."""

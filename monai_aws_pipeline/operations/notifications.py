@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
+
+from monai_aws_pipeline.portal.addresses import study_path
 
 WINDOW_SECONDS: Final = 15 * 60
 """Of one kind, one message in so long."""
@@ -59,12 +62,16 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class FailedStudy:
-    """An upload that was refused or failed: ``event`` is the storage id of its observation; ``study`` is empty where none was known."""
+    """An upload that was refused or failed, at ``at`` (seconds since 1970).
+
+    ``event`` is the storage id of its observation; ``study`` is empty where none was known.
+    """
 
     event: int
     study: str
     job: str
     code: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -132,11 +139,13 @@ class Place:
 class Told:
     """The sensor's cursor: up to where failures were told, and which of what stands was.
 
+    ``since``: from when on people are told; a study that failed before is history, also where Dagster records it later.
     ``runs_after``: when the last run that was told had ended; ``runs``: ids of those told lately. ``studies_after``: the storage id of
     the last observation. ``alarms``: since when each was raised that was told. ``overdue``: schedules that were late at the last look,
     ``schedules``: those of them that were told. ``budget``: the month of which it was told. ``at``: when each kind was told last.
     """
 
+    since: float = 0.0
     runs_after: float = 0.0
     runs: tuple[str, ...] = ()
     studies_after: int = 0
@@ -150,7 +159,8 @@ class Told:
     @classmethod
     def beginning(cls, now: float, newest_event: int) -> Told:
         """For whoever is told from now on: failures of before are history, what stands (alarms, schedules, budget) is not."""
-        return cls(runs_after=now, studies_after=newest_event)
+        # The time of a record is cut to milliseconds: one of this very second is rather told than lost.
+        return cls(since=math.floor(now), runs_after=now, studies_after=newest_event)
 
     @classmethod
     def parse(cls, text: str | None) -> Told | None:
@@ -160,6 +170,7 @@ class Told:
             if not isinstance(data, dict) or data.pop("version", None) != _VERSION:
                 return None
             return cls(
+                since=float(data.get("since", 0)),  # a cursor of an older release has none
                 runs_after=float(data["runs_after"]),
                 runs=tuple(map(str, data["runs"])),
                 studies_after=int(data["studies_after"]),
@@ -196,7 +207,7 @@ def untold(told: Told, standing: Standing) -> Standing:
     budget = standing.budget
     return Standing(
         runs=tuple(run for run in standing.runs if run.id not in told.runs),
-        studies=tuple(study for study in standing.studies if study.event > told.studies_after),
+        studies=tuple(study for study in standing.studies if study.event > told.studies_after and study.at >= told.since),
         alarms=tuple(alarms),
         budget=budget if budget and budget.spent >= budget.limit and budget.month != told.budget else None,
         schedules=tuple(late),
@@ -267,7 +278,7 @@ def _of_studies(studies: Sequence[FailedStudy], place: Place) -> Message:
 def _study_line(study: FailedStudy, place: Place) -> str:
     if not study.study:
         return f"{study.code}: an upload whose study is not known, job {study.job}"
-    return f"{study.code}: {place.link(f'/assets/inference_result?view=partitions&partition={study.study}')}"
+    return f"{study.code}: {place.link(study_path(study.study))}"
 
 
 def _of_alarms(alarms: Sequence[RaisedAlarm], place: Place) -> Message:

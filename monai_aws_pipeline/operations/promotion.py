@@ -43,12 +43,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Deployment:
-    """One version of the parameter: the digest that became live, how, when (ISO 8601), and the words it was written with."""
+    """One version of the parameter: the digest that became live, how, when (ISO 8601), the words it was written with, its number."""
 
     digest: str
     kind: Kind
     at: str
     note: str
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def parse_deployment(version: ParameterVersion) -> Deployment | None:
     digest = digest_in(version.value)
     word = version.description.partition(" ")[0]
     kind = Kind(word) if word in set(Kind) else Kind.DEPLOY
-    return Deployment(digest, kind, version.at, version.description) if digest else None
+    return Deployment(digest, kind, version.at, version.description, version.number) if digest else None
 
 
 def history_of(history: Sequence[Deployment]) -> History:

@@ -61,12 +61,22 @@ class Addresses:
         return f"{self.console}/s3/buckets/{self.bucket}?{query}"
 
     def lineage(self, study: str) -> str:
-        """The partition of a study in Dagster's UI; empty without one, or where the study is not known."""
-        return f"{self.ui}/assets/inference_result?view=partitions&partition={study}" if self.ui and study else ""
+        """What happened to a study in Dagster's UI; empty without one, or where the study is not known."""
+        return f"{self.ui}{study_path(study)}" if self.ui and study else ""
 
     def s3(self, key: str) -> str:
         """``s3://bucket/key``."""
         return f"s3://{self.bucket}/{key}"
+
+    def s3_link(self, key: str) -> str:
+        """The same as Markdown that opens its folder in the S3 console; as it is without one."""
+        console = self.in_console(key.rpartition("/")[0] + "/")
+        return f"[{self.s3(key)}]({console})" if console else self.s3(key)
+
+
+def study_path(study: str) -> str:
+    """The path within Dagster's UI of what happened to a study: its partition alone shows nothing of one that has no answer."""
+    return f"/assets/inference_result?{urlencode({'view': 'events', 'partition': study})}"
 
 
 def path_of(study: str, job: str) -> str:

@@ -50,7 +50,14 @@ from monai_aws_pipeline.studies.archived_study import (
 )
 from monai_aws_pipeline.studies.check_window import RecordedResult
 from monai_aws_pipeline.studies.record_metadata import JOB_TAG, result_id
-from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, last_materialization, recorded_among, results_after, results_since
+from monai_aws_pipeline.studies.recorded import (
+    INFERENCE_RESULT,
+    last_materialization,
+    recorded_among,
+    results_after,
+    results_since,
+    settled,
+)
 from monai_aws_pipeline.studies.study_window import PARTITIONS
 
 LATE: Final = timedelta(minutes=10)
@@ -183,10 +190,9 @@ def tick(
 
 def _first_look(instance: DagsterInstance, now: datetime) -> Watch:
     """Answers of the last day: an archive that is set up later gets older ones by a backfill."""
+    as_of = settled(instance)
     results = results_since(instance, now - FIRST_LOOK, MOST_WAITING)
-    last = last_materialization(instance, INFERENCE_RESULT)
-    as_of = max([result.storage_id for result in results], default=last.storage_id if last else 0)
-    return Watch(as_of, _awaited(results))
+    return Watch(as_of, _awaited([result for result in results if result.storage_id <= as_of]))
 
 
 def _with_news(instance: DagsterInstance, watch: Watch) -> Watch:

@@ -30,6 +30,7 @@ from dagster import (
 
 from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.deployment.lineage import latest_version
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.check_window import WINDOW, CheckWindow
 from monai_aws_pipeline.studies.checks import COUNTS_WAIT, evaluations, not_shown_yet
@@ -102,7 +103,7 @@ def study_checks_sensor(interval_s: int) -> SensorDefinition:
         "starts no run and costs nothing.",
     )
     def study_checks(context: SensorEvaluationContext, settings: SettingsResource) -> SensorResult | SkipReason:
-        events, tally = tick(context.instance, settings.load().bucket, Tally.parse(context.cursor), datetime.now(UTC))
+        events, tally = tick(context.instance, Addresses.of(settings.load()), Tally.parse(context.cursor), datetime.now(UTC))
         return SensorResult(
             asset_events=list(events), cursor=tally.to_text(), skip_reason=None if events else SkipReason("Nothing to judge anew.")
         )
@@ -110,7 +111,7 @@ def study_checks_sensor(interval_s: int) -> SensorDefinition:
     return study_checks
 
 
-def tick(instance: DagsterInstance, bucket: str, before: Tally, now: datetime) -> tuple[tuple[Event, ...], Tally]:
+def tick(instance: DagsterInstance, where: Addresses, before: Tally, now: datetime) -> tuple[tuple[Event, ...], Tally]:
     """One look at the event log: what is to be shown, and the tally to store with it."""
     live = latest_version(instance, "live_map")
     page = results_after(instance, before.as_of, BATCH)
@@ -121,7 +122,7 @@ def tick(instance: DagsterInstance, bucket: str, before: Tally, now: datetime) -
     checks = not_shown_yet(instance, evaluations(tally.windows, live, about), about, now)
     standing = standing_failures(instance, now - KEPT_FOR, MAX_FAILURES)
     tables = {
-        UNANSWERED_STUDIES: table_metadata(standing.rows, bucket, now, complete=standing.complete),
+        UNANSWERED_STUDIES: table_metadata(standing.rows, where, now, complete=standing.complete),
         STUDIES_BY_MAP: counts_metadata(tally.by_map, tally.newest, live, tally.as_of, complete=not page.more),
     }
     return (*checks, *(_table(key, metadata) for key, metadata in tables.items() if shown(metadata) != last_shown(instance, key))), tally

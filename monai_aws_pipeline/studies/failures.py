@@ -12,13 +12,13 @@ from dagster import AssetExecutionContext, AssetKey, MaterializeResult, Metadata
 from dagster_aws.s3 import S3Resource
 
 from monai_aws_pipeline.cloud.waiting import repeating
-from monai_aws_pipeline.contract import QUARANTINE_PREFIX, parse_utc
+from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.operations.failures import failures
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.operations.unanswered import UNKNOWN, UnansweredRow, counts_by_code
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies.launchpad import rerun_link, study_link
-from monai_aws_pipeline.studies.record_metadata import s3_path
 
 UNANSWERED_STUDIES: Final = AssetKey("unanswered_studies")
 KEPT_FOR: Final = timedelta(days=7)
@@ -35,9 +35,10 @@ MAX_CODES: Final = 3
 MAX_PAGES: Final = 5
 """Codes that are asked again, and studies that are opened, by one click: a text of a thousand characters would hide behind another."""
 
-_STUDIES: Final = TableSchema(columns=[TableColumn(name) for name in ("time", "study", "code", "why", "what_to_do")])
-"""Narrow enough for an asset's page: columns of long ids would push what to do out of sight."""
-_JOBS: Final = TableSchema(columns=[TableColumn(name) for name in ("job", "study", "map")])
+_STUDIES: Final = TableSchema(columns=[TableColumn(name) for name in ("time", "study", "map", "code", "why", "what_to_do")])
+"""Narrow enough for an asset's page: columns of long ids and addresses would push what to do out of sight."""
+_LINKS_HEAD: Final = "| study | job |\n|---|---|"
+"""Of each row, apart from the table: Dagster shows the cells of a table as text that nobody can click on."""
 _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies", "int")])
 
 
@@ -52,23 +53,22 @@ _CODES: Final = TableSchema(columns=[TableColumn("code"), TableColumn("studies",
 )
 def unanswered_studies(context: AssetExecutionContext, settings: SettingsResource, s3: S3Resource) -> MaterializeResult[None]:
     """Read the results of these days from the bucket, as ``monai-aws failures`` does."""
-    now = datetime.now(UTC)
-    store = ResultsStore(s3.get_client(), settings.load().require_bucket())
+    now, chosen = datetime.now(UTC), settings.load()
+    store = ResultsStore(s3.get_client(), chosen.require_bucket())
     with repeating(context.log.info) as report:
         report(f"Reading the results of the last {KEPT_FOR.days} days from s3://{store.bucket}")
         found = failures(store, now - KEPT_FOR, now, most=MAX_RESULTS)
         report(f"{len(found.rows)} studies and uploads of the last {KEPT_FOR.days} days have no answer, of {found.looked} results.")
         if found.unreadable:
             report(f"{found.unreadable} results could not be read: they are damaged, or have expired.")
-    return MaterializeResult(metadata=table_metadata(found.rows, store.bucket, now, complete=found.complete))
+    return MaterializeResult(metadata=table_metadata(found.rows, Addresses.of(chosen), now, complete=found.complete))
 
 
-def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *, complete: bool = True) -> dict[str, MetadataValue]:
+def table_metadata(rows: Sequence[UnansweredRow], where: Addresses, now: datetime, *, complete: bool = True) -> dict[str, MetadataValue]:
     """The table with its counts, bounded in rows and bytes. ``rows``: newest first; ``complete``: nothing of these days was left unread."""
     last_day = sum(parse_utc(row.at) >= now - LAST_DAY for row in rows)
     least = "" if complete else "at least "
-    shown = _within_bytes(rows[:MAX_ROWS])
-    jobs = [TableRecord({"job": row.job, "study": row.study or UNKNOWN, "map": row.map_name or "none yet"}) for row in rows[: len(shown)]]
+    shown, links = _within_bytes(rows[:MAX_ROWS], where)
     by_code = [TableRecord({"code": code, "studies": count}) for code, count in counts_by_code(rows).items()]
     return {
         **_retry_metadata(rows),
@@ -77,8 +77,7 @@ def table_metadata(rows: Sequence[UnansweredRow], bucket: str, now: datetime, *,
         "by_code": MetadataValue.table(by_code[:MAX_ROWS], schema=_CODES),
         "studies": MetadataValue.table(shown, schema=_STUDIES),
         "not_shown": MetadataValue.int(len(rows) - len(shown)),
-        "jobs": MetadataValue.table(jobs, schema=_JOBS),
-        "kept_under": MetadataValue.text(s3_path(bucket, f"{QUARANTINE_PREFIX}JOB/")),
+        **({"jobs": MetadataValue.md("\n".join([_LINKS_HEAD, *links]))} if links else {}),
     }
 
 
@@ -97,22 +96,34 @@ def _retry_metadata(rows: Sequence[UnansweredRow]) -> dict[str, MetadataValue]:
     }
 
 
-def _within_bytes(rows: Sequence[UnansweredRow]) -> list[TableRecord]:
+def _within_bytes(rows: Sequence[UnansweredRow], where: Addresses) -> tuple[list[TableRecord], list[str]]:
+    """As many rows of the table as there is room for, and of each its links."""
     records: list[TableRecord] = []
+    links: list[str] = []
     left = MAX_BYTES
     for row in rows:
         data = {
             "time": f"{parse_utc(row.at):%m-%d %H:%M}",
             "study": row.study or UNKNOWN,
+            "map": row.map_name or "none yet",
             "code": row.code,
             "why": _cell(row.cause) + (f" It said last: {_cell(row.last_line)}" if row.last_line else ""),
             "what_to_do": _cell(row.remedy),
         }
-        left -= sum(len(text.encode()) for text in (*data.values(), row.job, row.study, row.map_name))
+        link = _links(row, where)
+        left -= sum(len(text.encode()) for text in (*data.values(), link))
         if left < 0:
             break
         records.append(TableRecord(data))
-    return records
+        links.append(link)
+    return records, links
+
+
+def _links(row: UnansweredRow, where: Addresses) -> str:
+    """What happened to the study, and the page of the job with record, log and original; its folder in S3 where there are no pages."""
+    page = where.page(row.study, row.job)
+    job = f"[{row.job}]({page})" if page else where.s3_link(row.record)
+    return f"| {study_link(row.study) if row.study else UNKNOWN} | {job} |"
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,8 @@ from urllib.parse import urlencode
 
 import yaml
 
+from monai_aws_pipeline.portal.addresses import study_path
+
 LOCATION: Final = "monai_aws_pipeline"
 """Name of the code location in every workspace.yaml of ours; the state of sensors hangs on it too."""
 
@@ -24,5 +26,5 @@ def rerun_link(text: str, which: Mapping[str, Any], *, dry_run: bool = False) ->
 
 
 def study_link(study: str) -> str:
-    """Markdown that opens what happened to a study: its partition alone shows nothing of one that has no answer."""
-    return f"[{study}](/assets/inference_result?{urlencode({'view': 'events', 'partition': study})})"
+    """Markdown that opens what happened to a study."""
+    return f"[{study}]({study_path(study)})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from dagster import (
@@ -24,7 +24,7 @@ from dagster import (
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from sqlalchemy import Select, func, select
 
-from monai_aws_pipeline.contract import quarantine_key, utc_text
+from monai_aws_pipeline.contract import parse_utc, quarantine_key, utc_text
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.unanswered import UNKNOWN, UnansweredRow, row_of_parts
 from monai_aws_pipeline.studies.check_window import RecordedResult
@@ -40,6 +40,10 @@ MAX_CHARACTERS: Final = 999
 _MAX_FOUND: Final = 120
 _LAST: Final = 20
 """Events of each kind among which the one is that was written last of all: runs may have recorded theirs since."""
+SETTLES_WITHIN: Final = timedelta(seconds=10)
+"""So long after it has its number an event is there at the latest: its transaction takes milliseconds."""
+_LOOKED_THROUGH: Final = 1000
+"""Events at the end of the log that are looked through for numbers that are missing: more than are written in that time."""
 _HEAD: Final = "| check | outcome | found |\n|---|---|---|"
 _ROW: Final = re.compile(r"\| (\w+) \| ([a-z ]+) \| (.*) \|")
 _MARKUP: Final = re.compile(r"[^\w\s.,:;%/=+'()-]|[\n\r]")
@@ -64,9 +68,27 @@ class Page:
     more: bool
 
 
+def settled(instance: DagsterInstance, after: int = 0) -> int:
+    """The event up to which the log is whole, so that who has read up to it, by however many questions, has missed none.
+
+    PostgreSQL gives an event its number before the event is seen, so 50 may appear when 51 has been read. A number that is missing before
+    an event of the last seconds may be such a one, and nothing is read beyond it. One that stays missing is nobody's: its transaction has
+    failed, or what had it was deleted. An event that is dated in the future by a wrong clock keeps nobody waiting either.
+    """
+    events = SqlEventLogStorageTable.c
+    query = select(events.id, events.timestamp).where(events.id > after).order_by(events.id.desc()).limit(_LOOKED_THROUGH)
+    last = _rows(instance, query)[::-1]
+    now, whole_to = datetime.now(UTC).replace(tzinfo=None), after if len(last) < _LOOKED_THROUGH else last[0].id - 1
+    for number, at in last:
+        if number > whole_to + 1 and abs(now - at) < SETTLES_WITHIN:
+            break
+        whole_to = number
+    return whole_to
+
+
 def results_after(instance: DagsterInstance, storage_id: int, limit: int) -> Page:
-    """The results recorded after an event, of at most ``limit`` answers and as many failures."""
-    after = AssetRecordsFilter(INFERENCE_RESULT, after_storage_id=storage_id)
+    """The results recorded after an event, of at most ``limit`` answers and as many failures; what comes meanwhile is the next page's."""
+    after = AssetRecordsFilter(INFERENCE_RESULT, after_storage_id=storage_id, before_storage_id=settled(instance, storage_id) + 1)
     answers = instance.fetch_materializations(after, limit=limit, ascending=True).records
     failures = instance.fetch_observations(after, limit=limit, ascending=True).records
     # Before the end of a page that is full nothing is missing; behind it there may be events of the other kind that were not read.
@@ -96,14 +118,18 @@ class Standing:
 
 
 def standing_failures(instance: DagsterInstance, since: datetime, limit: int, page: int = 500, pages: int = 20) -> Standing:
-    """The ``limit`` newest that stand of those recorded since a moment. Of ``pages`` pages, however many were answered later."""
+    """The ``limit`` newest that stand of those committed since a moment. Of ``pages`` pages, however many were answered later.
+
+    A Dagster that begins anew records all there ever was, today: so what was recorded since then is only where those are looked for.
+    """
     recorded, cursor = AssetRecordsFilter(INFERENCE_RESULT, after_timestamp=since.timestamp()), None
     latest: dict[str, UnansweredRow] = {}
     more = True
     while more and pages and len(latest) <= limit:
         found = instance.fetch_observations(recorded, limit=page, cursor=cursor)
         for record, result in _results(instance, found.records):  # failures alone, in any order
-            if not result.is_superseded and (result.subject not in latest or result.at > latest[result.subject].at):
+            known = latest.get(result.subject)
+            if parse_utc(result.at) >= since and not result.is_superseded and (known is None or result.at > known.at):
                 latest[result.subject] = _row(record, result)
         more, cursor, pages = found.has_more, found.cursor, pages - 1
     rows = sorted(latest.values(), key=lambda row: (row.at, row.job), reverse=True)
@@ -156,10 +182,14 @@ def latest_answers_to(instance: DagsterInstance, studies: Collection[str], befor
     return {event.partition: event for record in found if (event := record.asset_materialization) and event.partition}
 
 
-def _first_column(instance: DagsterInstance, query: Select[tuple[Any]]) -> list[Any]:
+def _first_column(instance: DagsterInstance, query: Select[Any]) -> list[Any]:
+    return [row[0] for row in _rows(instance, query)]
+
+
+def _rows(instance: DagsterInstance, query: Select[Any]) -> list[Any]:
     storage: Any = instance.event_log_storage  # SQLite's or PostgreSQL's, both SqlEventLogStorage
     with storage.index_connection() as connection:
-        return list(connection.execute(query).scalars())
+        return list(connection.execute(query))
 
 
 def last_materialization(instance: DagsterInstance, of: AssetKey = INFERENCE_RESULT) -> EventLogRecord | None:

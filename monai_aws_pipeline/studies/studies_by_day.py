@@ -75,10 +75,10 @@ def table_metadata(table: DayTable, key: str, where: Addresses) -> dict[str, Met
     failed = [row for row in table.rows if not row.answered]
     rows = [*reversed(failed), *(row for row in reversed(table.rows) if row.answered)]
     shown = _markdown(rows)
-    page, console = where.day(table.day.isoformat()), where.in_console(key.rpartition("/")[0] + "/")
+    page = where.day(table.day.isoformat())
     return {
-        "table": MetadataValue.path(where.s3(key)),
-        **({"page": MetadataValue.url(page)} if page else {"s3_console": MetadataValue.url(console)} if console else {}),
+        "table": MetadataValue.md(where.s3_link(key)),
+        **({"page": MetadataValue.url(page)} if page else {}),
         "results": MetadataValue.int(len(table.rows)),
         "failing": MetadataValue.int(len(failed)),
         "codes": MetadataValue.text(_counted(row.code or row.status for row in failed) or "none"),

@@ -147,9 +147,9 @@ def ours(instance: DagsterInstance, now: datetime) -> dict[str, float]:
     figures["window_leaves"] = seconds(lambda: leave(instance, oldest, oldest))
     newest = instance.event_log_storage.get_maximum_record_id() or 0
     tally = checks_sensor.Tally(as_of=newest - 10)
-    figures["checks_with_news"] = seconds(lambda: checks_sensor.tick(instance, "studies", tally, now))
-    _, tally = checks_sensor.tick(instance, "studies", tally, now)
-    figures["checks_quiet"] = seconds(lambda: checks_sensor.tick(instance, "studies", tally, now))
+    figures["checks_with_news"] = seconds(lambda: checks_sensor.tick(instance, Addresses("studies"), tally, now))
+    _, tally = checks_sensor.tick(instance, Addresses("studies"), tally, now)
+    figures["checks_quiet"] = seconds(lambda: checks_sensor.tick(instance, Addresses("studies"), tally, now))
     figures["rerun_looks_through_20000"] = seconds(lambda: sum(1 for _ in islice(latest_answers(instance), 20_000)))
     return figures
 
@@ -196,7 +196,7 @@ def instance_with(
                 failed = StoredResult(refused(number, at(recorded - number), study_of(recorded - 2 * number - 1)), ())
                 instance.report_runless_asset_event(event_of(failed, Addresses("studies"), {}))
             newest = instance.event_log_storage.get_maximum_record_id() or 0
-            shown, _ = checks_sensor.tick(instance, "studies", checks_sensor.Tally(as_of=newest - 500), datetime.now(UTC))
+            shown, _ = checks_sensor.tick(instance, Addresses("studies"), checks_sensor.Tally(as_of=newest - 500), datetime.now(UTC))
             for each in shown:
                 instance.report_runless_asset_event(each)
             yield home, instance

@@ -19,6 +19,7 @@ from monai_aws_pipeline.deployment.golden_gate import GateReport
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.maps.golden import Golden
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.remote import Remote
 from monai_aws_pipeline.settings import Settings
 from tests.support.platform import TINY_APP, Platform, platform
@@ -93,7 +94,7 @@ def test_what_misses_is_not_pushed_and_what_answers_well_is(place: Platform, tmp
     names = {component["name"]: component.get("version") for component in document["components"]}
     assert names["pydicom"] == "3.0.2"
     assert metadata["sbom_debian"].value > 10  # type: ignore[operator]
-    assert metadata["sbom"].value == f"s3://{place.settings.bucket}/{sbom_key(metadata['digest'].value)}"  # type: ignore[arg-type]
+    assert metadata["sbom"].value == Addresses.of(place.settings).s3_link(sbom_key(metadata["digest"].value))  # type: ignore[arg-type]
 
 
 def test_what_ecr_found_is_a_warning_by_severity_and_no_scan_is_no_pass(place: Platform, local_cloud: LocalCloud):

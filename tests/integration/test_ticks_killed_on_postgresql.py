@@ -1,6 +1,7 @@
 """Wherever a tick is killed on a team's PostgreSQL, every study is recorded and shown once, checks too.
 
-Not what SQLite shows already: here an event and what finds it again (its tags) are stored one after the other, each for good.
+Not what SQLite shows already: here an event and what finds it again (its tags) are stored one after the other, each for good; and an event
+has its number before it is seen.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+import sqlalchemy
 from dagster import DagsterInstance
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from moto import mock_aws
 
+from monai_aws_pipeline.studies.recorded import results_after
 from tests.support.postgres import Postgres
 from tests.unit.studies.deaths_bench import (
     CHECKS_POINTS,
@@ -69,6 +74,24 @@ def test_wherever_a_tick_is_killed_every_study_is_recorded_and_shown_once(dies: 
     killed(tick, "before the listing")
     until_quiet(tick)
     assert_recorded_and_shown_once(opened)
+
+
+def test_what_is_seen_after_an_event_with_a_later_number_is_read(opened: Opened, postgres: Postgres):
+    now = datetime.now(UTC)
+    with opened() as instance:
+        recorded(instance, now)
+        table = SqlEventLogStorageTable
+        storage: Any = instance.event_log_storage
+        with storage.index_connection() as connection:
+            row = dict(connection.execute(sqlalchemy.select(table).order_by(table.c.id)).mappings().first() or {})
+        del row["id"]
+        with sqlalchemy.create_engine(storage.postgres_url).connect() as slow:
+            slow.execute(table.insert(), [row])  # begins a transaction, which has its number and is not seen
+            recorded(instance, now)
+            before = results_after(instance, 0, 50)
+            slow.commit()
+        after = results_after(instance, before.as_of, 50)
+    assert (len(before.results), len(after.results)) == (4, 1 + 4)
 
 
 @pytest.mark.parametrize("dies", CHECKS_POINTS)

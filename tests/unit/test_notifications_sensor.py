@@ -37,6 +37,7 @@ from monai_aws_pipeline.settings import Names
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, event_of
 from tests.unit.operations.test_notifications import TOKEN, webhook
 from tests.unit.studies.records import refused, study_of, succeeded
+from tests.unit.studies.test_recorded import in_its_transaction
 
 SWEEP = "scheduled_orphan_sweep"
 
@@ -113,8 +114,8 @@ def build_map() -> None:
     map_image()
 
 
-def fail_a_study(instance: DagsterInstance, number: int, code: str = "map_failed", known: bool = True) -> None:
-    record = refused(number, study=study_of(number) if known else "")
+def fail_a_study(instance: DagsterInstance, number: int, code: str = "map_failed", known: bool = True, at: datetime | None = None) -> None:
+    record = refused(number, at or datetime.now(UTC), study_of(number) if known else "")
     object.__setattr__(record.error, "code", code)
     object.__setattr__(record.error, "message", "The application said: cannot read Doe^Jane")
     instance.report_runless_asset_event(event_of(StoredResult(record, ()), Addresses("studies"), {}))
@@ -141,13 +142,40 @@ def test_failures_of_before_are_history_and_those_after_it_are_mailed_without_a_
     built, studies = mails["monai-aws dev: build_map failed"], mails["monai-aws dev: 8 studies have no answer"]
     assert f"build_map failed in map_image: https://dagster.example.org/runs/{run.dagster_run.run_id}" in built
     assert "no_matching_series 4, map_failed 4" in studies
-    assert f"https://dagster.example.org/assets/inference_result?view=partitions&partition={study_of(3)}" in studies
+    assert f"https://dagster.example.org/assets/inference_result?view=events&partition={study_of(3)}" in studies
     assert "an upload whose study is not known, job " in studies
     assert "and 3 more" in studies
     assert not [text for text in mails.values() if "Doe" in text or "1970" in text]
     ticks.later()
     assert ticks.tick() == "Nothing to tell."
     assert mailbox.take() == []
+
+
+def test_failures_of_months_ago_that_a_new_dagster_records_after_the_first_look_are_told_to_nobody(
+    instance: DagsterInstance, mailbox: Mailbox
+):
+    ticks = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
+    ticks.tick()
+    for number in range(3):
+        fail_a_study(instance, number, at=datetime.now(UTC) - timedelta(days=90))
+    assert ticks.tick() == "Nothing to tell."
+    fail_a_study(instance, 9)
+    assert ticks.tick() == "Told: studies."
+    (mail,) = mailbox.take()
+    assert mail["Subject"] == "monai-aws dev: 1 study has no answer"
+
+
+def test_a_failure_that_appears_after_a_later_one_is_told_too(instance: DagsterInstance, mailbox: Mailbox):
+    fail_a_study(instance, 1)  # so that something is there before the number that is missing
+    ticks = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
+    ticks.tick()
+    fail_a_study(instance, 2)
+    fail_a_study(instance, 3)
+    with in_its_transaction(instance, -2):
+        assert ticks.tick() == "Nothing to tell."
+    assert ticks.tick() == "Told: studies."
+    (mail,) = mailbox.take()
+    assert mail["Subject"] == "monai-aws dev: 2 studies have no answer"
 
 
 def test_a_tick_that_dies_after_sending_says_the_same_again_under_the_same_number(instance: DagsterInstance, mailbox: Mailbox):

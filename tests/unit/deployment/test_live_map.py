@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
-from dagster import AssetMaterialization, AssetObservation, DagsterInstance, SkipReason, build_sensor_context
+from dagster import AssetMaterialization, AssetObservation, DagsterInstance, RunConfig, SkipReason, build_sensor_context, materialize
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -15,7 +15,19 @@ from moto import mock_aws
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.deployment.lineage import latest_version
-from monai_aws_pipeline.deployment.live_map import change_metadata, live_map_changed
+from monai_aws_pipeline.deployment.live_map import (
+    LIVE_MAP,
+    RECORDED_AT_ONCE,
+    VERSION,
+    WhichMap,
+    change_events,
+    change_metadata,
+    live_map,
+    live_map_changed,
+    live_tags,
+    rollback_map,
+    unrecorded,
+)
 from monai_aws_pipeline.maps.spec.expectation import Point
 from monai_aws_pipeline.operations.golden_check import GoldenCheck
 from monai_aws_pipeline.operations.live_map_change import parse_change
@@ -116,6 +128,119 @@ def test_a_change_of_which_nothing_could_be_kept_is_recorded_by_what_the_paramet
     said = plain(recorded.metadata)
     assert (said["previous"], said["by"], said["why"], said["tag"]) == (OTHER_DIGEST, change.who, "too slow", NEW.tags[0])
     assert said["golden_study"] == "not known"
+
+
+def live_maps_recorded(instance: DagsterInstance) -> list[tuple[str, int]]:
+    """Digest and parameter's version of what is recorded of live_map, the first first."""
+    records = instance.fetch_materializations(LIVE_MAP, limit=500, ascending=True).records
+    found = [plain(record.asset_materialization.metadata) for record in records if record.asset_materialization]
+    return [(each["digest"], each.get(VERSION, 0)) for each in found]
+
+
+def put(digest: str, note: str = "set by hand") -> None:
+    """A change by AWS's console."""
+    ssm = boto3.client("ssm", region_name="us-east-1")
+    ssm.put_parameter(Name=PARAMETER, Value=f"registry/map@{digest}", Description=note, Type="String", Overwrite=True)
+
+
+def test_each_change_between_two_ticks_is_recorded_in_its_place_with_all_that_is_kept_of_it(maps: LiveMaps):
+    with DagsterInstance.ephemeral() as instance:
+        maps.switch(Kind.DEPLOY, OLD, "team", "")
+        tick(instance)
+        promoted = maps.promote(DIGEST, "team, monai-aws promote", WHY)
+        maps.rollback("", "team, monai-aws rollback", "volumes are too small")
+        events = tick(instance).asset_events
+        assert live_maps_recorded(instance) == [(OTHER_DIGEST, 1), (DIGEST, 2), (OTHER_DIGEST, 3)]
+        assert plain(events[0].metadata) == plain(change_metadata(promoted))
+        assert latest_version(instance, "live_map") == OTHER_DIGEST
+        assert isinstance(tick(instance), SkipReason)
+
+
+def test_many_changes_are_recorded_over_some_ticks_each_once(maps: LiveMaps):
+    with DagsterInstance.ephemeral() as instance:
+        put(DIGEST)
+        tick(instance)
+        for number in range(RECORDED_AT_ONCE + 5):
+            put(DIGEST if number % 2 else OTHER_DIGEST)
+        assert [len(tick(instance).asset_events) for _ in range(2)] == [2 * RECORDED_AT_ONCE, 2 * 5]
+        assert isinstance(tick(instance), SkipReason)
+        assert [version for _, version in live_maps_recorded(instance)] == list(range(1, RECORDED_AT_ONCE + 7))
+
+
+def test_a_lineage_that_begins_anew_begins_with_the_map_that_is_live(maps: LiveMaps):
+    for digest in (OTHER_DIGEST, DIGEST, OTHER_DIGEST):
+        put(digest)
+    with DagsterInstance.ephemeral() as instance:
+        tick(instance)
+        assert live_maps_recorded(instance) == [(OTHER_DIGEST, 3)]
+        assert isinstance(tick(instance), SkipReason)
+
+
+def test_what_an_older_release_has_recorded_is_not_recorded_again(maps: LiveMaps):
+    put(DIGEST)
+    with DagsterInstance.ephemeral() as instance:
+        instance.report_runless_asset_event(AssetMaterialization(LIVE_MAP, tags=live_tags(DIGEST)))
+        assert isinstance(tick(instance), SkipReason)
+        put(OTHER_DIGEST)
+        put(DIGEST)
+        put(OTHER_DIGEST)
+        tick(instance)
+        assert latest_version(instance, "live_map") == OTHER_DIGEST
+
+
+def test_a_promotion_of_the_map_that_is_live_hides_no_change_before_it(maps: LiveMaps):
+    with DagsterInstance.ephemeral() as instance:
+        put(DIGEST)
+        tick(instance)
+        put(OTHER_DIGEST)
+        put(DIGEST)
+        unchanged = maps.promote(DIGEST, "team, run 0123", "")
+        for event in change_events(unchanged):
+            instance.report_runless_asset_event(event)
+        tick(instance)
+        assert live_maps_recorded(instance) == [(DIGEST, 1), (DIGEST, 0), (OTHER_DIGEST, 2), (DIGEST, 3)]
+
+
+def test_a_parameter_that_was_deleted_and_made_anew_is_recorded_from_its_first_version_on(maps: LiveMaps):
+    with DagsterInstance.ephemeral() as instance:
+        for digest in (OTHER_DIGEST, DIGEST):
+            put(digest)
+            tick(instance)
+        boto3.client("ssm", region_name="us-east-1").delete_parameter(Name=PARAMETER)
+        assert isinstance(tick(instance), SkipReason)
+        for digest in (DIGEST, OTHER_DIGEST):
+            put(digest)
+        tick(instance)
+        assert live_maps_recorded(instance)[2:] == [(DIGEST, 1), (OTHER_DIGEST, 2)]
+
+
+def test_what_fell_out_of_the_history_is_not_waited_for():
+    past = [Deployment(DIGEST, Kind.DEPLOY, "", "", version) for version in range(50, 150)]
+    assert list(unrecorded(past, OTHER_DIGEST, 49)) == past
+    assert list(unrecorded(past, DIGEST, 148)) == past[-1:]
+
+
+@pytest.mark.parametrize("by", ["promotion", "rollback"])
+def test_a_run_records_before_its_own_change_what_the_command_line_has_changed_just_before(maps: LiveMaps, by: str):
+    with DagsterInstance.ephemeral() as instance:
+        put(OTHER_DIGEST)
+        tick(instance)
+        put(DIGEST)
+        put(OTHER_DIGEST)
+        config = WhichMap(map=DIGEST, why="better")
+        resources = {
+            "settings": SettingsResource(overrides={"deployment": "unit", "bucket": "studies"}),
+            "cloud": CloudResource(region="us-east-1"),
+        }
+        if by == "promotion":
+            assert materialize([live_map], instance=instance, resources=resources, run_config=RunConfig({"live_map": config})).success
+        else:
+            assert rollback_map.execute_in_process(
+                instance=instance, resources=resources, run_config=RunConfig({"take_back": config})
+            ).success
+        assert live_maps_recorded(instance) == [(OTHER_DIGEST, 1), (DIGEST, 2), (OTHER_DIGEST, 3), (DIGEST, 4)]
+        assert latest_version(instance, "live_map") == DIGEST
+        assert isinstance(tick(instance), SkipReason)
 
 
 def test_a_record_of_another_change_is_none(maps: LiveMaps):

@@ -36,6 +36,7 @@ from monai_aws_pipeline.operations.notifications import (
     after,
     messages,
 )
+from monai_aws_pipeline.portal.addresses import study_path
 from monai_aws_pipeline.settings import Settings, SettingsError, load_settings
 
 NOW = 1_790_000_000.0
@@ -44,8 +45,8 @@ TOKEN = "T0000000/B0000000/a-token-that-is-a-secret"
 ALARM = RaisedAlarm("jobs-dead-letters", "Jobs. A message was received three times.", "2026-03-14 12:00:00 UTC")
 
 
-def study(event: int, code: str = "map_failed", known: bool = True) -> FailedStudy:
-    return FailedStudy(event, f"{event:016x}" if known else "", f"{event:032x}", code)
+def study(event: int, code: str = "map_failed", known: bool = True, at: float = NOW) -> FailedStudy:
+    return FailedStudy(event, f"{event:016x}" if known else "", f"{event:032x}", code, at)
 
 
 def run(number: int, ended: float = NOW) -> FailedRun:
@@ -91,6 +92,24 @@ def test_what_fails_within_a_window_is_one_message_after_it():
     assert f"… and {300 - NAMED} more" in grouped.text
     assert len(grouped.text) < 2000
     assert told.studies_after == 301
+
+
+def test_what_failed_before_anyone_was_told_is_history_however_late_it_is_recorded():
+    told = Told.beginning(NOW + 0.9, 5)
+    old, new = study(6, at=NOW - 86_400), study(7, at=NOW + 0.899)
+    told = after(told, Standing(studies=(old,), read_to=6), [], NOW + 60)
+    assert told.studies_after == 6, "nor is it looked at for ever"
+    (message,) = messages(told, Standing(studies=(old, new), read_to=7), NOW + 120, PLACE)
+    assert message.subject == "monai-aws dev: 1 study has no answer"
+    assert study_path(new.study) in message.text
+
+
+def test_a_cursor_of_an_older_release_goes_on_where_it_was():
+    stored = json.loads(Told.beginning(NOW, 5).to_text())
+    del stored["since"]
+    told = Told.parse(json.dumps(stored))
+    assert told
+    assert (told.studies_after, told.since) == (5, 0)
 
 
 def test_what_was_not_delivered_is_told_later_and_other_kinds_do_not_wait_for_it():

@@ -87,7 +87,7 @@ def test_a_page_leads_into_the_lineage_where_dagster_has_an_address(bucket: Buck
     bucket.commit(refused(3))
     for ui in ("http://127.0.0.1:3000", ""):
         browser = TestClient(application(bucket, Addresses(bucket.name, links=LINKS, ui=ui)), base_url=LINKS)
-        link = f'href="{ui}/assets/inference_result?view=partitions&amp;partition={S}"'
+        link = f'href="{ui}/assets/inference_result?view=events&amp;partition={S}"'
         assert (link in browser.get(PAGE).text) is bool(ui)
         assert "inference_result" not in browser.get(f"/jobs/{job_of(3)}/").text, "its study is not known"
 

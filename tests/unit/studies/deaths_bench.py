@@ -233,7 +233,7 @@ def checks_tick(opened: Opened, die: Reaper) -> bool:
             _watch_checks(instance, die)
         die("before the first question")
         stored = instance.daemon_cursor_storage.get_cursor_values({"study_checks"}).get("study_checks")
-        events, tally = checks_sensor.tick(instance, "studies", Tally.parse(stored), datetime.now(UTC))
+        events, tally = checks_sensor.tick(instance, Addresses("studies"), Tally.parse(stored), datetime.now(UTC))
         die("before the first event")
         for event in events:
             if not isinstance(event, AssetCheckEvaluation):

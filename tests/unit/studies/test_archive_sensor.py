@@ -116,6 +116,24 @@ def test_what_was_answered_before_the_sensor_ran_first_is_looked_for(desk: Desk)
     assert of_kind(desk.look(), AssetMaterialization)
 
 
+def test_answers_that_are_recorded_while_the_first_look_is_taken_are_looked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    first, second, failed = recent(1, 3), recent(2, 2), refused(3, NOW - timedelta(minutes=1))
+    desk.answered(first)
+    fetch = desk.instance.fetch_materializations
+
+    def fetched_and_then_written(*given: Any, **named: Any) -> Any:
+        found = fetch(*given, **named)
+        monkeypatch.undo()  # of the first question alone
+        desk.answered(second, failed)
+        return found
+
+    monkeypatch.setattr(desk.instance, "fetch_materializations", fetched_and_then_written)
+    desk.look()
+    desk.look()
+    assert desk.watch
+    assert {each.study for each in desk.watch.awaited} == {first.study, second.study}
+
+
 def test_a_tick_that_dies_after_its_events_records_nothing_twice(desk: Desk):
     record = recent(1)
     desk.answered(record)

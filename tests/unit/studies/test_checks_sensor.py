@@ -52,12 +52,13 @@ from monai_aws_pipeline.contract import (
 from monai_aws_pipeline.deployment.live_map import live_tags
 from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.results_store import StoredResult
-from monai_aws_pipeline.portal.addresses import Addresses
+from monai_aws_pipeline.operations.unanswered import row_of
+from monai_aws_pipeline.portal.addresses import Addresses, study_path
 from monai_aws_pipeline.resources import SettingsResource
 from monai_aws_pipeline.studies import checks_sensor
 from monai_aws_pipeline.studies.checks import result_checks
 from monai_aws_pipeline.studies.checks_sensor import Tally, study_checks_sensor
-from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, unanswered_studies
+from monai_aws_pipeline.studies.failures import MAX_BYTES, MAX_ROWS, UNANSWERED_STUDIES, table_metadata, unanswered_studies
 from monai_aws_pipeline.studies.launchpad import LOCATION
 from monai_aws_pipeline.studies.lineage import INFERENCE_RESULT, STUDIES, event_of, expired_event
 from monai_aws_pipeline.studies.recorded import MAX_CHARACTERS, results_after
@@ -137,9 +138,11 @@ class Desk:
         ]
 
     def unanswered(self) -> list[dict[str, Any]]:
-        """Its rows, each with what the table of jobs has of it."""
+        """Its rows, each with the job and the addresses that its links have."""
         table = self.tables(UNANSWERED_STUDIES)[0]
-        return [{**job, **row} for row, job in zip(table["studies"], table["jobs"], strict=True)]
+        links = [re.findall(r"\(([^)]+)\)", line) for line in table.get("jobs", "").splitlines()[2:]]
+        jobs = [addresses[-1].rstrip("/").rpartition("/")[2] for addresses in links]
+        return [{**row, "job": job, "links": opens} for row, job, opens in zip(table["studies"], jobs, links, strict=True)]
 
 
 @pytest.fixture
@@ -206,7 +209,7 @@ def test_a_failed_study_is_red_with_its_reason_and_stands_in_the_table(desk: Des
     assert row["why"] == "The application ended with exit code 1. It said last: RuntimeError: no volume"
     assert row["what_to_do"] == REMEDIES[Code.MAP_FAILED]
     assert row["map"] == "1.0.0 dddddddddddd"
-    assert desk.tables(UNANSWERED_STUDIES)[0]["kept_under"] == "s3://studies/quarantine/JOB/"
+    assert row["links"] == [study_path(study_of(2)), f"http://127.0.0.1:3070/studies/{study_of(2)}/{job_of(2)}/"]
     table = desk.tables(UNANSWERED_STUDIES)[0]
     assert table["last_24_hours"] == 1
     assert f"[{study_of(2)}](/assets/inference_result?view=events&partition={study_of(2)})" in table["newest"]
@@ -264,6 +267,16 @@ def test_an_upload_whose_study_is_unknown_has_its_place(desk: Desk):
     desk.tick()
     assert [(row["study"], row["job"]) for row in desk.unanswered()] == [(study_of(2), job_of(2)), ("unknown", job_of(1))]
     assert desk.unanswered()[1]["map"] == "none yet"
+    assert desk.unanswered()[1]["links"] == [f"http://127.0.0.1:3070/jobs/{job_of(1)}/"]
+
+
+@pytest.mark.parametrize("console", ["https://console.example.org", ""])
+def test_where_no_pages_are_served_each_row_says_where_record_and_original_lie(console: str):
+    where = Addresses("studies", "us-east-1", "", console)
+    folder = f"quarantine/{job_of(1)}/{study_of(1)}/"
+    place = f"s3://studies/{folder}result.json"
+    said = str(table_metadata([row_of(failed(1))], where, ago(0))["jobs"].value)
+    assert said.endswith(f"| [{place}]({where.in_console(folder)}) |" if console else f"| {place} |")
 
 
 def test_the_table_is_bounded_in_rows_and_bytes_and_its_counts_are_not(desk: Desk):
@@ -273,7 +286,8 @@ def test_the_table_is_bounded_in_rows_and_bytes_and_its_counts_are_not(desk: Des
     (table,) = desk.tables(UNANSWERED_STUDIES)
     rows = table["studies"]
     assert 10 < len(rows) <= MAX_ROWS
-    assert sum(len(str(value).encode()) for row in rows for value in row.values()) <= MAX_BYTES
+    assert sum(len(str(value).encode()) for row in rows for value in row.values()) + len(table["jobs"]) <= MAX_BYTES
+    assert [row["study"] for row in rows] == re.findall(r"\[(\w+)\]\(/assets", table["jobs"])
     assert [row["study"] for row in rows[:2]] == [study_of(1), study_of(2)], "the newest"
     assert table["not_shown"] == 70 - len(rows)
     assert table["by_code"] == [{"code": "map_failed", "studies": 69}, {"code": "no_output", "studies": 1}]

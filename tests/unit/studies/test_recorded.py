@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import sqlalchemy
 from dagster import DagsterInstance
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
 from monai_aws_pipeline.contract import ResultRecord
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.results_store import StoredResult
 from monai_aws_pipeline.portal.addresses import Addresses
+from monai_aws_pipeline.studies import recorded
 from monai_aws_pipeline.studies.lineage import event_of
 from monai_aws_pipeline.studies.record_metadata import result_id
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT, latest_answers_to, recorded_among, results_after, standing_failures
@@ -121,3 +126,66 @@ def test_many_cost_as_many_questions_as_one(instance: DagsterInstance, questions
     assert questions(lambda: latest_answers_to(instance, studies)) == questions(lambda: latest_answers_to(instance, studies[:1]))
     assert questions(lambda: results_after(instance, 0, 40)) == questions(lambda: results_after(instance, 0, 1))
     assert questions(lambda: standing_failures(instance, ago(60), 40)) == questions(lambda: standing_failures(instance, ago(60), 1))
+
+
+def test_what_failed_before_stands_no_more_because_a_new_dagster_has_recorded_it_today(instance: DagsterInstance):
+    record(instance, refused(1, ago(60 * 24 * 90), study_of(1)), refused(2, ago(61), study_of(2)), refused(3, ago(59), study_of(3)))
+    assert [row.job for row in standing_failures(instance, ago(60), 10).rows] == [job_of(3)]
+
+
+# ---------------------------------------------------------------------------------------------- what is written while it is read
+
+
+def read_on(instance: DagsterInstance, as_of: int) -> tuple[list[str], int]:
+    """Jobs of the results after an event, and up to which one was read."""
+    page = results_after(instance, as_of, 50)
+    return [result.job for result in page.results], page.as_of
+
+
+def test_an_answer_and_a_failure_that_land_between_the_two_questions_are_both_read_once(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    record(instance, succeeded(1, ago(9)))
+    fetch = instance.fetch_materializations
+
+    def fetched_and_then_written(*given: Any, **named: Any) -> Any:
+        found = fetch(*given, **named)
+        monkeypatch.undo()  # of the first question alone
+        record(instance, succeeded(2, ago(2)), refused(3, ago(1)))
+        return found
+
+    monkeypatch.setattr(instance, "fetch_materializations", fetched_and_then_written)
+    first, as_of = read_on(instance, 0)
+    second, _ = read_on(instance, as_of)
+    assert [*first, *second] == [job_of(1), job_of(2), job_of(3)]
+
+
+@contextmanager
+def in_its_transaction(instance: DagsterInstance, place: int) -> Iterator[None]:
+    """An event has its number and is not seen yet, as on PostgreSQL before its transaction ends. ``place``: in the log, the last is -1."""
+    storage: Any = instance.event_log_storage
+    table = SqlEventLogStorageTable
+    with storage.index_connection() as connection:
+        row = dict(connection.execute(sqlalchemy.select(table).order_by(table.c.id)).mappings().all()[place])
+        connection.execute(table.delete().where(table.c.id == row["id"]))
+    yield
+    with storage.index_connection() as connection:
+        connection.execute(table.insert(), [row])
+
+
+def test_an_event_that_appears_after_a_later_one_is_waited_for(instance: DagsterInstance):
+    record(instance, succeeded(1, ago(9)), succeeded(2, ago(2)), refused(3, ago(1)))
+    with in_its_transaction(instance, -2):
+        first, as_of = read_on(instance, 0)
+        assert (first, read_on(instance, as_of)) == ([job_of(1)], ([], as_of)), "not beyond the number that is missing"
+    assert read_on(instance, as_of)[0] == [job_of(2), job_of(3)]
+
+
+def test_a_number_that_was_given_in_vain_is_not_waited_for_longer_than_a_transaction_takes(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    record(instance, succeeded(1, ago(9)), succeeded(2, ago(2)), refused(3, ago(1)))
+    with in_its_transaction(instance, -2):
+        assert read_on(instance, 0)[0] == [job_of(1)]
+        monkeypatch.setattr(recorded, "SETTLES_WITHIN", timedelta())
+        assert read_on(instance, 0)[0] == [job_of(1), job_of(3)]

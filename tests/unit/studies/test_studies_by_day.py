@@ -19,6 +19,7 @@ from monai_aws_pipeline.operations.day_table import DayRow, DayTable, NoDayTable
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import SettingsResource
+from monai_aws_pipeline.settings import Settings
 from monai_aws_pipeline.studies.record_metadata import MAX_STORED_BYTES, OPEN_CHARACTERS
 from monai_aws_pipeline.studies.studies_by_day import DAYS, STUDIES_BY_DAY, studies_by_day, table_metadata
 from tests.unit.studies.records import DIGEST, NOON, OTHER_DIGEST, Bucket, job_of, refused, study_of, succeeded
@@ -73,7 +74,10 @@ def test_the_table_has_a_line_for_each_end_of_the_day_in_their_order(days: Days)
     assert rows[2]["opens"] == f"http://127.0.0.1:3070/jobs/{job_of(4)}/"
     assert (said["results"], said["failing"], said["not_shown"], said["unreadable"]) == (4, 2, 0, 0)
     assert (said["codes"], said["maps"]) == ("2 NOT_A_ZIP", f"1 {short_digest(DIGEST)}, 1 {short_digest(OTHER_DIGEST)}")
-    assert (said["table"], said["page"]) == (f"s3://studies/{day_key(DAY)}", "http://127.0.0.1:3070/days/2026-03-14/")
+    where = Addresses.of(Settings(_env_file=None, bucket="studies"))  # type: ignore[call-arg]
+    folder = where.in_console(day_key(DAY).rpartition("/")[0] + "/")
+    assert said["table"] == f"[s3://studies/{day_key(DAY)}]({folder})"
+    assert said["page"] == "http://127.0.0.1:3070/days/2026-03-14/"
     assert said["rows"].splitlines()[2].startswith(f"| 12:30:01 | [unknown, job {job_of(4)}]("), "failures first, the newest first"
 
 
