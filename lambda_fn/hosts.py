@@ -1,11 +1,11 @@
 """Waking inference hosts: which of them to start or kick is a pure decision, doing it is a few calls that never wait.
 
-Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left
-to the schedule: the job lies in its queue meanwhile, and nothing is lost. How often a host could not start is counted in a tag of it, which
-Dagster replaces hosts by. Of an Auto Scaling group the function decides no number: it lifts one that is at zero to one, because CloudWatch
-hears of an upload into a quiet queue minutes later. The schedule also stops hosts that were forgotten. That there is
-no host at all, and for how long the longest has been running, are metrics, which alarms watch; they are written as log lines (CloudWatch's
-embedded metric format), so that the function needs no permission for them.
+Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left to
+the schedule: the job lies in its queue meanwhile, and nothing is lost. How often a host could not start is counted in a tag of it, which
+Dagster replaces hosts by. An Auto Scaling group that is at zero the function lifts to one, because CloudWatch hears of an upload into a
+quiet queue minutes later, and an instance that was forgotten it has leave with its place; it decides no other number of a group. Named
+hosts that were forgotten the schedule stops. That there is no host at all, and for how long the longest has been running, are metrics,
+which alarms watch; they are written as log lines (CloudWatch's embedded metric format), so that the function needs no permission for them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from monai_aws_pipeline.contract import (
     ROLE_INFERENCE,
     TAG_DEPLOYMENT,
     TAG_FAILED_STARTS,
+    TAG_GROUP,
     TAG_ROLE,
     FailedStarts,
 )
@@ -168,13 +169,13 @@ class Hosts:
             metric.add_dimension("deployment", self._deployment)
 
     def look_after(self, at_work: int, group: str = "") -> None:
-        """Stop hosts that were forgotten (of a group: have them leave it), and tell for how long the longest has been running.
+        """Stop hosts that were forgotten (those of a group leave it), and tell for how long the longest of that kind has been running.
 
         ``at_work``: jobs waiting or in hand.
         """
         now = datetime.now(UTC)
         try:
-            hosts = self._find()
+            hosts = self._find(group)
         except (ClientError, BotoCoreError) as error:
             self._log.warning("hosts cannot be listed; left to the schedule", extra=_about(error))
             return
@@ -194,7 +195,8 @@ class Hosts:
             except (ClientError, BotoCoreError) as error:
                 self._log.error("a host runs on with nothing to do and cannot be stopped", extra={"host": host, **_about(error)})
 
-    def _find(self) -> list[Host]:
+    def _find(self, group: str = "") -> list[Host]:
+        """Named hosts, or instances of a group: one that waits stopped in its pool is not ours to start, and would take no job."""
         pages = (
             ec2()
             .get_paginator("describe_instances")
@@ -211,6 +213,7 @@ class Hosts:
             for page in pages
             for reservation in page["Reservations"]
             for instance in reservation.get("Instances", [])
+            if _tags(instance).get(TAG_GROUP, "") == group
         ]
 
     def _start_some(self, hosts: Iterable[Host], wanted: int) -> None:
@@ -287,8 +290,11 @@ def _failed(instance: InstanceTypeDef) -> str:
 
 
 def _counted(instance: InstanceTypeDef) -> FailedStarts:
-    tags = {tag.get("Key"): tag.get("Value", "") for tag in instance.get("Tags", [])}
-    return FailedStarts.parse(tags.get(TAG_FAILED_STARTS, ""))
+    return FailedStarts.parse(_tags(instance).get(TAG_FAILED_STARTS, ""))
+
+
+def _tags(instance: InstanceTypeDef) -> dict[str, str]:
+    return {tag.get("Key", ""): tag.get("Value", "") for tag in instance.get("Tags", [])}
 
 
 def code_of(error: ClientError | BotoCoreError) -> str:

@@ -255,8 +255,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=50,
-        description="stopped instances that a group keeps beside those at work; 0: none. AWS allows it without Spot and with one instance "
-        "type only; otherwise instances are launched, and inference_host says so",
+        description="stopped instances that a group keeps beside those at work; 0: none. Beside Spot or several instance types AWS is "
+        "asked each time; where it refuses, instances are launched when they are needed, and inference_host says so",
     )
     replace_host_after: int = Field(
         0,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
 
 Json = Mapping[str, Any]
-TAG_GROUP: Final = "aws:autoscaling:groupName"
-"""AWS's own tag of an instance: the Auto Scaling group that it is of. Nobody else can set it."""
 IN_SERVICE: Final = "InService"
 _OPEN: Final = ("Pending", "InProgress", "Cancelling", "RollbackInProgress", "Baking")
 _NEW_SECONDS: Final = 60.0
@@ -232,10 +230,20 @@ class ScalingGroup:
         with _named(f"setting the lifecycle hook {name}"):
             self._api.put_lifecycle_hook(AutoScalingGroupName=self.name, LifecycleHookName=name, **hook)
 
+    def remove_hook(self, name: str) -> None:
+        """Delete a lifecycle hook. Of the instances that it holds AWS ends those that come, and lets go those that leave."""
+        with _named(f"deleting the lifecycle hook {name}"):
+            self._api.delete_lifecycle_hook(AutoScalingGroupName=self.name, LifecycleHookName=name)
+
     def put_policy(self, name: str, policy: Json) -> str:
         """Make a scaling policy, or bring it to this. Returns its ARN."""
         with _named(f"setting the scaling policy {name}"):
             return str(self._api.put_scaling_policy(AutoScalingGroupName=self.name, PolicyName=name, **policy)["PolicyARN"])
+
+    def remove_policy(self, name: str) -> None:
+        """Delete a scaling policy. The alarms that AWS made for it go with it; an alarm that somebody made calls nothing then."""
+        with _named(f"deleting the scaling policy {name}"):
+            self._api.delete_policy(AutoScalingGroupName=self.name, PolicyName=name)
 
     def put_alarm(self, alarm: Json, policy: str, tags: Mapping[str, str]) -> None:
         """Make the alarm that calls the step policy (by its ARN), or bring it to this."""
@@ -263,10 +271,26 @@ class ScalingGroup:
         with _named(f"setting the warm pool of {self.name}"):
             self._api.put_warm_pool(AutoScalingGroupName=self.name, **pool)
 
+    def ask_pool(self, pool: Json) -> str:
+        """As ``put_pool``, for a group that AWS may keep none for. Returns AWS's words where it refuses."""
+        with _named(f"asking for a warm pool of {self.name}"):
+            try:
+                self._api.put_warm_pool(AutoScalingGroupName=self.name, **pool)
+            except ClientError as error:
+                if code_of(error) != "ValidationError":
+                    raise
+                return message_of(error)
+        return ""
+
     def remove_pool(self) -> None:
         """End the warm pool with its instances; one that has gone meanwhile is fine."""
         with _named(f"removing the warm pool of {self.name}"):
             self._of_pool(lambda: self._api.delete_warm_pool(AutoScalingGroupName=self.name, ForceDelete=True))
+
+    def has_pool(self) -> bool:
+        """Whether AWS still shows the group with a warm pool, be it one that goes."""
+        with _named(f"looking for the warm pool of {self.name}"):
+            return _has_pool(self._shown() or {})
 
     def _of_pool(self, call: Callable[[], Any]) -> Any:
         """The answer of a call about the warm pool; None where there is no pool any more, for which AWS has no code of its own."""

@@ -101,8 +101,13 @@ class Functions(ServiceCalls):
 
     def has_function(self, name: str) -> bool:
         """Whether the function exists."""
+        return self.function_environment(name) is not None
+
+    def function_environment(self, name: str) -> Mapping[str, str] | None:
+        """The variables of a function; None where there is no such function."""
         look = partial(self._clients.functions.get_function_configuration, FunctionName=name)
-        return self._find("looking at the wake function", look) is not None
+        found = self._find("looking at the wake function", look)
+        return None if found is None else found.get("Environment", {}).get("Variables", {})
 
     def remove_function(self, name: str) -> None:
         """Delete the function; one that is gone already is fine. Its log group stays."""

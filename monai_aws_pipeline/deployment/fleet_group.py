@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP, FleetError, Group, Json, LaunchTemplates, Refresh, ScalingGroup
+from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, Json, LaunchTemplates, Refresh, ScalingGroup
 from monai_aws_pipeline.cloud.errors import CapacityError, CloudError
 from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import wait_until
-from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY, HOOK_TIMEOUT_S, TAG_CONTENT, TAG_RUN_ID
+from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY, HOOK_TIMEOUT_S, TAG_CONTENT, TAG_GROUP, TAG_RUN_ID
 from monai_aws_pipeline.operations.status import work_of
 from monai_aws_pipeline.settings import Names, Settings
 
@@ -48,7 +48,7 @@ _PREFERENCES: Final[Json] = {
 class Wanted:
     """What the group is to be, in AWS's own terms. ``launch``: template or mix; ``pool``: the warm pool's setting, empty for none.
 
-    ``no_pool``: why there is none although one was asked for.
+    ``mix``: what it has that AWS may keep no warm pool beside, in words; empty for On-Demand instances of one type.
     """
 
     launch: Json
@@ -59,16 +59,16 @@ class Wanted:
     pool: Json
     tags: Mapping[str, str]
     version: str
-    no_pool: str = ""
+    mix: str = ""
 
 
 def wanted(settings: Settings, template: str, version: str, types: Sequence[str], subnets: Sequence[str]) -> Wanted:
     """The group by the settings. ``template``, ``version``: of the launch template; ``types`` in order of preference."""
     names = settings.names
     spec = {"LaunchTemplateId": template, "Version": version}
-    mixed = len(types) > 1 or settings.fleet_spot_percent > 0
+    mix = "Spot instances" if settings.fleet_spot_percent else f"{len(types)} instance types" if len(types) > 1 else ""
     launch: Json = {"LaunchTemplate": spec}
-    if mixed:
+    if mix:
         launch = {
             "MixedInstancesPolicy": {
                 "LaunchTemplate": {"LaunchTemplateSpecification": spec, "Overrides": [{"InstanceType": kind} for kind in types]},
@@ -99,17 +99,11 @@ def wanted(settings: Settings, template: str, version: str, types: Sequence[str]
         },
         policies={BACKLOG: _backlog(names), JOB_AGE: _ONE_MORE},
         alarm=_alarm(names),
-        pool={} if mixed or not size else {"MinSize": size, "MaxGroupPreparedCapacity": size, "PoolState": "Stopped"},
+        pool={"MinSize": size, "MaxGroupPreparedCapacity": size, "PoolState": "Stopped"} if size else {},
         tags={},
         version=version,
-        no_pool=_no_pool(settings, types) if mixed and size else "",
+        mix=mix,
     )
-
-
-def _no_pool(settings: Settings, types: Sequence[str]) -> str:
-    why = "Spot instances" if settings.fleet_spot_percent else f"{len(types)} instance types"
-    remedy = "Set MONAI_AWS_FLEET_SPOT_PERCENT=0 and name one type in MONAI_AWS_INSTANCE_TYPES to have one."
-    return f"no warm pool: AWS keeps none for a group with {why}, so its instances are launched when they are needed. {remedy}"
 
 
 def _hook(transition: str, otherwise: str) -> Json:
@@ -165,13 +159,17 @@ def _alarm(names: Names) -> Json:
 class GroupPlan:
     """What is to be done with the group. ``changed``: what differs, in words; ``update``: settings to set.
 
-    ``refresh``: why its instances are replaced, empty where they are not; ``said``: what a user should know although nothing is done.
+    ``extra_hooks``, ``extra_policies``: what somebody else has put on the group, by name. ``pool``: whether its warm pool is to be ``put``,
+    to ``remove``, or to be removed before the group becomes a mix and put ``anew``. ``refresh``: why its instances are replaced, empty
+    where they are not; ``said``: what a user should know although nothing is done.
     """
 
     create: bool = False
     update: Json = field(default_factory=dict)
     hooks: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
+    extra_hooks: tuple[str, ...] = ()
+    extra_policies: tuple[str, ...] = ()
     alarm: bool = False
     tags: bool = False
     metrics: bool = False
@@ -190,20 +188,24 @@ class GroupPlan:
 
 def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     """What brings the group that there is, or none, to what is wanted."""
-    said = (aim.no_pool,) if aim.no_pool else ()
+    pool = _pool(aim, found)
+    said = (f"AWS is asked whether it keeps a warm pool beside {aim.mix}",) if aim.mix and pool in ("put", "anew") else ()
     if found is None:
-        pool = "put" if aim.pool else ""
         return GroupPlan(True, {}, (), tuple(aim.policies), alarm=True, metrics=True, pool=pool, changed=("it is made",), said=said)
     changed, update = _settings_changed(aim, found)
     hooks = tuple(name for name, hook in aim.hooks.items() if not covers(found.hooks.get(name), hook))
     policies = tuple(name for name, policy in aim.policies.items() if not covers(found.policies.get(name), policy))
     changed += [f"the hook {name} is {'another' if name in found.hooks else 'not there'}" for name in hooks]
     changed += [f"the policy {name} is {'another' if name in found.policies else 'not there'}" for name in policies]
+    # A group scales by our policies alone, and nobody else's hook holds its instances: both cost money, and neither is asked for.
+    extra_hooks, extra_policies = (
+        tuple(sorted(set(there) - set(ours))) for there, ours in ((found.hooks, aim.hooks), (found.policies, aim.policies))
+    )
+    changed += [f"the hook {name} is none of ours and is removed" for name in extra_hooks]
+    changed += [f"the policy {name} is none of ours and is removed" for name in extra_policies]
     calls = [str(found.policies.get(JOB_AGE, {}).get("PolicyARN", ""))]
     alarm = JOB_AGE in policies or not covers(found.alarm, aim.alarm) or found.alarm.get("AlarmActions") != calls
     tags = any(found.tags.get(name) != value for name, value in aim.tags.items())
-    pool_goes = found.pool.get("Status") == "PendingDelete"
-    pool = "put" if aim.pool and not covers(found.pool, aim.pool) else "remove" if found.pool and not aim.pool and not pool_goes else ""
     changed += [
         words
         for differs, words in (
@@ -211,7 +213,7 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
             (tags, "its tags are others"),
             (not found.counts_itself, "it does not count its instances"),
             (bool(found.suspended), f"it was forbidden {', '.join(found.suspended)}"),
-            (bool(pool), "its warm pool is another one than the settings say"),
+            (bool(pool) and not (aim.mix and not found.pool), "its warm pool is another one than the settings say"),
         )
         if differs
     ]
@@ -221,6 +223,8 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         update={**update, **(aim.launch if launched else {})},
         hooks=hooks,
         policies=policies,
+        extra_hooks=extra_hooks,
+        extra_policies=extra_policies,
         alarm=alarm,
         tags=tags,
         metrics=not found.counts_itself,
@@ -231,6 +235,16 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         changed=(*changed, *launched),
         said=(*said, *words),
     )
+
+
+def _pool(aim: Wanted, found: Group | None) -> str:
+    """What is to be done about the warm pool, as GroupPlan has it. Beside a mix that is asked each time: no refusal is to be seen later."""
+    there = found.pool if found and found.pool.get("Status") != "PendingDelete" else {}
+    if there and not aim.pool:
+        return "remove"
+    if there and found and "MixedInstancesPolicy" in aim.launch and "MixedInstancesPolicy" not in found.settings:
+        return "anew"  # AWS may refuse the mix while there is a pool
+    return "put" if aim.pool and not covers(found.pool if found else {}, aim.pool) else ""
 
 
 def _settings_changed(aim: Wanted, found: Group) -> tuple[list[str], Json]:
@@ -308,10 +322,16 @@ class Fleet:
     def _apply(self, plan: GroupPlan, aim: Wanted, found: Group | None) -> None:
         if plan.create:
             self._group.create({**aim.launch, **aim.settings, "DesiredCapacity": 0}, aim.hooks, aim.tags, self._report)
+        for name in plan.extra_policies:
+            self._group.remove_policy(name)
         for name in plan.hooks:
             self._group.put_hook(name, aim.hooks[name])
+        for name in plan.extra_hooks:
+            self._group.remove_hook(name)
         if plan.cancel:
             self._cancel_refresh()
+        if plan.pool in ("remove", "anew"):
+            self._remove_pool()
         if plan.update:
             self._group.update(plan.update)
         if plan.tags:
@@ -324,16 +344,31 @@ class Fleet:
             self._group.put_alarm(aim.alarm, arn, aim.tags)
         if plan.resume:
             self._group.resume()
-        if plan.pool == "remove":
-            self._group.remove_pool()
         if plan.refresh:
             self._refresh(plan.refresh, aim)
 
-    def fill_pool(self, plan: GroupPlan, aim: Wanted) -> None:
-        """Make the warm pool where it is to be another one: after a MAP is live, because its instances hold it when they stop."""
-        if plan.pool == "put":
+    def fill_pool(self, plan: GroupPlan, aim: Wanted) -> str:
+        """Make the warm pool where it is to be another one: after a MAP is live, because its instances hold it when they stop.
+
+        Returns why there is none, where AWS keeps none beside such a mix; else nothing.
+        """
+        if plan.pool not in ("put", "anew"):
+            return ""
+        if not aim.mix:
             self._group.put_pool(aim.pool)
-            self._report(f"the warm pool is to hold {aim.pool['MinSize']} stopped instances")
+        elif words := self._group.ask_pool(aim.pool):
+            why = f"no warm pool: AWS keeps none beside {aim.mix} and says {words!r}, so instances are launched when they are needed. "
+            why += "Where one is needed, set MONAI_AWS_FLEET_SPOT_PERCENT=0 or name one type alone in MONAI_AWS_INSTANCE_TYPES."
+            self._report(why)
+            return why
+        self._report(f"the warm pool is to hold {aim.pool['MinSize']} stopped instances")
+        return ""
+
+    def _remove_pool(self) -> None:
+        self._group.remove_pool()
+        waiting = f"waiting until the warm pool of {self._name} has ended its instances and is gone"
+        if wait_until(self._group.has_pool, lambda there: not there, GONE_SECONDS, what=waiting, report=self._report, pause=3.0):
+            raise FleetError(f"The warm pool of {self._name} is still being deleted.", "Materialise inference_host again in some minutes.")
 
     def _refresh(self, why: str, aim: Wanted) -> None:
         self._report(f"instance refresh: {why}")
@@ -352,15 +387,19 @@ class Fleet:
             look, lambda each: each is not None and not each.is_open, REFRESH_SECONDS, what=waiting, report=self._report, pause=5.0
         )
         if seen is None or seen.is_open:
-            self._report("the instance refresh goes on by itself; monai-aws status shows how far it is")
-        elif seen.status != "Successful":
+            # Not recorded as made: it may yet be rolled back, and then another version is in service than the lineage would say.
+            raise FleetError(
+                f"The instance refresh of {self._name} to version {aim.version} of its launch template has not ended within "
+                f"{REFRESH_SECONDS / 60:.0f} minutes ({waiting(seen)}).",
+                "It goes on by itself; monai-aws status shows how far it is. Materialise inference_host again to see its end.",
+            )
+        if seen.status != "Successful":
             because = seen.reason or self._group.last_failure() or "AWS gives no reason"
             raise FleetError(
                 f"The instance refresh of {self._name} ended as {seen.status}: {because}",
                 "After RollbackSuccessful what was there before is in service. Correct the cause, then materialise inference_host.",
             )
-        else:
-            self._report("instance refresh done: every instance is of the new version")
+        self._report("instance refresh done: every instance is of the new version")
 
     def _cancel_refresh(self) -> None:
         self._group.cancel_refresh()

@@ -1,8 +1,9 @@
 """inference_host: the machines that answer studies, with agent, settings and the live MAP on their disks, then stopped.
 
 They are hosts with names, or a group of none to as many (``fleet``, see ``fleet_group.py``); going from one kind to the other, what is new
-stands before what was there goes. A host is replaced when what it was made from changed (image, disk, settings of the agent), when somebody
-asked for it, and when it could not start as often as the settings say; a new MAP is pulled onto the host there is.
+stands, and is what the wake function wakes, before what was there goes. A host is replaced when what it was made from changed (image, disk,
+settings of the agent), when somebody asked for it, and when it could not start as often as the settings say; a new MAP is pulled onto the
+host there is.
 Afterwards that MAP is made live, so that no study meets one that is not there: always when none is live yet, never when a rollback took
 it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live, the hosts hold the live one.
 """
@@ -31,9 +32,10 @@ from monai_aws_pipeline.contract import AGENT_PROGRAM, AGENT_SETTINGS, AGENT_UNI
 from monai_aws_pipeline.deployment.build_machine import machines_of, root_volume
 from monai_aws_pipeline.deployment.fleet_group import Fleet, GroupPlan, Wanted, named_hosts, retire_hosts
 from monai_aws_pipeline.deployment.lineage import materialized_version
-from monai_aws_pipeline.deployment.live_map import change_events
+from monai_aws_pipeline.deployment.live_map import change_events, missed_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
+from monai_aws_pipeline.deployment.wake_function import switch_wake_function
 from monai_aws_pipeline.operations.golden_check import awake
 from monai_aws_pipeline.operations.hosts import cannot_start, why_replaced
 from monai_aws_pipeline.operations.live_maps import PULL_SECONDS, TAG_PREPARED, LiveMaps
@@ -145,7 +147,7 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         former = named_hosts(machines.find(ROLE_INFERENCE))
         if chosen.fleet == "autoscaling":
             plan, aim = fleet.bring(spec, content)
-            version, metadata = f"{content}:{chosen.names.fleet_group}", _group_metadata(plan, aim, chosen)
+            version = f"{content}:{chosen.names.fleet_group}"
         else:
             version, metadata = _bring_hosts(clients, machines, chosen, spec, former, pushed, maps.jobs_at_work, report)
         live = maps.live()
@@ -153,13 +155,11 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             report(f"{live} became live meanwhile and stays so")
         elif live != pushed.digest:
             change = maps.deploy(pushed, f"{chosen.owner}, run {context.run.run_id[:8]}", "inference_host was materialised")
-            for event in change_events(change):
+            for event in (*missed_events(context.instance, maps, change), *change_events(change)):
                 context.log_event(event)
         if chosen.fleet == "autoscaling":
-            fleet.fill_pool(plan, aim)
-            metadata["retired"] = MetadataValue.json(retire_hosts(clients, machines, former, chosen.map_timeout_s, report))
-        else:
-            fleet.remove()
+            metadata = _group_metadata(plan, aim, chosen, fleet.fill_pool(plan, aim))
+        metadata |= _hand_over(clients, chosen, machines, fleet, former, report)
         return MaterializeResult(
             data_version=DataVersion(version),
             metadata={
@@ -176,13 +176,25 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
         )
 
 
-def _group_metadata(plan: GroupPlan, aim: Wanted, settings: Settings) -> dict[str, Any]:
+def _hand_over(
+    clients: Clients, settings: Settings, machines: Machines, fleet: Fleet, former: Sequence[Machine], report: Report
+) -> dict[str, Any]:
+    """Let hosts of the other kind go, once nothing wakes them any more: whichever study comes meanwhile, its host stands and is woken."""
+    switch_wake_function(clients, settings, report)
+    if settings.fleet == "autoscaling":
+        return {"retired": MetadataValue.json(retire_hosts(clients, machines, former, settings.map_timeout_s, report))}
+    fleet.remove()
+    return {}
+
+
+def _group_metadata(plan: GroupPlan, aim: Wanted, settings: Settings, no_pool: str) -> dict[str, Any]:
+    changes = [*plan.changed, *plan.said, *filter(None, (plan.refresh, no_pool))]
     return {
         "group": settings.names.fleet_group,
         "group_most": settings.host_count,
-        "group_changes": MetadataValue.json([*plan.changed, *plan.said, *([plan.refresh] if plan.refresh else [])]),
+        "group_changes": MetadataValue.json(changes),
         "launch_template_version": aim.version,
-        "warm_pool": int(aim.pool.get("MinSize", 0)),
+        "warm_pool": 0 if no_pool else int(aim.pool.get("MinSize", 0)),
         "instance_type": settings.instance_types[0],
         "usd_per_hour_while_running": usd_per_hour(settings.instance_types[0]),
         "reused": MetadataValue.bool(plan.is_nothing),

@@ -3,25 +3,21 @@
 The function never waits for a machine; a schedule wakes the same function, so that a lost wake only delays a study.
 """
 
-import base64
 import hashlib
 import time
 
-from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, asset
+from dagster import AssetExecutionContext, AssetKey, DataVersion, MaterializeResult, MetadataValue, asset
 
 from monai_aws_pipeline.cloud.alarms import Alarms, wanted
 from monai_aws_pipeline.cloud.expiry import BucketExpiry, expiry_rules
-from monai_aws_pipeline.cloud.functions import FunctionSpec
 from monai_aws_pipeline.cloud.queues import queue_policy, redrive
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.cloud.waiting import repeating
 from monai_aws_pipeline.contract import INPUT_PREFIX, TAG_DEPLOYMENT, TAG_OWNER
-from monai_aws_pipeline.deployment.lambda_package import build_zip
+from monai_aws_pipeline.deployment.wake_function import wake_function
+from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.scratch import scratch
 
-RUNTIME = "python3.13"
-HANDLER = "lambda_fn.wake.handler"
 RECEIPTS = 3
 UPLOADS_VISIBILITY_S = 360  # six times the function's time limit, as AWS advises for an event source
 JOBS_VISIBILITY_S = 120  # the agent extends it while a job runs; a dead host's job is taken again after this
@@ -60,28 +56,8 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
         trigger.ensure_queue(names.uploads_queue, {"Policy": queue_policy(uploads.arn, bucket, account)})
         report(f"queues {names.uploads_queue} and {names.jobs_queue} with their dead letters are there")
 
-        with scratch("monai-aws-lambda") as folder:
-            archive = folder / "wake.zip"
-            build_zip(archive)
-            code = archive.read_bytes()
-        digest = hashlib.sha256(code).digest()
-        function = trigger.ensure_function(
-            FunctionSpec(
-                name=names.wake_function,
-                role=f"{roles}/{names.wake_role}",
-                runtime=RUNTIME,
-                handler=HANDLER,
-                code=code,
-                sha256=base64.b64encode(digest).decode(),
-                environment={
-                    "MONAI_AWS_DEPLOYMENT": chosen.deployment,
-                    "JOBS_QUEUE_URL": jobs.url,
-                    "UPLOADS_BUCKET": bucket,
-                    "FOLDER_QUIET_MINUTES": f"{chosen.folder_quiet_minutes:g}",
-                    **({"FLEET_GROUP": names.fleet_group} if chosen.fleet == "autoscaling" else {}),
-                },
-            )
-        )
+        wanted_function = wake_function(clients, chosen, jobs)
+        function = trigger.ensure_function(wanted_function)
         trigger.ensure_log_retention(names.wake_function, chosen.log_retention_days)
         trigger.ensure_event_source(names.wake_function, uploads)
         trigger.ensure_schedule(names.wake_schedule, function, f"{roles}/{names.scheduler_role}", chosen.wake_every_minutes)
@@ -103,10 +79,10 @@ def s3_trigger(context: AssetExecutionContext, settings: SettingsResource, cloud
             # Not the function's hash: a study does not become stale because the code that announced it changed.
             data_version=DataVersion(f"s3://{bucket}/{INPUT_PREFIX}"),
             metadata={
-                "bucket": f"s3://{bucket}/{INPUT_PREFIX}",
+                "bucket": MetadataValue.md(Addresses.of(chosen).s3_link(INPUT_PREFIX)),
                 "function": function,
-                "function_bytes": len(code),
-                "function_sha256": digest.hex(),
+                "function_bytes": len(wanted_function.code),
+                "function_sha256": hashlib.sha256(wanted_function.code).hexdigest(),
                 "uploads_queue": uploads.url,
                 "jobs_queue": jobs.url,
                 "wake_every_minutes": chosen.wake_every_minutes,

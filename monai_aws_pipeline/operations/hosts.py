@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from monai_aws_pipeline.cloud.autoscaling import TAG_GROUP
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.tags import TAG_REPLACE
-from monai_aws_pipeline.contract import ROLE_INFERENCE, TAG_FAILED_STARTS, FailedStarts, utc_text
+from monai_aws_pipeline.contract import ROLE_INFERENCE, TAG_FAILED_STARTS, TAG_GROUP, FailedStarts, utc_text
 from monai_aws_pipeline.contract.ec2_refusals import Refusal, ending_of, refusal_of
 
 

@@ -44,7 +44,7 @@ from monai_aws_pipeline.terminal import literal_console, print_table
 @click.option("--hosts", type=int, help="How many there may be; left out: enough for the busiest hour and a quarter more.")
 @click.option("--at-once", type=int, help="Studies at once on a host; left out: as many as answer most.")
 @click.option("--spot", is_flag=True, help="Machines that AWS may take back. Named hosts are bought On-Demand.")
-@click.option("--warm-pool/--no-warm-pool", default=True, help="Whether the group keeps its instances stopped (On-Demand only).")
+@click.option("--warm-pool", default=0, help="Stopped instances that the group keeps beside those at work (MONAI_AWS_FLEET_WARM_POOL).")
 @click.option("--idle-stop-minutes", default=5.0, help="MONAI_AWS_IDLE_STOP_MINUTES.")
 @click.option("--instance-type", type=click.Choice([*ON_DEMAND_USD_PER_HOUR]), default="g4dn.xlarge")
 @click.option("--slower", default=1.0, help="Seconds of inference, times this.")
@@ -63,7 +63,7 @@ def main(  # noqa: D103 - the help says it
     hosts: int | None,
     at_once: int | None,
     spot: bool,
-    warm_pool: bool,
+    warm_pool: int,
     idle_stop_minutes: float,
     instance_type: str,
     slower: float,
@@ -101,7 +101,8 @@ def title_of(plan: Plan) -> str:
 def fleet_of(plan: Plan) -> str:
     """The fleet in a few words."""
     fleet = plan.fleet
-    return f"{fleet.kind} of up to {fleet.most}, {'Spot' if fleet.spot else 'On-Demand'}"
+    pool = f" with {fleet.warm_pool} in a warm pool" if fleet.warm_pool else ""
+    return f"{fleet.kind} of up to {fleet.most}{pool}, {'Spot' if fleet.spot else 'On-Demand'}"
 
 
 def show(simulated: Simulated) -> None:

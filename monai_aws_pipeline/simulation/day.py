@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from monai_aws_pipeline.simulation.fleet import Fleet, Kind, Seen, hosts_to_start, instances_to_add, start_seconds
+from monai_aws_pipeline.simulation.fleet import Fleet, Kind, Seen, hosts_to_start, instances_to_add, refill_seconds, start_seconds
 from monai_aws_pipeline.simulation.host import Host, Message, State
 from monai_aws_pipeline.simulation.measured import CloudWatch, Machine, Speed
 
@@ -60,18 +60,22 @@ class OnTime:
 
 @dataclass
 class Day:
-    """What happened. ``discarded``: copies of answers that another host had given; ``given_back``: jobs of hosts that AWS took back."""
+    """What happened. ``discarded``: copies of answers that another host had given; ``given_back``: jobs of hosts that AWS took back.
+
+    ``refills``: machines that were on to get into the warm pool, each with the host that had left it.
+    """
 
     answers: list[Answer] = field(default_factory=list)
     on: list[OnTime] = field(default_factory=list)
+    refills: list[OnTime] = field(default_factory=list)
     discarded: int = 0
     given_back: int = 0
     refused_starts: int = 0
 
     @property
     def machine_seconds(self) -> float:
-        """All hosts' seconds between power on and off."""
-        return math.fsum(each.seconds for each in self.on)
+        """All machines' seconds between power on and off."""
+        return math.fsum(each.seconds for each in (*self.on, *self.refills))
 
     @property
     def end(self) -> float:
@@ -102,6 +106,7 @@ class _Run:
         self._to_come = sum(len(job.messages) or 1 for job in jobs)
         self._queue: deque[Message] = deque()
         self._hosts = [Host(number, fleet.at_once, speed) for number in range(fleet.most)]
+        self._pooled = fleet.warm_pool
         self._seen: list[Seen] = []
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
@@ -131,8 +136,7 @@ class _Run:
     def _come(self, job: int) -> None:
         self._to_come -= 1
         self._send(job)
-        if self._fleet.kind is Kind.HOSTS:
-            self._wake()
+        self._wake()
 
     def _is_over(self) -> bool:
         return not self._to_come and not self._queue and all(host.state is State.OFF for host in self._hosts)
@@ -167,11 +171,22 @@ class _Run:
                 if self._machine.refused_starts and self._drawn.random() < self._machine.refused_starts:
                     self._day.refused_starts += 1
                     continue
-                host.start(self._now)
-                self._at(self._now + start_seconds(self._fleet, self._machine, self._speed), self._ready, host, host.life)
+                self._start(host)
                 if self._fleet.spot and self._machine.interruptions_per_hour:
                     after = self._drawn.expovariate(self._machine.interruptions_per_hour / 3600)
                     self._at(self._now + after, self._notice, host, host.life)
+
+    def _start(self, host: Host) -> None:
+        host.start(self._now, is_new=not self._fleet.keeps_machines)
+        pooled = self._pooled > 0
+        if pooled:
+            self._pooled -= 1
+            self._at(self._now + refill_seconds(self._machine), self._refilled, host.number, self._now)
+        self._at(self._now + start_seconds(self._fleet, self._machine, self._speed, pooled=pooled), self._ready, host, host.life)
+
+    def _refilled(self, number: int, since: float) -> None:
+        self._pooled += 1
+        self._day.refills.append(OnTime(number, since, self._now))
 
     # -- a host ----------------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class Speed:
 
     ``per_minute``: studies a minute with one, two, … at once. ``fetch_s``, ``publish_s``: seconds of a study before and after its
     inference, beside other studies' inference. ``imports_s``: until the first inference after a start. ``proof_s``: more, on a machine that
-    has never run this MAP.
+    has never run this MAP, until it is known to answer the same warm.
     """
 
     per_minute: tuple[float, ...]
@@ -55,6 +55,10 @@ class Speed:
     def rate(self, running: int) -> float:
         """Studies a second, all together, with so many at once."""
         return self.per_minute[min(running, len(self.per_minute)) - 1] / 60
+
+    def proofs_s(self, at_once: int) -> float:
+        """Seconds of all that a machine proves with its first study: that warm answers the same, and that two do not disturb each other."""
+        return self.proof_s + (2 / self.rate(2) if at_once > 1 else 0.0)
 
     @property
     def best_at_once(self) -> int:
@@ -81,6 +85,16 @@ SOURCES: tuple[tuple[str, str, bool], ...] = (
     (
         "a new machine proves a MAP before it is warm: 12.2 s (small), 16 s (CT)",
         "a study in a process of its own, from the same trial",
+        False,
+    ),
+    (
+        "before two at once: two side by side, whose answers must be the same; then one more after three studies a place of a backlog",
+        "what the agent does on a machine that is new (`host_agent/at_once.py`)",
+        False,
+    ),
+    (
+        "what leaves a warm pool is terminated when it is idle; another is launched into its place, pulls the MAP and is stopped",
+        'the agent\'s code; EC2 Auto Scaling User Guide, "Warm pools"',
         False,
     ),
     (

@@ -113,6 +113,11 @@ def check(plan: Plan) -> None:
         (not 1 <= load.burst <= 1000 or load.studies_an_upload < 1, "a burst and an upload hold at least one; a burst 1000 at most"),
         (not 0 <= load.spread <= 3, f"a spread of {load.spread:g}: 0 (all studies alike) to 3"),
         (not 1 <= fleet.most <= MOST_HOSTS, f"{fleet.most} hosts: MONAI_AWS_HOST_COUNT is 1 to {MOST_HOSTS}"),
+        (not 0 <= fleet.warm_pool <= MOST_HOSTS, f"a pool of {fleet.warm_pool}: MONAI_AWS_FLEET_WARM_POOL is 0 to {MOST_HOSTS}"),
+        (
+            fleet.warm_pool > 0 and (fleet.spot or fleet.kind is Kind.HOSTS),
+            "a warm pool of named hosts or beside Spot: AWS keeps it for a group of On-Demand instances",
+        ),
         (not 0 < fleet.idle_stop_minutes <= 1440, f"idle for {fleet.idle_stop_minutes:g} minutes: more than 0, at most 1440"),
         (
             fleet.instance_type not in ON_DEMAND_USD_PER_HOUR,

@@ -1,7 +1,7 @@
 """What a day comes to: how long studies waited, how many machines were on, what it costs. Pure, from what happened.
 
-Prices are those that results are reckoned with (``cloud/prices.py``). A host that is kept costs its disk all day, one that is terminated
-costs it while it is on.
+Prices are those that results are reckoned with (``cloud/prices.py``). A host that is kept costs its disk all day, and so does a place of
+the warm pool; one that is terminated costs it while it is on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Summary:
     """A day in figures. Waits in seconds from the upload to the answer, prices in US dollars.
 
     ``utilisation``: of the seconds that hosts were on, how many they would have needed for these studies with every place taken.
-    ``most_on``: hosts on at once. ``by_hour``: how many are on, on average in each hour. ``starts``: how often one was started.
+    ``most_on``: hosts on at once. ``by_hour``: machines that are on, on average in each hour. ``starts``: how often a host was started.
     """
 
     studies: int
@@ -73,8 +73,8 @@ def summarise(day: Day, jobs: Sequence[Job], speed: Speed, fleet: Fleet, machine
 def usd_of(day: Day, fleet: Fleet, machine: Machine) -> float:
     """What the machines cost: seconds by the market's price, addresses, disks."""
     hourly = usd_per_hour(fleet.instance_type) * (machine.spot_share if fleet.spot else 1.0) + machine.address_usd_per_hour
-    paid = math.fsum(max(each.seconds, machine.least_paid_s) for each in day.on)
-    disks = float(fleet.most) if fleet.keeps_machines else day.machine_seconds / DAY_S
+    paid = math.fsum(max(each.seconds, machine.least_paid_s) for each in (*day.on, *day.refills))
+    disks = float(fleet.most) if fleet.keeps_machines else fleet.warm_pool + math.fsum(each.seconds for each in day.on) / DAY_S
     return paid / 3600 * hourly + disks * machine.disk_usd_a_day
 
 
@@ -98,9 +98,9 @@ def hosts_on(day: Day) -> list[tuple[float, int]]:
 
 
 def mean_on(day: Day, bin_s: float) -> tuple[float, ...]:
-    """How many hosts are on, on average in each part of the day of so many seconds."""
+    """How many machines are on, on average in each part of the day of so many seconds."""
     found = [0.0] * round(DAY_S / bin_s)
-    for on in day.on:
+    for on in (*day.on, *day.refills):
         for number in range(int(on.begin / bin_s), min(int(on.end / bin_s) + 1, len(found))):
             found[number] += max(0.0, min(on.end, (number + 1) * bin_s) - max(on.begin, number * bin_s)) / bin_s
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The Auto Scaling group of hosts on the embedded AWS, as the operator role may make it; no instance of it ever comes up here."""
+"""The Auto Scaling group of hosts on the embedded AWS, as the operator role may make it; no instance of it ever does anything here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
 from monai_aws_pipeline.deployment.build_machine import machines_of
 from monai_aws_pipeline.deployment.fleet_group import BACKLOG, JOB_AGE, Fleet, GroupPlan
 from monai_aws_pipeline.deployment.inference_host import agent_settings, host_spec
+from monai_aws_pipeline.deployment.wake_function import switch_wake_function
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.teardown import Kind, Teardown
 from tests.support.platform import Platform, environment, platform
@@ -77,6 +78,32 @@ def test_what_somebody_changed_is_put_right_and_named(place: Platform) -> None:
     assert bring(place).is_nothing
 
 
+def test_what_somebody_added_is_removed_and_named_with_the_alarms_that_aws_made_for_it(place: Platform) -> None:
+    bring(place)
+    name = place.settings.names.fleet_group
+    with environment(place.cloud.environment):
+        api = boto3.Session().client("autoscaling")
+        more = dict(group(place).policies[BACKLOG]["TargetTrackingConfiguration"])
+        tracked = api.put_scaling_policy(
+            AutoScalingGroupName=name, PolicyName="theirs", PolicyType="TargetTrackingScaling", TargetTrackingConfiguration=more
+        )
+        api.put_lifecycle_hook(
+            AutoScalingGroupName=name, LifecycleHookName="their-hook", LifecycleTransition="autoscaling:EC2_INSTANCE_LAUNCHING"
+        )
+    ours = group(place).policies[BACKLOG]["Alarms"]
+    assert set(bring(place).changed) == {
+        "the hook their-hook is none of ours and is removed",
+        "the policy theirs is none of ours and is removed",
+    }
+    left = group(place)
+    assert (set(left.hooks), set(left.policies)) == ({HOOK_READY, HOOK_FINISH}, {BACKLOG, JOB_AGE})
+    assert left.policies[BACKLOG]["Alarms"] == ours
+    names = [each["AlarmName"] for each in (*tracked["Alarms"], *ours)]
+    known = place.clients.cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"]
+    assert [each["AlarmName"] for each in known] == [each["AlarmName"] for each in ours]
+    assert bring(place).is_nothing
+
+
 def version(place: Platform) -> int:
     """Of the launch template that the group names."""
     return int(group(place).settings["LaunchTemplate"]["Version"])
@@ -91,16 +118,32 @@ def test_another_setting_is_a_new_version_and_an_empty_group_needs_no_refresh(pl
     assert bring(place, idle_stop_minutes=9).is_nothing
 
 
-def test_a_mix_and_a_pool_come_and_go_by_the_settings(place: Platform) -> None:
+def test_beside_spot_aws_is_asked_for_a_pool_each_time_and_its_refusal_is_told(place: Platform) -> None:
     mix = {"MONAI_AWS_INSTANCE_TYPES": "g4dn.xlarge,g5.xlarge", "MONAI_AWS_FLEET_SPOT_PERCENT": "50", "MONAI_AWS_FLEET_WARM_POOL": "1"}
     mixed = place.changed(**mix)
-    assert any("no warm pool" in line for line in bring(mixed).said)
+    for _ in range(2):  # AWS may have changed its mind
+        assert any("AWS is asked" in line for line in bring(mixed).said)
+        assert "no warm pool: AWS keeps none beside Spot instances" in place.log[-1]
     assert "MixedInstancesPolicy" in group(place).settings
     assert bring(mixed).is_nothing
+    assert "LaunchTemplate" in bring(place).update
+
+
+def test_a_pool_comes_and_goes_by_the_settings(place: Platform) -> None:
     assert bring(place.changed(MONAI_AWS_FLEET_WARM_POOL="1")).pool == "put"
     assert group(place).pool["MinSize"] == 1
     assert bring(place).pool == "remove"
-    assert "LaunchTemplate" in group(place).settings
+    assert not group(place).pool, "it is waited for: beside it AWS may refuse a mix"
+
+
+def test_the_operator_may_switch_the_deployed_function_to_the_other_kind_and_back(place: Platform) -> None:
+    place.materialize("s3_trigger")
+    name = place.settings.names.wake_function
+    for chosen, lifts in ((place.changed(MONAI_AWS_FLEET="hosts"), None), (place, place.settings.names.fleet_group)):
+        assert switch_wake_function(chosen.clients, chosen.settings, place.log.append)
+        variables = place.clients.functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+        assert variables.get("FLEET_GROUP") == lifts
+        assert not switch_wake_function(chosen.clients, chosen.settings, place.log.append)
 
 
 def test_a_group_that_was_not_made_completely_is_deleted(place: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
-from monai_aws_pipeline.cloud.autoscaling import Group, Instance, Refresh
+from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, Instance, Refresh
 from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
-from monai_aws_pipeline.deployment.fleet_group import BACKLOG, JOB_AGE, Wanted, covers, named_hosts, plan_group, wanted
+from monai_aws_pipeline.deployment import fleet_group
+from monai_aws_pipeline.deployment.fleet_group import (
+    BACKLOG,
+    JOB_AGE,
+    Fleet,
+    GroupPlan,
+    Wanted,
+    covers,
+    named_hosts,
+    plan_group,
+    wanted,
+)
 from monai_aws_pipeline.settings import SettingsError, load_settings
 from tests.unit.deployment.test_plans import _host
 
@@ -92,20 +103,124 @@ def test_a_refresh_under_way_is_awaited_or_stopped_where_it_goes_elsewhere() -> 
     assert "already" in same.refresh
 
 
-def test_no_warm_pool_where_aws_keeps_none_and_that_is_said() -> None:
-    assert aim_of(fleet_warm_pool=2).pool == {"MinSize": 2, "MaxGroupPreparedCapacity": 2, "PoolState": "Stopped"}
-    for aim, why in (
-        (aim_of(("g4dn.xlarge", "g5.xlarge"), fleet_warm_pool=2), "2 instance types"),
-        (aim_of(fleet_warm_pool=2, fleet_spot_percent=10), "Spot instances"),
-    ):
-        assert aim.pool == {}
-        assert why in plan_group(aim, None).said[0]
+def test_what_somebody_else_has_put_on_the_group_is_removed_and_named_and_what_aws_made_for_ours_is_left_alone() -> None:
+    aim = aim_of()
+    made = as_made(aim)
+    alarms = [{"AlarmName": "TargetTracking-monai-aws-ward-inference-hosts-AlarmHigh-1"}]
+    ours = {**made.policies, BACKLOG: {**made.policies[BACKLOG], "Alarms": alarms}}
+    assert plan_group(aim, as_made(aim, policies=ours)).is_nothing
+    theirs = {"PolicyType": "StepScaling", "StepAdjustments": [{"ScalingAdjustment": 5}]}
+    plan = plan_group(aim, as_made(aim, policies={**ours, "more": theirs}, hooks={**made.hooks, "inspect": made.hooks[HOOK_READY]}))
+    assert (plan.extra_policies, plan.extra_hooks, plan.policies, plan.hooks, plan.alarm) == (("more",), ("inspect",), (), (), False)
+    assert plan.changed == ("the hook inspect is none of ours and is removed", "the policy more is none of ours and is removed")
+
+
+POOL = {"MinSize": 2, "MaxGroupPreparedCapacity": 2, "PoolState": "Stopped"}
+MIXES: tuple[tuple[Wanted, str], ...] = (
+    (aim_of(("g4dn.xlarge", "g5.xlarge"), fleet_warm_pool=2), "2 instance types"),
+    (aim_of(fleet_warm_pool=2, fleet_spot_percent=10), "Spot instances"),
+)
+
+
+@pytest.mark.parametrize(("aim", "mix"), MIXES)
+def test_beside_a_mix_aws_is_asked_for_a_warm_pool_each_time_and_a_refusal_is_no_difference(aim: Wanted, mix: str) -> None:
+    assert (plan_group(aim, None).pool, aim.pool) == ("put", POOL)
+    refused = plan_group(aim, as_made(aim, pool={}))
+    assert (refused.pool, refused.is_nothing) == ("put", True)
+    assert refused.said == (f"AWS is asked whether it keeps a warm pool beside {mix}",)
+    kept = plan_group(aim, as_made(aim))
+    assert (kept.pool, kept.said, kept.is_nothing) == ("", (), True)
+
+
+@pytest.mark.parametrize(("aim", "_mix"), MIXES)
+def test_a_pool_goes_before_its_group_becomes_a_mix_and_is_asked_for_again(aim: Wanted, _mix: str) -> None:
+    plan = plan_group(aim, as_made(aim_of(fleet_warm_pool=2)))
+    assert (plan.pool, plan.update) == ("anew", {**plan.update, **aim.launch})
+    assert "its warm pool is another one than the settings say" in plan.changed
+
+
+def test_of_one_type_on_demand_a_pool_that_is_not_there_is_a_difference() -> None:
+    aim = aim_of(fleet_warm_pool=2)
+    plan = plan_group(aim, as_made(aim, pool={}))
+    assert (plan.pool, plan.said, plan.is_nothing) == ("put", (), False)
 
 
 def test_spot_comes_above_the_base_and_one_type_on_demand_needs_no_mix() -> None:
     mix = aim_of(fleet_spot_percent=30, fleet_on_demand_base=1).launch["MixedInstancesPolicy"]["InstancesDistribution"]
     assert (mix["OnDemandBaseCapacity"], mix["OnDemandPercentageAboveBaseCapacity"]) == (1, 70)
     assert aim_of().launch == {"LaunchTemplate": {"LaunchTemplateId": "lt-1", "Version": "3"}}
+
+
+class Asked:
+    """A group that answers what it is told to, and keeps what it was asked. ``refreshes``: one for each look; the last one stays."""
+
+    def __init__(self, aim: Wanted, *refreshes: Refresh, pool_refused: str = "") -> None:
+        self._aim, self._refreshes, self._refused = aim, list(refreshes), pool_refused
+        self.calls: list[str] = []
+
+    def find(self) -> Group:
+        refresh = self._refreshes.pop(0) if len(self._refreshes) > 1 else self._refreshes[0]
+        return as_made(self._aim, instances=(member("3"),), refresh=refresh)
+
+    def start_refresh(self, *_: object) -> None:
+        self.calls.append("start_refresh")
+
+    def put_pool(self, _: object) -> None:
+        self.calls.append("put_pool")
+
+    def ask_pool(self, _: object) -> str:
+        self.calls.append("ask_pool")
+        return self._refused
+
+
+def fleet_of(group: Asked, said: list[str]) -> Fleet:
+    clients: Any = None
+    fleet = Fleet(clients, load_settings(deployment="ward", fleet="autoscaling"), clients, said.append)
+    fleet._group = group  # type: ignore[assignment] - what it asks of AWS
+    return fleet
+
+
+def refresh(status: str, version: str = "4") -> Refresh:
+    return Refresh("r", status, 40, "", version)
+
+
+def test_a_refresh_that_does_not_end_in_time_fails_the_run_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded as made, the lineage would name the new version although AWS may yet roll it back."""
+    monkeypatch.setattr(fleet_group, "REFRESH_SECONDS", 0.0)
+    group = Asked(aim_of(version="4"), refresh("Successful", "3"), refresh("InProgress"))
+    with pytest.raises(FleetError, match=r"version 4 .*instance refresh InProgress, 40 %") as error:
+        fleet_of(group, [])._refresh("why", aim_of(version="4"))
+    assert "Materialise inference_host again" in error.value.remedy
+    assert group.calls == ["start_refresh"]
+
+
+def test_a_refresh_to_the_same_version_that_is_still_at_work_is_waited_for_and_no_other_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_group, "wait_until", lambda look, done, *_, **__: next(each for each in iter(look, None) if done(each)))
+    aim, said = aim_of(version="4"), list[str]()
+    group = Asked(aim, refresh("InProgress"), refresh("InProgress"), refresh("InProgress"), refresh("Successful"))
+    plan = plan_group(aim, group.find())
+    fleet_of(group, said)._refresh(plan.refresh, aim)
+    assert group.calls == []
+    assert "already" in said[0]
+    assert said[-1] == "instance refresh done: every instance is of the new version"
+
+
+@pytest.mark.parametrize(("refused", "has_none"), [("", False), ("You can't add a warm pool to such a group.", True)])
+def test_a_pool_that_aws_refuses_beside_a_mix_is_told_and_fails_nothing(refused: str, has_none: bool) -> None:
+    (aim, mix), said = MIXES[0], list[str]()
+    group = Asked(aim, refresh("Successful"), pool_refused=refused)
+    why = fleet_of(group, said).fill_pool(GroupPlan(pool="put"), aim)
+    assert group.calls == ["ask_pool"]
+    assert said == [why or "the warm pool is to hold 2 stopped instances"]
+    assert bool(why) is has_none
+    assert not has_none or all(words in why for words in (mix, refused, "launched when they are needed", "MONAI_AWS_INSTANCE_TYPES"))
+
+
+def test_a_pool_of_one_type_on_demand_is_put_whatever_aws_says() -> None:
+    aim = aim_of(fleet_warm_pool=2)
+    group = Asked(aim, refresh("Successful"), pool_refused="no")
+    assert fleet_of(group, []).fill_pool(GroupPlan(pool="put"), aim) == ""
+    assert group.calls == ["put_pool"], "a refusal of that raises"
 
 
 def test_what_aws_adds_by_default_is_no_difference() -> None:

@@ -306,6 +306,37 @@ def test_a_group_is_lifted_from_zero_and_no_further(cloud: SimpleNamespace, grou
     assert cloud.jobs()
 
 
+def test_an_instance_of_a_group_is_never_started_as_a_named_host(cloud: SimpleNamespace, group: SimpleNamespace) -> None:
+    """One that waits in the warm pool is stopped, and takes no job when it is started."""
+    group.make(1)
+    (pooled,) = [
+        each["InstanceId"]
+        for found in cloud.ec2.describe_instances()["Reservations"]
+        for each in found["Instances"]
+        if each["State"]["Name"] == "running"
+    ]
+    cloud.ec2.stop_instances(InstanceIds=[pooled])
+    named = cloud.launch()
+    assert hosts.Hosts("dev", wake.logger).wake(40) == Plan(start=(named,))
+    assert (cloud.state(pooled), cloud.state(named)) == ("stopped", "running")
+
+
+def test_the_schedule_looks_after_hosts_of_the_kind_that_there_is_and_of_no_other(
+    cloud: SimpleNamespace, group: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group.make(2)
+    named = cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[named])
+    monkeypatch.setattr(hosts, "FORGOTTEN", timedelta(seconds=-1))
+    monkeypatch.setenv("FLEET_GROUP", "")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert (group.desired(), cloud.state(named)) == (2, "stopped")
+    cloud.ec2.start_instances(InstanceIds=[named])
+    monkeypatch.setenv("FLEET_GROUP", "monai-aws-dev-inference-hosts")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert (group.desired(), cloud.state(named)) == (0, "running")
+
+
 def test_the_schedule_lifts_a_group_only_for_waiting_jobs(cloud: SimpleNamespace, group: SimpleNamespace) -> None:
     group.make()
     wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
@@ -593,7 +624,7 @@ def test_the_schedule_stops_a_forgotten_host_and_tells_how_long_it_ran(
     old, new = cloud.launch(), cloud.launch()
     cloud.ec2.start_instances(InstanceIds=[old, new])
     found = [Host(old, "running", datetime.now(UTC) - timedelta(hours=30)), Host(new, "running", datetime.now(UTC))]
-    monkeypatch.setattr(hosts.Hosts, "_find", lambda _: found)
+    monkeypatch.setattr(hosts.Hosts, "_find", lambda *_: found)
     wake.handler(batch(), CONTEXT)
     assert cloud.state(old) == "running", "only the schedule looks after hosts"
     wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
@@ -608,7 +639,7 @@ def test_hosts_that_work_are_left_alone_by_the_schedule(cloud: SimpleNamespace, 
     cloud.ec2.start_instances(InstanceIds=[old])
     cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
     cloud.sqs.receive_message(QueueUrl=cloud.url)  # in a host's hands: nothing waits
-    monkeypatch.setattr(hosts.Hosts, "_find", lambda _: [Host(old, "running", datetime.now(UTC) - timedelta(hours=30))])
+    monkeypatch.setattr(hosts.Hosts, "_find", lambda *_: [Host(old, "running", datetime.now(UTC) - timedelta(hours=30))])
     wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
     assert cloud.state(old) == "running"
 

@@ -85,6 +85,21 @@ def test_capacity_is_sought_through_zones_and_types_and_each_refusal_is_an_activ
     assert "Spot" in client.refusal("PutWarmPool", AutoScalingGroupName="g")[1]
 
 
+def test_a_warm_pool_holds_on_demand_instances_of_several_types(template: Any):
+    """AWS announced in November 2025 that it keeps one beside a mixed instances policy; beside Spot it keeps none."""
+    client = Client()
+    client.machines.without = {"g5.xlarge"}
+    spec = {
+        "LaunchTemplateSpecification": {"LaunchTemplateName": "t"},
+        "Overrides": [{"InstanceType": "g5.xlarge"}, {"InstanceType": "t3.micro"}],
+    }
+    create(client, 0, MixedInstancesPolicy={"LaunchTemplate": spec})
+    client("PutWarmPool", AutoScalingGroupName="g", MinSize=1, MaxGroupPreparedCapacity=1)
+    client.ticks()
+    assert client.states() == ["Warmed:Stopped"]
+    assert client.machines.offers[-1].kind == "t3.micro"
+
+
 def test_an_idle_instance_leaves_with_the_capacity_and_never_below_the_least(template: Any):
     client = Client()
     create(client, 2, MinSize=1)

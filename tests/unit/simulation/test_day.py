@@ -23,9 +23,10 @@ SPEED = Speed((6.0, 10.0), fetch_s=2, publish_s=3)
 KINDS = [
     Fleet(Kind.HOSTS, 3),
     Fleet(Kind.AUTOSCALING, 3),
-    Fleet(Kind.AUTOSCALING, 3, warm_pool=False),
+    Fleet(Kind.AUTOSCALING, 3, warm_pool=1),
     Fleet(Kind.AUTOSCALING, 3, spot=True),
     Fleet(Kind.HOSTS, 3, 2),
+    Fleet(Kind.AUTOSCALING, 3, 2, warm_pool=2),
 ]
 
 
@@ -92,18 +93,55 @@ def test_two_hosts_with_the_same_job_give_one_answer():
     assert day.discarded > 0, "the case that this is about"
 
 
-def test_a_group_starts_from_zero_by_the_first_value_that_an_alarm_sees():
-    """Message at 1; the value of 60 s is seen at 120; ready at 220."""
-    day = simulate(jobs_of(0), SPEED, Fleet(Kind.AUTOSCALING), MACHINE)
-    assert answered(day) == [220 + 15]
+def test_the_wake_function_lifts_a_group_from_zero_and_more_is_what_its_alarms_see():
+    """Message at 1, one of the pool ready at 101. Values of 60, 120 and 180 s are above 20; the last is seen at 240."""
+    day = simulate(jobs_of(*[0.0] * 90), SPEED, Fleet(Kind.AUTOSCALING, 2, warm_pool=2), MACHINE)
+    assert answered(day)[0] == 101 + 15
+    assert [each.begin for each in sorted(day.on, key=lambda each: each.begin)] == [1, 240]
 
 
-@pytest.mark.parametrize(("fleet", "extra"), [(Fleet(Kind.AUTOSCALING, spot=True), 80), (Fleet(Kind.AUTOSCALING, warm_pool=False), 80)])
-def test_a_new_machine_pulls_and_proves_first(fleet: Fleet, extra: float):
+@pytest.mark.parametrize(
+    ("fleet", "launched"),
+    [
+        (Fleet(Kind.AUTOSCALING, spot=True), 80),
+        (Fleet(Kind.AUTOSCALING), 80),
+        (Fleet(Kind.AUTOSCALING, warm_pool=1), 0),  # it has pulled the MAP already, and never run it
+    ],
+)
+def test_a_machine_that_has_never_run_the_map_proves_it_first(fleet: Fleet, launched: float):
     speed = replace(SPEED, imports_s=4, proof_s=7)
     machine = replace(MACHINE, interruptions_per_hour=0)
-    assert answered(simulate(jobs_of(0), speed, fleet, machine)) == [220 + extra + 11 + 15]
-    assert answered(simulate(jobs_of(0), speed, Fleet(Kind.AUTOSCALING), machine)) == [220 + 4 + 15], "one of the pool does not"
+    assert answered(simulate(jobs_of(0), speed, fleet, machine)) == [101 + launched + 11 + 15]
+    two = replace(fleet, at_once=2)
+    together = 12  # two studies side by side, whose answers must be the same
+    assert answered(simulate(jobs_of(0), speed, two, machine)) == [101 + launched + 11 + together + 15]
+    assert answered(simulate(jobs_of(0), speed, Fleet(at_once=2), machine)) == [101 + 4 + 15], "a named host has proved it before"
+
+
+def test_what_leaves_the_pool_is_replaced_by_a_launch_and_does_not_come_back():
+    """One leaves at 1, and its successor is on until it is stopped with the MAP: 190 s. The next study finds that one in the pool."""
+    day = simulate(jobs_of(0, 2000), SPEED, Fleet(Kind.AUTOSCALING, warm_pool=1), MACHINE)
+    assert [(each.begin, each.seconds) for each in day.refills] == [(1, 190), (2001, 190)]
+    assert answered(day) == [101 + 15, 2101 + 15]
+    assert day.machine_seconds == pytest.approx(sum(each.seconds for each in day.on) + 380)
+
+
+def test_an_empty_pool_helps_nobody():
+    """A second study comes when the first one's instance has left, and before another is in the pool."""
+    refilled = replace(MACHINE, launch_s=900)
+    day = simulate(jobs_of(0, 500), SPEED, Fleet(Kind.AUTOSCALING, warm_pool=1), refilled)
+    assert day.on[0].end < 501
+    assert answered(day) == [101 + 15, 501 + 100 + 900 + 30 + 15]
+    assert len(day.refills) == 1
+
+
+def test_a_new_instance_begins_with_one_at_a_time_and_finds_its_number_by_its_backlog():
+    """Ten studies wait. It infers four alone before it tries two at once; a named host infers two from the first on."""
+    jobs = jobs_of(*[0.0] * 10)
+    new = answered(simulate(jobs, SPEED, Fleet(Kind.AUTOSCALING, at_once=2, warm_pool=1), MACHINE))
+    known = answered(simulate(jobs, SPEED, Fleet(at_once=2), MACHINE))
+    assert [round(later - earlier, 6) for earlier, later in pairwise(sorted(new)[:5])] == [10, 10, 10, 12]
+    assert max(new) - min(new) > max(known) - min(known)
 
 
 def test_what_a_spot_machine_cannot_end_in_time_another_answers():

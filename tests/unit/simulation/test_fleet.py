@@ -22,6 +22,11 @@ def test_hosts_are_started_as_the_wake_function_starts_them(waiting: int, on: in
     assert hosts_to_start(waiting, on, Fleet(most=5)) == started
 
 
+@pytest.mark.parametrize(("waiting", "on", "lifted"), [(0, 0, 0), (1, 0, 1), (1000, 0, 1), (1000, 1, 0)])
+def test_of_a_group_the_wake_function_starts_the_first_alone(waiting: int, on: int, lifted: int):
+    assert hosts_to_start(waiting, on, GROUP) == lifted
+
+
 def test_what_the_simulation_repeats_of_the_product_is_the_same():
     count = Settings.model_fields["host_count"]
     assert {each.le for each in count.metadata if hasattr(each, "le")} == {MOST_HOSTS}
@@ -35,8 +40,8 @@ def test_what_the_simulation_repeats_of_the_product_is_the_same():
     ("waiting", "oldest_s", "running", "starting", "added"),
     [
         ([0], 0, 0, 0, 0),
-        ([1], 0, 0, 0, 1),  # from zero, by one value
-        ([61], 0, 0, 0, 4),
+        ([1], 0, 0, 0, 1),  # what the wake function lifted, and EC2 could not give
+        ([61], 0, 0, 0, 1),
         ([0, 0, 61], 0, 1, 0, 0),  # target tracking waits for three values
         ([61, 61, 61], 0, 1, 0, 3),
         ([61, 19, 61], 0, 1, 0, 0),

@@ -34,6 +34,12 @@ def test_a_day_is_shown():
     assert "autoscaling of up to 1, Spot, g4dn.xlarge, 4 at once" in shown
 
 
+def test_a_warm_pool_is_named_with_its_fleet():
+    assert "autoscaling of up to 1 with 2 in a warm pool, On-Demand" in said(
+        "--studies-a-day", "9", "--fleet", "autoscaling", "--warm-pool", "2"
+    )
+
+
 def test_a_day_is_told_to_a_program():
     answer = json.loads(said("--studies-a-day", "300", "--study", "small", "--hosting", "cold", "--hosts", "2", "--json"))
     plan = answer.pop("plan")
@@ -64,6 +70,10 @@ def test_a_day_is_drawn(tmp_path: Path):
         (["--figure", "poll_s=0"], "poll_s"),
         (["--studies-a-day", "0"], "0 studies"),
         (["--hosts", "51"], "MONAI_AWS_HOST_COUNT"),
+        (["--fleet", "autoscaling", "--warm-pool", "51"], "MONAI_AWS_FLEET_WARM_POOL"),
+        (["--fleet", "autoscaling", "--warm-pool", "-1"], "MONAI_AWS_FLEET_WARM_POOL"),
+        (["--fleet", "hosts", "--warm-pool", "1"], "a warm pool of named hosts"),
+        (["--fleet", "autoscaling", "--spot", "--warm-pool", "1"], "beside Spot"),
         (["--hosts", "-1"], "MONAI_AWS_HOST_COUNT"),
         (["--hosts", "0"], "MONAI_AWS_HOST_COUNT"),
         (["--at-once", "0"], "were never measured"),
@@ -108,9 +118,16 @@ def test_what_a_day_costs_to_the_cent():
     assert one.summary.usd_a_day == pytest.approx(one.day.machine_seconds / 3600 * (0.526 + 0.005) + 0.40)
     spot = run(replace(plan, fleet=replace(plan.fleet, spot=True), machine=replace(plan.machine, interruptions_per_hour=0)))
     assert spot.summary.usd_a_day == pytest.approx(one.day.machine_seconds / 3600 * (0.526 * 0.4 + 0.005) + 0.40)
-    group = replace(plan.fleet, kind=Kind.AUTOSCALING, warm_pool=False)
+    group = replace(plan.fleet, kind=Kind.AUTOSCALING)
     new = run(replace(plan, fleet=group)).summary
     assert new.usd_a_day == pytest.approx(new.machine_hours * (0.526 + 0.005 + 0.40 / 24)), "its disk goes with it"
+    pool = run(replace(plan, fleet=replace(group, warm_pool=2)))
+    (refill,), (on,) = pool.day.refills, pool.day.on
+    assert refill.seconds == 180 + 120 + 47 + 60
+    hours = (refill.seconds + on.seconds) / 3600
+    assert pool.summary.machine_hours == pytest.approx(hours)
+    assert sum(pool.summary.by_hour) == pytest.approx(hours, abs=0.01)
+    assert pool.summary.usd_a_day == pytest.approx(hours * (0.526 + 0.005) + (2 + on.seconds / 86400) * 0.40), "two disks all day"
 
 
 def test_a_machine_is_paid_for_a_minute_at_least():
