@@ -169,8 +169,8 @@ def test_a_failure_names_module_place_last_line_and_remedy(place: Place, code: s
 
 
 def test_everything_that_fails_is_said_at_once(place: Place):
-    text = refused(place, __main__="import cv2\nimport json\nimport pandas\n")
-    assert ("cv2 (__main__.py:1)" in text, "pandas (__main__.py:3)" in text, "json" in text) == (True, True, False)
+    text = refused(place, __main__="import cv2\nimport json\nimport polars\n")
+    assert ("cv2 (__main__.py:1)" in text, "polars (__main__.py:3)" in text, "json" in text) == (True, True, False)
 
 
 def test_a_file_that_the_images_python_does_not_compile_is_a_failure(place: Place):
