@@ -239,12 +239,18 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
 
 def _pool(aim: Wanted, found: Group | None) -> str:
     """What is to be done about the warm pool, as GroupPlan has it. Beside a mix that is asked each time: no refusal is to be seen later."""
-    there = found.pool if found and found.pool.get("Status") != "PendingDelete" else {}
+    there = found.pool if found and not _goes(found.pool) else {}
     if there and not aim.pool:
         return "remove"
+    if found and aim.pool and _goes(found.pool):
+        return "anew"  # what it was to hold says nothing: it will not
     if there and found and "MixedInstancesPolicy" in aim.launch and "MixedInstancesPolicy" not in found.settings:
         return "anew"  # AWS may refuse the mix while there is a pool
     return "put" if aim.pool and not covers(found.pool if found else {}, aim.pool) else ""
+
+
+def _goes(pool: Json) -> bool:
+    return pool.get("Status") == "PendingDelete"
 
 
 def _settings_changed(aim: Wanted, found: Group) -> tuple[list[str], Json]:
@@ -331,7 +337,7 @@ class Fleet:
         if plan.cancel:
             self._cancel_refresh()
         if plan.pool in ("remove", "anew"):
-            self._remove_pool()
+            self._remove_pool(is_going=bool(found and _goes(found.pool)))
         if plan.update:
             self._group.update(plan.update)
         if plan.tags:
@@ -364,8 +370,9 @@ class Fleet:
         self._report(f"the warm pool is to hold {aim.pool['MinSize']} stopped instances")
         return ""
 
-    def _remove_pool(self) -> None:
-        self._group.remove_pool()
+    def _remove_pool(self, *, is_going: bool) -> None:
+        if not is_going:
+            self._group.remove_pool()
         waiting = f"waiting until the warm pool of {self._name} has ended its instances and is gone"
         if wait_until(self._group.has_pool, lambda there: not there, GONE_SECONDS, what=waiting, report=self._report, pause=3.0):
             raise FleetError(f"The warm pool of {self._name} is still being deleted.", "Materialise inference_host again in some minutes.")

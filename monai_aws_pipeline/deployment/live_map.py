@@ -133,7 +133,7 @@ def missed_events(instance: DagsterInstance, maps: LiveMaps, change: Change) -> 
     """Events of what something else has changed just before a run did: the sensor, which has not seen it, looks behind the run's own."""
     for switch in unrecorded(maps.history(), *last_recorded(instance)) if change.version else ():
         if switch.version < change.version:
-            yield from change_events(maps.change(switch))
+            yield from change_events(maps.change(switch, require=False))
 
 
 @asset(

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Final
 
 from monai_aws_pipeline.cloud.registry import PushedImage
+from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.operations.golden_check import MAX_POINTS, GoldenCheck, point_of
 from monai_aws_pipeline.operations.promotion import Deployment, Kind, label
 
 MAX_WHY: Final = 300
 CHANGE_SCHEMA: Final = "monai-aws/live-map-change/1"
+WRITTEN_WITHIN: Final = timedelta(minutes=10)
+"""Between keeping a change and AWS's time of the parameter: two calls, by two clocks."""
 _NOTE: Final = re.compile(r"\w+ \S+; before: (?P<previous>\S+); by (?P<who>.*?)(?:; why: (?P<why>.*))?", re.DOTALL)
 
 
@@ -64,6 +68,8 @@ def parse_change(text: str, switch: Deployment) -> Change | None:
         )
         if data["schema"] != CHANGE_SCHEMA or image["digest"] != switch.digest:
             return None
+        if switch.at and abs(parse_utc(str(data["at"])) - parse_utc(switch.at)) > WRITTEN_WITHIN:
+            return None  # the same was done again, in the same words, and kept in its place
         kept = PushedImage(
             str(image["repository"]), switch.digest, tuple(map(str, image["tags"])), int(image["bytes"]), str(image["pushed_at"])
         )

@@ -20,6 +20,7 @@ from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import Commands
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_GROUP, change_key, digest_in
+from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.operations.golden_check import (
     GoldenCheck,
@@ -76,9 +77,18 @@ class LiveMaps:
         found = (parse_deployment(version) for version in self._commands.parameter_history(self._parameter))
         return tuple(switch for switch in found if switch)
 
-    def change(self, switch: Deployment) -> Change:
-        """One change of the history with all that is kept of it."""
-        return self._kept(switch) or told_change(switch, self.find(switch.digest))
+    def change(self, switch: Deployment, *, require: bool = True) -> Change:
+        """One change of the history with all that is kept of it.
+
+        Not ``require``: as its description tells it where S3 or ECR does not answer now, for whoever has more to do than to tell.
+        """
+        try:
+            return self._kept(switch) or told_change(switch, self.find(switch.digest))
+        except (ClientError, BotoCoreError, NamedError) as error:
+            if require:
+                raise
+            self._report(f"what is kept of an earlier change of the live MAP could not be read: {error}")
+            return told_change(switch, None)
 
     def find(self, digest: str) -> PushedImage | None:
         """The image with a digest, or None."""

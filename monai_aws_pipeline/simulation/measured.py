@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 JOBS_PER_HOST = 20
 """As the wake function has it (``lambda_fn/hosts.py``); a test holds the two together."""
@@ -72,56 +72,56 @@ SPEEDS: dict[tuple[Study, Hosting], Speed] = {
     (Study.CT, Hosting.WARM): Speed((13.4, 24.5, 36.2, 44.0), 1.25, 1.25, imports_s=10.0, proof_s=16.0),
     (Study.CT, Hosting.COLD): Speed((3.75,), 1.25, 1.25),
 }
-SOURCES: tuple[tuple[str, str, bool], ...] = (
+SOURCES: tuple[tuple[str, str, Literal["measured", "assumed", "a rule"]], ...] = (
     (
         "small, warm: 22.0, 42.5, 58.8, 71.8 studies a minute with 1, 2, 3, 4 at once",
         "the brain example on an H100, kept on 4 cores; warm servers side by side",
-        False,
+        "measured",
     ),
-    ("CT, warm: 13.4, 24.5, 36.2, 44.0 studies a minute", "a bundle application there, 120 slices of 512 by 512", False),
-    ("small, cold: 4.9 studies a minute", "11.2 to 13.3 s a study there, a process each; several at once were not measured", False),
-    ("CT, cold: 3.75 studies a minute", "14.7 to 17.3 s a study there, a process each; several at once were not measured", False),
-    ("10 s of imports before the first warm study", "8 to 12 s there", False),
+    ("CT, warm: 13.4, 24.5, 36.2, 44.0 studies a minute", "a bundle application there, 120 slices of 512 by 512", "measured"),
+    ("small, cold: 4.9 studies a minute", "11.2 to 13.3 s a study there, a process each; several at once were not measured", "measured"),
+    ("CT, cold: 3.75 studies a minute", "14.7 to 17.3 s a study there, a process each; several at once were not measured", "measured"),
+    ("10 s of imports before the first warm study", "8 to 12 s there", "measured"),
     (
         "a new machine proves a MAP before it is warm: 12.2 s (small), 16 s (CT)",
         "a study in a process of its own, from the same trial",
-        False,
+        "measured",
     ),
     (
         "before two at once: two side by side, whose answers must be the same; then one more after three studies a place of a backlog",
         "what the agent does on a machine that is new (`host_agent/at_once.py`)",
-        False,
+        "a rule",
     ),
     (
         "what leaves a warm pool is terminated when it is idle; another is launched into its place, pulls the MAP and is stopped",
         'the agent\'s code; EC2 Auto Scaling User Guide, "Warm pools"',
-        False,
+        "a rule",
     ),
     (
         "small: 0.6 s to fetch and to publish",
         "embedded AWS on 2 cores: `BENCH=latency` (2.2 s from upload to answer) less `BENCH=warm` (1.6 s of inference)",
-        False,
+        "measured",
     ),
-    ("CT: 2.5 s to fetch and to publish", "the small study's, by its bytes (63 MB beside 15)", True),
+    ("CT: 2.5 s to fetch and to publish", "the small study's, by its bytes (63 MB beside 15)", "assumed"),
     (
         "a T4 and 4 vCPU answer as an H100 and 4 cores",
         "the GPU was busy 2 to 8 % of the time: a study is Python on one core",
-        True,
+        "assumed",
     ),
-    ("every study of a kind takes the same seconds", "what was repeated differed by a tenth", True),
-    ("the busiest hour has a fifth of a day's studies", "the load this project is designed for: 1,500 a day, 300 an hour", False),
+    ("every study of a kind takes the same seconds", "what was repeated differed by a tenth", "assumed"),
+    ("the busiest hour has a fifth of a day's studies", "the load this project is designed for: 1,500 a day, 300 an hour", "a rule"),
     (
         "the other hours of the day; a day of the weekend has 0.35 of the studies",
         "a guess, `monai_aws_pipeline/simulation/arrivals.py`",
-        True,
+        "assumed",
     ),
     (
         "each host with a place is as likely to get the next message",
         "SQS promises nothing; where it favoured some hosts, the others would be idle and leave",
-        True,
+        "assumed",
     ),
 )
-"""What ``SPEEDS`` and the day rest on, in words: figure, source, whether it is an assumption."""
+"""What ``SPEEDS`` and the day rest on, in words: figure, source, and which of the three it is."""
 
 
 @dataclass(frozen=True)

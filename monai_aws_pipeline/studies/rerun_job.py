@@ -232,7 +232,7 @@ def _answer(
 
 
 def _record_again(context: OpExecutionContext, settings: Settings, store: ResultsStore, answer: ResultRecord) -> None:
-    """What this run's context logs is written when its step has succeeded; what is recorded here stays, however the run ends."""
+    """As the sensor would, without this run: no asset is selected in it whose materialization this could be."""
     event = recorded_again(context.instance, store, answer, Addresses.of(settings), StudyLimits.of(settings))
     if event:
         context.instance.add_dynamic_partitions(PARTITIONS, [answer.study])

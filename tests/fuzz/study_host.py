@@ -153,6 +153,9 @@ class InThisProcess:
     def ready_for(self, *_: Any) -> bool:
         return True
 
+    def is_settled(self, *_: Any) -> bool:
+        return True
+
 
 class StudyHost:
     """A bucket and an agent beside it; one upload at a time. ``folder`` is used and emptied."""

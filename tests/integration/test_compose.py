@@ -69,6 +69,11 @@ def test_each_process_of_ours_may_do_little_on_its_machine(services: dict[str, A
         assert service["restart"] == "unless-stopped"
 
 
+def test_what_writes_below_the_clone_may(services: dict[str, Any]):
+    for name in ("code", "portal"):
+        assert "cache:/opt/monai-aws/.cache" in str(services[name]["volumes"])
+
+
 def test_dagster_is_given_all_that_its_configuration_reads(services: dict[str, Any]):
     asked = set(re.findall(r"env: (\w+)", (TEAM / "dagster.yaml").read_text() + (TEAM / "workspace.yaml").read_text()))
     for name in OURS:

@@ -57,6 +57,9 @@ class Hosting(Protocol):
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """Whether so many may run at once now. Begins what is missing for that, ends what is too much, and waits for neither."""
 
+    def is_settled(self, ready: ReadyMap) -> bool:
+        """Whether it is known how this MAP is hosted. Before that ``ready_for`` says no to more than one, however long one asks."""
+
     def close(self) -> None:
         """Remove what is kept between studies. May be called more than once."""
 
@@ -76,6 +79,10 @@ class PerStudy:
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:  # noqa: ARG002 - as the protocol has it
         """Always: a container is made for each. Where several run they share no network namespace, not even one without a network."""
         self._number = max(number, 1)
+        return True
+
+    def is_settled(self, ready: ReadyMap) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Always: there is one way."""
         return True
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
@@ -159,6 +166,10 @@ class OneAtATime:
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """As the hosting behind it."""
         return self._hosting.ready_for(ready, limits, number)
+
+    def is_settled(self, ready: ReadyMap) -> bool:
+        """As the hosting behind it."""
+        return self._hosting.is_settled(ready)
 
     def close(self) -> None:
         """Remove what is kept between studies."""

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 TOGETHER: Final = "several_at_once"
 ALONE: Final = "one_at_a_time"
-_READY_S: Final = 120.0
+_READY_S: Final = 300.0
 """For the second container's imports, while nothing else is inferred. The first one's are made, so their files are in memory."""
 _LOOK_S: Final = 0.1
 _TOGETHER: Final = 0.25
@@ -62,7 +62,7 @@ class SideBySide:
         digest = ready.facts.digest
         may_follow = self._verdicts.read(digest) is None and self._in_vain[digest] < _TRIES and self._may_share(digest, None)
         end = self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if may_follow else on_exit)
-        if may_follow and end.ended_well and self._may_share(digest, end):
+        if may_follow and end.ended_well and self._hosting.is_settled(ready) and self._may_share(digest, end):
             self._prove(ready, source, target, limits, name, stop)
         return end
 
@@ -80,6 +80,10 @@ class SideBySide:
         if number > 1 and (verdict is None or verdict.hosting != TOGETHER):
             return False
         return self._hosting.ready_for(ready, limits, number)
+
+    def is_settled(self, ready: ReadyMap) -> bool:
+        """As the hosting behind it."""
+        return self._hosting.is_settled(ready)
 
     def close(self) -> None:
         """As the hosting behind it."""

@@ -195,6 +195,11 @@ class Warm:
         except WarmRefusedError:
             return False  # the study that runs then says it
 
+    def is_settled(self, ready: ReadyMap) -> bool:
+        """Once it was proved, or given up until the agent starts again."""
+        digest = ready.facts.digest
+        return digest in self._given_up or self._verdicts.read(digest) is not None
+
     def close(self) -> None:
         """End the containers, side by side: each takes the engine a while."""
         with self._lock:

@@ -139,6 +139,13 @@ def test_a_pool_goes_before_its_group_becomes_a_mix_and_is_asked_for_again(aim: 
     assert "its warm pool is another one than the settings say" in plan.changed
 
 
+@pytest.mark.parametrize("aim", [aim_of(fleet_warm_pool=2), *(aim for aim, _ in MIXES)])
+def test_a_pool_that_is_being_deleted_is_waited_for_and_made_anew(aim: Wanted) -> None:
+    going = {**POOL, "Status": "PendingDelete"}
+    assert plan_group(aim, as_made(aim, pool=going)).pool == "anew"
+    assert plan_group(aim_of(), as_made(aim_of(), pool=going)).pool == "", "nothing is wanted, and it goes by itself"
+
+
 def test_of_one_type_on_demand_a_pool_that_is_not_there_is_a_difference() -> None:
     aim = aim_of(fleet_warm_pool=2)
     plan = plan_group(aim, as_made(aim, pool={}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import boto3
@@ -14,6 +16,7 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.contract import parse_utc
 from monai_aws_pipeline.deployment.lineage import latest_version
 from monai_aws_pipeline.deployment.live_map import (
     LIVE_MAP,
@@ -248,6 +251,8 @@ def test_a_record_of_another_change_is_none(maps: LiveMaps):
     switch = maps.history()[-1]
     assert parse_change(change.to_json(), switch) == change
     assert parse_change(change.to_json(), Deployment(DIGEST, Kind.DEPLOY, "", "")) is None
+    earlier = (parse_utc(switch.at) - timedelta(hours=1)).isoformat()
+    assert parse_change(change.to_json(), replace(switch, at=earlier)) is None, "the same was done before, in the same words"
 
 
 @given(st.text(max_size=80) | st.dictionaries(st.sampled_from(["schema", "image", "proof"]), st.none() | st.text(max_size=9)).map(str))

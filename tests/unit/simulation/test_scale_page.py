@@ -206,7 +206,7 @@ def moved() -> str:
 
 
 def rests_on() -> str:
-    rows = [(what, source, "assumed" if guess else "measured") for what, source, guess in SOURCES]
+    rows = [*SOURCES]
     for of in (Machine, CloudWatch):
         rows += [(f"`{name}` {value:g}", source, "assumed" if guess else "measured or read") for name, value, source, guess in figures(of)]
     return table(("Figure", "Where it is from", ""), rows)
@@ -267,8 +267,9 @@ def conclusions() -> str:
         f"{cold.most_on} cold ones with one at a time, at {cold.usd_a_study / warm.usd_a_study:.0f} times the price.",
         "**Spot is about half the price or less** in a group, with every study answered; the longest waits are up to "
         f"{seconds(longest)}, because a new machine pulls and proves the MAP first.",
-        f"**A group is no cheaper than hosts with names**, and up to {max(dearer):.0%} dearer where its instances come and go often. What "
-        "it brings is not in these figures: other zones and types where one has no capacity, machines in the place of those that are lost.",
+        f"**A group is no cheaper than hosts with names**, and without a pool up to {max(dearer):.0%} dearer where its instances come and "
+        "go often. What it brings is not in these figures: other zones and types where one has no capacity, machines in the place of those "
+        "that are lost.",
         "**Idle hosts hardly leave a large fleet.** Whichever host polls may get the next study, so that each gets one before its five "
         f"minutes are over. One minute instead makes a cold CT study of 50,000 cost {left.usd_a_study:.4f} USD and not "
         f"{cold.usd_a_study:.4f}.",

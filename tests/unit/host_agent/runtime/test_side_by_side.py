@@ -50,6 +50,7 @@ class Servers:
     def __init__(self, imports: float):
         self.imports, self.runs, self.overlaps = imports, list[tuple[float, float]](), 0
         self.places = threading.Semaphore(1)
+        self.settled = True
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
@@ -68,6 +69,9 @@ class Servers:
         if number == 2 and self.imports == 0:
             self.places.release()
         return number == 1 or self.imports <= 0
+
+    def is_settled(self, ready: ReadyMap) -> bool:
+        return self.settled
 
 
 class Host:
@@ -171,6 +175,17 @@ def test_a_second_server_that_is_never_ready_is_not_waited_for_without_end(tmp_p
     assert host.run().ended_well
     assert len(servers.runs) == 1
     assert not host.opens()
+
+
+def test_while_it_is_not_known_how_a_map_is_hosted_no_second_server_is_waited_for(tmp_path: Path) -> None:
+    servers = Servers(imports=1)
+    servers.settled = False
+    host = Host(tmp_path, servers=servers)
+    assert host.run().ended_well
+    assert (len(servers.runs), servers.imports) == (1, 1), "nobody was asked whether two are ready"
+    servers.settled = True
+    assert host.run("two").ended_well
+    assert len(servers.runs) == 4
 
 
 def test_a_stop_ends_the_wait_for_the_second_server_and_the_study_is_answered(tmp_path: Path) -> None:
