@@ -7,7 +7,7 @@ AccessError, AgentError, NetworkError. Whatever else SSM refuses is a CommandErr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,19 +49,27 @@ class Commands:
     def __init__(self, ssm: SSMClient) -> None:
         self._ssm = ssm
 
-    def wait_online(self, machine_id: str, seconds: float = 300, report: Report = silently) -> None:
-        """Wait until the machine's SSM agent has registered. Raises AgentError when it does not."""
+    def wait_online(
+        self, machine_id: str, seconds: float = 300, report: Report = silently, still_on: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Wait until the machine's SSM agent has registered; False where the machine is no longer on. Raises AgentError."""
 
         def online() -> bool:
             with _named("asking which hosts are online in SSM"):
                 nodes = self._ssm.describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [machine_id]}])
             return any(node.get("PingStatus") == "Online" for node in nodes["InstanceInformationList"])
 
-        if not wait_until(online, bool, seconds, what=f"waiting for the SSM agent of {machine_id}", report=report):
+        def look() -> tuple[bool, bool]:
+            return (True, True) if online() else (False, still_on())
+
+        what = f"waiting for the SSM agent of {machine_id}"
+        is_online, is_on = wait_until(look, lambda seen: seen[0] or not seen[1], seconds, what=what, report=report)
+        if is_on and not is_online:
             raise AgentError(
                 f"The SSM agent of {machine_id} did not come online within {seconds:.0f} s.",
                 "Check that the machine has its instance profile and reaches the SSM endpoints (security group, route, VPC endpoint).",
             )
+        return is_online
 
     def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "", report: Report = silently) -> CommandResult:
         """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run."""

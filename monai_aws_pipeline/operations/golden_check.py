@@ -11,7 +11,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.autoscaling import Group, ScalingGroup
-from monai_aws_pipeline.cloud.errors import CloudError
+from monai_aws_pipeline.cloud.errors import AgentError, CloudError, EndedError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
@@ -25,6 +25,8 @@ from monai_aws_pipeline.operations.promotion import PromotionError, label
 MAX_POINTS: Final = 100
 COMING_SECONDS: Final = 2100.0
 """Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
+OFF: Final = ("stopping", "stopped")
+_STARTS: Final = 3
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -118,15 +120,17 @@ def awake(
     A new host and one that was stopped are stopped afterwards, unless studies came meanwhile; one that was running stops by itself when
     idle.
     """
-    now = machines.look(host.id) or host
-    serving = now.state == "running" and not new
-    if now.state == "stopping":
-        machines.wait(host.id, "stopped", 300, report)
-    if now.state in ("stopping", "stopped"):
-        machines.start(host.id)
+    serving = (machines.look(host.id) or host).state == "running" and not new
     try:
-        machines.wait(host.id, "running", 300, report)
-        commands.wait_online(host.id, report=report)
+        for _ in range(_STARTS):
+            if _takes_commands(machines, commands, host, report):
+                break
+            serving = False  # it was idle, and has stopped by itself meanwhile
+        else:
+            raise AgentError(  # noqa: TRY301 - the host is left as it was found
+                f"Host {host.id} has stopped by itself {_STARTS} times before it took a command.",
+                "Look at the log of its agent; MONAI_AWS_IDLE_STOP_MINUTES may be shorter than its start.",
+            )
         yield
     except BaseException:  # also a cancelled run: no host is left running by mistake, and the first error is the one to be seen
         with suppress(CloudError, ClientError):
@@ -139,6 +143,25 @@ def awake(
     machines.stop(host.id)
     machines.wait(host.id, "stopped", 300, report)
     report(f"{host.id} is stopped: it costs nothing until a study comes")
+
+
+def _takes_commands(machines: Machines, commands: Commands, host: Machine, report: Report) -> bool:
+    """Start the host where it is off, and wait until it takes commands. False where it is off again by then."""
+
+    def state() -> str:
+        return (machines.look(host.id) or host).state
+
+    if (now := state()) == "stopping":
+        machines.wait(host.id, "stopped", 300, report)
+    if now in OFF:
+        machines.start(host.id)
+    try:
+        machines.wait(host.id, "running", 300, report)
+    except EndedError:
+        if state() not in OFF:
+            raise
+        return False
+    return commands.wait_online(host.id, report=report, still_on=lambda: state() not in OFF)
 
 
 def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:

@@ -59,6 +59,11 @@ def test_an_agent_that_does_not_come_online_is_named(ssm: Stubber) -> None:
         Commands(ssm.client).wait_online("i-1", seconds=0)
 
 
+def test_of_a_machine_that_is_off_no_agent_is_waited_for(ssm: Stubber) -> None:
+    ssm.add_response("describe_instance_information", {"InstanceInformationList": []})
+    assert not Commands(ssm.client).wait_online("i-1", still_on=lambda: False)
+
+
 def test_no_answer_is_the_networks_fault() -> None:
     nobody = Commands(client(endpoint_url="http://127.0.0.1:1", config=Config(retries={"total_max_attempts": 1})))
     for ask in (lambda: nobody.wait_online("i-1"), lambda: nobody.run("i-1", "true"), lambda: nobody.parameter("p")):
