@@ -36,7 +36,7 @@ from monai_aws_pipeline.deployment.live_map import change_events, missed_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.deployment.wake_function import switch_wake_function
-from monai_aws_pipeline.operations.golden_check import awake
+from monai_aws_pipeline.operations.golden_check import run_awake
 from monai_aws_pipeline.operations.hosts import cannot_start, why_replaced
 from monai_aws_pipeline.operations.live_maps import PULL_SECONDS, TAG_PREPARED, LiveMaps
 from monai_aws_pipeline.operations.promotion import history_of, label, live_after_deploy
@@ -295,16 +295,15 @@ def _prepare(
     if now.tags.get(TAG_PREPARED) == pushed.digest:
         report(f"{host.id} holds {pushed.digest} already")
         return 0.0
-    with awake(machines, commands, host, at_work, report, new=new):
-        report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
-        # The SSM agent may be up before the container engine is; starting the engine waits until it is.
-        script = f"systemctl start docker\n{AGENT_PROGRAM} prepare --image {pushed.reference}"
-        ended = commands.run(host.id, script, seconds=PULL_SECONDS, comment="pull the MAP", report=report)
-        if ended.exit_code != 0:
-            raise CommandError(
-                f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",
-                "Check that its role may read the repository and that its disk has room; then materialise inference_host again.",
-            )
-        machines.tag(host.id, {TAG_PREPARED: pushed.digest})
-        report(f"{host.id} holds {pushed.digest}")
+    report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
+    # The SSM agent may be up before the container engine is; starting the engine waits until it is.
+    script = f"systemctl start docker\n{AGENT_PROGRAM} prepare --image {pushed.reference}"
+    ended = run_awake(machines, commands, host, at_work, report, script, seconds=PULL_SECONDS, comment="pull the MAP", new=new)
+    if ended.exit_code != 0:
+        raise CommandError(
+            f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",
+            "Check that its role may read the repository and that its disk has room; then materialise inference_host again.",
+        )
+    machines.tag(host.id, {TAG_PREPARED: pushed.digest})
+    report(f"{host.id} holds {pushed.digest}")
     return float(last_json(ended.stdout).get("seconds", 0.0))

@@ -11,11 +11,11 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from monai_aws_pipeline.cloud.autoscaling import Group, ScalingGroup
-from monai_aws_pipeline.cloud.errors import AgentError, CloudError, EndedError
+from monai_aws_pipeline.cloud.errors import AgentError, CloudError, CommandError, EndedError
 from monai_aws_pipeline.cloud.instances import Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
-from monai_aws_pipeline.cloud.run_command import Commands, last_json
+from monai_aws_pipeline.cloud.run_command import CommandResult, Commands, last_json
 from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.maps.spec.expectation import Point
@@ -27,6 +27,7 @@ COMING_SECONDS: Final = 2100.0
 """Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
 OFF: Final = ("stopping", "stopped")
 _STARTS: Final = 3
+_NOTICED_S: Final = 20.0
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -143,6 +144,42 @@ def awake(
     machines.stop(host.id)
     machines.wait(host.id, "stopped", 300, report)
     report(f"{host.id} is stopped: it costs nothing until a study comes")
+
+
+def run_awake(
+    machines: Machines,
+    commands: Commands,
+    host: Machine,
+    at_work: Callable[[], bool],
+    report: Report,
+    script: str,
+    *,
+    seconds: int,
+    comment: str,
+    new: bool = False,
+) -> CommandResult:
+    """Run shell lines on a host that is on for them (``awake``), and once more where it was about to go off when they came.
+
+    An idle host may have decided to stop, and ends whatever began after that. Raises what ``awake`` and ``Commands.run`` raise.
+    """
+    for is_last in (False, True):
+        ended: CommandResult | None = None
+        with awake(machines, commands, host, at_work, report, new=new):
+            try:
+                ended = commands.run(host.id, script, seconds, comment=comment, report=report)
+            except CommandError:
+                if is_last or not _goes_off(machines, host):
+                    raise
+            if ended and (is_last or ended.exit_code == 0 or not _goes_off(machines, host)):
+                return ended
+            report(f"{host.id} has switched itself off meanwhile: once more")
+    raise AssertionError("the last run was returned or has raised")
+
+
+def _goes_off(machines: Machines, host: Machine) -> bool:
+    """Whether it is off, or is so within the time that EC2 takes to notice."""
+    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in OFF, _NOTICED_S, what="")
+    return state in OFF
 
 
 def _takes_commands(machines: Machines, commands: Commands, host: Machine, report: Report) -> bool:

@@ -6,8 +6,10 @@ which nothing delays. Hosts read the parameter before each job, so that none cha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,17 +20,17 @@ from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
-from monai_aws_pipeline.cloud.run_command import Commands
+from monai_aws_pipeline.cloud.run_command import CommandResult, Commands
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_GROUP, change_key, digest_in
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.operations.golden_check import (
     GoldenCheck,
-    awake,
     choose_host,
     instance_in_service,
     parse_golden_check,
     require_golden_check,
+    run_awake,
 )
 from monai_aws_pipeline.operations.live_map_change import Change, note, parse_change, told_change
 from monai_aws_pipeline.operations.promotion import (
@@ -199,17 +201,18 @@ class LiveMaps:
 
     def _prove(self, image: PushedImage) -> GoldenCheck:
         if self._settings.fleet == "autoscaling":
-            return self._proof_of(instance_in_service(self._group, self._commands, self._report), image)
+            instance = instance_in_service(self._group, self._commands, self._report)
+            run = partial(self._commands.run, instance, report=self._report)
+            return self._proof_of(instance, image, run)
         host = choose_host([each for each in self._machines.find(ROLE_INFERENCE) if TAG_GROUP not in each.tags])
         self._report(f"host {host.id} is {host.state}")
-        with awake(self._machines, self._commands, host, self.jobs_at_work, self._report):
-            return self._proof_of(host.id, image)
+        return self._proof_of(host.id, image, partial(run_awake, self._machines, self._commands, host, self.jobs_at_work, self._report))
 
-    def _proof_of(self, host: str, image: PushedImage) -> GoldenCheck:
+    def _proof_of(self, host: str, image: PushedImage, run: Callable[..., CommandResult]) -> GoldenCheck:
         self._report(f"host {host} is asked to answer the golden study with {label(image)}")
         script = f"systemctl start docker\n{AGENT_PROGRAM} prove --image {image.reference}"
         seconds = PULL_SECONDS + self._settings.map_timeout_s
-        ended = self._commands.run(host, script, seconds, comment="golden study", report=self._report)
+        ended = run(script, seconds=seconds, comment="golden study")
         proof = parse_golden_check(host, ended.exit_code, ended.stdout, ended.stderr)
         self._machines.tag(host, {TAG_PREPARED: image.digest})
         self._report(f"golden study on {host}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")

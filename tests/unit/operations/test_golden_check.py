@@ -9,8 +9,11 @@ import pytest
 
 from monai_aws_pipeline.cloud.errors import AgentError, EndedError, MachineError
 from monai_aws_pipeline.cloud.instances import Machine
-from monai_aws_pipeline.operations.golden_check import awake
+from monai_aws_pipeline.cloud.run_command import CommandResult
+from monai_aws_pipeline.operations import golden_check
+from monai_aws_pipeline.operations.golden_check import awake, run_awake
 
+CUT = 143
 HOST = Machine("i-1", "running", "", "", "", {}, "")
 
 
@@ -54,6 +57,28 @@ def used(host: Host) -> list[str]:
         assert host.state == "running"
         host.did.append("used")
     return host.did
+
+
+def test_what_an_idle_host_cuts_off_by_stopping_is_run_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden_check, "_NOTICED_S", 0)
+
+    def run(host: Host, codes: list[int]) -> int:
+        def command(*_: Any, **__: Any) -> CommandResult:
+            host.did.append("ran")
+            code = codes.pop(0)
+            if code == CUT:
+                host.state = "stopping"
+            return CommandResult(code, "", "")
+
+        host.run = command  # type: ignore[attr-defined]
+        return run_awake(host, host, HOST, lambda: False, lambda _: None, "true", seconds=1, comment="").exit_code  # type: ignore[arg-type]
+
+    host = Host("running", 0)
+    assert (run(host, [CUT, 0]), host.did) == (0, ["ran", "start", "ran", "stop"])
+    host = Host("running", 0)
+    assert (run(host, [1]), host.did) == (1, ["ran"]), "a failure of its own is told at once"
+    host = Host("stopped", 0)
+    assert (run(host, [CUT, CUT]), host.did.count("ran")) == (CUT, 2), "not for ever"
 
 
 def test_a_host_that_runs_is_used_and_stops_by_itself() -> None:
