@@ -168,17 +168,18 @@ def run_awake(
             try:
                 ended = commands.run(host.id, script, seconds, comment=comment, report=report)
             except CommandError:
-                if is_last or not _goes_off(machines, host):
+                if is_last or not _goes_off(machines, host, report):
                     raise
-            if ended and (is_last or ended.exit_code == 0 or not _goes_off(machines, host)):
+            if ended and (is_last or ended.exit_code == 0 or not _goes_off(machines, host, report)):
                 return ended
             report(f"{host.id} has switched itself off meanwhile: once more")
     raise AssertionError("the last run was returned or has raised")
 
 
-def _goes_off(machines: Machines, host: Machine) -> bool:
+def _goes_off(machines: Machines, host: Machine, report: Report) -> bool:
     """Whether it is off, or is so within the time that EC2 takes to notice."""
-    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in OFF, _NOTICED_S, what="")
+    what = f"looking whether {host.id} has switched itself off"
+    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in OFF, _NOTICED_S, what=what, report=report)
     return state in OFF
 
 
