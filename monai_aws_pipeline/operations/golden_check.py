@@ -25,9 +25,13 @@ from monai_aws_pipeline.operations.promotion import PromotionError, label
 MAX_POINTS: Final = 100
 COMING_SECONDS: Final = 2100.0
 """Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
-OFF: Final = ("stopping", "stopped")
+_OFF: Final = ("stopping", "stopped")
 _STARTS: Final = 3
+"""So often a host is started that stops by itself before it takes a command: an agent that never stays up costs no more than that."""
 _NOTICED_S: Final = 20.0
+"""Within that EC2 shows that a machine is switching itself off."""
+_KILLED: Final = 128
+"""Above it a shell's exit code is that of a command that a signal has ended."""
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -170,8 +174,8 @@ def run_awake(
             except CommandError:
                 if is_last or not _goes_off(machines, host, report):
                     raise
-            if ended and (is_last or ended.exit_code == 0 or not _goes_off(machines, host, report)):
-                return ended
+            if ended and (is_last or 0 <= ended.exit_code <= _KILLED or not _goes_off(machines, host, report)):
+                return ended  # a command that ended by itself is not looked after: a golden study that missed says so at once
             report(f"{host.id} has switched itself off meanwhile: once more")
     raise AssertionError("the last run was returned or has raised")
 
@@ -179,8 +183,8 @@ def run_awake(
 def _goes_off(machines: Machines, host: Machine, report: Report) -> bool:
     """Whether it is off, or is so within the time that EC2 takes to notice."""
     what = f"looking whether {host.id} has switched itself off"
-    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in OFF, _NOTICED_S, what=what, report=report)
-    return state in OFF
+    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in _OFF, _NOTICED_S, what=what, report=report)
+    return state in _OFF
 
 
 def _takes_commands(machines: Machines, commands: Commands, host: Machine, report: Report) -> bool:
@@ -191,15 +195,15 @@ def _takes_commands(machines: Machines, commands: Commands, host: Machine, repor
 
     if (now := state()) == "stopping":
         machines.wait(host.id, "stopped", 300, report)
-    if now in OFF:
+    if now in _OFF:
         machines.start(host.id)
     try:
         machines.wait(host.id, "running", 300, report)
     except EndedError:
-        if state() not in OFF:
+        if state() not in _OFF:
             raise
         return False
-    return commands.wait_online(host.id, report=report, still_on=lambda: state() not in OFF)
+    return commands.wait_online(host.id, report=report, still_on=lambda: state() not in _OFF)
 
 
 def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:
