@@ -255,6 +255,7 @@ def test_a_study_in_hand_is_answered_although_the_group_becomes_smaller(bench: B
         instance.group("SetInstanceProtection", AutoScalingGroupName="g", InstanceIds=[instance.id], ProtectedFromScaleIn=False)
         instance.group("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
         assert instance.leave.wait(10)
+        until(lambda: instance.state == "Terminating:Wait", "the hook does not hold it")  # it is "Terminating" for a moment before
         assert stays(lambda: instance.state == "Terminating:Wait")
         the_map.released.set()
         until(lambda: not instance.state, "it never let the group go on")
