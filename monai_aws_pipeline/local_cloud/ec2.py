@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, Final, NoReturn
 
 from moto.core.utils import utcnow
@@ -26,6 +27,7 @@ from moto.ec2 import models as moto_models
 from moto.ec2 import utils as moto_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
 from moto.ec2.models import amis as moto_amis
+from moto.ec2.models import elastic_network_interfaces as moto_interfaces
 from moto.ec2.models import iam_instance_profile as moto_profiles
 from moto.ec2.models import instance_types as moto_types
 from moto.ec2.models import instances as moto_instances
@@ -234,6 +236,8 @@ class Instances:
         ):
             _wrap(owner, name, wrapper)
         moto_amis.Ami.block_device_mappings = property(ec2_disks.block_device_mappings)
+        interface = moto_interfaces.NetworkInterface
+        interface.association = property(functools.partial(association_at_once, interface.association.fget))
         for module in (moto_utils, moto_profiles, moto_instance_responses):
             module.filter_iam_instance_profiles = _find_profile
 
@@ -742,6 +746,12 @@ def _from_source_version(original: Callable[..., Any], response: Any) -> Any:
         given = response._get_param("LaunchTemplateData", {})
         response.params["LaunchTemplateData"] = {**template.get_version(source).data, **given}
     return original(response)
+
+
+def association_at_once(original: Callable[[Any], dict[str, Any]], interface: Any) -> dict[str, Any]:
+    """An interface's public address as one look has it: moto looks several times, and fails where the machine stops meanwhile."""
+    address = interface.public_ip
+    return original(SimpleNamespace(public_ip=address, ec2_backend=interface.ec2_backend)) if address else {}
 
 
 def user_data_of(instance: Any) -> bytes:

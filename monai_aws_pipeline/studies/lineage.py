@@ -36,7 +36,7 @@ from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.results_store import ExpiredResultError, ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.studies.compared import Earlier
-from monai_aws_pipeline.studies.read_ahead import Outcome, read_results
+from monai_aws_pipeline.studies.read_ahead import Event, Make, Outcome, read_results
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -64,7 +64,7 @@ _ACTIVE: Final = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRu
 class Recording:
     """What one tick writes: events oldest first, partitions to add, entries to look at again, and why others were stepped over."""
 
-    events: tuple[AssetMaterialization | AssetObservation, ...]
+    events: tuple[Event, ...]
     studies: tuple[str, ...]
     deferred: tuple[Arrival, ...]
     skipped: tuple[str, ...]
@@ -82,19 +82,19 @@ def prepare(
     store: ResultsStore,
     arrivals: Sequence[Arrival],
     now: datetime,
-    limits: StudyLimits,
-    where: Addresses | None = None,
+    make: EventMaker,
     read: Callable[[ResultsStore, Sequence[Arrival]], Sequence[Outcome]] = read_results,
+    made: Callable[[Make], Mapping[str, Event]] = lambda _: {},
 ) -> Recording:
-    """Read what is not recorded yet and make its events. ``limits``: what its checks are judged by; ``where``: as what things open.
+    """Read what is not recorded yet and make its events, but for those that ``read`` left ``made``.
 
     Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
     """
     wanted = unrecorded(instance, arrivals)
-    found = read(store, wanted)
+    found, ahead = read(store, wanted), made(make)
 
-    upstream = current_versions(instance, [S3_TRIGGER])
     results: list[StoredResult] = []
+    events_ahead: dict[str, Event] = {}
     expired: list[IndexEntry] = []
     deferred: list[Arrival] = []
     skipped: list[str] = []
@@ -107,19 +107,21 @@ def prepare(
             deferred.append(entry)
         else:
             results.append(outcome)
+            if entry.key in ahead:  # by what it answers: the record was found to be the entry's
+                events_ahead[result_id(entry.job, entry.study)] = ahead[entry.key]
     results = _not_recorded_meanwhile(instance, results)
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
     # Also those that are recorded and may be no partition, as a run's that died; Dagster skips the ones it has. None that has left since.
     recorded_before = {entry.study for entry in arrivals} - {entry.study for entry in wanted}
     recorded_before -= may_have_left(instance, recorded_before)
     studies = (recorded_before | {result.record.study for result in results} | {entry.study for entry in expired}) - {""}
-    events = [*map(expired_event, expired), *_events(instance, results, where or Addresses(store.bucket), upstream, limits)]
+    events = [*map(expired_event, expired), *_events(instance, results, make, events_ahead)]
     return Recording(tuple(events), tuple(sorted(studies)), tuple(deferred), tuple(skipped))
 
 
 def recorded_again(
     instance: DagsterInstance, store: ResultsStore, record: ResultRecord, where: Addresses, limits: StudyLimits
-) -> AssetMaterialization | AssetObservation | None:
+) -> Event | None:
     """The event of an answer that another one has taken the place of since, so that it is its study's latest once more.
 
     None where it is the latest, and where it is not recorded at all: that is left to the sensor, which does so once.
@@ -141,22 +143,16 @@ def expired_event(entry: IndexEntry) -> AssetObservation:
     )
 
 
-def _events(
-    instance: DagsterInstance,
-    results: Sequence[StoredResult],
-    where: Addresses,
-    upstream: Mapping[AssetKey, tuple[str, int]],
-    limits: StudyLimits,
-) -> Iterator[AssetMaterialization | AssetObservation]:
+def _events(instance: DagsterInstance, results: Sequence[StoredResult], make: EventMaker, ahead: Mapping[str, Event]) -> Iterator[Event]:
     """The events of results in the order of their commits, each beside the answer that its study had before."""
     answers = [result for result in results if not failed(result.record)]
     latest = earlier(instance, {result.record.study for result in answers})
     for result in results:
         record = result.record
-        if failed(record):
-            yield event_of(result, where, upstream, limits)
-        else:
-            yield event_of(result, where, upstream, limits, before(latest, record))
+        known = None if failed(record) else before(latest, record)
+        ready = None if known else ahead.get(result_id(record.job, record.study))
+        yield ready or make(result, known)
+        if not failed(record):
             latest[record.study] = Earlier.of(record, result.measurements)  # it is recorded before the next of this tick
 
 
@@ -178,7 +174,7 @@ def event_of(
     upstream: Mapping[AssetKey, tuple[str, int]],
     limits: StudyLimits = NO_LIMITS,
     before: Earlier | None = None,
-) -> AssetMaterialization | AssetObservation:
+) -> Event:
     """The event that a result becomes; see the module's first lines for the choice. ``before``: the answer it takes the place of."""
     record = result.record
     verdicts = verdict_metadata(judge(record, result.measurements, result.expected, limits))
@@ -190,6 +186,19 @@ def event_of(
         )
     tags = provenance_tags(record, upstream, LIVE_MAP)
     return AssetMaterialization(INFERENCE_RESULT, metadata=metadata, partition=record.study, tags=tags)
+
+
+@dataclass(frozen=True)
+class EventMaker:
+    """``event_of`` in one tick: ``where`` things open, the versions ``upstream``, and the ``limits`` that its checks are judged by."""
+
+    where: Addresses
+    upstream: Mapping[AssetKey, tuple[str, int]]
+    limits: StudyLimits = NO_LIMITS
+
+    def __call__(self, result: StoredResult, before: Earlier | None = None) -> Event:
+        """The event of a result beside the answer it takes the place of."""
+        return event_of(result, self.where, self.upstream, self.limits, before)
 
 
 def current_versions(instance: DagsterInstance, keys: Iterable[AssetKey]) -> dict[AssetKey, tuple[str, int]]:

@@ -11,8 +11,8 @@ from dagster import DagsterInstance, DefaultSensorStatus, SensorDefinition, Sens
 from monai_aws_pipeline.operations.results_store import ResultsStore
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
-from monai_aws_pipeline.studies.lineage import NO_LIMITS, Recording, prepare, unrecorded
-from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_results
+from monai_aws_pipeline.studies.lineage import NO_LIMITS, S3_TRIGGER, EventMaker, Recording, current_versions, prepare, unrecorded
+from monai_aws_pipeline.studies.read_ahead import ReadAhead
 from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, audit_start_after, plan_audit, plan_tick
 from monai_aws_pipeline.studies.study_window import PARTITIONS
@@ -81,23 +81,22 @@ def tick(
         plan = ahead.plan(cursor, store.index_keys, now, min(EVENTS_AT_FIRST, EVENTS_A_TICK))
     else:
         plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
-    recording = prepare(instance, store, plan.fresh, now, limits, where, ahead.read if ahead else read_results)
+    make = EventMaker(where or Addresses(store.bucket), current_versions(instance, [S3_TRIGGER]), limits)
+    recording = prepare(instance, store, plan.fresh, now, make, *((ahead.read, ahead.made) if ahead else ()))
     after = plan.advance(recording.deferred)
     if plan.more and ahead:
-        ahead.expect(store, after, now, min(GROWTH * len(plan.fresh), EVENTS_A_TICK))
+        ahead.expect(store, after, now, min(GROWTH * len(plan.fresh), EVENTS_A_TICK), make)
     if plan.fresh:
         return recording, after
-    return _audit(instance, store, after, now, limits, where)
+    return _audit(instance, store, after, now, make)
 
 
-def _audit(
-    instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, limits: StudyLimits, where: Addresses | None
-) -> tuple[Recording, Cursor]:
+def _audit(instance: DagsterInstance, store: ResultsStore, cursor: Cursor, now: datetime, make: EventMaker) -> tuple[Recording, Cursor]:
     """On a quiet tick, look at a page of one past hour for entries that were written after the walk had passed it."""
     audit = plan_audit(cursor, store.index_keys(audit_start_after(cursor, now)))
     if not audit.changed:
         return Recording((), (), (), ()), audit.advance()
     late = unrecorded(instance, audit.entries)
-    recording = prepare(instance, store, late[:EVENTS_A_TICK], now, limits, where)
+    recording = prepare(instance, store, late[:EVENTS_A_TICK], now, make)
     complete = len(late) <= EVENTS_A_TICK and not recording.deferred
     return recording, audit.advance() if complete else cursor

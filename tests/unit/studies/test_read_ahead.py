@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from dagster import DagsterInstance
 
-from monai_aws_pipeline.operations.results_store import ResultsStore, UnreadableResultError
-from monai_aws_pipeline.studies import sensor
+from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
+from monai_aws_pipeline.portal.addresses import Addresses
+from monai_aws_pipeline.studies import lineage, read_ahead, sensor
+from monai_aws_pipeline.studies.lineage import EventMaker
 from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_result
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
+from monai_aws_pipeline.studies.result_checks import StudyLimits
 from monai_aws_pipeline.studies.results_index import Cursor, arrival
 from tests.unit.studies.records import Bucket, job_of, refused, study_of, succeeded
 
 NOW = datetime.now(UTC)
 RESULTS = 5
+MAKE = EventMaker(Addresses("studies"), {})
 
 
 class Watched(ResultsStore):
@@ -44,6 +48,7 @@ class Watched(ResultsStore):
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadAhead]:
     monkeypatch.setattr(sensor, "EVENTS_A_TICK", 3)
+    monkeypatch.setattr(read_ahead, "BEGINS_AFTER_S", 0.0)
     ahead = ReadAhead()
     yield ahead
     ahead.close()
@@ -79,6 +84,65 @@ def test_the_next_tick_finds_its_results_listed_and_read(instance: DagsterInstan
     assert sorted(jobs(first) + jobs(second)) == expected
     write(instance, second)
     assert jobs(sensor.tick(instance, Watched(bucket), after, NOW)[0]) == []
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs whose events were made, one by one."""
+    jobs, make = [], lineage.event_of
+
+    def counted(result: Any, *arguments: Any) -> Any:
+        jobs.append(result.record.job)
+        return make(result, *arguments)
+
+    monkeypatch.setattr(lineage, "event_of", counted)
+    return jobs
+
+
+def test_the_events_of_the_next_tick_are_made_once_and_are_its_own(
+    instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]
+):
+    committed(bucket)
+    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    write(instance, first)
+    prepared(ahead)
+    assert len(made) == RESULTS
+    plain, _ = sensor.tick(instance, Watched(bucket), cursor, NOW)
+    made.clear()
+    second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
+    assert made == []
+    assert second.events == plain.events
+
+
+def test_what_would_be_told_otherwise_since_is_made_anew(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]):
+    """Somebody has changed the limits of a study."""
+    committed(bucket)
+    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    write(instance, first)
+    prepared(ahead)
+    changed = StudyLimits(seconds=0.5)
+    known, (plain, _) = sensor.tick(instance, Watched(bucket), cursor, NOW)[0], sensor.tick(instance, Watched(bucket), cursor, NOW, changed)
+    made.clear()
+    second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, changed, ahead=ahead)
+    assert sorted(made) == sorted(jobs(second))
+    assert second.events == plain.events != known.events
+
+
+def test_a_study_that_was_answered_meanwhile_is_told_beside_that_answer(
+    instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]
+):
+    committed(bucket)
+    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
+    write(instance, first)
+    prepared(ahead)
+    (waiting, *_) = (number for number in range(RESULTS) if job_of(number) not in jobs(first))
+    another = succeeded(waiting, NOW - timedelta(hours=1), job="b" * 32)
+    instance.report_runless_asset_event(lineage.event_of(StoredResult(another, ()), Addresses("studies"), {}))
+    made.clear()
+    second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
+    assert made == [job_of(waiting)]
+    told = {event.tags["monai-aws/job"]: event.metadata for event in second.events}
+    assert set(told.pop(job_of(waiting))) > set(next(iter(told.values())))
 
 
 @pytest.mark.parametrize("most", [3, 100])
@@ -122,7 +186,7 @@ def test_a_tick_that_begins_elsewhere_makes_its_own_plan(instance: DagsterInstan
 def test_where_the_bucket_is_another_one_nothing_of_the_first_is_taken(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
     committed(bucket)
     store = ahead.store(bucket.name, lambda: bucket.s3)
-    ahead.expect(store, Cursor(), NOW, 3)
+    ahead.expect(store, Cursor(), NOW, 3, MAKE)
     prepared(ahead)
     other = Bucket(bucket.s3, "other")
     assert ahead.store(other.name, lambda: bucket.s3).bucket == other.name
@@ -135,7 +199,7 @@ def test_trouble_while_reading_ahead_is_none_of_a_tick_that_has_none(instance: D
     expected = committed(bucket)
     first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW)
     write(instance, first)
-    ahead.expect(Watched(bucket, broken=True), cursor, NOW, 3)
+    ahead.expect(Watched(bucket, broken=True), cursor, NOW, 3, MAKE)
     prepared(ahead)
     second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, ahead=ahead)
     assert sorted(jobs(first) + jobs(second)) == expected
@@ -144,7 +208,7 @@ def test_trouble_while_reading_ahead_is_none_of_a_tick_that_has_none(instance: D
 def test_what_was_damaged_while_it_was_read_ahead_is_read_again(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead):
     record = bucket.commit(succeeded(1, NOW))
     bucket.put(record.commit_key, "{")
-    ahead.expect(Watched(bucket), Cursor(), NOW, 3)
+    ahead.expect(Watched(bucket), Cursor(), NOW, 3, MAKE)
     prepared(ahead)
     bucket.commit(record)
     recording, _ = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
