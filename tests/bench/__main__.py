@@ -7,9 +7,12 @@ import json
 import os
 import platform
 import sys
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from dagster import BetaWarning
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
@@ -37,6 +40,7 @@ def main(names: list[str]) -> int:
     if unknown:
         sys.stderr.write(f"There is no measurement {', '.join(unknown)}; there are {', '.join(known)}.\n")
         return 2
+    warnings.simplefilter("ignore", BetaWarning)  # pinned versions: what is beta is tested here
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in names or known:
         sys.stdout.write(f"measuring {name} …\n")
