@@ -11,7 +11,7 @@ it back, and otherwise as ``promote_on_deploy`` says. Where it is not made live,
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,7 +36,7 @@ from monai_aws_pipeline.deployment.live_map import change_events, missed_events
 from monai_aws_pipeline.deployment.root_volume import check_volume, disk_sizes, volume_need
 from monai_aws_pipeline.deployment.stock_host import launch_provisioned, provisioned_content
 from monai_aws_pipeline.deployment.wake_function import switch_wake_function
-from monai_aws_pipeline.operations.golden_check import run_awake
+from monai_aws_pipeline.operations.host_commands import HostCommands
 from monai_aws_pipeline.operations.hosts import cannot_start, why_replaced
 from monai_aws_pipeline.operations.live_maps import PULL_SECONDS, TAG_PREPARED, LiveMaps
 from monai_aws_pipeline.operations.promotion import history_of, label, live_after_deploy
@@ -149,7 +149,8 @@ def inference_host(context: AssetExecutionContext, settings: SettingsResource, c
             plan, aim = fleet.bring(spec, content)
             version = f"{content}:{chosen.names.fleet_group}"
         else:
-            version, metadata = _bring_hosts(clients, machines, chosen, spec, former, pushed, maps.jobs_at_work, report)
+            hosts = HostCommands(machines, Commands(clients.ssm), maps.jobs_at_work, report)
+            version, metadata = _bring_hosts(clients, chosen, spec, former, pushed, hosts)
         live = maps.live()
         if live not in (pushed.digest, now.live):
             report(f"{live} became live meanwhile and stays so")
@@ -202,26 +203,19 @@ def _group_metadata(plan: GroupPlan, aim: Wanted, settings: Settings, no_pool: s
 
 
 def _bring_hosts(
-    clients: Clients,
-    machines: Machines,
-    settings: Settings,
-    spec: LaunchSpec,
-    former: Sequence[Machine],
-    pushed: PushedImage,
-    at_work: Callable[[], bool],
-    report: Report,
+    clients: Clients, settings: Settings, spec: LaunchSpec, former: Sequence[Machine], pushed: PushedImage, on_hosts: HostCommands
 ) -> tuple[str, dict[str, Any]]:
     """Keep, make and retire named hosts, each with the MAP on its disk. Returns the data version and what is said of them."""
+    machines, report = on_hosts.machines, on_hosts.report
     content = spec.tags.extra[TAG_CONTENT]
     plan = plan_hosts(former, content, settings.host_count, settings.replace_host_after)
     report(f"hosts: {len(plan.keep)} kept, {plan.create} to make, {len(plan.retire)} to retire")
-    commands = Commands(clients.ssm)
     with discarded_on_failure(machines, report) as created:
         for _ in range(plan.create):
             zones = (*plan.avoid_zones, *(host.zone for host in (*plan.keep, *created)))
             created.append(_launch(clients, machines, settings, replace(spec, avoid_zones=zones), report))
         hosts = [*plan.keep, *created]
-        pulls = [_prepare(machines, commands, host, pushed, at_work, report, new=host in created) for host in hosts]
+        pulls = [_prepare(on_hosts, host, pushed, new=host in created) for host in hosts]
     for machine in plan.retire:
         machines.terminate(machine.id)
         report(f"retired {machine.id}: {plan.reasons[machine.id]}")
@@ -280,17 +274,9 @@ def _launch(clients: Clients, machines: Machines, settings: Settings, spec: Laun
     return machines.launch(spec, report)
 
 
-def _prepare(
-    machines: Machines,
-    commands: Commands,
-    host: Machine,
-    pushed: PushedImage,
-    at_work: Callable[[], bool],
-    report: Report,
-    *,
-    new: bool,
-) -> float:
+def _prepare(on_hosts: HostCommands, host: Machine, pushed: PushedImage, *, new: bool) -> float:
     """Have a host pull the MAP by digest, once. Returns the pull's seconds."""
+    machines, report = on_hosts.machines, on_hosts.report
     now = machines.look(host.id) or host
     if now.tags.get(TAG_PREPARED) == pushed.digest:
         report(f"{host.id} holds {pushed.digest} already")
@@ -298,7 +284,7 @@ def _prepare(
     report(f"{host.id} pulls {pushed.reference} ({pushed.bytes / 1e6:.0f} MB)")
     # The SSM agent may be up before the container engine is; starting the engine waits until it is.
     script = f"systemctl start docker\n{AGENT_PROGRAM} prepare --image {pushed.reference}"
-    ended = run_awake(machines, commands, host, at_work, report, script, seconds=PULL_SECONDS, comment="pull the MAP", new=new)
+    ended = on_hosts.run(host, script, seconds=PULL_SECONDS, comment="pull the MAP", new=new)
     if ended.exit_code != 0:
         raise CommandError(
             f"Host {host.id} could not pull {pushed.reference} (exit code {ended.exit_code}): {ended.stderr[-800:]}",

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from botocore.exceptions import ClientError
-
 from monai_aws_pipeline.cloud.autoscaling import Group, ScalingGroup
-from monai_aws_pipeline.cloud.errors import AgentError, CloudError, CommandError, EndedError
-from monai_aws_pipeline.cloud.instances import Machine, Machines
+from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
-from monai_aws_pipeline.cloud.run_command import CommandResult, Commands, last_json
+from monai_aws_pipeline.cloud.run_command import Commands, last_json
 from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.maps.spec.expectation import Point
@@ -25,13 +21,6 @@ from monai_aws_pipeline.operations.promotion import PromotionError, label
 MAX_POINTS: Final = 100
 COMING_SECONDS: Final = 2100.0
 """Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
-_OFF: Final = ("stopping", "stopped")
-_STARTS: Final = 3
-"""So often a host is started that stops by itself before it takes a command: an agent that never stays up costs no more than that."""
-_NOTICED_S: Final = 20.0
-"""Within that EC2 shows that a machine is switching itself off."""
-_KILLED: Final = 128
-"""Above it a shell's exit code is that of a command that a signal has ended."""
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -114,96 +103,6 @@ def point_of(item: dict[str, Any]) -> Point:
         return (value if isinstance(value, str) else json.dumps(value))[:200]
 
     return Point(text("name"), text("expected"), text("found"), item.get("ok") is True)
-
-
-@contextmanager
-def awake(
-    machines: Machines, commands: Commands, host: Machine, at_work: Callable[[], bool], report: Report, *, new: bool = False
-) -> Iterator[None]:
-    """A host that takes commands for the time of a block, and is left as it was found.
-
-    A new host and one that was stopped are stopped afterwards, unless studies came meanwhile; one that was running stops by itself when
-    idle.
-    """
-    serving = (machines.look(host.id) or host).state == "running" and not new
-    try:
-        for _ in range(_STARTS):
-            if _takes_commands(machines, commands, host, report):
-                break
-            serving = False  # it was idle, and has stopped by itself meanwhile
-        else:
-            raise AgentError(  # noqa: TRY301 - the host is left as it was found
-                f"Host {host.id} has stopped by itself {_STARTS} times before it took a command.",
-                "Look at the log of its agent; MONAI_AWS_IDLE_STOP_MINUTES may be shorter than its start.",
-            )
-        yield
-    except BaseException:  # also a cancelled run: no host is left running by mistake, and the first error is the one to be seen
-        with suppress(CloudError, ClientError):
-            if not serving and not at_work():
-                machines.stop(host.id)
-        raise
-    if serving or at_work():
-        report(f"{host.id} is at work and stops by itself when idle")
-        return
-    machines.stop(host.id)
-    machines.wait(host.id, "stopped", 300, report)
-    report(f"{host.id} is stopped: it costs nothing until a study comes")
-
-
-def run_awake(
-    machines: Machines,
-    commands: Commands,
-    host: Machine,
-    at_work: Callable[[], bool],
-    report: Report,
-    script: str,
-    *,
-    seconds: int,
-    comment: str,
-    new: bool = False,
-) -> CommandResult:
-    """Run shell lines on a host that is on for them (``awake``), and once more where it was about to go off when they came.
-
-    An idle host may have decided to stop, and ends whatever began after that. Raises what ``awake`` and ``Commands.run`` raise.
-    """
-    for is_last in (False, True):
-        ended: CommandResult | None = None
-        with awake(machines, commands, host, at_work, report, new=new):
-            try:
-                ended = commands.run(host.id, script, seconds, comment=comment, report=report)
-            except CommandError:
-                if is_last or not _goes_off(machines, host, report):
-                    raise
-            if ended and (is_last or 0 <= ended.exit_code <= _KILLED or not _goes_off(machines, host, report)):
-                return ended  # a command that ended by itself is not looked after: a golden study that missed says so at once
-            report(f"{host.id} has switched itself off meanwhile: once more")
-    raise AssertionError("the last run was returned or has raised")
-
-
-def _goes_off(machines: Machines, host: Machine, report: Report) -> bool:
-    """Whether it is off, or is so within the time that EC2 takes to notice."""
-    what = f"looking whether {host.id} has switched itself off"
-    state = wait_until(lambda: (machines.look(host.id) or host).state, lambda now: now in _OFF, _NOTICED_S, what=what, report=report)
-    return state in _OFF
-
-
-def _takes_commands(machines: Machines, commands: Commands, host: Machine, report: Report) -> bool:
-    """Start the host where it is off, and wait until it takes commands. False where it is off again by then."""
-
-    def state() -> str:
-        return (machines.look(host.id) or host).state
-
-    if (now := state()) == "stopping":
-        machines.wait(host.id, "stopped", 300, report)
-    if now in _OFF:
-        machines.start(host.id)
-    try:
-        machines.wait(host.id, "running", 300, report)
-    except EndedError:
-        if state() not in _OFF:
-            raise
-        return False
-    return commands.wait_online(host.id, report=report, still_on=lambda: state() not in _OFF)
 
 
 def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:

@@ -30,8 +30,8 @@ from monai_aws_pipeline.operations.golden_check import (
     instance_in_service,
     parse_golden_check,
     require_golden_check,
-    run_awake,
 )
+from monai_aws_pipeline.operations.host_commands import HostCommands
 from monai_aws_pipeline.operations.live_map_change import Change, note, parse_change, told_change
 from monai_aws_pipeline.operations.promotion import (
     Deployment,
@@ -206,7 +206,8 @@ class LiveMaps:
             return self._proof_of(instance, image, run)
         host = choose_host([each for each in self._machines.find(ROLE_INFERENCE) if TAG_GROUP not in each.tags])
         self._report(f"host {host.id} is {host.state}")
-        return self._proof_of(host.id, image, partial(run_awake, self._machines, self._commands, host, self.jobs_at_work, self._report))
+        on_hosts = HostCommands(self._machines, self._commands, self.jobs_at_work, self._report)
+        return self._proof_of(host.id, image, partial(on_hosts.run, host))
 
     def _proof_of(self, host: str, image: PushedImage, run: Callable[..., CommandResult]) -> GoldenCheck:
         self._report(f"host {host} is asked to answer the golden study with {label(image)}")

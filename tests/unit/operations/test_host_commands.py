@@ -10,8 +10,8 @@ import pytest
 from monai_aws_pipeline.cloud.errors import AgentError, EndedError, MachineError
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.run_command import CommandResult
-from monai_aws_pipeline.operations import golden_check
-from monai_aws_pipeline.operations.golden_check import awake, run_awake
+from monai_aws_pipeline.operations import host_commands
+from monai_aws_pipeline.operations.host_commands import HostCommands
 
 CUT = 143
 HOST = Machine("i-1", "running", "", "", "", {}, "")
@@ -52,15 +52,19 @@ class Host:
             self.idle, self.state = self.idle - 1, "terminated" if self.dies else "stopping"
 
 
+def commands(host: Host) -> HostCommands:
+    return HostCommands(host, host, lambda: False, lambda _: None)  # type: ignore[arg-type]
+
+
 def used(host: Host) -> list[str]:
-    with awake(host, host, HOST, lambda: False, lambda _: None):  # type: ignore[arg-type]
+    with commands(host).awake(HOST):
         assert host.state == "running"
         host.did.append("used")
     return host.did
 
 
 def test_what_an_idle_host_cuts_off_by_stopping_is_run_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden_check, "_NOTICED_S", 0)
+    monkeypatch.setattr(host_commands, "_NOTICED_S", 0)
 
     def run(host: Host, codes: list[int]) -> int:
         def command(*_: Any, **__: Any) -> CommandResult:
@@ -71,13 +75,13 @@ def test_what_an_idle_host_cuts_off_by_stopping_is_run_once_more(monkeypatch: py
             return CommandResult(code, "", "")
 
         host.run = command  # type: ignore[attr-defined]
-        return run_awake(host, host, HOST, lambda: False, lambda _: None, "true", seconds=1, comment="").exit_code  # type: ignore[arg-type]
+        return commands(host).run(HOST, "true", seconds=1, comment="").exit_code
 
     host = Host("running", 0)
     assert (run(host, [CUT, 0]), host.did) == (0, ["ran", "start", "ran", "stop"])
     host = Host("stopped", 0)
     assert (run(host, [CUT, CUT]), host.did.count("ran")) == (CUT, 2), "not for ever"
-    monkeypatch.setattr(golden_check, "_goes_off", lambda *_: pytest.fail("it ended by itself: nobody waits for the host to go off"))
+    monkeypatch.setattr(HostCommands, "_goes_off", lambda *_: pytest.fail("it ended by itself: nobody waits for the host to go off"))
     host = Host("running", 0)
     assert (run(host, [1]), host.did) == (1, ["ran"])
 
