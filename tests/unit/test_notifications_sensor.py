@@ -309,18 +309,29 @@ def ran(instance: DagsterInstance, state: InstigatorState, at: datetime, status:
     )
 
 
-def last_due() -> datetime:
-    """When the sweep was due last, as far as it counts by now."""
-    counts = datetime.now(UTC) - timedelta(seconds=LATE_SECONDS)
-    due = counts.replace(minute=17, second=0, microsecond=0)
-    return due if due <= counts else due - timedelta(hours=1)
+@pytest.fixture
+def due(monkeypatch: pytest.MonkeyPatch) -> datetime:
+    """When the sweep was due last, as far as it counts by now; and it stays now, so that none becomes due meanwhile."""
+    now = datetime.now(UTC)
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return now
+
+    monkeypatch.setattr("monai_aws_pipeline.notifications.datetime", Still)
+    counts = now - timedelta(seconds=LATE_SECONDS)
+    last = counts.replace(minute=17, second=0, microsecond=0)
+    return last if last <= counts else last - timedelta(hours=1)
 
 
 @pytest.mark.parametrize("status", [InstigatorStatus.RUNNING, InstigatorStatus.DECLARED_IN_CODE])
-def test_a_schedule_that_is_on_and_did_not_run_is_told_once(instance: DagsterInstance, mailbox: Mailbox, status: InstigatorStatus):
-    state = schedule_is_on(instance, last_due() - timedelta(days=1), status)
-    ran(instance, state, last_due() - timedelta(hours=1))
-    ran(instance, state, last_due(), TickStatus.FAILURE)
+def test_a_schedule_that_is_on_and_did_not_run_is_told_once(
+    instance: DagsterInstance, mailbox: Mailbox, due: datetime, status: InstigatorStatus
+):
+    state = schedule_is_on(instance, due - timedelta(days=1), status)
+    ran(instance, state, due - timedelta(hours=1))
+    ran(instance, state, due, TickStatus.FAILURE)
     ticks = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
     assert [ticks.tick(), ticks.tick(), ticks.tick()] == ["Nothing to tell.", "Told: schedule.", "Nothing to tell."]
     (mail,) = mailbox.take()
@@ -328,16 +339,16 @@ def test_a_schedule_that_is_on_and_did_not_run_is_told_once(instance: DagsterIns
 
 
 @pytest.mark.parametrize("status", [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.STARTED])
-def test_a_schedule_that_ran_is_not_told(instance: DagsterInstance, mailbox: Mailbox, status: TickStatus):
-    ran(instance, schedule_is_on(instance, last_due() - timedelta(days=1)), last_due(), status)
+def test_a_schedule_that_ran_is_not_told(instance: DagsterInstance, mailbox: Mailbox, due: datetime, status: TickStatus):
+    ran(instance, schedule_is_on(instance, due - timedelta(days=1)), due, status)
     ticks = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
     assert [ticks.tick(), ticks.tick()] == ["Nothing to tell."] * 2
 
 
-def test_a_schedule_that_is_off_or_was_turned_on_after_its_time_is_not_told(instance: DagsterInstance, mailbox: Mailbox):
-    state = schedule_is_on(instance, last_due() - timedelta(days=1), InstigatorStatus.STOPPED)
+def test_a_schedule_that_is_off_or_was_turned_on_after_its_time_is_not_told(instance: DagsterInstance, mailbox: Mailbox, due: datetime):
+    state = schedule_is_on(instance, due - timedelta(days=1), InstigatorStatus.STOPPED)
     ticks = Ticks(instance, notify=mailbox.topic, alarm_topic_arn=mailbox.topic)
     assert [ticks.tick(), ticks.tick()] == ["Nothing to tell."] * 2
     on = state.with_status(InstigatorStatus.RUNNING)
-    instance.update_instigator_state(on.with_data(ScheduleInstigatorData("17 * * * *", last_due().timestamp() + 1)))
+    instance.update_instigator_state(on.with_data(ScheduleInstigatorData("17 * * * *", due.timestamp() + 1)))
     assert [ticks.tick(), ticks.tick()] == ["Nothing to tell."] * 2

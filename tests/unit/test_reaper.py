@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import wait_ended
 from tests.support.reaper import end_orphans, ended_by
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,9 +102,11 @@ def test_the_command_is_run_when_the_process_ends_however_it_ends(tmp_path: Path
 def test_where_the_shell_was_killed_too_the_next_process_runs_the_command_first(tmp_path: Path):
     owners = tmp_path / "owners"
     with owner(owners, noting(tmp_path / "noted")) as process:
-        os.kill(shell_of(owners), signal.SIGKILL)
+        shell = shell_of(owners)
+        os.kill(shell, signal.SIGKILL)
         process.kill()
         process.wait()
+        wait_ended(shell)
     assert runs(tmp_path / "noted") == 0
     with ended_by(["true"], owners):
         assert runs(tmp_path / "noted") == 1

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from monai_aws_pipeline.demo.dagster_processes import DagsterProcessError, DagsterProcesses, _answers, _birth, free_port
+from tests.support.processes import wait_ended
 
 ROOT = Path(__file__).resolve().parents[3]
 KILLED_AT_THE_SECOND = """
@@ -44,10 +44,7 @@ def test_what_a_killed_start_had_begun_is_not_taken_for_the_whole_and_is_ended(t
     processes = DagsterProcesses(tmp_path)
     assert processes._running().get("loaded") == "", "a start would take it for what it wants"
     processes.stop()
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_ended(pid)
 
 
 # ----------------------------------------------------------------------------------------------------------- the portal beside them

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,15 +13,9 @@ import pytest
 from monai_aws_pipeline.local_cloud import engine, registry
 from monai_aws_pipeline.local_cloud.commands import down, server_daemon
 from monai_aws_pipeline.local_cloud.config import configure
+from tests.support.processes import wait_ended
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="an embedded AWS needs Linux and root")
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_an_engine_that_does_not_answer_yet_keeps_nothing_from_being_ended(tmp_path: Path):
@@ -33,10 +26,8 @@ def test_an_engine_that_does_not_answer_yet_keeps_nothing_from_being_ended(tmp_p
     pids = [daemon.start(["sleep", "infinity"], os.environ) for daemon in daemons]
     try:
         down(config)
-        deadline = time.monotonic() + 60
-        while not all(map(is_gone, pids)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        for pid in pids:
+            wait_ended(pid)
     finally:
         for daemon in daemons:
             daemon.stop()

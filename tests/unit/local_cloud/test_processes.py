@@ -13,6 +13,7 @@ import pytest
 
 from monai_aws_pipeline.local_cloud.errors import StartError
 from monai_aws_pipeline.local_cloud.processes import Daemon
+from tests.support.processes import wait_ended
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 KILLED_STARTER = """
@@ -73,7 +74,7 @@ def test_one_is_ended_with_the_children_that_it_leaves(daemon: Daemon):
     assert daemon.pid() == pid
     daemon.stop()
     assert daemon.pid() is None
-    until(lambda: not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z")
+    wait_ended(child)
     assert not daemon.pid_file.exists()
 
 
@@ -81,8 +82,9 @@ def test_one_whose_starter_was_killed_before_it_wrote_anything_is_known(daemon: 
     assert subprocess.run([sys.executable, "-c", KILLED_STARTER, daemon.pid_file.parent], check=False).returncode == -9
     until(lambda: daemon.pid() is not None)
     pid = daemon.pid()
+    assert pid
     daemon.stop()
-    until(lambda: not Path(f"/proc/{pid}").exists())
+    wait_ended(pid)
 
 
 def test_one_that_cannot_start_ends_at_once_and_says_why(daemon: Daemon):

@@ -98,7 +98,7 @@ def test_a_question_that_nobody_answers_is_a_warning_that_says_what_was_asked_an
             Probe("hung", "SNS for its topics", wait),
             Probe("third", "nobody", lambda: "three"),
         ]
-        found = ask_all(probes, told.append, seconds=2.0, tell_seconds=0.1)
+        found = ask_all(probes, told.append, seconds=3.0, tell_seconds=1.0)
     finally:
         release.set()
     assert [(each.check, each.state) for each in found] == [("first", State.OK), ("hung", State.WARNING), ("third", State.OK)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -75,12 +76,14 @@ class Reaper:
 
     point: str = ""
     passed: dict[str, int] = field(default_factory=dict)
+    one_by_one: threading.Lock = field(default_factory=threading.Lock)  # some points are passed by several threads
 
     def __call__(self, point: str, time: int = 1) -> None:
         """Pass a point; at which time it kills may be chosen."""
-        self.passed[point] = self.passed.get(point, 0) + 1
-        if point == self.point and self.passed[point] == time:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self.one_by_one:
+            self.passed[point] = self.passed.get(point, 0) + 1
+            if point == self.point and self.passed[point] == time:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def within(self, owner: Any, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
         """Pass points before and after a call of what is named. Only ever in a process that ends with it."""

@@ -113,7 +113,8 @@ def test_the_wait_is_told_also_while_a_host_does_not_say_what_it_has_in_hand(dep
     monkeypatch.setattr(waiting, "EVERY_S", 0.1)
     monkeypatch.setattr(rerun, "where", asks_a_host)
     deployment.reruns.wait(asked)
-    assert deployment.log[-2].startswith(f"Waiting for job {asked.job} (for ")
+    said = deployment.log.index(f"Waiting for job {asked.job}: in hand")
+    assert deployment.log[said - 1].startswith(f"Waiting for job {asked.job} (for ")
 
 
 def test_a_failed_study_is_asked_from_quarantine_and_the_request_says_which_study_of_the_upload_is_meant(deployment: Deployment):

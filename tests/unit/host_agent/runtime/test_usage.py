@@ -103,10 +103,10 @@ def test_the_whole_gpu_is_asked_once_a_second_and_not_at_every_sample(smi: Path,
 
 def test_of_several_processes_on_the_gpu_a_runs_own_count_and_nobody_elses(smi: Path, gpu: GpuWatch) -> None:
     (smi / "used").write_text("9000\n")
-    (smi / "apps").write_text(f"{os.getpid()}, 700\n{os.getppid()}, 5000\n1, [N/A]\n")
     assert gpu.used_by({os.getpid()}) is None, "nothing is known before the first look"
+    (smi / "apps").write_text(f"{os.getpid()}, 700\n{os.getppid()}, 5000\n1, [N/A]\n")
     until(lambda: gpu.used_by({os.getpid()}) == 700 * MIB, "its own")
-    assert gpu.used_by({os.getpid(), os.getppid()}) == 5700 * MIB
+    until(lambda: gpu.used_by({os.getpid(), os.getppid()}) == 5700 * MIB, "both together")
     assert gpu.used_by({1}) is None, "the driver does not say"
     (smi / "apps").write_text(f"{os.getpid()}, 300\n")
     until(lambda: gpu.used_by({os.getpid()}) == 300 * MIB, "what it has now")
@@ -152,7 +152,14 @@ def test_the_smallest_gpu_is_what_a_machine_has(smi: Path, gpu: GpuWatch) -> Non
 
 
 def test_the_program_ends_with_the_process_that_asked_it(smi: Path) -> None:
-    script = "import sys, time; from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch; GpuWatch().used_by({1}); time.sleep(1)"
+    script = f"""
+import pathlib, time
+from monai_aws_pipeline.host_agent.runtime.gpu import GpuWatch
+GpuWatch().used_by({{1}})
+started = pathlib.Path({str(smi / "started")!r})
+while not (started.exists() and started.read_text().endswith("\\n")):
+    time.sleep(0.05)
+"""
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT_ROOT, timeout=60)
     pid = int((smi / "started").read_text())
     until(lambda: not Path(f"/proc/{pid}").exists(), "it ends too, though it prints nothing")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import generate_uid
@@ -26,6 +27,7 @@ from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
 from tests.support import pretended_docker
 from tests.unit.host_agent.dicom_files import write_series
+from tests.unit.host_agent.pipeline_bench import until
 
 DIGEST = "sha256:" + "a" * 64
 SPEC = RunSpec(("python3", "/opt/holoscan/app"), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
@@ -110,6 +112,7 @@ def test_what_a_study_held_and_had_of_the_gpu_is_in_its_end_both_ways(host: Host
         meter.gpu_own = 7
 
     monkeypatch.setattr(Meter, "sample", on_the_gpu)
+    host.app("time.sleep(0.5)")  # it is seen while it lives
     ends = [host.study(), host.study()]
     assert [end.hosting for end in ends] == ["per_study", "warm"]
     says = control_group(os.getpid()).held_bytes() is not None
@@ -124,7 +127,7 @@ def test_two_prove_side_by_side_only_when_both_servers_have_made_their_imports(h
     host.app("""
 import dear
 began = time.time()
-time.sleep(0.5)
+time.sleep(2)
 (state / f"run-{time.time_ns()}").write_text(json.dumps([began, time.time()]))
 """)
     warm = host.hosting
@@ -231,12 +234,19 @@ def test_another_digest_gets_another_container(host: Host) -> None:
     assert [host.study(other).hosting, host.study().hosting] == ["warm", "warm"]
 
 
+def killed_once_it_runs(host: Host, container: Any) -> None:
+    def kill() -> None:
+        until((host.folder / "docker" / "running").exists, "the application runs")
+        container._engine._api.kill(container._name)
+
+    threading.Thread(target=kill, daemon=True).start()
+
+
 def test_a_server_that_ends_fails_the_study_and_is_not_trusted_again(host: Host) -> None:
     host.study()
     (container,) = host.hosting._idle
-    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
-    host.app("time.sleep(30)")
-    killer.start()
+    host.app("(state / 'running').touch(); time.sleep(30)")
+    killed_once_it_runs(host, container)
     with pytest.raises(FailedError) as failed:
         host.study()
     assert failed.value.code is Code.ENGINE_FAILED
@@ -250,9 +260,8 @@ def test_a_study_that_needs_too_much_memory_ends_as_that_even_if_it_takes_the_se
     host.study()
     (container,) = host.hosting._idle
     monkeypatch.setattr(host.hosting._engine, "state", lambda name: {"OOMKilled": True, "ExitCode": 137})
-    killer = threading.Timer(0.5, lambda: container._engine._api.kill(container._name))
-    host.app("time.sleep(30)")
-    killer.start()
+    host.app("(state / 'running').touch(); time.sleep(30)")
+    killed_once_it_runs(host, container)
     end = host.study()
     monkeypatch.undo()
     assert (end.out_of_memory, end.exit_code) == (True, 137)
