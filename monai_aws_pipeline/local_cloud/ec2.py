@@ -506,10 +506,10 @@ class Instances:
                 machine.explain(reason, "Client.InstanceInitiatedShutdown", message)
                 self._destroy(machine)
                 return
-            machine.instance.stop()
-            machine.become("stopped")
+            # Not by moto's stop(), which shows it as stopped by its user until it is explained.
             machine.explain(reason, "Client.InstanceInitiatedShutdown", message)
             self._show_address(machine, public=False)
+            machine.become("stopped")
             _log.info("%s shut itself down", name)
 
     # ----------------------------------------------------------------------------------------------------------------------- images

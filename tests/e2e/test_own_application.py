@@ -235,10 +235,7 @@ def test_reports_and_a_doubled_slice_beside_the_images_change_nothing_of_the_ans
 def test_an_upload_under_the_name_of_one_that_is_being_answered_does_not_take_its_place(place: Platform):
     first, second = ct_study_zip(wish="slow", study_uid="2.25.4714"), ct_study_zip(study_uid="2.25.4715")
     one = place.upload("input/same name.zip", first)
-    wait_at_work(place)
-    (host,) = [machine.id for machine in place.machines(ROLE_INFERENCE) if machine.state == "running"]
-    inferring = f'until /opt/monai-aws/bin/monai-aws-agent at-work | grep -q "{one}.*inferring"; do sleep 0.2; done'
-    place.on_host(host, inferring, seconds=60)
+    wait_inferring(place, one)
     other = place.upload("input/same name.zip", second)
     answers = {job: found for job, (found,) in place.answers([one, other], 240).items()}
     for job, content in ((one, first), (other, second)):
@@ -274,7 +271,7 @@ def test_a_second_version_is_built_promoted_and_rolled_back_and_the_lineage_tell
     assert [host.state for host in place.machines(ROLE_INFERENCE)] == ["stopped"], "the host is left as it was found"
 
     during = place.upload("input/during.zip", ct_study_zip(instances=4, wish="slow"))
-    wait_at_work(place)
+    wait_inferring(place, during)  # until then the MAP is not chosen
     began = time.monotonic()
     job(place, "rollback_map", {"ops": {"take_back": {"config": {"why": "finds too little"}}}})
     assert parameter(place) == first
@@ -331,6 +328,14 @@ def test_a_map_is_promoted_while_the_only_host_answers_a_backlog(place: Platform
     digests = [record(place, each).map.digest for each in uploads]
     assert set(digests) == {first, second}, "the golden study came between two studies, and none waited for the backlog's end"
     place.wait_stopped()
+
+
+def wait_inferring(place: Platform, job: str) -> None:
+    """Until a host infers a job. Its board is read as it lies there: asking the agent takes a process as long as a small study."""
+    wait_at_work(place)
+    (host,) = [machine.id for machine in place.machines(ROLE_INFERENCE) if machine.state == "running"]
+    shown = f'"{job}": {{"phase": "inferring"'
+    place.on_host(host, f"until grep -qF '{shown}' /run/monai-aws/at-work.json; do sleep 0.1; done", seconds=60)
 
 
 def wait_at_work(place: Platform, seconds: float = 120) -> None:

@@ -308,13 +308,13 @@ def test_the_host_has_the_map_by_pulling_it_and_no_other_way(place: Platform, lo
     spec = LaunchSpec(host.image, ("g4dn.xlarge",), place.settings.names.inference_profile, tags, cloud_config(), RootVolume(20), group)
     fresh = machines.launch(spec, lambda _: None)
     try:
-        machines.wait(fresh.id, "running", 60)
+        machines.wait(fresh.id, "running", 300)
         code, output = on_host(place, fresh.id, f"docker run --rm --pull never {reference} true")
         assert code != 0
         assert "No such image" in output
     finally:
         machines.terminate(fresh.id)
-        machines.wait(fresh.id, "terminated", 60)
+        machines.wait(fresh.id, "terminated", 300)
         machines.delete_security_group(group)
     folder = local_cloud.config.machines_dir
     assert not (folder / fresh.id).exists(), "a terminated machine's images are gone with it"

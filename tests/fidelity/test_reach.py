@@ -274,7 +274,7 @@ def closed(private: Private) -> Iterator[None]:
 
 @behaviour("tunnel-ends-after-an-hour")
 def test_a_tunnel_ends_when_its_time_is_over_embedded(private: Private):
-    tunnel = open_tunnel(private.clients, private.endpoint, private.machine.address, seconds=1)
+    tunnel = open_tunnel(private.clients, private.endpoint, private.machine.address, seconds=5)
     tunnel.settimeout(60)
     heard = b""
     while part := tunnel.recv(1 << 16):  # an SSH server says its version and its algorithms, and waits then

@@ -53,10 +53,10 @@ class Field:
     def admin(self, service: str) -> Any:
         return self.account.client(service)
 
-    def look(self, **options: Any) -> dict[str, Answer]:
+    def look(self, seconds: float = 60, **options: Any) -> dict[str, Answer]:
         with environment(self.place.variables):
             clients = self.clients or Clients(self.place.settings.region)
-            return {each.check: each for each in preflight(clients, load_settings(**self.settings), **options)}
+            return {each.check: each for each in preflight(clients, load_settings(**self.settings), seconds=seconds, **options)}
 
     def as_administrator(self) -> None:
         with environment(self.place.cloud.environment):
@@ -350,7 +350,7 @@ def test_disks_without_encryption_are_asked_for_only_where_the_account_does_not_
 def test_a_service_that_does_not_answer_is_a_warning_and_holds_up_nothing_else(trial: Field):
     trial.order(service="sns", action="ListSubscriptionsByTopic", delay_s=300)
     told: list[str] = []
-    found = trial.look(report=told.append)
+    found = trial.look(seconds=20, report=told.append)
     assert found["alarm mail"].state is State.WARNING
     assert "SNS for the topic's subscriptions" in found["alarm mail"].what
     assert {each.check for each in found.values() if each.state in (State.ERROR, State.WARNING)} == {"alarm mail"}

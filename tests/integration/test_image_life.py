@@ -118,12 +118,12 @@ def test_from_base_to_end(place: Platform, administrator: Clients):
     machine = launch_elsewhere(administrator, place, copy)
     there = administrator.elsewhere(ELSEWHERE).ec2
     Machines(there, place.settings.deployment).stop(machine)
-    there.get_waiter("instance_stopped").wait(InstanceIds=[machine], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    there.get_waiter("instance_stopped").wait(InstanceIds=[machine], WaiterConfig={"Delay": 1, "MaxAttempts": 300})
     assert bake(place)["retired"] == []
 
     # Without it, both go, with their snapshots.
     there.terminate_instances(InstanceIds=[machine])
-    there.get_waiter("instance_terminated").wait(InstanceIds=[machine], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    there.get_waiter("instance_terminated").wait(InstanceIds=[machine], WaiterConfig={"Delay": 1, "MaxAttempts": 300})
     assert bake(place)["retired"] == [f"{ELSEWHERE}/{copy}", f"us-east-1/{first['image_id']}"]
     assert set(images(place)) == {second["image_id"]}
     assert set(images(place, ELSEWHERE)) == set(second["copies"].values())  # type: ignore[attr-defined]

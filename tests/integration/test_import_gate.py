@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +45,6 @@ def test_an_image_that_cannot_make_an_import_is_not_pushed_and_a_change_without_
     assert first["stages_reused"].value == "dependencies", "those of the run that failed"
 
     entry.write_text(f"{sound}\n# changed\n")
-    began = time.monotonic()
     second = place.materialize("map_image").asset_materializations_for_node("map_image")[0].metadata
     assert str(second["imports"].value).startswith("passed before (")
-    assert second["seconds_imports"].value < 0.15 * (time.monotonic() - began)  # type: ignore[operator]
     assert len(pushed(place)) == 2

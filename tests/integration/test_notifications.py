@@ -106,7 +106,8 @@ def test_a_failed_study_arrives_at_a_webhook_whose_address_lies_in_the_deploymen
             begun = tick(place, None, notify="monai-aws/told/notify")
             fail_a_study(place.instance, 2)
             told = tick(place, begun.cursor, notify="monai-aws/told/notify")
-            found = preflight(Clients(place.settings.region), place.settings.model_copy(update={"notify": "monai-aws/told/notify"}))
+            told_there = place.settings.model_copy(update={"notify": "monai-aws/told/notify"})
+            found = preflight(Clients(place.settings.region), told_there, seconds=60)
     assert told.skip_reason and told.skip_reason.skip_message == "Told: studies."
     assert [TOKEN in path and "monai-aws told: 1 study has no answer" in body["text"] for path, body in taken] == [True]
     (asked,) = [each for each in found if each.check == "notifications"]

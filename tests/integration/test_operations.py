@@ -124,7 +124,7 @@ def test_every_dead_job_comes_back_and_one_that_cannot_be_read_stays_and_is_name
     assert broken in result.output
     assert "Jane" not in result.output
     assert bodies(place, names.jobs_dead_letters) == ['{"schema": "of tomorrow"}'], "it can be received at once"
-    seen = {letter["Body"] for _ in range(3) for letter in receive(place, names.jobs_queue, hold=30)}
+    seen = {letter["Body"] for _ in range(3) for letter in receive(place, names.jobs_queue, hold=3600)}
     assert seen == set(letters)
 
 

@@ -26,7 +26,7 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def look(place: Platform, clients: Clients | None = None, **settings: object) -> dict[str, Answer]:
     with environment(place.variables):
-        return {answer.check: answer for answer in preflight(clients or place.clients, load_settings(**settings))}
+        return {answer.check: answer for answer in preflight(clients or place.clients, load_settings(**settings), seconds=60)}
 
 
 def administrator(place: Platform) -> Clients:

@@ -115,7 +115,7 @@ def test_older_studies_leave_by_the_tables_of_their_days_and_come_back(home: Pat
 
         which = {"which": {"these": {"studies": [oldest[7]]}}}
         run = dagster.start("call_back_studies", config={"ops": {"add_partitions_again": {"config": which}}})
-        assert run.until_ended(120) is DagsterRunStatus.SUCCESS, run.said()[-6:]
+        assert run.until_ended(600) is DagsterRunStatus.SUCCESS, run.said()[-6:]
         assert instance.get_dynamic_partitions(PARTITIONS)[-1] == oldest[7], "as the newest"
 
         assert recorded(instance) == Counter([*oldest, *newest])

@@ -6,6 +6,7 @@ block that started it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -92,12 +93,15 @@ def _unpacked() -> Path:
     """The packages' files, fetched once."""
     place = load_settings().cache_dir.resolve() / "test-orthanc"
     root = place / "root"
-    if not (place / "whole").exists():
-        (place / "archives" / "partial").mkdir(parents=True, exist_ok=True)
-        options = ["-o", f"Dir::Cache::archives={place}/archives", "-o", "Debug::NoLocking=1"]
-        flags = ["--download-only", "--reinstall", "--no-install-recommends", "-y"]
-        subprocess.run(["apt-get", *options, "install", *flags, *_PACKAGES], check=True, capture_output=True)
-        for package in sorted((place / "archives").glob("*.deb")):
-            subprocess.run(["dpkg", "-x", package, root], check=True)
-        (place / "whole").touch()
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:  # another test process may fetch as well
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "whole").exists():
+            (place / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+            options = ["-o", f"Dir::Cache::archives={place}/archives", "-o", "Debug::NoLocking=1"]
+            flags = ["--download-only", "--reinstall", "--no-install-recommends", "-y"]
+            subprocess.run(["apt-get", *options, "install", *flags, *_PACKAGES], check=True, capture_output=True)
+            for package in sorted((place / "archives").glob("*.deb")):
+                subprocess.run(["dpkg", "-x", package, root], check=True)
+            (place / "whole").touch()
     return root

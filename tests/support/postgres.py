@@ -95,7 +95,7 @@ def ensure_programs() -> Path:
         try:
             install_packages(["postgresql"], lambda line: sys.__stderr__.write(f"postgres: {line}\n") if sys.__stderr__ else None)
         finally:
-            _NO_CLUSTER.unlink()
+            _NO_CLUSTER.unlink(missing_ok=True)  # another test process may install as well
         found = _programs()
     return found[-1]
 

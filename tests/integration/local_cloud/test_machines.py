@@ -61,7 +61,7 @@ def test_a_terminated_instance_is_gone_with_its_disk(launch: Launch, account: Ac
 @pytest.mark.parametrize(("behaviour", "end"), [("stop", "stopped"), ("terminate", "terminated")])
 def test_a_machine_that_shuts_itself_down_ends_as_its_shutdown_behaviour_says(launch: Launch, behaviour: str, end: str):
     instance = launch(InstanceInitiatedShutdownBehavior=behaviour)
-    instance.ssh("sudo systemd-run --on-active=1 shutdown -h now")
+    instance.ssh("sudo systemd-run --on-active=1 --timer-property=AccuracySec=100ms shutdown -h now")
     instance.until(end)
     found = instance.describe()
     assert found["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
@@ -73,7 +73,7 @@ def test_a_machine_that_reboots_comes_back(launch: Launch):
     first = instance.ssh("cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic --value; echo $$ > /dev/null")
     mark = instance.ssh("sudo touch /run/before-reboot; ls /run/before-reboot")
     assert first and mark == "/run/before-reboot"
-    instance.ssh("sudo systemd-run --on-active=1 reboot")
+    instance.ssh("sudo systemd-run --on-active=1 --timer-property=AccuracySec=100ms reboot")
     eventually(lambda: "before-reboot" not in instance.ssh("ls /run"))
     assert instance.state == "running"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,12 +48,11 @@ class Host:
             command = [*self.instance.ssh_command(), f"rm -rf {FOLDER} && mkdir {FOLDER} && tar -x -C {FOLDER}"]
             subprocess.run(command, stdin=packed.stdout, check=True, capture_output=True)
 
-    def provision(self, min_driver: str = "") -> tuple[int, str, float]:
-        """Run the script; exit code, all it printed, seconds."""
-        started = time.monotonic()
+    def provision(self, min_driver: str = "") -> tuple[int, str]:
+        """Run the script; exit code and all it printed."""
         command = [*self.instance.ssh_command(), f"sudo env MIN_DRIVER={min_driver} bash {FOLDER}/provision.sh"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+        return done.returncode, done.stdout + done.stderr
 
     def program(self, path: str, text: str) -> None:
         """Put a program onto the machine."""
@@ -91,8 +89,8 @@ def launched(account: Account, keys: Keys, image: str, bundle: Path) -> Iterator
         ec2.terminate_instances(InstanceIds=[instance.id])
 
 
-def test_one_run_is_enough_and_a_second_changes_nothing_and_is_quick(host: Host):
-    code, printed, first = host.provision()
+def test_one_run_is_enough_and_a_second_changes_nothing_and_makes_nothing_anew(host: Host):
+    code, printed = host.provision()
     assert code == 0, printed
     assert "SSM agent runs" in printed
     assert "installing" not in printed  # a machine needs no package source here, as it needs none from a baked image
@@ -102,21 +100,23 @@ def test_one_run_is_enough_and_a_second_changes_nothing_and_is_quick(host: Host)
     )
     assert timers.split() == ["active", "masked", "masked"], "it looks after itself, and upgrades nothing by itself"
     before = host.instance.ssh(STATE)
-    code, printed, second = host.provision()
+    code, printed = host.provision()
     assert code == 0, printed
     assert host.instance.ssh(STATE) == before
-    assert second < max(5.0, first / 2), f"{first:.1f} s, then {second:.1f} s"
+    assert "Python environment venv is up to date" in printed
+    assert "agent is up to date" in printed
+    assert " made from " not in printed
 
 
 def test_a_program_that_holds_apts_lists_is_waited_for(host: Host):
     host.instance.ssh("sudo rm /usr/bin/unpigz")  # so that there is something to install
     take = "lock = open('/var/lib/apt/lists/lock', 'w'); fcntl.lockf(lock, fcntl.LOCK_EX)"
-    holding = f"import fcntl, time; {take}; print(flush=True); time.sleep(5)"
+    holding = f"import fcntl, time; {take}; print(flush=True); time.sleep(20)"
     command = [*host.instance.ssh_command(), f'sudo python3 -c "{holding}"']
     with subprocess.Popen(command, stdout=subprocess.PIPE) as held:
         assert held.stdout is not None
         held.stdout.readline()
-        _, printed, _ = host.provision()
+        _, printed = host.provision()
     assert "waiting for another program that holds apt's lists (0 s)" in printed
     assert "Could not get lock" not in printed
 
@@ -133,7 +133,7 @@ def test_a_program_that_holds_apts_lists_is_waited_for(host: Host):
 def test_a_gpu_that_is_wanted_must_have_driver_and_toolkit(host: Host, driver: str, said: str):
     if driver:
         host.program("/usr/local/bin/nvidia-smi", f"#!/bin/sh\n{driver}\n")
-    code, printed, _ = host.provision(min_driver="580")
+    code, printed = host.provision(min_driver="580")
     assert code == 1
     assert said in printed
 
@@ -141,7 +141,7 @@ def test_a_gpu_that_is_wanted_must_have_driver_and_toolkit(host: Host, driver: s
 def test_the_engine_learns_of_the_gpu_once(host: Host):
     host.program("/usr/local/bin/nvidia-smi", "#!/bin/sh\necho 580.65.06\necho 580.65.06\n")  # two GPUs
     host.program("/usr/local/bin/nvidia-ctk", TOOLKIT)
-    code, printed, _ = host.provision(min_driver="580")
+    code, printed = host.provision(min_driver="580")
     assert code == 0, printed
     assert "GPU driver 580.65.06" in printed
     assert "nvidia" in host.instance.ssh("sudo docker info --format '{{json .Runtimes}}'")
@@ -156,12 +156,12 @@ def test_a_plain_image_of_8_gib_gets_its_engine_from_the_distribution_once(accou
     assert [mapping["Ebs"]["VolumeSize"] for mapping in found["BlockDeviceMappings"]] == [8]
     with launched(account, keys, plain, tmp_path) as host:
         assert "none" in host.instance.ssh("command -v dockerd || echo none")
-        code, printed, _ = host.provision()
+        code, printed = host.provision()
         assert code == 0, printed
         assert "installing docker.io" in printed
         assert host.instance.ssh("sudo docker info --format '{{.ServerVersion}}'; systemctl is-enabled docker").split()[-1] == "enabled"
         before = host.instance.ssh(STATE)
-        code, printed, _ = host.provision()
+        code, printed = host.provision()
         assert (code, "installing" in printed) == (0, False), printed
         assert host.instance.ssh(STATE) == before
 
@@ -185,11 +185,11 @@ def test_the_official_packager_gets_an_environment_and_needs_buildx(host: Host):
     make_wheel(host.bundle / "sdk", "packager", "1.0")
     host.send()
     if host.instance.ssh("sudo docker buildx version >/dev/null 2>&1 || echo missing"):  # Debian 12 has no package of it
-        code, printed, _ = host.provision()
+        code, printed = host.provision()
         assert code == 1
         assert "docker buildx is missing" in printed
         host.program("/usr/local/lib/docker/cli-plugins/docker-buildx", BUILDX)
-    code, printed, _ = host.provision()
+    code, printed = host.provision()
     assert code == 0, printed
     assert "Python environment sdk made from 1 wheels" in printed
     assert host.instance.ssh("/opt/monai-aws/sdk/bin/python -c 'import packager'") == ""
