@@ -29,7 +29,7 @@ from tests.support.platform import Platform
 from tests.support.studies import tiny_study_zip
 
 STUDIES = 48
-LOOKING = 96
+LOOKING = 192
 COMPARED = 6
 NUMBERS = ("1", "2", "3", "4", "5", "6", "7", "8")
 WISH = "tiny:sleep=3"
