@@ -34,10 +34,14 @@ class DagsterProcessError(NamedError):
 PORTS_TRIED = 10
 
 
-def free_port(preferred: int) -> int:
-    """The preferred loopback port, one of the next where it is taken, or any free one."""
+def free_port(preferred: int, promised: int = 0) -> int:
+    """The preferred loopback port, one of the next where it is taken, or any free one; never the one that is ``promised`` to another."""
     for port in (*range(preferred, min(preferred + PORTS_TRIED, 65536) if preferred else 0), 0):
+        if port and port == promised:
+            continue
         with socket.socket() as probe:
+            # As a server does: a port whose last connections are still remembered for a minute is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
             except OSError:
@@ -97,7 +101,7 @@ class DagsterProcesses:
             raise DagsterProcessError(f"Port {port} of this machine is taken.", "Name another one, or none.")
         address = f"http://{HOST}:{chosen}"
         rest = os.environ if inherited is None else inherited
-        links = _free_links(environment.get("MONAI_AWS_LINKS_URL", load_settings().links_url), report)
+        links = _free_links(environment.get("MONAI_AWS_LINKS_URL", load_settings().links_url), report, chosen)
         own = {"DAGSTER_HOME": str(self.home), "MONAI_AWS_LINKS_URL": links, "MONAI_AWS_PORTAL_LISTEN": HOST}
         env = {"MONAI_AWS_UI_ADDRESS": address, **rest, **environment, **own}
         workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
@@ -187,14 +191,17 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _free_links(wanted: str, report: Callable[[str], None]) -> str:
-    """Where the portal is to open: as wanted, or at any free port of loopback where that one is taken; empty: nowhere."""
+def _free_links(wanted: str, report: Callable[[str], None], promised: int = 0) -> str:
+    """Where the portal is to open: as wanted, or at any free port of loopback where that one is taken; empty: nowhere.
+
+    ``promised``: the port of the UI, which nobody listens at yet.
+    """
     from monai_aws_pipeline.portal.server import port_of
 
     if not wanted:
         return ""
     port = port_of(wanted)
-    chosen = free_port(port)
+    chosen = free_port(port, promised)
     if chosen == port:
         return wanted
     report(f"port {port} is taken, so the portal opens at port {chosen}; MONAI_AWS_LINKS_URL names another")

@@ -76,7 +76,7 @@ class Walk:
         self.graph("graph-with-failures")
         self.asset("unanswered_studies")
         self.page.get_by_text("once_mended").first.wait_for()
-        self.keep("unanswered-studies", width=1500, height=1000, scroll_to="newest")
+        self.keep("unanswered-studies", width=1760, height=1000, scroll_to="newest")
         self.page.locator(f"a[href*='partition={self.studies['thick']}']").first.click()
         self.page.get_by_text("application_said_last").wait_for()
         self.keep("failed-study")

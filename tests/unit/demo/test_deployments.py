@@ -163,3 +163,21 @@ def test_a_second_ui_takes_the_next_port_and_a_named_one_that_is_taken_is_refuse
         with pytest.raises(DagsterProcessError, match=f"Port {port} of this machine is taken"):
             DagsterProcesses(tmp_path / "home").start({}, port, lambda _: None, exact=True)
     assert free_port(port) == port
+    assert free_port(port, promised=port) != port, "the UI will listen there"
+
+
+def test_a_port_is_free_at_once_when_its_server_has_ended():
+    """Its last connections are remembered for a minute, in which a demo that is begun again was given another address."""
+    import socket
+
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn's does
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = server.accept()
+            assert free_port(port) != port, "somebody listens"
+            accepted.close()  # first, so that this side remembers
+            assert client.recv(1) == b""
+    assert free_port(port) == port

@@ -85,6 +85,7 @@ def test_the_demo_opens_them_where_there_is_room():
     assert chosen_instead.startswith("http://127.0.0.1:")
     assert "is taken" in said[0]
     assert _free_links("", said.append) == ""
+    assert _free_links(taken, said.append, promised=int(taken.rpartition(":")[2])) != taken, "nobody listens there yet, and the UI will"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "2001:db8::1"])  # noqa: S104  # none is listened on
