@@ -72,7 +72,7 @@ class DagsterProcesses:
         environment: Mapping[str, str],
         port: int,
         report: Callable[[str], None],
-        seconds: float = 120,
+        seconds: float = 300,
         *,
         inherited: Mapping[str, str] | None = None,
         exact: bool = False,

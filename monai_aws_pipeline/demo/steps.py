@@ -202,7 +202,7 @@ def run(place: Workplace, console: Console | None = None) -> dict[str, Any]:
         settings = load_settings()
         clients = Clients(settings.region)
         with progress.phase("ui", "Starting Dagster as the operator role"):
-            address = DagsterProcesses(place.home).start(environment, UI_PORT, progress.line, seconds=300)
+            address = DagsterProcesses(place.home).start(environment, UI_PORT, progress.line)
             summary["portal"] = DagsterProcesses(place.home).portal
             progress.line(f"the UI answers at {address}" + (f", the portal at {summary['portal']}/" if summary["portal"] else ""))
         with progress.phase("deploy_all", "Materialising gpu_ami → map_image → inference_host → s3_trigger"):

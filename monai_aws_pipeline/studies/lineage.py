@@ -14,7 +14,7 @@ and study as data version, and what is found by that is not recorded twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -36,7 +36,7 @@ from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.operations.results_store import ExpiredResultError, ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.studies.compared import Earlier
-from monai_aws_pipeline.studies.read_ahead import Event, Make, Outcome, read_results
+from monai_aws_pipeline.studies.read_ahead import Event, ReadAhead, read_results
 from monai_aws_pipeline.studies.record_metadata import (
     failed,
     observation_tags,
@@ -83,15 +83,15 @@ def prepare(
     arrivals: Sequence[Arrival],
     now: datetime,
     make: EventMaker,
-    read: Callable[[ResultsStore, Sequence[Arrival]], Sequence[Outcome]] = read_results,
-    made: Callable[[Make], Mapping[str, Event]] = lambda _: {},
+    ahead: ReadAhead | None = None,
 ) -> Recording:
-    """Read what is not recorded yet and make its events, but for those that ``read`` left ``made``.
+    """Read what is not recorded yet and make its events, but for what lies ``ahead`` already.
 
     Damaged entries are skipped for good; trouble of S3 itself is raised, so that the tick is tried again as a whole.
     """
     wanted = unrecorded(instance, arrivals)
-    found, ahead = read(store, wanted), made(make)
+    found = ahead.read(store, wanted) if ahead else read_results(store, wanted)
+    made = ahead.made(make) if ahead else {}
 
     results: list[StoredResult] = []
     events_ahead: dict[str, Event] = {}
@@ -107,8 +107,8 @@ def prepare(
             deferred.append(entry)
         else:
             results.append(outcome)
-            if entry.key in ahead:  # by what it answers: the record was found to be the entry's
-                events_ahead[result_id(entry.job, entry.study)] = ahead[entry.key]
+            if entry.key in made:  # by what it answers: the record was found to be the entry's
+                events_ahead[result_id(entry.job, entry.study)] = made[entry.key]
     results = _not_recorded_meanwhile(instance, results)
     results.sort(key=lambda result: (result.record.committed_at, result.record.job))
     # Also those that are recorded and may be no partition, as a run's that died; Dagster skips the ones it has. None that has left since.

@@ -93,7 +93,7 @@ class ReadAhead:
     def forget(self) -> None:
         """Keep nothing. After trouble: it may lie in the client, whose credentials somebody has renewed since."""
         self._taken()
-        self._store = None
+        self._store, self._now = None, Prepared()
 
     def plan(self, cursor: Cursor, keys_after: KeysAfter, now: datetime, limit: int) -> Tick:
         """The plan that was made ahead where it is this tick's, of as many results as was said then; else ``plan_tick``'s, of ``limit``."""

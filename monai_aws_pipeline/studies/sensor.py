@@ -82,7 +82,7 @@ def tick(
     else:
         plan = plan_tick(cursor, store.index_keys, now, EVENTS_A_TICK)
     make = EventMaker(where or Addresses(store.bucket), current_versions(instance, [S3_TRIGGER]), limits)
-    recording = prepare(instance, store, plan.fresh, now, make, *((ahead.read, ahead.made) if ahead else ()))
+    recording = prepare(instance, store, plan.fresh, now, make, ahead)
     after = plan.advance(recording.deferred)
     if plan.more and ahead:
         ahead.expect(store, after, now, min(GROWTH * len(plan.fresh), EVENTS_A_TICK), make)

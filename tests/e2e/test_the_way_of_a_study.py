@@ -273,7 +273,7 @@ def test_a_study_that_was_answered_while_the_archive_was_away_is_stored_from_the
     place.cloud.order_fault(service="medical-imaging", action="SearchDICOMInstances", code="InternalServerException", times=1000)
     job = place.upload("input/away.zip", tiny_study_zip(instances=6))
     (record,) = place.answers([job])[job]
-    place.wait_stopped(240)
+    place.wait_stopped(240, at_work_minutes=1)
     place.cloud.clear_faults()
     archive = StudyArchive(place.clients, place.settings)
     assert archive.record(record.study, record.job) is None

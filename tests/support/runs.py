@@ -165,7 +165,7 @@ class Installation:
 def installation(home: Path, variables: Mapping[str, str]) -> Iterator[Installation]:
     """Webserver and daemon in a folder, ended afterwards with everything they started."""
     with dagster_ended(home):
-        address = DagsterProcesses(home).start(variables, 0, lambda _: None, seconds=300)
+        address = DagsterProcesses(home).start(variables, 0, lambda _: None)
         with DagsterInstance.from_config(str(home)) as instance:
             yield Installation(instance, address)
 

@@ -13,7 +13,7 @@ from dagster import DagsterInstance
 from monai_aws_pipeline.operations.results_store import ResultsStore, StoredResult, UnreadableResultError
 from monai_aws_pipeline.portal.addresses import Addresses
 from monai_aws_pipeline.studies import lineage, read_ahead, sensor
-from monai_aws_pipeline.studies.lineage import EventMaker
+from monai_aws_pipeline.studies.lineage import EventMaker, Recording
 from monai_aws_pipeline.studies.read_ahead import ReadAhead, read_result
 from monai_aws_pipeline.studies.recorded import INFERENCE_RESULT
 from monai_aws_pipeline.studies.result_checks import StudyLimits
@@ -99,13 +99,19 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return jobs
 
 
-def test_the_events_of_the_next_tick_are_made_once_and_are_its_own(
-    instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]
-):
+def begun(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead) -> tuple[Recording, Cursor]:
+    """The first tick, written, and the next one read ahead."""
     committed(bucket)
     first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
     write(instance, first)
     prepared(ahead)
+    return first, cursor
+
+
+def test_the_events_of_the_next_tick_are_made_once_and_are_its_own(
+    instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]
+):
+    _, cursor = begun(instance, bucket, ahead)
     assert len(made) == RESULTS
     plain, _ = sensor.tick(instance, Watched(bucket), cursor, NOW)
     made.clear()
@@ -116,12 +122,10 @@ def test_the_events_of_the_next_tick_are_made_once_and_are_its_own(
 
 def test_what_would_be_told_otherwise_since_is_made_anew(instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]):
     """Somebody has changed the limits of a study."""
-    committed(bucket)
-    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
-    write(instance, first)
-    prepared(ahead)
+    _, cursor = begun(instance, bucket, ahead)
     changed = StudyLimits(seconds=0.5)
-    known, (plain, _) = sensor.tick(instance, Watched(bucket), cursor, NOW)[0], sensor.tick(instance, Watched(bucket), cursor, NOW, changed)
+    known, _ = sensor.tick(instance, Watched(bucket), cursor, NOW)
+    plain, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, changed)
     made.clear()
     second, _ = sensor.tick(instance, Watched(bucket), cursor, NOW, changed, ahead=ahead)
     assert sorted(made) == sorted(jobs(second))
@@ -131,10 +135,7 @@ def test_what_would_be_told_otherwise_since_is_made_anew(instance: DagsterInstan
 def test_a_study_that_was_answered_meanwhile_is_told_beside_that_answer(
     instance: DagsterInstance, bucket: Bucket, ahead: ReadAhead, made: list[str]
 ):
-    committed(bucket)
-    first, cursor = sensor.tick(instance, Watched(bucket), Cursor(), NOW, ahead=ahead)
-    write(instance, first)
-    prepared(ahead)
+    first, cursor = begun(instance, bucket, ahead)
     (waiting, *_) = (number for number in range(RESULTS) if job_of(number) not in jobs(first))
     another = succeeded(waiting, NOW - timedelta(hours=1), job="b" * 32)
     instance.report_runless_asset_event(lineage.event_of(StoredResult(another, ()), Addresses("studies"), {}))
