@@ -66,6 +66,7 @@ def state_of_a_deployment(state: DeploymentState) -> Table:
         rows.append(("queue", name, "not there: materialise s3_trigger" if depth.waiting < 0 else held))
     for line in state.results:
         ended = f"{line.status}{f' ({line.error})' if line.error else ''}, {line.seconds:.1f} s, {line.cost_usd:.4f} USD"
+        ended += f", beside {line.beside} other{'' if line.beside == 1 else 's'}" if line.beside else ""
         said = f"; it said last: {line.last_line}" if line.last_line else ""
         rows.append((f"result {line.committed_at}", f"study {line.study or 'unknown'}, job {line.job}", f"{ended}{said}"))
     return Table(f"deployment {state.deployment}", ("what", "which", "state"), rows)

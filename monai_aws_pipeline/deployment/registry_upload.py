@@ -5,14 +5,16 @@
 ``python upload.py saved REGION REFERENCE...``: images of the machine's engine, all of one repository, the first of which has to arrive.
 What ``docker push`` does, sooner: that spends nearly all of its time in its own gzip, on one core for one large layer.
 
-A blob that the repository holds already is not sent. Standard library and boto3 only, ISA-L where the machine has it, and nothing of this
-project, because it runs alone. Protocol: https://distribution.github.io/distribution/spec/api/, images:
-https://distribution.github.io/distribution/spec/manifest-v2-2/, what an engine saves: https://github.com/moby/docker-image-spec
+A blob that the repository holds already is not sent. Standard library and boto3 only, ISA-L and zstandard where the machine has them, and
+nothing of this project, because it runs alone. Protocol: https://distribution.github.io/distribution/spec/api/, images:
+https://distribution.github.io/distribution/spec/manifest-v2-2/ and, where layers are zstd, for which Docker's own format has no word,
+https://github.com/opencontainers/image-spec; what an engine saves: https://github.com/moby/docker-image-spec
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import posixpath
 import shutil
@@ -35,6 +37,10 @@ try:  # a machine image of before has no ISA-L
     from isal import isal_zlib as compressor
 except ImportError:
     import zlib as compressor  # type: ignore[no-redef]
+try:  # nor zstandard
+    import zstandard
+except ImportError:
+    zstandard = None  # type: ignore[assignment]
 
 ATTEMPTS = 4
 UNKNOWN_FORMAT = 3
@@ -42,10 +48,6 @@ UNKNOWN_FORMAT = 3
 UPLOADS = 3
 """Blobs that are sent at once."""
 
-_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-_CONFIG = "application/vnd.docker.container.image.v1+json"
-_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-_GZIP = b"\x1f\x8b"
 _PIECE = 4 << 20
 _SMALL = 1 << 20
 """Bytes up to which a member may be text: whether it is, the manifest says, which comes behind it."""
@@ -53,6 +55,39 @@ _SMALL = 1 << 20
 
 class UnknownFormatError(Exception):
     """What the engine saved is not what this module knows, or not what the image says it is."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How layers are compressed: by which bytes one knows it, what a manifest calls it all, and what packs and unpacks."""
+
+    name: str
+    magic: bytes
+    manifest: str
+    config: str
+    layer: str
+    packer: Callable[[], Any]
+    unpacker: Callable[[], Any]
+
+
+GZIP = Packing(
+    "gzip",
+    b"\x1f\x8b",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    lambda: compressor.compressobj(1, compressor.DEFLATED, 31),  # 31: as gzip, whose header bears no time
+    lambda: compressor.decompressobj(31),
+)
+ZSTD = Packing(
+    "zstd",
+    b"\x28\xb5\x2f\xfd",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    lambda: zstandard.ZstdCompressor(level=1, threads=-1).compressobj(),
+    lambda: zstandard.ZstdDecompressor().decompressobj(read_across_frames=True),
+)
 
 
 class Repository:
@@ -111,8 +146,9 @@ def send(path: Path, digest: str, repository: Repository) -> None:
 def upload(folder: Path, repository: Repository, tag: str) -> str:
     """Upload what ``assembly.write_image`` wrote and the registry has not, the manifest last. Returns the image's digest."""
     manifest = (folder / "manifest.json").read_bytes()
-    for path in sorted((folder / "layers").iterdir()):
-        send(path, f"sha256:{path.name}", repository)
+    with ThreadPoolExecutor(UPLOADS) as uploads:
+        for sent in [uploads.submit(send, path, f"sha256:{path.name}", repository) for path in sorted((folder / "layers").iterdir())]:
+            sent.result()
     send(folder / "config.json", _sha256((folder / "config.json").read_bytes()), repository)
     repository.put_manifest(tag, manifest)
     return _sha256(manifest)
@@ -146,8 +182,8 @@ class Archive:
     Large members are compressed and sent as they come; which of the small ones are layers is known at the end.
     """
 
-    def __init__(self, folder: Path, start: Callable[[Path, str], Future[None]]) -> None:
-        self._folder, self._start = folder, start
+    def __init__(self, folder: Path, packing: Packing, start: Callable[[Path, str], Future[None]]) -> None:
+        self._folder, self._packing, self._start = folder, packing, start
         self._large: dict[str, Layer] = {}
         self._small: dict[str, bytes] = {}
         self._links: dict[str, str] = {}
@@ -182,9 +218,10 @@ class Archive:
             raise UnknownFormatError("what the engine saved are not the layers that the image names")
         for layer in layers:
             layer.sent.result()
-        config = {"mediaType": _CONFIG, "size": len(image.config), "digest": _sha256(image.config)}
-        named = [{"mediaType": _LAYER, "size": layer.bytes, "digest": layer.digest} for layer in layers]
-        return json.dumps({"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": named}, indent=1).encode()
+        packing = self._packing
+        config = {"mediaType": packing.config, "size": len(image.config), "digest": _sha256(image.config)}
+        named = [{"mediaType": packing.layer, "size": layer.bytes, "digest": layer.digest} for layer in layers]
+        return json.dumps({"schemaVersion": 2, "mediaType": packing.manifest, "config": config, "layers": named}, indent=1).encode()
 
     def _member(self, name: str) -> str:
         """Where a member's content lies: layers of equal content are links to one of them."""
@@ -203,26 +240,27 @@ class Archive:
         return self._large[name]
 
     def _layer(self, pieces: Iterator[bytes]) -> Layer:
-        """Compress and start sending. One that is compressed already (as an engine on containerd keeps it) is sent as it is."""
+        """Compress and start sending. One that is compressed so already (as an engine on containerd may keep it) is sent as it is."""
         diff, whole, size = hashlib.sha256(), hashlib.sha256(), 0
         hashed: Future[None] | None = None
         first = next(pieces, b"")
-        if first.startswith(b"\x28\xb5\x2f\xfd"):
+        found = next((packing for packing in (GZIP, ZSTD) if first.startswith(packing.magic)), None)
+        if found is ZSTD and self._packing is not ZSTD:
             raise UnknownFormatError("a layer is compressed with zstd")
-        ready = first.startswith(_GZIP)
-        packing = compressor.compressobj(1, compressor.DEFLATED, 31)  # 31: as gzip, whose header bears no time
-        unpacking = compressor.decompressobj(31)
+        unpacking = found.unpacker() if found else None
+        packing = None if found is self._packing else self._packing.packer()
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as target:
             piece = first
             while piece:
+                plain = unpacking.decompress(piece) if unpacking else piece
                 if hashed:
                     hashed.result()
-                hashed = self._hashing.submit(diff.update, unpacking.decompress(piece) if ready else piece)
-                packed = piece if ready else packing.compress(piece)
+                hashed = self._hashing.submit(diff.update, plain)
+                packed = packing.compress(plain) if packing else piece
                 whole.update(packed)
                 size += target.write(packed)
                 piece = next(pieces, b"")
-            if not ready:
+            if packing:
                 packed = packing.flush()
                 whole.update(packed)
                 size += target.write(packed)
@@ -232,7 +270,23 @@ class Archive:
         return Layer(digest, size, f"sha256:{diff.hexdigest()}", self._start(Path(target.name), digest))
 
 
-def upload_saved(references: Sequence[str], repository: Repository, folder: Path) -> dict[str, str]:
+def engine_reads_zstd() -> bool:
+    """Ask the machine's engine, by having it import a file that is compressed so: Docker does from 23 on, and hosts have the same one."""
+    if zstandard is None:
+        return False
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("asked"))
+    try:
+        asked = ["docker", "import", "-"]
+        found = subprocess.run(asked, input=zstandard.compress(content.getvalue()), capture_output=True, timeout=60, check=True)
+        subprocess.run(["docker", "image", "rm", found.stdout.decode().strip()], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def upload_saved(references: Sequence[str], repository: Repository, folder: Path, packing: Packing = GZIP) -> dict[str, str]:
     """Upload images of the machine's engine, of which the first has to arrive. Returns the digest of each that did, by tag.
 
     ``folder``: an empty one for the compressed layers. Raises UnknownFormatError before anything is named in the registry.
@@ -243,7 +297,7 @@ def upload_saved(references: Sequence[str], repository: Repository, folder: Path
         path.unlink()
 
     with ThreadPoolExecutor(UPLOADS) as uploads:
-        archive = Archive(folder, lambda path, digest: uploads.submit(sent, path, digest))
+        archive = Archive(folder, packing, lambda path, digest: uploads.submit(sent, path, digest))
         _say("asking the engine for the image, which it writes down whole before the first byte comes")
         with subprocess.Popen(["docker", "save", *references], stdout=subprocess.PIPE) as saving:
             try:
@@ -265,6 +319,8 @@ def upload_saved(references: Sequence[str], repository: Repository, folder: Path
             try:
                 repository.put_manifest(tag, manifest)
             except OSError as error:
+                if not digests and packing is ZSTD and isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
+                    raise UnknownFormatError(f"the registry does not take the image with zstd layers: {_said(error)}") from error
                 if not digests:
                     raise
                 _say(f"{tag} is not kept: {error}")
@@ -279,6 +335,10 @@ def room_for(references: Sequence[str]) -> bool:
         ["docker", "image", "inspect", "--format", "{{.Size}}", *references], capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
     return shutil.disk_usage("/").free > 2 * max(map(int, sizes))  # they share their layers, and the first has all of them
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    return f"the registry answered {error.code}: {error.read(2000).decode(errors='replace')}"
 
 
 def _sha256(content: bytes) -> str:
@@ -307,10 +367,12 @@ def main(way: str, *arguments: str) -> int:
             if not room_for(references):
                 raise UnknownFormatError("the disk has no room to save the image")  # noqa: TRY301
             name = references[0].partition("/")[2].rpartition(":")[0]
+            packing = ZSTD if engine_reads_zstd() else GZIP
+            _say(f"layers are compressed with {packing.name}" + ("" if packing is ZSTD else ", because the engine does not read zstd"))
             with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as work:
-                digests = upload_saved(references, _log_in(region, name), Path(work))
+                digests = upload_saved(references, _log_in(region, name), Path(work), packing)
     except urllib.error.HTTPError as error:
-        print(f"the registry answered {error.code}: {error.read(2000).decode(errors='replace')}", file=sys.stderr)  # noqa: T201
+        print(_said(error), file=sys.stderr)  # noqa: T201
         return 1
     except UnknownFormatError as error:
         _say(str(error))

@@ -223,7 +223,9 @@ def _hosting(config: AgentConfig, engine: Engine, folder: Path, at_once: AtOnce,
     """The way that the setting asks for, one process's MAP at a time. ``folder``: where warm containers' studies appear, nobody else's."""
     verdicts = STATE_FOLDER / "hosting"
     chosen = Warm(engine, verdicts, folder) if config.map_hosting == WARM else PerStudy(engine)
-    proved = SideBySide(chosen, verdicts / "side-by-side", folder.with_name(f"{folder.name}-side-by-side"), at_once.may_share)
+    proved = SideBySide(
+        chosen, verdicts / "side-by-side", folder.with_name(f"{folder.name}-side-by-side"), at_once.may_share, at_once.proved
+    )
     return OneAtATime(proved, RUNTIME_FOLDER, shared=shared)
 
 

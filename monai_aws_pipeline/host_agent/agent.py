@@ -56,7 +56,7 @@ class Agent:
         # A MAP that is being proved beside an agent that starts is no leftover.
         if not self._in_use() and (left := context.engine.remove_leftovers()):
             log.warning("removed %d container(s) that an earlier agent left", left)
-        pipeline = Pipeline(context)
+        pipeline = Pipeline(context, self._sign_of_life)
         try:
             idle = self._membership.enter() and self._take_jobs(pipeline)
         except BaseException:

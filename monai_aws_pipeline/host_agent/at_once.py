@@ -125,6 +125,7 @@ class _Digest:
     since: float | None = None
     counted: int = 0
     steady: int = 0
+    alone: bool = False
 
 
 class AtOnce:
@@ -180,11 +181,12 @@ class AtOnce:
 
     def used(self, digest: str, end: RunEnd) -> None:
         """A study has ended: count what it used. One that failed may have failed of using too much: no other would be let in for good."""
+        number = self.number(digest)  # before the driver is asked, which may change it
         self._ask_for_gpu()
         if not end.ended_well:
             return
         with self._lock:
-            known, before, number = self._of(digest), self._of(digest).use, self.number(digest)
+            known, before = self._of(digest), self._of(digest).use
             known.use = before.and_of(end)
             if known.use.studies == 1 or self.number(digest) != number:
                 self._say(digest)
@@ -212,12 +214,12 @@ class AtOnce:
     def disturbed(self, digest: str, beside: int, limit_mib: int = 0) -> None:
         """A study failed beside so many others and was answered alone: never so many again.
 
-        ``limit_mib``: the limit of memory by which it ended. Where that was a share, nobody disturbed it: it takes at least so much, and
-        with that counted the next one's share is larger.
+        ``limit_mib``: the share of memory by which it ended, if it was that. Then nobody disturbed it: it takes at least so much, and with
+        that counted the next one's share is larger.
         """
         with self._lock:
             known = self._of(digest)
-            if 0 < limit_mib < self._limits.memory_mib:
+            if limit_mib:
                 known.use = replace(known.use, memory_bytes=max(known.use.memory_bytes, limit_mib << 20))
             else:
                 known.ceiling = max(1, min(known.ceiling, beside))
@@ -226,6 +228,16 @@ class AtOnce:
             most = self._places(known)
             log.warning("a study failed beside %d other(s) and was answered alone; from now on at most %d at once", beside, most)
             self._say(digest)
+
+    def proved(self, digest: str, *, alone: bool) -> None:
+        """What the proof says of this digest: ``alone``, where its studies are answered otherwise beside each other. Then one has all that
+        is allowed. It is kept by who proved it.
+        """
+        with self._lock:
+            known = self._of(digest)
+            if known.alone != alone:
+                known.alone = alone
+                self._say(digest)
 
     def _decide(self, digest: str, known: _Digest, number: int, rate: float) -> None:
         if number in known.rates:
@@ -243,7 +255,9 @@ class AtOnce:
 
     def _most(self, known: _Digest) -> tuple[int, str]:
         most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
-        return (most, scarce) if most <= known.ceiling else (known.ceiling, "room for a study that failed beside others")
+        if known.alone:
+            return 1, "independence: beside another a study was answered otherwise"
+        return (most, scarce) if most <= known.ceiling else (known.ceiling, "room: beside others a study failed")
 
     def _places(self, known: _Digest) -> int:
         """How many it may ever become, as far as is known now."""

@@ -93,7 +93,7 @@ def _read(file: Path | None) -> float:
         found = float(json.loads(file.read_text())["idle"]) if file else 0.0
     except FileNotFoundError:
         return 0.0
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         log.warning("the idle seconds before the last stop cannot be read; they are charged to nobody")
         return 0.0
     return found if 0 <= found < 1e7 else 0.0

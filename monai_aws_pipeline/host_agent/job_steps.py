@@ -142,6 +142,7 @@ class StagedStudy:
     """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
 
     ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
+    ``runs``: how often the MAP was run on it before.
     """
 
     study: Study
@@ -151,6 +152,7 @@ class StagedStudy:
     without_identifiers: IdentifierFilter
     given: Given | None = None
     repairs: tuple[str, ...] = ()
+    runs: int = 0
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -319,9 +321,11 @@ def _moved(instance: Instance, target: Path) -> Instance:
 # ----------------------------------------------------------------------------------------------------------------------- inference
 
 
-def make_ready(context: HostContext, message: JobMessage) -> ReadyMap:
-    """The MAP that is live now, or the one that a re-run names, on this host. Raises JobError."""
+def make_ready(context: HostContext, message: JobMessage, image: str = "") -> ReadyMap:
+    """The MAP that is live now, or the one that a re-run names, on this host; that ``image`` where one is given. Raises JobError."""
     try:
+        if image:
+            return context.live_map.make_ready(image, context.stop)
         return context.live_map.ready(message.map_digest, context.stop)
     except InterruptedJobError:
         raise
@@ -372,7 +376,7 @@ def once_more(tried: InferenceRun, limits: Limits) -> OneStudy:
     staged = tried.one.staged
     shutil.rmtree(staged.target)
     make_target(staged.target, limits)
-    return replace(tried.one, staged=staged)
+    return replace(tried.one, staged=replace(staged, runs=staged.runs + 1))
 
 
 def _with_facts(one: OneStudy) -> OneStudy:
@@ -408,9 +412,13 @@ def run_staged(
 
 
 def _container(staged: StagedStudy, limits: Limits) -> tuple[str, Limits]:
-    """Name of a study's container, and its limits with the label by which one that was left is found."""
+    """Name of a study's container, and its limits with the label by which one that was left is found.
+
+    Each run has a name of its own: the engine may still be removing the container of the one before.
+    """
     job = staged.folder.parent.name
-    return f"monai-aws-{job[:12]}-{staged.folder.name}", replace(limits, labels=((CONTAINER_LABEL, job),))
+    again = f"-{staged.runs}" if staged.runs else ""
+    return f"monai-aws-{job[:12]}-{staged.folder.name}{again}", replace(limits, labels=((CONTAINER_LABEL, job),))
 
 
 def judge(limits: Limits, ready: ReadyMap, staged: StagedStudy, end: RunEnd) -> Inferred:

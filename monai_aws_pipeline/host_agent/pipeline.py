@@ -114,10 +114,12 @@ class _Job:
 
 
 class Pipeline:
-    """The jobs in hand on this host. ``broken`` holds the error that must end the agent."""
+    """The jobs in hand on this host. ``broken`` holds the error that must end the agent; ``sign_of_life`` is called while one waits for
+    room beside others.
+    """
 
-    def __init__(self, context: HostContext):
-        self._context = context
+    def __init__(self, context: HostContext, sign_of_life: Callable[[], None] = lambda: None):
+        self._context, self._sign_of_life = context, sign_of_life
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
         self._inference = ThreadPoolExecutor(2 * MOST, "inference")
@@ -239,43 +241,47 @@ class Pipeline:
             return not_run(one, began, as_job_error(error))
 
     def _infer_one(self, job: _Job, one: OneStudy) -> InferenceRun:
-        """What failed beside others is run once more, alone, and that run counts: perhaps there was too little for all of them."""
+        """What failed beside others, or with only a share of the memory, is run once more, alone and with all of it; that run counts."""
         tried, beside = self._in_turn(job, one)
-        if not beside:
+        limits = self._context.config.limits
+        had_a_share = 0 < tried.memory_mib < limits.memory_mib
+        if not beside and not had_a_share:
             return tried
         tried = judged(self._context, tried, beside)
         if not tried.error or not tried.ready or (not tried.end and isinstance(tried.error, RefusedError)):
             return tried
-        log.warning(
-            "job %s: failed (%s) beside %d other(s), which says nothing; it is run again alone", job.message.job, tried.error.code, beside
-        )
-        again, _ = self._in_turn(job, once_more(tried, self._context.config.limits), alone=True)
+        where = f"beside {beside} other(s)" if beside else f"with {tried.memory_mib} MiB, its share of the memory"
+        log.warning("job %s: failed (%s) %s, which says nothing; it is run again alone", job.message.job, tried.error.code, where)
+        again, _ = self._in_turn(job, once_more(tried, limits), alone=tried.ready.image)
         again = judged(self._context, again, 0)
         if not again.error:
-            limit = tried.memory_mib if tried.end and tried.end.out_of_memory else 0
-            self._context.at_once.disturbed(tried.ready.facts.digest, beside, limit)
+            # With nothing beside it, the share was all that was different, in whatever words the application said so.
+            of_memory = not beside or (tried.end and tried.end.out_of_memory)
+            self._context.at_once.disturbed(tried.ready.facts.digest, beside, tried.memory_mib if had_a_share and of_memory else 0)
         return again
 
-    def _in_turn(self, job: _Job, one: OneStudy, *, alone: bool = False) -> tuple[InferenceRun, int]:
+    def _in_turn(self, job: _Job, one: OneStudy, *, alone: str = "") -> tuple[InferenceRun, int]:
         """A study's run, and how many ran beside it. The next one's turn begins when nothing of the MAP runs any more for this: how the
         run ended, the engine says a while later.
+
+        ``alone``: the image that is to run with nothing beside it, whichever is live by then; what the study gives was chosen for it.
         """
         context = self._context
         if self._turns.is_taken:
             context.live_map.look()
         place: Place | None = None
         with self._turns.door(self._check_stop) as door:
-            must_be_empty = alone
+            must_be_empty = bool(alone)
             while place is None:
                 door.wait(until_empty=must_be_empty)
                 began = time.monotonic()
                 self._not_waiting(job)
                 context.board.show(job.message.job, Phase.PULLING)
                 try:
-                    ready = make_ready(context, job.message)
+                    ready = make_ready(context, job.message, alone)
                 except JobError as error:
                     return not_run(one, began, error), 0
-                place, must_be_empty = door.enter(ready, alone=alone), True  # where another MAP runs, it has to leave first
+                place, must_be_empty = door.enter(ready, alone=bool(alone)), True  # where another MAP runs, it has to leave first
         limits = context.config.limits if alone else context.at_once.limits(ready.facts.digest)
         try:
             tried = run_inference(context, job.message, one, ready, limits, began, on_exit=place.leave)
@@ -392,6 +398,7 @@ class Pipeline:
         with self._changed:
             while True:
                 self._check_stop()
+                self._sign_of_life()  # those at work may take hours, and the loop that gives it waits here
                 others = [other for other in self._jobs if other is not job]
                 twin = any(other.message.job == job.message.job for other in others)
                 if not twin and (not others or room_to_prefetch(job.message.size, shutil.disk_usage(self._context.work).free)):

@@ -158,7 +158,7 @@ def depth_of(clients: Clients, name: str) -> Depth:
 @dataclass(frozen=True)
 class ResultLine:
     """One answer in short. ``seconds`` from taken to committed; ``error`` is the code of a study that was not answered, ``last_line`` what
-    its application said last."""
+    its application said last. ``beside``: so many others were inferred with it, whose seconds of the machine ``cost_usd`` leaves out."""
 
     status: str
     study: str
@@ -169,6 +169,7 @@ class ResultLine:
     result_key: str
     error: str = ""
     last_line: str = ""
+    beside: int = 0
 
     @classmethod
     def of(cls, record: ResultRecord) -> ResultLine:
@@ -183,6 +184,7 @@ class ResultLine:
             result_key=record.commit_key,
             error=record.error.code if record.error else "",
             last_line=record.error.last_line if record.error else "",
+            beside=record.resources.beside,
         )
 
 

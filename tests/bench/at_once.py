@@ -98,7 +98,8 @@ def measure_brain() -> dict[str, Any]:
             now = with_number(place, number, studies["0"])
             took, _ = backlog(now, f"turn-{turn}", {name: body for name, body in studies.items() if name != "0"})
             seconds[number].append(took)
-        kept = json.loads(on_host(now, f"{KEPT} || echo null"))
+            if number == AUTO:  # before the next turn's host takes the place of this one
+                kept = json.loads(on_host(now, f"{KEPT} || echo null"))
     return {
         "studies": BRAINS,
         "one_seconds": round(sum(seconds["1"]), 1),

@@ -41,6 +41,10 @@ LINE_BYTES: Final = 4096
 _TICK_S: Final = 0.01
 _LOOK_S: Final = 0.1
 _PULL_S: Final = 3600
+_OLD_ENGINE: Final = (
+    "This host's engine does not read layers of zstd, as Docker before 23 does not: the MAP was built on a newer machine image. "
+    "Materialise inference_host, so that hosts are of that image too."
+)
 _CALL_S: Final = 120
 _END_S: Final = 10
 _NEVER: Final = "0001-01-01"
@@ -128,9 +132,10 @@ class Engine:
             self._run(["login", "--username", username, "--password-stdin", registry], text=password)
             self._pull(image, stop)
         except EngineError as error:
-            full = "no space left" in str(error).lower()
-            code = Code.DISK_FULL if full else Code.PULL_FAILED
-            raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(error))}.") from error
+            said = str(error).lower()
+            code = Code.DISK_FULL if "no space left" in said else Code.PULL_FAILED
+            why = f" {_OLD_ENGINE}" if "invalid tar header" in said else ""
+            raise FailedError(code, f"The MAP image could not be pulled: {_one_line(str(error))}.{why}") from error
         finally:
             shutil.rmtree(self._config, ignore_errors=True)
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection
 from typing import IO, Final
 
@@ -32,16 +33,21 @@ class GpuWatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._used: dict[int, tuple[float, int]] = {}
+        self._used: dict[tuple[int, str], tuple[float, int]] = {}
         self._try_at = 0.0
 
     def used_by(self, pids: Collection[int]) -> int | None:
-        """Bytes that these processes have of it together at the last look; None where none of them was seen on it."""
+        """Bytes that these processes have of it together at the last look, of the GPU on which that is most; None where none of them was
+        seen on any.
+        """
         self._watch()
         now = time.monotonic()
+        found: Counter[str] = Counter()
         with self._lock:
-            found = [used for pid, (at, used) in self._used.items() if pid in pids and now - at < _OLD_S]
-        return sum(found) if found else None
+            for (pid, gpu), (at, used) in self._used.items():
+                if pid in pids and now - at < _OLD_S:
+                    found[gpu] += used
+        return max(found.values(), default=None)
 
     def used_by_all(self) -> int | None:
         """Bytes in use of the GPU that has the most in use; None where the driver does not say."""
@@ -65,7 +71,7 @@ class GpuWatch:
             if (self._process and self._process.poll() is None) or now < self._try_at or not shutil.which(_PROGRAM):
                 return
             self._try_at = now + _PAUSE_S
-            command = [_PROGRAM, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits", f"--loop-ms={_EVERY_MS}"]
+            command = [_PROGRAM, "--query-compute-apps=pid,used_memory,gpu_uuid", "--format=csv,noheader,nounits", f"--loop-ms={_EVERY_MS}"]
             try:
                 self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             except OSError as error:
@@ -77,11 +83,11 @@ class GpuWatch:
 
     def _read(self, stream: IO[bytes] | None) -> None:
         while stream is not None and (line := stream.readline(200)):
-            pid, _, used = line.decode("ascii", "replace").partition(",")
+            pid, used, gpu, *_ = [*line.decode("ascii", "replace").split(","), "", ""]
             if pid.strip().isdigit() and used.strip().isdigit():
                 with self._lock:
                     now = time.monotonic()
-                    self._used[int(pid)] = (now, int(used) << 20)
+                    self._used[int(pid), gpu.strip()] = (now, int(used) << 20)
                     self._used = {each: seen for each, seen in self._used.items() if now - seen[0] < _OLD_S}
 
 

@@ -40,6 +40,11 @@ def differences(one: Path, other: Path, source_uids: Iterable[str] = ()) -> tupl
     return tuple(dict.fromkeys(found))[:_SHOWN]
 
 
+def has_files(folder: Path) -> bool:
+    """Whether there is anything to compare: two that wrote nothing agree in nothing."""
+    return any(not path.is_dir() for path in folder.rglob("*"))
+
+
 _Facts = tuple[tuple[str, str], ...]
 _File = tuple[_Facts, str]
 

@@ -16,14 +16,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from monai_aws_pipeline.host_agent.errors import InterruptedJobError, JobError
-from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import Hosting, OnExit, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
+from monai_aws_pipeline.host_agent.runtime.output_comparison import differences, has_files
 from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdicts, uids_of
 from monai_aws_pipeline.maps.spec.run import Limits
 
@@ -43,11 +41,18 @@ MayShare = Callable[[str, RunEnd | None], bool]
 """Whether two of a digest may have room: by what a study of it has just used, and None before one has run."""
 
 
+class Tell(Protocol):
+    """Is told of each digest whether its studies may only run alone, before one of them runs and when that was proved."""
+
+    def __call__(self, digest: str, *, alone: bool) -> None:
+        """See above."""
+
+
 class SideBySide:
     """A hosting whose studies may run beside each other once that was proved. ``folder``: this object's alone, for the proof's outputs."""
 
-    def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare):
-        self._hosting, self._folder, self._may_share = hosting, folder, may_share
+    def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare, tell: Tell):
+        self._hosting, self._folder, self._may_share, self._tell = hosting, folder, may_share, tell
         self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE))
         self._in_vain = Counter[str]()
         shutil.rmtree(folder, ignore_errors=True)  # what an agent left that was killed in the middle of a proof
@@ -62,7 +67,7 @@ class SideBySide:
         digest = ready.facts.digest
         may_follow = self._verdicts.read(digest) is None and self._in_vain[digest] < _TRIES and self._may_share(digest, None)
         end = self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if may_follow else on_exit)
-        if may_follow and end.ended_well and self._hosting.is_settled(ready) and self._may_share(digest, end):
+        if may_follow and end.ended_well and has_files(target) and self._hosting.is_settled(ready) and self._may_share(digest, end):
             self._prove(ready, source, target, limits, name, stop)
         return end
 
@@ -77,6 +82,7 @@ class SideBySide:
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """Several only after the proof."""
         verdict = self._verdicts.read(ready.facts.digest)
+        self._tell(ready.facts.digest, alone=bool(verdict and verdict.hosting == ALONE))
         if number > 1 and (verdict is None or verdict.hosting != TOGETHER):
             return False
         return self._hosting.ready_for(ready, limits, number)
@@ -93,23 +99,23 @@ class SideBySide:
         digest = ready.facts.digest
         try:
             unlike = self._differences(ready, source, target, limits, name, stop)
-        except (JobError, InterruptedJobError, EngineError, OSError, ValueError) as error:  # says nothing about the MAP
+            if unlike is None:
+                self._tell_nothing(digest, "two were not run at once")
+            elif unlike:
+                self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
+                self._tell(digest, alone=True)
+            else:
+                self._verdicts.write(digest, TOGETHER, "run twice at once, a study had the outputs that it had alone")
+        except Exception as error:  # says nothing about the MAP, and the study is answered, whatever it was
             self._tell_nothing(digest, error.__class__.__name__)
-            return
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if unlike is None:
-            self._tell_nothing(digest, "two were not run at once")
-        elif unlike:
-            self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
-        else:
-            self._verdicts.write(digest, TOGETHER, "run twice at once, a study had the outputs that it had alone")
 
     def _differences(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, stop: threading.Event
     ) -> tuple[str, ...] | None:
-        """What is unlike the outputs in ``target`` when two run at once, None where they did not. Raises what the hosting raises, OSError,
-        ValueError.
+        """What is unlike the outputs in ``target`` when two run at once, None where they did not. Raises whatever the hosting or a file of
+        an application raises.
         """
         if not self._wait_until_ready(ready, limits, stop):
             return None

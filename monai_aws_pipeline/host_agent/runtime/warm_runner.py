@@ -32,7 +32,7 @@ from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import LINE_BYTES, LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.runtime.output_comparison import differences
+from monai_aws_pipeline.host_agent.runtime.output_comparison import differences, has_files
 from monai_aws_pipeline.host_agent.runtime.usage import Meter
 from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, PythonCommand, effective_timeout, python_command, warm_container
 
@@ -83,7 +83,8 @@ class Verdicts:
         """The verdict on a digest; None where there is none, or one about another version of the server."""
         try:
             found = Verdict(**json.loads(self._path(digest).read_text()))
-        except (OSError, ValueError, TypeError):
+            found = replace(found, leave=tuple(map(str, found.leave)))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         return found if found.digest == digest and found.proved_with == self._server and found.hosting in self._ways else None
 
@@ -136,11 +137,11 @@ class Warm:
                 self._begin(ready, limits, 1)  # one that was just ended has its imports made anew while the answer is uploaded
                 return end  # noqa: TRY300
             except WarmRefusedError as why:
-                verdict = self._verdicts.write(digest, PER_STUDY, str(why))
+                verdict = self._refused(digest, str(why))
         self._end(0)
         unproved = verdict is None and digest not in self._given_up
         end = self._alone.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if unproved else on_exit)
-        if unproved and end.ended_well:
+        if unproved and end.ended_well and has_files(target):
             self.prove(ready, source, target, limits, end.seconds, stop)
         return end
 
@@ -156,19 +157,27 @@ class Warm:
         try:
             end = self._run_warm(ready, source, other, limits, stop)
             _check_same(end, differences(target, other, uids_of(source)) if end.ended_well else ())
+            reason = f"a study had the same outputs both ways, in {seconds:.1f} s alone and {end.seconds:.1f} s warm"
+            left = self._left.get(digest, [])
+            leave = tuple(str(name) for name, _, _ in left)
+            return self._verdicts.write(digest, WARM, reason + left_to_studies(left), (seconds, end.seconds), leave)
         except WarmRefusedError as why:
+            return self._refused(digest, str(why))
+        except Exception as error:  # says nothing about the MAP: the next study of this digest is tried again, and this one is answered
             self._end(0)
-            return self._verdicts.write(digest, PER_STUDY, str(why))
-        except (FailedError, InterruptedJobError, EngineError, OSError, ValueError) as error:
-            self._end(0)  # says nothing about the MAP: the next study of this digest is tried again
             log.warning("whether this MAP can be hosted warm is not known yet (%s)", error.__class__.__name__)
             return None
         finally:
             shutil.rmtree(other, ignore_errors=True)
-        reason = f"a study had the same outputs both ways, in {seconds:.1f} s alone and {end.seconds:.1f} s warm"
-        left = self._left.get(digest, [])
-        leave = tuple(str(name) for name, _, _ in left)
-        return self._verdicts.write(digest, WARM, reason + left_to_studies(left), (seconds, end.seconds), leave)
+
+    def _refused(self, digest: str, why: str) -> Verdict | None:
+        """Keep that it is hosted by study. Where the disk does not take that, the next study finds it anew."""
+        self._end(0)
+        try:
+            return self._verdicts.write(digest, PER_STUDY, why)
+        except OSError as error:
+            log.warning("that this MAP is hosted by study could not be kept (%s)", error.__class__.__name__)
+            return None
 
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Only where each study has a container of its own; the warm one is there already."""
@@ -191,6 +200,7 @@ class Warm:
             return number == 1
         try:
             self._begin(ready, limits, number)
+            self._end(number)
             return self._ready(number)
         except WarmRefusedError:
             return False  # the study that runs then says it
@@ -265,10 +275,11 @@ class Warm:
                 self._idle.append(WarmContainer(self._engine, ready, python, limits, folder, self._leave(ready.facts.digest)))
 
     def _end(self, number: int) -> None:
-        """Leave so many, with those that studies are in."""
+        """Leave so many, with those that studies are in; of more, those go whose imports are not made."""
         with self._lock:
-            many = max(0, len(self._idle) + len(self._lent) - number)
-            ended, self._idle = self._idle[:many], self._idle[many:]
+            self._idle.sort(key=lambda each: not each.is_ready())
+            keep = max(0, number - len(self._lent))
+            ended, self._idle = self._idle[keep:], self._idle[:keep]
         for each in ended:
             each.close()
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from monai_aws_pipeline.deployment import registry_upload
-from monai_aws_pipeline.deployment.registry_upload import UnknownFormatError, upload_saved
+from monai_aws_pipeline.deployment.registry_upload import GZIP, ZSTD, Packing, UnknownFormatError, engine_reads_zstd, upload_saved
 
 MAP, KEPT = "registry.example.org/map:1.0", "registry.example.org/map:dependencies-1"
 LARGE, SMALL = os.urandom(3 << 20), b"a layer of a few bytes"
@@ -46,7 +47,16 @@ class Registry:
         self.manifests[tag] = document
 
     def unpacked(self, tag: str) -> list[bytes]:
-        return [gzip.decompress(self.blobs[layer["digest"]]) for layer in self.manifests[tag]["layers"]]
+        return [unpacked(self.blobs[layer["digest"]]) for layer in self.manifests[tag]["layers"]]
+
+
+def unpacked(blob: bytes) -> bytes:
+    """What a layer unpacks to, by its first bytes."""
+    return (
+        gzip.decompress(blob)
+        if blob.startswith(GZIP.magic)
+        else zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(blob)
+    )
 
 
 def digest_of(content: bytes) -> str:
@@ -91,7 +101,7 @@ def new_layout(large: bytes = LARGE) -> dict[str, bytes | str]:
 def push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Push what an engine would save."""
 
-    def run(saved: dict[str, bytes | str] | bytes, registry: Registry) -> dict[str, str]:
+    def run(saved: dict[str, bytes | str] | bytes, registry: Registry, packing: Packing = GZIP) -> dict[str, str]:
         content = io.BytesIO()
         if isinstance(saved, dict):
             with tarfile.open(fileobj=content, mode="w") as archive:
@@ -111,25 +121,40 @@ def push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (programs / "docker").chmod(0o755)
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
         monkeypatch.setattr(registry_upload.time, "sleep", lambda _: None)
-        found = upload_saved([MAP, KEPT], registry, work)  # type: ignore[arg-type]
+        found = upload_saved([MAP, KEPT], registry, work, packing)  # type: ignore[arg-type]
         assert [path.name for path in work.iterdir()] == ["config"], "no layer is left on the disk"
         return found
 
     return run
 
 
+def in_frames(content: bytes) -> bytes:
+    """As an engine may keep a layer: several frames, as compressors with threads or an index make them."""
+    return b"".join(zstandard.compress(content[at : at + (1 << 20)]) for at in range(0, len(content), 1 << 20))
+
+
 @pytest.mark.parametrize(
-    ("saved", "layers"),
+    ("saved", "layers", "packing"),
     [
-        (old_layout(), [LARGE, SMALL, SMALL]),
-        (new_layout(), [LARGE, SMALL]),
-        (new_layout(gzip.compress(LARGE)), [LARGE, SMALL]),
+        (old_layout(), [LARGE, SMALL, SMALL], GZIP),
+        (new_layout(), [LARGE, SMALL], GZIP),
+        (new_layout(gzip.compress(LARGE)), [LARGE, SMALL], GZIP),
+        (old_layout(), [LARGE, SMALL, SMALL], ZSTD),
+        (new_layout(), [LARGE, SMALL], ZSTD),
+        (new_layout(gzip.compress(LARGE)), [LARGE, SMALL], ZSTD),
+        (new_layout(in_frames(LARGE)), [LARGE, SMALL], ZSTD),
     ],
-    ids=["before 25", "since 25", "on containerd"],
+    ids=["before 25", "since 25", "on containerd", "before 25 zstd", "since 25 zstd", "on containerd to zstd", "on containerd zstd"],
 )
-def test_images_arrive_whole_with_the_layers_that_they_share_sent_once(push, saved: dict[str, bytes | str], layers: list[bytes]):
+def test_images_arrive_whole_with_the_layers_that_they_share_sent_once(
+    push, saved: dict[str, bytes | str], layers: list[bytes], packing: Packing
+):
     registry = Registry()
-    digests = push(saved, registry)
+    digests = push(saved, registry, packing)
+    for found in registry.manifests.values():
+        assert (found["mediaType"], found["config"]["mediaType"]) == (packing.manifest, packing.config)
+        assert {layer["mediaType"] for layer in found["layers"]} == {packing.layer}
+        assert all(registry.blobs[layer["digest"]].startswith(packing.magic) for layer in found["layers"])
     assert registry.unpacked("1.0") == layers
     assert registry.unpacked("dependencies-1") == [LARGE]
     assert json.loads(registry.blobs[registry.manifests["1.0"]["config"]["digest"]]) == json.loads(config_of(*layers))
@@ -137,13 +162,14 @@ def test_images_arrive_whole_with_the_layers_that_they_share_sent_once(push, sav
     assert registry.sent == 4, "two layers and two configurations"
 
 
-def test_equal_images_get_equal_digests(push, tmp_path: Path):
-    first = push(old_layout(), Registry())
+@pytest.mark.parametrize("packing", [GZIP, ZSTD], ids=["gzip", "zstd"])
+def test_equal_images_get_equal_digests(push, tmp_path: Path, packing: Packing):
+    first = push(old_layout(), Registry(), packing)
     for name in ("bin/docker", "work/config"):
         (tmp_path / name).unlink()
     for name in ("bin", "work"):
         (tmp_path / name).rmdir()
-    assert push(old_layout(), Registry()) == first
+    assert push(old_layout(), Registry(), packing) == first
 
 
 def test_what_the_registry_has_is_not_sent_again(push):
@@ -161,6 +187,42 @@ def test_a_stage_that_is_refused_takes_nothing_from_the_map(push, capsys: pytest
 def test_a_map_that_is_refused_is_an_error(push):
     with pytest.raises(urllib.error.HTTPError):
         push(old_layout(), Registry(refuses="1.0"))
+
+
+def test_a_registry_that_refuses_it_with_zstd_layers_gets_it_from_the_engine(push):
+    registry = Registry(refuses="1.0")
+    with pytest.raises(UnknownFormatError, match="does not take the image with zstd layers: the registry answered 400"):
+        push(old_layout(), registry, ZSTD)
+    assert not registry.manifests
+
+
+@pytest.mark.parametrize(
+    ("script", "reads"),
+    [
+        (
+            '[ "$*" = "import -" ] && cat > FOLDER/asked && echo sha256:abc || { [ "$*" = "image rm sha256:abc" ] && touch FOLDER/gone; }',
+            True,
+        ),
+        ("cat > /dev/null; echo 'Error response from daemon: archive/tar: invalid tar header' >&2; exit 1", False),
+        ("exit 125", False),
+    ],
+    ids=["from 23 on", "before", "no engine"],
+)
+def test_the_engine_is_asked_whether_it_reads_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reads: bool):
+    (tmp_path / "docker").write_text("#!/bin/sh\n" + script.replace("FOLDER", str(tmp_path)) + "\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert engine_reads_zstd() is reads
+    assert (tmp_path / "gone").exists() is reads
+    if reads:
+        with tarfile.open(fileobj=io.BytesIO(unpacked((tmp_path / "asked").read_bytes()))) as archive:
+            assert archive.getnames() == ["asked"]
+
+
+def test_a_machine_without_zstandard_asks_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry_upload, "zstandard", None)
+    monkeypatch.setattr(registry_upload.subprocess, "run", lambda *_, **__: pytest.fail("nothing is asked"))
+    assert not engine_reads_zstd()
 
 
 @pytest.mark.parametrize(

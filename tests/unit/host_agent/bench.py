@@ -88,6 +88,9 @@ class PretendedLiveMap:
         spec = RunSpec(("true",), "/var/holoscan/input", "/var/holoscan/output", "/var/holoscan")
         return ReadyMap("host/map@" + (request or DIGEST), spec, MapFacts(digest=request or DIGEST), 1, 0.0, self.requirements)
 
+    def make_ready(self, image: str, stop: threading.Event) -> ReadyMap:
+        return PretendedLiveMap.ready(self, image.partition("@")[2], stop)
+
 
 @dataclass
 class Bench:

@@ -258,12 +258,36 @@ def test_whoever_meets_a_share_takes_at_least_that_whatever_the_samples_say(tmp_
         assert each.limits(DIGEST).memory_mib > share
 
 
-def test_whoever_ran_out_of_all_the_memory_that_one_may_have_was_disturbed() -> None:
-    at_once = AtOnce("2", replace(G4DN, memory_bytes=64 * GIB), CPU)
+def test_a_map_that_answers_otherwise_beside_itself_has_all_that_one_may_have_and_is_said_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_once = AtOnce("4", G4DN, CPU, tmp_path)
     at_once.used(DIGEST, end())
-    assert at_once.limits(DIGEST) == CPU
-    at_once.disturbed(DIGEST, 1, limit_mib=CPU.memory_mib)
-    assert at_once.number(DIGEST) == 1
+    assert at_once.limits(DIGEST).memory_mib < CPU.memory_mib
+    with caplog.at_level("INFO"):
+        at_once.proved(DIGEST, alone=True)
+        at_once.proved(DIGEST, alone=True)
+    assert [record.getMessage() for record in caplog.records].count(
+        f"the MAP {DIGEST[7:19]}: 1 at once as MONAI_AWS_STUDIES_AT_ONCE asks, of 4: there is too little "
+        "independence: beside another a study was answered otherwise"
+    ) == 1
+    assert (at_once.number(DIGEST), at_once.limits(DIGEST)) == (1, CPU)
+    at_once.proved(DIGEST, alone=False)
+    assert at_once.number(DIGEST) == 4
+    assert AtOnce("4", G4DN, CPU, tmp_path).number(DIGEST) == 4, "it is kept with the proof and nowhere else"
+
+
+def test_a_number_that_changes_because_the_driver_answers_now_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = AtOnce("4", replace(G4DN, gpu_bytes=None), GPU, gpu_bytes=lambda: 16 * GIB)
+    used = replace(end(), own_gpu_bytes=GIB)
+    at_once.used(DIGEST, used)
+    monkeypatch.setattr(at_once, "_ask_at", 0.0)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        at_once.used(DIGEST, used)
+    assert any("4 at once" in record.getMessage() for record in caplog.records)
 
 
 def test_a_study_that_took_more_than_any_before_is_known_after_a_stop(tmp_path: Path) -> None:

@@ -140,6 +140,44 @@ def test_who_meets_its_own_share_of_the_memory_beside_others_was_not_disturbed(b
     assert at_once._of(DIGEST).use.memory_bytes == share << 20, "it takes at least what it had"
 
 
+@pytest.mark.parametrize("failed", [OUT_OF_MEMORY, OUT_OF_GPU], ids=["by the kernel", "in words of its own"])
+def test_who_fails_with_a_share_of_the_memory_and_nothing_beside_it_is_answered_with_all_of_it(
+    bench: Bench, tmp_path: Path, failed: RunEnd
+) -> None:
+    host = host_with(bench, 2)
+    at_once = AtOnce("2", Machine(8 * GIB, 4, 1 << 20), host.config.limits)
+    at_once.used(DIGEST, replace(WELL, peak_bytes=GIB // 8))
+    share = at_once.limits(DIGEST).memory_mib
+    the_map = CrowdedMap([""], meet=1, beside=lambda *_: failed)
+    assert answer_all(bench, tmp_path, the_map, 2, replace(host, at_once=at_once)) == [Ended(Outcome.ANSWERED)]
+    assert the_map.runs == [0, 0]
+    assert bench.stored("quarantine/") == []
+    assert at_once._of(DIGEST).ceiling == MOST
+    assert at_once._of(DIGEST).use.memory_bytes == share << 20
+
+
+def test_it_is_run_alone_by_the_same_map_in_a_container_of_its_own_whatever_is_live_by_then(bench: Bench, tmp_path: Path) -> None:
+    host = host_with(bench, 2)
+    at_once = AtOnce("2", Machine(8 * GIB, 4, 1 << 20), host.config.limits)
+    for digest in (DIGEST, OTHER):
+        at_once.used(digest, replace(WELL, peak_bytes=GIB // 8))
+    turns, plain_ready, plain_run = iter([DIGEST, OTHER]), bench.live_map.ready, bench.engine.run
+    bench.live_map.ready = lambda request, stop: plain_ready(next(turns), stop)  # type: ignore[method-assign]
+    ran: list[tuple[str, str]] = []
+
+    def run(wanted: object, **how: object) -> RunEnd:
+        ran.append((wanted.image, wanted.name))  # type: ignore[attr-defined]
+        return plain_run(wanted, **how)  # type: ignore[arg-type]
+
+    bench.engine.run = run  # type: ignore[method-assign,assignment]
+    the_map = CrowdedMap([""], meet=1, beside=lambda *_: OUT_OF_MEMORY)
+    assert answer_all(bench, tmp_path, the_map, 2, replace(host, at_once=at_once)) == [Ended(Outcome.ANSWERED)]
+    (first, name), (second, other_name) = ran
+    assert first == second
+    assert first.endswith(DIGEST)
+    assert name != other_name, "the engine may still be removing the first"
+
+
 def test_a_study_that_cannot_be_run_again_leaves_the_one_before_it_in_peace(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ class Host:
         self.folder, self.engine = folder, PretendedEngine(the_map)
         self.below: Hosting = servers or PerStudy(self.engine)  # type: ignore[assignment,arg-type]
         self.asked: list[RunEnd | None] = []
+        self.told: list[bool] = []
         self.room = self.room_before = room
         self.stop = threading.Event()
         self.exits = 0
@@ -98,7 +99,12 @@ class Host:
             self.asked.append(end)
             return self.room if end else self.room_before
 
-        return SideBySide(self.below, self.folder / "verdicts", self.folder / "proof", may_share)
+        def tell(digest: str, *, alone: bool) -> None:
+            assert digest == DIGEST
+            if self.told[-1:] != [alone]:
+                self.told.append(alone)
+
+        return SideBySide(self.below, self.folder / "verdicts", self.folder / "proof", may_share, tell)
 
     def run(self, name: str = "one", ready: ReadyMap = MAP) -> RunEnd:
         target = self.folder / f"output-{name}"
@@ -142,6 +148,33 @@ def test_a_map_that_answers_otherwise_beside_itself_stays_one_at_a_time(tmp_path
     assert host.run() == WELL, "the answer is that of the study alone"
     assert not host.opens()
     assert '"one_at_a_time"' in next((tmp_path / "verdicts").iterdir()).read_text()
+    assert host.told == [True]
+    host.told.clear()
+    host.hosting = host.made()
+    assert not host.opens()
+    assert host.told == [True], "an agent that has begun again is told"
+    next((tmp_path / "verdicts").iterdir()).unlink()
+    assert not host.opens()
+    assert host.told == [True, False], "and may prove it again where the verdict was removed"
+
+
+def test_where_the_study_had_no_output_nothing_is_proved(tmp_path: Path) -> None:
+    host = Host(tmp_path, lambda *_: WELL)
+    assert host.run() == WELL
+    assert host.engine.runs == 1
+    assert not host.opens()
+    assert not list((tmp_path / "verdicts").glob("*"))
+
+
+def test_a_proof_that_meets_whatever_error_tells_nothing_and_takes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: object) -> None:
+        raise OverflowError("cannot convert float infinity to integer")
+
+    monkeypatch.setattr(side_by_side, "differences", unexpected)
+    host = Host(tmp_path, Meeting())
+    assert host.run() == WELL
+    assert not host.opens()
+    assert not list((tmp_path / "verdicts").glob("*"))
 
 
 def test_where_two_would_have_no_room_nothing_is_tried(tmp_path: Path) -> None:

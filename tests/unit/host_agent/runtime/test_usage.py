@@ -31,7 +31,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 case "$*" in
 "--query-gpu=memory.used --format=csv,noheader,nounits") cat {tmp_path}/used ;;
 "--query-gpu=memory.total --format=csv,noheader,nounits") cat {tmp_path}/total ;;
-"--query-compute-apps=pid,used_memory --format=csv,noheader,nounits --loop-ms=100")
+"--query-compute-apps=pid,used_memory,gpu_uuid --format=csv,noheader,nounits --loop-ms=100")
     echo $$ >> {tmp_path}/started
     while cat {tmp_path}/apps; do sleep 0.05; done ;;
 *) exit 2 ;;
@@ -104,10 +104,17 @@ def test_the_whole_gpu_is_asked_once_a_second_and_not_at_every_sample(smi: Path,
 def test_of_several_processes_on_the_gpu_a_runs_own_count_and_nobody_elses(smi: Path, gpu: GpuWatch) -> None:
     (smi / "used").write_text("9000\n")
     assert gpu.used_by({os.getpid()}) is None, "nothing is known before the first look"
-    (smi / "apps").write_text(f"{os.getpid()}, 700\n{os.getppid()}, 5000\n1, [N/A]\n")
+    (smi / "apps").write_text(f"{os.getpid()}, 700, GPU-1\n{os.getppid()}, 5000, GPU-1\n1, [N/A], GPU-1\n")
     until(lambda: gpu.used_by({os.getpid()}) == 700 * MIB, "its own")
     until(lambda: gpu.used_by({os.getpid(), os.getppid()}) == 5700 * MIB, "both together")
     assert gpu.used_by({1}) is None, "the driver does not say"
+
+
+def test_of_several_gpus_the_one_counts_on_which_a_run_has_most(smi: Path, gpu: GpuWatch) -> None:
+    (smi / "apps").write_text(f"{os.getpid()}, 9000, GPU-1\n{os.getppid()}, 800, GPU-1\n{os.getpid()}, 300, GPU-2\n")
+    assert gpu.used_by({os.getpid()}) is None
+    until(lambda: gpu.used_by({os.getpid()}) == 9000 * MIB, "not what the last line says")
+    until(lambda: gpu.used_by({os.getpid(), os.getppid()}) == 9800 * MIB, "both on one card")
     (smi / "apps").write_text(f"{os.getpid()}, 300\n")
     until(lambda: gpu.used_by({os.getpid()}) == 300 * MIB, "what it has now")
     until(lambda: gpu.used_by({os.getppid()}) is None, "one that has left is forgotten")

@@ -131,7 +131,7 @@ time.sleep(2)
 (state / f"run-{time.time_ns()}").write_text(json.dumps([began, time.time()]))
 """)
     warm = host.hosting
-    host.hosting = SideBySide(warm, host.folder / "beside", host.folder / "state" / "proof", lambda *_: True)  # type: ignore[assignment]
+    host.hosting = SideBySide(warm, host.folder / "beside", host.folder / "state" / "proof", lambda *_: True, lambda *_, **__: None)  # type: ignore[assignment]
     host.study(ready)
     host.hosting = warm
     assert '"several_at_once"' in next((host.folder / "beside").iterdir()).read_text()
@@ -171,6 +171,32 @@ def test_a_map_that_answers_differently_is_hosted_a_container_a_study(host: Host
     assert verdict.hosting == "per_study"
     assert reason in verdict.reason
     assert host.servers() == 1
+
+
+def test_a_first_study_without_outputs_proves_nothing(host: Host) -> None:
+    host.app('(output / "answer.json").unlink()')
+    assert host.study().ended_well
+    assert host.outputs() == []
+    assert host.verdict() is None
+    assert host.servers() == 0
+
+
+def test_a_proof_that_meets_whatever_error_takes_no_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: object) -> None:
+        raise OverflowError("cannot convert float infinity to integer")
+
+    monkeypatch.setattr(warm_runner, "differences", unexpected)
+    assert host.study().ended_well
+    assert host.outputs() == ["answer.json"]
+    assert host.verdict() is None
+
+
+def test_of_more_servers_than_may_work_at_once_the_rest_ends(host: Host) -> None:
+    host.study()
+    limits = Limits(uid=os.geteuid(), gid=os.getegid(), timeout_s=20)
+    until(lambda: host.hosting.ready_for(READY, limits, 3), "three have made their imports")
+    assert host.hosting.ready_for(READY, limits, 2)
+    assert len(host.hosting._idle) == 2
 
 
 def test_a_map_that_is_no_python_program_is_hosted_a_container_a_study(host: Host) -> None:
@@ -294,6 +320,15 @@ def test_a_damaged_verdict_is_none(host: Host, content: str) -> None:
     (path,) = (host.folder / "state" / "hosting").iterdir()
     path.write_text(content)
     assert host.verdict() is None
+
+
+def test_a_verdict_whose_imports_are_no_list_is_none(host: Host) -> None:
+    host.study()
+    (path,) = (host.folder / "state" / "hosting").iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "leave": None}))
+    assert host.verdict() is None
+    assert host.study().hosting == "per_study", "it is proved again"
+    assert host.verdict()
 
 
 def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_next_container(
