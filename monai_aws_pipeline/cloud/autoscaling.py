@@ -6,7 +6,7 @@ Source: Amazon EC2 Auto Scaling API Reference; EC2 API Reference, CreateLaunchTe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +98,12 @@ class Group:
         return bool(self.settings.get("Status"))
 
     @property
+    def versions(self) -> frozenset[str]:
+        """Of its launch template: the one that it launches from, and the one that a refresh under way brings in or may take back."""
+        coming = self.refresh.version if self.refresh and self.refresh.is_open else ""
+        return frozenset({_version(self.settings), coming} - {""})
+
+    @property
     def tags(self) -> dict[str, str]:
         """Its tags."""
         return tags_of(self.settings.get("Tags", []))
@@ -141,6 +147,19 @@ class LaunchTemplates:
             wanted = found[0].get("LaunchTemplateId", "")
             newest = ec2.describe_launch_template_versions(LaunchTemplateId=wanted, Versions=["$Latest"])["LaunchTemplateVersions"][0]
         return Template(wanted, str(newest.get("VersionNumber", "")), newest.get("VersionDescription", ""))
+
+    def images(self, name: str, versions: Collection[str]) -> set[str]:
+        """The machine images that these versions of the template of a name launch from, and its newest; none where there is none."""
+        if not (newest := self.find(name)):
+            return set()
+        with _named(f"looking for the images of the launch template {name}"):
+            pages = self._clients.ec2.get_paginator("describe_launch_template_versions").paginate(LaunchTemplateId=newest.id)
+            return {
+                each.get("LaunchTemplateData", {}).get("ImageId", "")
+                for page in pages
+                for each in page["LaunchTemplateVersions"]
+                if str(each.get("VersionNumber", "")) in {newest.version, *versions}
+            }
 
     def ensure(self, name: str, data: Json, content: str, tags: Sequence[Any]) -> tuple[Template, bool]:
         """The template with its newest version made of this content, and whether that version was made now."""
@@ -393,13 +412,17 @@ def _instances(shown: Sequence[Json]) -> tuple[Instance, ...]:
     )
 
 
+def _version(launch: Json) -> str:
+    """The version of the launch template that settings name, plainly or in a mix; empty where they name none."""
+    mixed = launch.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {}).get("LaunchTemplateSpecification", {})
+    return str((launch.get("LaunchTemplate") or mixed).get("Version", ""))
+
+
 def _refresh(shown: Json) -> Refresh:
-    wanted = shown.get("DesiredConfiguration", {})
-    mixed = wanted.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {}).get("LaunchTemplateSpecification", {})
     return Refresh(
         id=shown["InstanceRefreshId"],
         status=shown["Status"],
         percentage=int(shown.get("PercentageComplete") or 0),
         reason=str(shown.get("StatusReason") or ""),
-        version=str((wanted.get("LaunchTemplate") or mixed).get("Version", "")),
+        version=_version(shown.get("DesiredConfiguration", {})),
     )

@@ -74,7 +74,7 @@ class Image:
 def surplus(images: Sequence[Image], keep: int, protected: Collection[str], in_use: Collection[str]) -> tuple[Image, ...]:
     """The baked images (newest first) that go: all but the newest ``keep``, the protected ones, and those a machine was made from.
 
-    ``protected``: the image that counts now and the one that counted before it, from which a launch may be in progress.
+    ``protected``: the image that counts now, the one that counted before it, from which a launch may be in progress, and those of a group.
     """
     return tuple(image for image in images[keep:] if image.id not in protected and image.id not in in_use)
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from dagster import AssetExecutionContext, DagsterInstance, DataVersion, MaterializeResult, MetadataValue, asset
 
+from monai_aws_pipeline.cloud.autoscaling import LaunchTemplates, ScalingGroup
 from monai_aws_pipeline.cloud.images import Image, ImageRegions, fingerprint
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
@@ -96,7 +97,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
         copies = images.spread(
             image, _image_tags(chosen, context.run.run_id, base, inputs), encrypted=chosen.root_volume_encrypted, report=report
         )
-        retired = images.retire(chosen.ami_keep, {image.id, former}, report)
+        retired = images.retire(chosen.ami_keep, {image.id, former, *images_of_group(clients, chosen)}, report)
         seconds = time.monotonic() - started
         return _record(chosen, image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
 
@@ -112,6 +113,16 @@ def ami_inputs(settings: Settings, base: Image, bundle: Bundle) -> AmiInputs:
         settings.root_volume_encrypted,
         settings.root_volume_kms_key,
     )
+
+
+def images_of_group(clients: Clients, settings: Settings) -> set[str]:
+    """The images that an Auto Scaling group may launch from: one without instances uses its image all the same.
+
+    Whatever ``fleet`` says now: the group may be there still.
+    """
+    names = settings.names
+    group = ScalingGroup(clients, names.fleet_group, names.fleet_alarm).find()
+    return LaunchTemplates(clients).images(names.fleet_group, group.versions if group else ())
 
 
 def code_version(settings: Settings) -> str:

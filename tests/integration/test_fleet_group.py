@@ -10,6 +10,7 @@ import pytest
 from monai_aws_pipeline.cloud.autoscaling import Group, LaunchTemplates, ScalingGroup
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
+from monai_aws_pipeline.deployment.ami import images_of_group
 from monai_aws_pipeline.deployment.build_machine import machines_of
 from monai_aws_pipeline.deployment.fleet_group import BACKLOG, JOB_AGE, Fleet, GroupPlan
 from monai_aws_pipeline.deployment.inference_host import agent_settings, host_spec
@@ -33,10 +34,13 @@ def fleet_of(place: Platform) -> Fleet:
     return Fleet(place.clients, place.settings, machines_of(place.clients, place.settings), place.log.append)
 
 
+def base_image(place: Platform) -> str:
+    return str(place.clients.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"])
+
+
 def bring(place: Platform, **agent: object) -> GroupPlan:
-    image = place.clients.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     machines = machines_of(place.clients, place.settings)
-    spec = host_spec(machines, place.settings, image, {**agent_settings(place.settings), **agent}, "made-of", "run")
+    spec = host_spec(machines, place.settings, base_image(place), {**agent_settings(place.settings), **agent}, "made-of", "run")
     plan, aim = fleet_of(place).bring(spec, "made-of")
     fleet_of(place).fill_pool(plan, aim)
     return plan
@@ -58,6 +62,7 @@ def test_the_operator_makes_the_group_with_all_that_belongs_to_it_and_a_second_l
     assert (made.desired, made.most, set(made.hooks), set(made.policies)) == (0, 3, {HOOK_READY, HOOK_FINISH}, {BACKLOG, JOB_AGE})
     assert made.alarm["AlarmActions"] == [made.policies[JOB_AGE]["PolicyARN"]]
     assert made.tags["monai-aws:deployment"] == "group"
+    assert images_of_group(place.clients, place.settings) == {base_image(place)}, "no instance tells of it"
     assert bring(place).is_nothing
     assert "nothing changed" in place.log[-1]
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
-from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, Instance, Refresh
+from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, Instance, LaunchTemplates, Refresh, ScalingGroup
+from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
 from monai_aws_pipeline.deployment import fleet_group
+from monai_aws_pipeline.deployment.ami import images_of_group
 from monai_aws_pipeline.deployment.fleet_group import (
     BACKLOG,
     JOB_AGE,
@@ -228,6 +232,40 @@ def test_a_pool_of_one_type_on_demand_is_put_whatever_aws_says() -> None:
     group = Asked(aim, refresh("Successful"), pool_refused="no")
     assert fleet_of(group, []).fill_pool(GroupPlan(pool="put"), aim) == ""
     assert group.calls == ["put_pool"], "a refusal of that raises"
+
+
+def templates(name: str, number: int) -> list[str]:
+    """A launch template of so many versions, each of another image; these, in order."""
+    ec2 = boto3.client("ec2", region_name="us-east-1")
+    images = [f"ami-{each:08x}" for each in range(1, number + 1)]
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": images[0]})
+    for image in images[1:]:
+        ec2.create_launch_template_version(LaunchTemplateName=name, LaunchTemplateData={"ImageId": image})
+    return images
+
+
+@pytest.mark.parametrize("types", [("g4dn.xlarge",), ("g4dn.xlarge", "g5.xlarge")])
+@pytest.mark.parametrize(("status", "kept"), [("InProgress", {2, 3, 5}), ("Successful", {2, 5})])
+@pytest.mark.parametrize("fleet", ["autoscaling", "hosts"])
+def test_the_images_that_a_group_without_instances_launches_from_and_goes_back_to_are_kept(
+    monkeypatch: pytest.MonkeyPatch, types: tuple[str, ...], status: str, kept: set[int], fleet: str
+) -> None:
+    settings = load_settings(deployment="ward", fleet=fleet)
+    found = as_made(aim_of(types, version="2"), refresh=refresh(status, "3"))
+    monkeypatch.setattr(ScalingGroup, "find", lambda _: found)
+    with mock_aws():
+        images = templates(settings.names.fleet_group, 5)
+        assert images_of_group(Clients("us-east-1"), settings) == {images[number - 1] for number in kept}
+
+
+def test_a_template_without_a_group_keeps_its_newest_image_and_none_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(deployment="ward")
+    monkeypatch.setattr(ScalingGroup, "find", lambda _: None)
+    with mock_aws():
+        assert images_of_group(Clients("us-east-1"), settings) == set()
+        images = templates(settings.names.fleet_group, 2)
+        assert images_of_group(Clients("us-east-1"), settings) == {images[1]}
+        assert LaunchTemplates(Clients("us-east-1")).images("of nobody", ["1"]) == set()
 
 
 def test_what_aws_adds_by_default_is_no_difference() -> None:
