@@ -524,6 +524,11 @@ class Settings(BaseSettings):
             raise ValueError("archive is dicomweb, and archive_address is empty: give the archive's address, up to before /studies")
         if self.fleet == "autoscaling" and self.ami_mode == "stock":
             raise ValueError("fleet is autoscaling, and ami_mode is stock: a group launches instances by itself, from a baked image")
+        if self.fleet == "autoscaling" and self.fleet_on_demand_base > self.host_count:
+            raise ValueError(
+                f"fleet_on_demand_base is {self.fleet_on_demand_base}, and host_count is {self.host_count}: AWS takes no group whose "
+                "On-Demand base is more than its most instances; lower the first or raise the second"
+            )
         if self.reach == "endpoint" and self.ssh_port != 22:
             raise ValueError("ssh_port is not 22, and an EC2 Instance Connect Endpoint carries SSH to no other: set 22, or reach to public")
         return self

@@ -280,6 +280,11 @@ class ScalingGroup:
         with _named(f"switching on the metrics of the Auto Scaling group {self.name}"):
             self._api.enable_metrics_collection(AutoScalingGroupName=self.name, Granularity="1Minute")
 
+    def suspend(self, processes: Collection[str]) -> None:
+        """Forbid the group to do these, in AWS's words, until it is let do them again."""
+        with _named(f"suspending {', '.join(processes)} of the Auto Scaling group {self.name}"):
+            self._api.suspend_processes(AutoScalingGroupName=self.name, ScalingProcesses=list(processes))
+
     def resume(self) -> None:
         """Let the group do again all that somebody has forbidden it."""
         with _named(f"resuming the Auto Scaling group {self.name}"):

@@ -461,32 +461,38 @@ class Fleet:
             if self._templates.find(self._name):
                 self._templates.remove(self._name)
             return False
-        if not found.is_going:
-            if found.pool:
-                self._group.remove_pool()
-            self._group.update({"MinSize": 0, "MaxSize": 0, "DesiredCapacity": 0})
-            for instance in found.instances:
-                self._group.let_go(instance.id)  # also one that is protected: its hook lets it finish
-
-            def left() -> int:
-                now = self._group.find()
-                return len(now.instances) if now else 0  # what is in the pool has nothing in hand
-
-            bound = float(self._settings.map_timeout_s) + GONE_SECONDS
-            wait_until(
-                left,
-                lambda number: not number,
-                bound,
-                what=lambda number: f"{number} instances of {self._name} finish what they have in hand",
-                report=self._report,
-                pause=3.0,
-            )
-            self._group.delete()
         self._group.remove_alarm()
+        if not found.is_going:
+            self._empty(found)
+            self._group.delete()
         self._wait_gone()
         self._templates.remove(self._name)
         self._report(f"the group {self._name} is gone, with its launch template and alarms")
         return True
+
+    def _empty(self, found: Group) -> None:
+        """Have every instance finish what it has in hand and leave. Whoever asks for another one meanwhile gets none."""
+        self._group.suspend(["Launch"])
+        for name in found.policies:
+            self._group.remove_policy(name)
+        if found.pool:
+            self._group.remove_pool()
+        self._group.update({"MinSize": 0, "DesiredCapacity": 0})  # not MaxSize: of a mix AWS takes none below its On-Demand base
+        for instance in found.instances:
+            self._group.let_go(instance.id)  # also one that is protected: its hook lets it finish
+
+        def left() -> int:
+            now = self._group.find()
+            return len(now.instances) if now else 0  # what is in the pool has nothing in hand
+
+        wait_until(
+            left,
+            lambda number: not number,
+            float(self._settings.map_timeout_s) + GONE_SECONDS,
+            what=lambda number: f"{number} instances of {self._name} finish what they have in hand",
+            report=self._report,
+            pause=3.0,
+        )
 
 
 def named_hosts(machines: Sequence[Machine]) -> list[Machine]:

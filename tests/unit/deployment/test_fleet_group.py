@@ -184,7 +184,7 @@ class Asked:
         return self._refused
 
 
-def fleet_of(group: Asked, said: list[str]) -> Fleet:
+def fleet_of(group: object, said: list[str]) -> Fleet:
     clients: Any = None
     fleet = Fleet(clients, load_settings(deployment="ward", fleet="autoscaling"), clients, said.append)
     fleet._group = group  # type: ignore[assignment] - what it asks of AWS
@@ -234,6 +234,41 @@ def test_a_pool_of_one_type_on_demand_is_put_whatever_aws_says() -> None:
     assert group.calls == ["put_pool"], "a refusal of that raises"
 
 
+class Told:
+    """A group that notes what it is told. ``looks``: what each look at it finds; the last one stays."""
+
+    def __init__(self, *looks: Group | None) -> None:
+        self._looks = list(looks)
+        self.calls: list[tuple[str, object]] = []
+
+    def find(self) -> Group | None:
+        return self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+
+    def wait_gone(self, *_: object) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda given=None, *_: self.calls.append((name, given))
+
+
+def removing(group: Told) -> Fleet:
+    fleet = fleet_of(group, [])
+    fleet._templates = Told()  # type: ignore[assignment]
+    return fleet
+
+
+def test_a_group_that_goes_launches_nothing_from_the_first_moment_and_may_keep_its_most() -> None:
+    """The wake function and the policies go on asking meanwhile, and a mix refuses a most below its base."""
+    aim = aim_of(("g4dn.xlarge", "g5.xlarge"), fleet_on_demand_base=2, fleet_warm_pool=1)
+    group = Told(as_made(aim, instances=(member("3"),)), as_made(aim))
+    assert removing(group).remove()
+    assert group.calls[:7] == [
+        *[("remove_alarm", None), ("suspend", ["Launch"]), ("remove_policy", BACKLOG), ("remove_policy", JOB_AGE)],
+        *[("remove_pool", None), ("update", {"MinSize": 0, "DesiredCapacity": 0}), ("let_go", "i-1")],
+    ]
+    assert [name for name, _ in group.calls[7:]] == ["delete"]
+
+
 def templates(name: str, number: int) -> list[str]:
     """A launch template of so many versions, each of another image; these, in order."""
     ec2 = boto3.client("ec2", region_name="us-east-1")
@@ -279,6 +314,13 @@ def test_instances_of_a_group_are_no_named_hosts() -> None:
     grouped = _host("i-2", "a")
     grouped.tags["aws:autoscaling:groupName"] = "g"
     assert [each.id for each in named_hosts([_host("i-1", "a"), grouped])] == ["i-1"]
+
+
+def test_the_on_demand_base_is_at_most_the_most_instances() -> None:
+    assert load_settings(fleet="autoscaling", host_count=2, fleet_on_demand_base=2).fleet_on_demand_base == 2
+    assert load_settings(host_count=1, fleet_on_demand_base=2).fleet == "hosts"
+    with pytest.raises(SettingsError, match="fleet_on_demand_base is 2, and host_count is 1"):
+        load_settings(fleet="autoscaling", host_count=1, fleet_on_demand_base=2)
 
 
 def test_a_group_needs_a_baked_image() -> None:
