@@ -26,6 +26,7 @@ Json = Mapping[str, Any]
 IN_SERVICE: Final = "InService"
 _OPEN: Final = ("Pending", "InProgress", "Cancelling", "RollbackInProgress", "Baking")
 _NEW_SECONDS: Final = 60.0
+_BUSY_SECONDS: Final = 300.0
 
 
 class FleetError(CloudError):
@@ -336,24 +337,46 @@ class ScalingGroup:
     def cancel_refresh(self) -> None:
         """Stop the instance refresh that is under way; one that has just ended is fine."""
         with _named(f"cancelling the instance refresh of {self.name}"):
-            _unless(lambda: self._api.cancel_instance_refresh(AutoScalingGroupName=self.name), "ActiveInstanceRefreshNotFound")
+            try:
+                self._api.cancel_instance_refresh(AutoScalingGroupName=self.name)
+            except ClientError as error:
+                if code_of(error) != "ActiveInstanceRefreshNotFound":
+                    raise
 
     def ask_for(self, number: int) -> None:
         """Have the group get to so many instances, now."""
         with _named(f"asking {self.name} for {number} instances"):
             self._api.set_desired_capacity(AutoScalingGroupName=self.name, DesiredCapacity=number, HonorCooldown=False)
 
-    def let_go(self, instance: str) -> None:
+    def let_go(self, instance: str, report: Report) -> None:
         """Have one instance leave by its hook, whatever protects it; the group asks for no other. One that leaves already is fine."""
         call = partial(self._api.terminate_instance_in_auto_scaling_group, InstanceId=instance, ShouldDecrementDesiredCapacity=False)
-        with _named(f"letting {instance} go"):
-            _unless(call, "ScalingActivityInProgress", "not found")
 
-    def delete(self) -> None:
+        def leaves() -> bool:
+            listed = _instances((self._shown() or {"Instances": []})["Instances"])
+            return all("Terminating" in each.state for each in listed if each.id == instance)
+
+        with _named(f"letting {instance} go"):
+            self._accepted(call, leaves, report)
+
+    def delete(self, report: Report) -> None:
         """Delete the group with whatever is still in it; one that is gone, or going, is fine."""
+        call = partial(self._api.delete_auto_scaling_group, AutoScalingGroupName=self.name, ForceDelete=True)
         with _named(f"deleting the Auto Scaling group {self.name}"):
-            call = partial(self._api.delete_auto_scaling_group, AutoScalingGroupName=self.name, ForceDelete=True)
-            _unless(call, "ScalingActivityInProgress", "not found")
+            self._accepted(call, lambda: bool((self._shown() or {"Status": "gone"}).get("Status")), report)
+
+    def _accepted(self, call: Callable[[], object], done: Callable[[], bool], report: Report) -> None:
+        """Make a call, again while the group is busy; what is done already, or not there, is fine."""
+
+        def once() -> None:
+            try:
+                call()
+            except ClientError as error:
+                if "not found" not in message_of(error) and not (_is_busy(error) and done()):
+                    raise
+
+        waiting = f"waiting until the Auto Scaling group {self.name} has ended what it is at"
+        retried(once, ClientError, _is_busy, _BUSY_SECONDS, what=waiting, report=report)
 
     def has_alarm(self) -> bool:
         """Whether the step policy's alarm is there."""
@@ -389,18 +412,14 @@ def _is_new(error: ClientError) -> bool:
     return code_of(error) == "ValidationError" and "does not exist" in message_of(error)
 
 
+def _is_busy(error: ClientError) -> bool:
+    """Whether a group is at something else: the call was not accepted, and may be later."""
+    return code_of(error) in ("ScalingActivityInProgress", "ResourceInUse", "ResourceContention")
+
+
 def _has_pool(shown: Mapping[str, Any]) -> bool:
     """Whether a group, as AWS shows it, has a warm pool, be it one that goes."""
     return "WarmPoolConfiguration" in shown
-
-
-def _unless(call: Callable[[], object], code: str, words: str = "") -> None:
-    """Make a call, and take a refusal by this code, or one with these words, for done."""
-    try:
-        call()
-    except ClientError as error:
-        if code_of(error) != code and not (words and words in message_of(error)):
-            raise
 
 
 def _instances(shown: Sequence[Json]) -> tuple[Instance, ...]:

@@ -438,7 +438,7 @@ class Fleet:
         except BaseException:  # a cancelled run raises KeyboardInterrupt's kin; a half-made group must go then too
             if created:
                 with suppress(CloudError, ClientError, BotoCoreError):  # the first error is the one to be seen
-                    self._group.delete()
+                    self._group.delete(self._report)
                     self._group.remove_alarm()
                     self._group.wait_gone(GONE_SECONDS, self._report)
                     self._templates.remove(self._name)
@@ -464,7 +464,7 @@ class Fleet:
         self._group.remove_alarm()
         if not found.is_going:
             self._empty(found)
-            self._group.delete()
+            self._group.delete(self._report)
         self._wait_gone()
         self._templates.remove(self._name)
         self._report(f"the group {self._name} is gone, with its launch template and alarms")
@@ -479,7 +479,7 @@ class Fleet:
             self._group.remove_pool()
         self._group.update({"MinSize": 0, "DesiredCapacity": 0})  # not MaxSize: of a mix AWS takes none below its On-Demand base
         for instance in found.instances:
-            self._group.let_go(instance.id)  # also one that is protected: its hook lets it finish
+            self._group.let_go(instance.id, self._report)  # also one that is protected: its hook lets it finish
 
         def left() -> int:
             now = self._group.find()

@@ -140,8 +140,11 @@ class Teardown:
         return [*found, Thing(Kind.LAUNCH_TEMPLATE, name)] if self._templates.find(name) else found
 
     def _remove_group(self, _: str) -> None:
+        found = self._group.find()
+        if found and not found.is_going:
+            self._group.suspend(["Launch"])  # else a group that resists would launch again whatever of it is terminated later
         self._group.remove_alarm()
-        self._group.delete()
+        self._group.delete(self._report)
         self._group.wait_gone(MACHINE_SECONDS, self._report)
 
     def _of_images(self) -> list[Thing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -12,6 +13,7 @@ from moto import mock_aws
 
 from monai_aws_pipeline.cloud.bucket_notifications import without_notification
 from monai_aws_pipeline.cloud.session import Clients
+from monai_aws_pipeline.cloud.waiting import silently
 from monai_aws_pipeline.operations import teardown
 from monai_aws_pipeline.operations.teardown import Kind, Teardown, Thing, plan
 from monai_aws_pipeline.settings import Settings
@@ -76,6 +78,15 @@ def test_one_thing_that_resists_does_not_keep_the_rest_from_going(clients: Clien
     assert [thing.id for thing in outcome.removed] == [names.uploads_queue]
     assert [thing.id for thing in outcome.left] == [names.jobs_queue]
     assert f"could not remove queue {names.jobs_queue}" in said[0]
+
+
+@pytest.mark.parametrize("going", [False, True])
+def test_a_group_launches_nothing_from_then_on_even_where_it_resists(clients: Clients, *, going: bool):
+    down, calls = Teardown(clients, settings(), silently), Mock()
+    calls.find.return_value.is_going = going
+    down._group = calls
+    down._remove_group("")
+    assert [name for name, _, _ in calls.method_calls] == ["find", *([] if going else ["suspend"]), "remove_alarm", "delete", "wait_gone"]
 
 
 def refuse_first(down: Teardown, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
