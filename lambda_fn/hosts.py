@@ -3,13 +3,15 @@
 Here belongs EC2 and SSM. Whatever cannot be done now (no capacity, throttled, agent not online) is logged by its code and cause and left to
 the schedule: the job lies in its queue meanwhile, and nothing is lost. How often a host could not start is counted in a tag of it, which
 Dagster replaces hosts by. An Auto Scaling group that is at zero the function lifts to one, because CloudWatch hears of an upload into a
-quiet queue minutes later, and an instance that was forgotten it has leave with its place; it decides no other number of a group. Named
-hosts that were forgotten the schedule stops. That there is no host at all, and for how long the longest has been running, are metrics,
-which alarms watch; they are written as log lines (CloudWatch's embedded metric format), so that the function needs no permission for them.
+quiet queue minutes later; one that launches in vain with nothing to do it brings back to zero, and an instance that was forgotten it has
+leave with its place; it decides no other number of a group. Named hosts that were forgotten the schedule stops. That there is no host at
+all, and for how long the longest has been running, are metrics, which alarms watch; they are written as log lines (CloudWatch's embedded
+metric format), so that the function needs no permission for them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,6 +37,7 @@ from monai_aws_pipeline.contract import (
     FailedStarts,
 )
 from monai_aws_pipeline.contract.ec2_refusals import Way, ending_of, refusal_of
+from monai_aws_pipeline.contract.launches import why_in_vain
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
@@ -46,6 +49,11 @@ JOBS_PER_HOST: Final = 20
 """One more host is woken for each so many waiting jobs."""
 FORGOTTEN: Final = timedelta(hours=3)
 """Longer than any pull or proof keeps a host awake that has no job."""
+LAUNCHES_IN_VAIN: Final = 3
+"""So many in a row, begun within ``IN_VAIN``: a group goes on launching, and each instance that does not get ready costs its minutes."""
+IN_VAIN: Final = timedelta(minutes=30)
+"""Longer than three times the hook's timeout, and short enough that a later wish for an instance is judged by its own launches."""
+_IDENTIFIER: Final = re.compile(r"arn:\S+|[0-9a-f]{8}[\w-]*")
 
 
 class Cause(StrEnum):
@@ -171,9 +179,12 @@ class Hosts:
     def look_after(self, at_work: int, group: str = "") -> None:
         """Stop hosts that were forgotten (those of a group leave it), and tell for how long the longest of that kind has been running.
 
+        With nothing to do, a group that launches one instance after the other in vain is brought back to zero.
         ``at_work``: jobs waiting or in hand.
         """
         now = datetime.now(UTC)
+        if group and not at_work:
+            self._end_launches_in_vain(group, now)
         try:
             hosts = self._find(group)
         except (ClientError, BotoCoreError) as error:
@@ -194,6 +205,20 @@ class Hosts:
                 self._log.error("a host ran on with nothing to do and is stopped; its agent hangs or is gone", extra={"host": host})
             except (ClientError, BotoCoreError) as error:
                 self._log.error("a host runs on with nothing to do and cannot be stopped", extra={"host": host, **_about(error)})
+
+    def _end_launches_in_vain(self, group: str, now: datetime) -> None:
+        api = autoscaling()
+        try:
+            for found in api.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]:
+                if not found["DesiredCapacity"] or any(each["LifecycleState"] == "InService" for each in found["Instances"]):
+                    return
+                activities = api.describe_scaling_activities(AutoScalingGroupName=group)["Activities"]
+                if why := why_in_vain((each for each in activities if now - each["StartTime"] <= IN_VAIN), LAUNCHES_IN_VAIN):
+                    api.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=0, HonorCooldown=False)
+                    about = {"group": group, "code": "LaunchedInVain", "cause": _IDENTIFIER.sub("...", why)[:200]}
+                    self._log.error("no instance gets ready and nothing waits; correct it, then materialise inference_host", extra=about)
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("it is not known whether the group launches in vain", extra={"group": group, **_about(error)})
 
     def _find(self, group: str = "") -> list[Host]:
         """Named hosts, or instances of a group: one that waits stopped in its pool is not ours to start, and would take no job."""

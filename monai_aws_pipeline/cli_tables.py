@@ -53,7 +53,7 @@ def state_of_a_deployment(state: DeploymentState) -> Table:
     if fleet := state.fleet:
         said = f"{fleet.desired} wanted, {fleet.in_service} in service, {fleet.warm} in the warm pool, {fleet.most} at most"
         said += f"; instance refresh: {fleet.refresh}" if fleet.refresh else ""
-        rows.append(("group", fleet.group, f"{said}; its last activity failed: {fleet.trouble}" if fleet.trouble else said))
+        rows.append(("group", fleet.group, f"{said}; its last launch failed: {fleet.trouble}" if fleet.trouble else said))
     for machine in state.machines:
         what = f"{machine.state} ({machine.type}){_work_line(machine.work)}{f'; {machine.trouble}' if machine.trouble else ''}"
         rows.append((machine.role, machine.id, what))

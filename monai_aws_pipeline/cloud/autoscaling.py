@@ -18,6 +18,7 @@ from monai_aws_pipeline.cloud.errors import CloudError, code_of, message_of, nam
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.tags import tags_of
 from monai_aws_pipeline.cloud.waiting import retried, silently, wait_until
+from monai_aws_pipeline.contract.launches import why_in_vain
 
 if TYPE_CHECKING:
     from monai_aws_pipeline.cloud.session import Clients
@@ -389,13 +390,10 @@ class ScalingGroup:
             self._clients.cloudwatch.delete_alarms(AlarmNames=[self._alarm])
 
     def last_failure(self, activities: int = 20) -> str:
-        """Of the newest activities, if the latest that ended failed: what it was and why, in AWS's words; else empty."""
+        """Of the newest activities, if the latest launch that ended was in vain: why, in AWS's words; else empty."""
         with _named(f"looking at what {self.name} did"):
             found = self._api.describe_scaling_activities(AutoScalingGroupName=self.name, MaxRecords=activities)["Activities"]
-        ended = [each for each in found if each["StatusCode"] in ("Successful", "Failed", "Cancelled")]
-        if not ended or ended[0]["StatusCode"] != "Failed":
-            return ""
-        return str(ended[0].get("StatusMessage") or ended[0]["Description"])
+        return why_in_vain(found)
 
     def wait_gone(self, seconds: float, report: Report = silently) -> bool:
         """Wait until AWS shows the group no more; whether it is so."""

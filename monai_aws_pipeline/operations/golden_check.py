@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from monai_aws_pipeline.cloud.autoscaling import Group, ScalingGroup
+from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
@@ -108,15 +112,22 @@ def point_of(item: dict[str, Any]) -> Point:
 def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:
     """Id of an instance of a group that takes commands: one that no work keeps where there is one, else one more that is asked for.
 
-    Nobody sends it away afterwards: it leaves by itself when it is idle. Raises NotProvenError.
+    Nobody sends it away afterwards: it leaves by itself when it is idle. What does not come is asked for no more. Raises NotProvenError.
     """
     found = group.find()
     if found is None or found.is_going or not found.most:
         raise NotProvenError("There is no group of inference hosts to answer the golden study.", "Materialise inference_host first.")
-    if not found.in_service() and found.desired < 1:
+    if found.in_service() or found.desired:
+        instance = _comes(group, report, seconds)
+    else:
         report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
-        group.ask_for(1)
+        with _asked_for_one(group):
+            instance = _comes(group, report, seconds, otherwise=" It is asked for no more.")
+    commands.wait_online(instance, report=report)
+    return instance
 
+
+def _comes(group: ScalingGroup, report: Report, seconds: float, otherwise: str = "") -> str:
     def ready(now: Group | None) -> bool:
         return now is not None and bool(now.in_service())
 
@@ -124,8 +135,21 @@ def instance_in_service(group: ScalingGroup, commands: Commands, report: Report,
     serving = seen.in_service() if seen else ()
     if not serving:
         raise NotProvenError(
-            f"No instance of {group.name} came into service: {group.last_failure() or 'it is still on its way'}",
+            f"No instance of {group.name} came into service: {group.last_failure() or 'it is still on its way'}.{otherwise}",
             "Look at monai-aws status and at the group's activity history; then promote again.",
         )
-    commands.wait_online(serving[0].id, report=report)
     return serving[0].id
+
+
+@contextmanager
+def _asked_for_one(group: ScalingGroup) -> Iterator[None]:
+    """Ask for a first instance, and take that back where it does not come: the group would launch one after the other."""
+    group.ask_for(1)
+    try:
+        yield
+    except BaseException:  # an interrupted run leaves nobody who would see it come
+        with suppress(CloudError, ClientError, BotoCoreError):  # the first error is the one to be seen
+            now = group.find()
+            if now and now.desired == 1 and not now.in_service():  # more than that somebody else has asked for
+                group.ask_for(0)
+        raise

@@ -115,7 +115,7 @@ def _work(clients: Clients, host: str) -> HostWork:
 class FleetState:
     """The Auto Scaling group of inference hosts. ``refresh``: what an instance refresh does, empty where none is under way.
 
-    ``trouble``: its last activity, where that failed, in AWS's words.
+    ``trouble``: why its last launch failed, where it did, in AWS's words.
     """
 
     group: str

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -363,6 +363,86 @@ def test_a_forgotten_instance_of_a_group_leaves_it_and_is_not_just_stopped(
     monkeypatch.setattr(hosts, "FORGOTTEN", timedelta(seconds=-1))
     wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
     assert group.desired() == 0, "a stopped one would be replaced"
+
+
+ABANDONED = "Lifecycle Action with token 1c2b3a4d-1111-2222-3333-444455556666 of i-0123456789abcdef0 was abandoned: Heartbeat Timeout"
+
+
+def launches(*statuses: str, minutes_ago: int = 6) -> list[dict[str, Any]]:
+    """Activities, the newest first, each begun some minutes before the next."""
+    now = datetime.now(UTC)
+    return [
+        {
+            "Description": "Launching a new EC2 instance: i-1",
+            "StatusCode": status,
+            "StatusMessage": ABANDONED,
+            "StartTime": now - timedelta(minutes=minutes_ago * number),
+        }
+        for number, status in enumerate(statuses, 1)
+    ]
+
+
+@pytest.fixture
+def in_vain(cloud: SimpleNamespace, group: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """What a group of one is to have after the schedule, with these activities and its instance in this state."""
+
+    def look(activities: list[dict[str, Any]], state: str = "Pending:Wait") -> int:
+        group.make(1)
+        shown = {"DesiredCapacity": 1, "Instances": [{"LifecycleState": state}]}
+        with monkeypatch.context() as patched:
+            patched.setattr(hosts.autoscaling(), "describe_auto_scaling_groups", lambda **_: {"AutoScalingGroups": [shown]})
+            patched.setattr(hosts.autoscaling(), "describe_scaling_activities", lambda **_: {"Activities": activities})
+            wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+        return int(group.desired())
+
+    return look
+
+
+@pytest.mark.parametrize("under_way", [[], ["InProgress"]])
+def test_with_nothing_to_do_a_group_that_launches_in_vain_goes_back_to_zero_and_says_why(
+    in_vain: Callable[..., int], caplog: pytest.LogCaptureFixture, under_way: list[str]
+) -> None:
+    assert in_vain(launches(*under_way, "Cancelled", "Failed", "Cancelled")) == 0
+    (said,) = [record for record in caplog.records if record.__dict__.get("code") == "LaunchedInVain"]
+    assert (said.levelname, "materialise inference_host" in said.getMessage()) == ("ERROR", True)
+    assert said.__dict__["cause"] == "Lifecycle Action with token ... of i-... was abandoned: Heartbeat Timeout"
+
+
+@pytest.mark.parametrize(
+    ("activities", "state"),
+    [
+        (launches("Failed", "Failed", "Failed"), "InService"),
+        (launches("Failed", "Failed", "Successful"), "Pending:Wait"),
+        (launches("InProgress", "Failed", "Failed"), "Pending:Wait"),
+        (launches("InProgress", "Failed", "Failed", "Failed", minutes_ago=20), "Pending:Wait"),
+    ],
+    ids=["at-work", "came-before", "two", "of-another-time"],
+)
+def test_a_group_that_has_an_instance_or_may_yet_get_one_is_left_alone(
+    in_vain: Callable[..., int], activities: list[dict[str, Any]], state: str
+) -> None:
+    assert in_vain(activities, state) == 1
+
+
+def test_with_a_job_in_hand_a_group_goes_on_launching(cloud: SimpleNamespace, in_vain: Callable[..., int]) -> None:
+    cloud.sqs.send_message(QueueUrl=cloud.url, MessageBody="{}")
+    cloud.sqs.receive_message(QueueUrl=cloud.url)
+    assert in_vain(launches("Failed", "Failed", "Failed")) == 1
+
+
+def test_without_the_right_to_look_at_launches_hosts_are_looked_after(
+    cloud: SimpleNamespace, group: SimpleNamespace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group.make(1)
+    monkeypatch.setattr(hosts, "FORGOTTEN", timedelta(seconds=-1))
+
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeAutoScalingGroups")
+
+    monkeypatch.setattr(hosts.autoscaling(), "describe_auto_scaling_groups", refuse)
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert str(Cause.PERMISSION) in causes(caplog)
+    assert group.desired() == 0
 
 
 def test_with_versions_a_marker_is_taken_as_it_is(cloud: SimpleNamespace) -> None:
