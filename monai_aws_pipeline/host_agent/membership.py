@@ -23,6 +23,7 @@ from monai_aws_pipeline.host_agent.job_status import Board
 log = logging.getLogger(__name__)
 
 IN_SERVICE: Final = "InService"
+_COMES: Final = "Pending"
 _AT_WORK: Final = (IN_SERVICE, "Detached", "")
 """Targets with which jobs are taken: a group's instance at work, or one that no group has (any more)."""
 UNPROTECT_AFTER_S: Final = 10.0
@@ -150,6 +151,7 @@ class GroupMember:
         self._instance, self._around, self._idle_limit_s, self._ask, self._pace = instance, around, idle_limit_s, target, pace or Pace()
         self._target = ""
         self._serves = False
+        self._unseen = False
         self._protected: bool | None = None  # what an agent before this one has set is not known
         self._left = Leaving.LATER
         self._asked, self._ask_again = 0, -math.inf
@@ -173,19 +175,21 @@ class GroupMember:
         while not self._around.stop.is_set():
             self._around.sign_of_life()
             self._look()
-            state = self._instance.state()
+            state = self._instance.state() or ""
             if state == IN_SERVICE or (not state and self._target in _AT_WORK and time.monotonic() > began + self._pace.unknown):
                 if not state:
                     log.warning("no group has this instance, or none says so; it works as a host of its own")
-                self._serves = True
+                self._serves, self._unseen = True, not state
                 return True
-            if not prepared and "Pending" in (state or ""):
+            if not prepared and "Pending" in state:
                 prepared = True
                 self._hold(HOOK_READY)
+                if state.endswith(":Wait"):  # part of the hook's time has gone in the boot
+                    self._instance.heartbeat(HOOK_READY)
                 self._around.prepare()
                 self._held_by = ""
             else:
-                self._let_go_on(state or "")
+                self._let_go_on(state)
                 self._around.stop.wait(self._pace.look)
         return False
 
@@ -250,6 +254,13 @@ class GroupMember:
         if state != self._let_go and any(self._instance.complete(hook) for hook in hooks):
             self._let_go = state
 
+    def _look_for_hook(self) -> None:
+        """Let the group go on that was not seen when this instance began to work: at the hook's end it would end it, jobs in hand."""
+        state = self._instance.state()
+        if state == f"{_COMES}:Wait":
+            self._instance.complete(HOOK_READY)
+        self._unseen = state is None or state.startswith(_COMES)
+
     def _hold(self, hook: str) -> None:
         self._beaten = time.monotonic()  # by its first heartbeat the group has come to the hook
         self._held_by = hook
@@ -262,6 +273,8 @@ class GroupMember:
                 self._around.sign_of_life()  # the loop that gives it has ended
             if now > self._told + self._pace.finish:
                 self._around.stop.set()
+            if self._unseen:
+                self._look_for_hook()
             if self._held_by and now >= self._beaten + self._pace.beat:
                 self._beaten = now
                 self._instance.heartbeat(self._held_by)

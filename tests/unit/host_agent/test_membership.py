@@ -225,6 +225,38 @@ def test_one_that_no_group_has_works_and_ends_like_a_named_host(instance: Instan
     assert (instance.off, instance.count(PROTECT), instance.count(LEAVE)) == ([""], 0, 0)
 
 
+def test_one_that_auto_scaling_tells_nothing_of_works_and_completes_its_hook_when_it_is_told(instance: Instance) -> None:
+    """A private network without the endpoint, or one that comes late: the hook's end would end it with jobs in hand."""
+    until(lambda: instance.state == "Pending:Wait", "the hook does not hold it")
+    instance.calls.refused = {"DescribeAutoScalingInstances": "RequestLimitExceeded"}
+    with closing(instance.in_service()) as member:
+        assert member.step(0.0) is Step.WORK
+        assert stays(lambda: instance.state == "Pending:Wait")
+        instance.calls.refused = {}
+        until(lambda: instance.state == "InService", "its hook was not completed")
+        until(lambda: not member._unseen, "it asks on although it knows")
+    assert instance.count(COMPLETE) == 1
+
+
+def test_an_instance_that_works_unseen_never_lets_its_own_end_go_on(instance: Instance) -> None:
+    instance.calls.refused = {"DescribeAutoScalingInstances": "RequestLimitExceeded"}
+    with closing(instance.in_service()) as member:
+        instance.group("TerminateInstanceInAutoScalingGroup", InstanceId=instance.id, ShouldDecrementDesiredCapacity=True)
+        until(lambda: instance.state == "Terminating:Wait", "it is to go")
+        instance.calls.refused = {}
+        until(lambda: not member._unseen, "it asks on although it knows")
+        assert stays(lambda: instance.state == "Terminating:Wait"), "a study may be in hand"
+
+
+def test_a_hook_that_holds_it_already_is_told_at_once_that_it_is_at_it(instance: Instance) -> None:
+    """Its boot has taken part of the hook's time."""
+    instance.pace = replace(instance.pace, beat=60.0)
+    until(lambda: instance.state == "Pending:Wait", "the hook does not hold it")
+    with closing(instance.in_service()):
+        assert instance.calls.made.index("RecordLifecycleActionHeartbeat") < instance.calls.made.index(COMPLETE)
+    assert instance.count("RecordLifecycleActionHeartbeat") == 1
+
+
 def test_one_that_the_group_takes_back_into_service_begins_with_a_new_process(instance: Instance) -> None:
     with closing(instance.in_service()) as member:
         (group,) = instance.group.service._groups.values()
