@@ -244,9 +244,17 @@ def _pool(aim: Wanted, found: Group | None) -> str:
         return "remove"
     if found and aim.pool and _goes(found.pool):
         return "anew"  # what it was to hold says nothing: it will not
-    if there and found and "MixedInstancesPolicy" in aim.launch and "MixedInstancesPolicy" not in found.settings:
-        return "anew"  # AWS may refuse the mix while there is a pool
+    if there and found and aim.mix and _mix(found.settings) != _mix(aim.launch):
+        return "anew"  # AWS may refuse the other mix while there is a pool
     return "put" if aim.pool and not covers(found.pool if found else {}, aim.pool) else ""
+
+
+def _mix(launch: Json) -> str:
+    """What kind of mix instances are launched as, of those that AWS tells apart beside a warm pool; empty for one type On-Demand."""
+    if "MixedInstancesPolicy" not in launch:
+        return ""
+    distribution = launch["MixedInstancesPolicy"].get("InstancesDistribution", {})
+    return "types" if distribution.get("OnDemandPercentageAboveBaseCapacity", 100) == 100 else "Spot"
 
 
 def _goes(pool: Json) -> bool:

@@ -136,11 +136,22 @@ def test_beside_a_mix_aws_is_asked_for_a_warm_pool_each_time_and_a_refusal_is_no
     assert (kept.pool, kept.said, kept.is_nothing) == ("", (), True)
 
 
-@pytest.mark.parametrize(("aim", "_mix"), MIXES)
-def test_a_pool_goes_before_its_group_becomes_a_mix_and_is_asked_for_again(aim: Wanted, _mix: str) -> None:
-    plan = plan_group(aim, as_made(aim_of(fleet_warm_pool=2)))
+@pytest.mark.parametrize(
+    ("aim", "before"),
+    [*((aim, aim_of(fleet_warm_pool=2)) for aim, _ in MIXES), (MIXES[0][0], MIXES[1][0]), (MIXES[1][0], MIXES[0][0])],
+    ids=["one-to-several", "one-to-spot", "spot-to-several", "several-to-spot"],
+)
+def test_a_pool_goes_before_its_group_becomes_another_mix_and_is_asked_for_again(aim: Wanted, before: Wanted) -> None:
+    plan = plan_group(aim, as_made(before))
     assert (plan.pool, plan.update) == ("anew", {**plan.update, **aim.launch})
     assert "its warm pool is another one than the settings say" in plan.changed
+
+
+def test_a_pool_stays_where_only_the_number_of_types_or_the_part_of_spot_changes() -> None:
+    types, spot = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge"), {"fleet_warm_pool": 2, "fleet_spot_percent": 90}
+    assert plan_group(aim_of(types, fleet_warm_pool=2), as_made(MIXES[0][0])).pool == ""
+    assert plan_group(aim_of(types, **spot), as_made(MIXES[1][0])).pool == ""
+    assert plan_group(aim_of(fleet_warm_pool=2), as_made(MIXES[1][0])).pool == "", "AWS refuses none beside one type On-Demand"
 
 
 @pytest.mark.parametrize("aim", [aim_of(fleet_warm_pool=2), *(aim for aim, _ in MIXES)])
