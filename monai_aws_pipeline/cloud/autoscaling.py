@@ -287,10 +287,10 @@ class ScalingGroup:
         with _named(f"suspending {', '.join(processes)} of the Auto Scaling group {self.name}"):
             self._api.suspend_processes(AutoScalingGroupName=self.name, ScalingProcesses=list(processes))
 
-    def resume(self) -> None:
-        """Let the group do again all that somebody has forbidden it."""
-        with _named(f"resuming the Auto Scaling group {self.name}"):
-            self._api.resume_processes(AutoScalingGroupName=self.name)
+    def resume(self, processes: Collection[str]) -> None:
+        """Let the group do these again."""
+        with _named(f"resuming {', '.join(processes)} of the Auto Scaling group {self.name}"):
+            self._api.resume_processes(AutoScalingGroupName=self.name, ScalingProcesses=list(processes))
 
     def put_pool(self, pool: Json) -> None:
         """Make the warm pool, or bring it to this."""

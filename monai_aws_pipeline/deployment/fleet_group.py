@@ -48,7 +48,8 @@ _PREFERENCES: Final[Json] = {
 class Wanted:
     """What the group is to be, in AWS's own terms. ``launch``: template or mix; ``pool``: the warm pool's setting, empty for none.
 
-    ``mix``: what it has that AWS may keep no warm pool beside, in words; empty for On-Demand instances of one type.
+    ``mix``: what it has that AWS may keep no warm pool beside, in words; empty for On-Demand instances of one type. ``suspended``: what it
+    is never to do, in AWS's words.
     """
 
     launch: Json
@@ -60,6 +61,7 @@ class Wanted:
     tags: Mapping[str, str]
     version: str
     mix: str = ""
+    suspended: tuple[str, ...] = ()
 
 
 def wanted(settings: Settings, template: str, version: str, types: Sequence[str], subnets: Sequence[str]) -> Wanted:
@@ -103,6 +105,8 @@ def wanted(settings: Settings, template: str, version: str, types: Sequence[str]
         tags={},
         version=version,
         mix=mix,
+        # An idle instance leaves with its place: for the balance of zones AWS would launch another where there are fewer.
+        suspended=("AZRebalance",),
     )
 
 
@@ -159,9 +163,10 @@ def _alarm(names: Names) -> Json:
 class GroupPlan:
     """What is to be done with the group. ``changed``: what differs, in words; ``update``: settings to set.
 
-    ``extra_hooks``, ``extra_policies``: what somebody else has put on the group, by name. ``pool``: whether its warm pool is to be ``put``,
-    to ``remove``, or to be removed before the group becomes a mix and put ``anew``. ``refresh``: why its instances are replaced, empty
-    where they are not; ``said``: what a user should know although nothing is done.
+    ``extra_hooks``, ``extra_policies``: what somebody else has put on the group, by name. ``suspend``, ``resume``: what it is to be
+    forbidden, and let do again. ``pool``: whether its warm pool is to be ``put``, to ``remove``, or to be removed before the group becomes
+    another mix and put ``anew``. ``refresh``: why its instances are replaced, empty where they are not; ``said``: what a user should know
+    although nothing is done.
     """
 
     create: bool = False
@@ -173,7 +178,8 @@ class GroupPlan:
     alarm: bool = False
     tags: bool = False
     metrics: bool = False
-    resume: bool = False
+    suspend: tuple[str, ...] = ()
+    resume: tuple[str, ...] = ()
     pool: str = ""
     cancel: bool = False
     refresh: str = ""
@@ -191,7 +197,16 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     pool = _pool(aim, found)
     said = (f"AWS is asked whether it keeps a warm pool beside {aim.mix}",) if aim.mix and pool in ("put", "anew") else ()
     if found is None:
-        return GroupPlan(True, {}, (), tuple(aim.policies), alarm=True, metrics=True, pool=pool, changed=("it is made",), said=said)
+        return GroupPlan(
+            create=True,
+            policies=tuple(aim.policies),
+            alarm=True,
+            metrics=True,
+            suspend=aim.suspended,
+            pool=pool,
+            changed=("it is made",),
+            said=said,
+        )
     changed, update = _settings_changed(aim, found)
     hooks = tuple(name for name, hook in aim.hooks.items() if not covers(found.hooks.get(name), hook))
     policies = tuple(name for name, policy in aim.policies.items() if not covers(found.policies.get(name), policy))
@@ -205,6 +220,8 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     changed += [f"the policy {name} is none of ours and is removed" for name in extra_policies]
     calls = [str(found.policies.get(JOB_AGE, {}).get("PolicyARN", ""))]
     alarm = JOB_AGE in policies or not covers(found.alarm, aim.alarm) or found.alarm.get("AlarmActions") != calls
+    suspend = tuple(each for each in aim.suspended if each not in found.suspended)
+    resume = tuple(each for each in found.suspended if each not in aim.suspended)
     tags = any(found.tags.get(name) != value for name, value in aim.tags.items())
     changed += [
         words
@@ -212,7 +229,8 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
             (alarm, "the alarm of the age of jobs is not as it was made"),
             (tags, "its tags are others"),
             (not found.counts_itself, "it does not count its instances"),
-            (bool(found.suspended), f"it was forbidden {', '.join(found.suspended)}"),
+            (bool(suspend), f"it is not forbidden {', '.join(suspend)}"),
+            (bool(resume), f"it was forbidden {', '.join(resume)}"),
             (bool(pool) and not (aim.mix and not found.pool), "its warm pool is another one than the settings say"),
         )
         if differs
@@ -228,7 +246,8 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         alarm=alarm,
         tags=tags,
         metrics=not found.counts_itself,
-        resume=bool(found.suspended),
+        suspend=suspend,
+        resume=resume,
         pool=pool,
         cancel=cancel,
         refresh=refresh,
@@ -356,10 +375,15 @@ class Fleet:
         if plan.alarm:
             arn = arns.get(JOB_AGE) or (str(found.policies[JOB_AGE]["PolicyARN"]) if found else "")
             self._group.put_alarm(aim.alarm, arn, aim.tags)
-        if plan.resume:
-            self._group.resume()
+        self._permit(plan)
         if plan.refresh:
             self._refresh(plan.refresh, aim)
+
+    def _permit(self, plan: GroupPlan) -> None:
+        if plan.suspend:  # of none AWS takes all to be meant
+            self._group.suspend(plan.suspend)
+        if plan.resume:
+            self._group.resume(plan.resume)
 
     def fill_pool(self, plan: GroupPlan, aim: Wanted) -> str:
         """Make the warm pool where it is to be another one: after a MAP is live, because its instances hold it when they stop.

@@ -62,6 +62,7 @@ def test_the_operator_makes_the_group_with_all_that_belongs_to_it_and_a_second_l
     assert (made.desired, made.most, set(made.hooks), set(made.policies)) == (0, 3, {HOOK_READY, HOOK_FINISH}, {BACKLOG, JOB_AGE})
     assert made.alarm["AlarmActions"] == [made.policies[JOB_AGE]["PolicyARN"]]
     assert made.tags["monai-aws:deployment"] == "group"
+    assert made.suspended == ("AZRebalance",)
     assert images_of_group(place.clients, place.settings) == {base_image(place)}, "no instance tells of it"
     assert bring(place).is_nothing
     assert "nothing changed" in place.log[-1]
@@ -76,9 +77,10 @@ def test_what_somebody_changed_is_put_right_and_named(place: Platform) -> None:
         api.delete_lifecycle_hook(AutoScalingGroupName=name, LifecycleHookName=HOOK_READY)
         api.delete_policy(AutoScalingGroupName=name, PolicyName=JOB_AGE)
         api.suspend_processes(AutoScalingGroupName=name, ScalingProcesses=["Launch"])
+        api.resume_processes(AutoScalingGroupName=name, ScalingProcesses=["AZRebalance"])
         boto3.Session().client("cloudwatch").delete_alarms(AlarmNames=[place.settings.names.fleet_alarm])
     said = "; ".join(bring(place).changed)
-    for words in ("MaxSize is 9, not 3", HOOK_READY, JOB_AGE, "forbidden Launch", "the alarm"):
+    for words in ("MaxSize is 9, not 3", HOOK_READY, JOB_AGE, "was forbidden Launch", "not forbidden AZRebalance", "the alarm"):
         assert words in said
     assert bring(place).is_nothing
 

@@ -40,7 +40,8 @@ def as_made(aim: Wanted, **changes: Any) -> Group:
     settings = {
         **copy.deepcopy(dict(aim.settings)),
         **copy.deepcopy(dict(aim.launch)),
-        **{"DesiredCapacity": 0, "EnabledMetrics": [{"Metric": "GroupInServiceInstances"}], "SuspendedProcesses": [], "Tags": []},
+        **{"DesiredCapacity": 0, "EnabledMetrics": [{"Metric": "GroupInServiceInstances"}], "Tags": []},
+        "SuspendedProcesses": [{"ProcessName": "AZRebalance"}],
     }
     policies = {name: {**policy, "PolicyARN": f"arn:{name}", "Enabled": True} for name, policy in aim.policies.items()}
     hooks = {name: {**hook, "GlobalTimeout": 172_800} for name, hook in aim.hooks.items()}
@@ -76,10 +77,21 @@ def test_what_somebody_changed_is_put_right_and_named() -> None:
     )
     plan = plan_group(aim, found)
     assert (plan.update, plan.hooks, plan.policies) == ({"MaxSize": 4}, (HOOK_FINISH,), (BACKLOG,))
-    assert (plan.resume, plan.metrics, plan.pool, plan.refresh) == (True, True, "remove", "")
+    assert (plan.resume, plan.metrics, plan.pool, plan.refresh) == (("Launch",), True, "remove", "")
     said = "; ".join(plan.changed)
     for words in ("MaxSize is 9, not 4", f"the hook {HOOK_FINISH} is not there", f"the policy {BACKLOG} is not there", "forbidden Launch"):
         assert words in said
+
+
+def test_a_group_never_launches_for_the_balance_of_its_zones_and_is_forbidden_nothing_else() -> None:
+    aim = aim_of()
+    assert plan_group(aim, None).suspend == ("AZRebalance",)
+    made = as_made(aim)
+    forbidden = [{"ProcessName": "Launch"}, {"ProcessName": "AZRebalance"}, {"ProcessName": "Terminate"}]
+    braked = plan_group(aim, as_made(aim, settings={**made.settings, "SuspendedProcesses": forbidden}))
+    assert (braked.suspend, braked.resume, braked.changed) == ((), ("Launch", "Terminate"), ("it was forbidden Launch, Terminate",))
+    free = plan_group(aim, as_made(aim, settings={**made.settings, "SuspendedProcesses": []}))
+    assert (free.suspend, free.resume, free.changed) == (("AZRebalance",), (), ("it is not forbidden AZRebalance",))
 
 
 def test_an_alarm_that_calls_another_policy_is_made_anew() -> None:
