@@ -488,12 +488,12 @@ class Fleet:
 
     def remove(self) -> bool:
         """Let every instance finish what it has in hand, then delete group, pool, alarm and template. Whether there was anything."""
+        if self._group.has_alarm():
+            self._group.remove_alarm()  # first, and also where it alone is left: it asks a group for more
         found = self._group.find()
         if found is None:
-            if self._templates.find(self._name):
-                self._templates.remove(self._name)
+            self._templates.remove(self._name)
             return False
-        self._group.remove_alarm()
         if not found.is_going:
             self._empty(found)
             self._group.delete(self._report)

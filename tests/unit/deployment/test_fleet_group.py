@@ -270,6 +270,9 @@ class Told:
     def wait_gone(self, *_: object) -> bool:
         return True
 
+    def has_alarm(self) -> bool:
+        return True
+
     def __getattr__(self, name: str) -> Any:
         return lambda given=None, *_: self.calls.append((name, given))
 
@@ -290,6 +293,12 @@ def test_a_group_that_goes_launches_nothing_from_the_first_moment_and_may_keep_i
         *[("remove_pool", None), ("update", {"MinSize": 0, "DesiredCapacity": 0}), ("let_go", "i-1")],
     ]
     assert [name for name, _ in group.calls[7:]] == ["delete"]
+
+
+def test_an_alarm_without_its_group_goes_too() -> None:
+    group = Told(None)
+    assert not removing(group).remove()
+    assert group.calls == [("remove_alarm", None)]
 
 
 def templates(name: str, number: int) -> list[str]:
