@@ -28,7 +28,7 @@ from monai_aws_pipeline.settings import Names, Settings
 JOBS_PER_INSTANCE: Final = 20
 """Backlog per instance that the group holds: as many waiting jobs as a named host is started for (``lambda_fn/hosts.py``)."""
 OLDEST_JOB_S: Final = 300
-"""While a job waits for longer, one more instance comes."""
+"""While jobs wait and the oldest, waiting or in hand, is older, one more instance comes."""
 WARMUP_S: Final = 60
 REFRESH_SECONDS: Final = 3600.0
 GONE_SECONDS: Final = 600.0
@@ -145,9 +145,11 @@ def _backlog(names: Names) -> Json:
 
 def _alarm(names: Names) -> Json:
     oldest = _metric("oldest", _SQS, "ApproximateAgeOfOldestMessage", ("QueueName", names.jobs_queue), "Maximum")
-    late = {"Id": "late", "Expression": "IF(waiting > 0, oldest, 0)", "ReturnData": True}  # SQS counts the age of jobs in hand too
+    late = {"Id": "late", "Expression": "IF(waiting > 0, oldest, 0)", "ReturnData": True}
+    # SQS's oldest message may be one in hand: a long study alone brings nobody, and while jobs wait behind it another instance is right.
+    told = f"Jobs wait, and the oldest, waiting or in hand, is older than {OLDEST_JOB_S} s: one more instance comes. It tells nobody else."
     return {
-        "AlarmDescription": f"A job waits for more than {OLDEST_JOB_S} s: one more instance comes. It tells nobody but the group.",
+        "AlarmDescription": told,
         "Metrics": [_waiting(names), oldest, late],
         "EvaluationPeriods": 1,
         "Threshold": float(OLDEST_JOB_S),
