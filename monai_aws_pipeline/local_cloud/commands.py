@@ -51,9 +51,9 @@ class LocalCloud:
         """File with ``environment`` as KEY=VALUE lines."""
         return self.config.env_file
 
-    def order_fault(self, **fault: Any) -> None:
-        """Order a fault: the fields of ``faults.Fault``, or another order of docs/local-cloud.md."""
-        control(self.config, "POST", "/_local/faults", fault)
+    def order_fault(self, **fault: Any) -> dict[str, Any]:
+        """Order a fault: the fields of ``faults.Fault``, or another order of docs/local-cloud.md. The answer says what became of some."""
+        return control(self.config, "POST", "/_local/faults", fault)
 
     def faults(self) -> dict[str, Any]:
         """Orders that are still to strike (``pending``), and those whose call is held now (``held``)."""

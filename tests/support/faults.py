@@ -20,6 +20,15 @@ T = TypeVar("T")
 AGENT = AGENT_UNIT
 STATE_FOLDER = "/var/lib/monai-aws"
 LONGEST_RECEIVE_S = 5.5
+PATIENCE_S = 150
+"""So long a host may take from its start to an application that sleeps: it boots, and its agent fetches and starts what is to sleep."""
+KILL_AGENT = f"""
+kill -9 $(systemctl show --property MainPID --value {AGENT})
+systemctl reset-failed {AGENT}
+find {STATE_FOLDER} -name started.txt -delete
+"""
+"""Not counted: a host whose agent ends five times in a quarter of an hour switches itself off. The files are those of a container that
+outlives its agent."""
 
 
 def eventually(what: Callable[[], T], seconds: float = 60.0, every: float = 0.2) -> T:
@@ -29,6 +38,12 @@ def eventually(what: Callable[[], T], seconds: float = 60.0, every: float = 0.2)
         assert time.monotonic() < deadline, f"still {value!r} after {seconds:.0f} s"
         time.sleep(every)
     return value
+
+
+def until_asleep(studies: int) -> str:
+    """A script that ends well once so many applications sleep on its machine."""
+    count = f"find {STATE_FOLDER} -name started.txt | wc --lines"
+    return f"for n in $(seq {10 * PATIENCE_S}); do [ $({count}) -ge {studies} ] && exit; sleep 0.1; done; exit 1"
 
 
 def same_image_under_another_digest(place: Platform) -> str:
@@ -65,7 +80,8 @@ class Waking:
                 self.place.wake()
                 nudged = time.monotonic()
             time.sleep(0.5)
-        (record,) = self.place.answers([job], 1)[job]
+        # Its index entry is there before the job is marked done, and the original is kept between the two.
+        (record,) = self.place.answers([job], max(60, began + seconds - time.monotonic()))[job]
         return record
 
     def succeeded(self, job: str, seconds: float = 180, nudge: bool = True) -> ResultRecord:
@@ -90,28 +106,31 @@ class Waking:
     def host_at_work(self, studies: int = 1) -> Machine:
         """The host on which applications sleep, once so many do."""
         host = self.host()
-        count = f"find {STATE_FOLDER} -name started.txt | wc --lines"
-        self.place.on_host(host.id, f"for n in $(seq 300); do [ $({count}) -ge {studies} ] && exit; sleep 0.1; done; exit 1")
+        self.place.on_host(host.id, until_asleep(studies), PATIENCE_S + 50)
         return host
 
     def kill_agent(self, host: Machine) -> None:
-        """kill -9 of the agent's process, as the kernel does it when memory is short.
+        """kill -9 of the agent's process, as the kernel does it when memory is short."""
+        self.place.on_host(host.id, KILL_AGENT)
 
-        It is not counted: a host whose agent ends five times in a quarter of an hour switches itself off.
-        """
-        self.place.on_host(
-            host.id,
-            f"kill -9 $(systemctl show --property MainPID --value {AGENT}); systemctl reset-failed {AGENT}\n"
-            f"find {STATE_FOLDER} -name started.txt -delete",  # of the container that outlives its agent
-        )
+    def kill_agent_at_work(self) -> Machine:
+        """The same on a host as soon as an application sleeps there: by one script, because a second one may come when it is over."""
+        host = self.host()
+        self.place.on_host(host.id, f"({until_asleep(1)}) || exit 1\n{KILL_AGENT}", PATIENCE_S + 50)
+        return host
+
+    def until_said(self, host: Machine, words: str, since: float) -> None:
+        """Wait until the agent of a host that runs has logged these words, at or after a moment (seconds since 1970)."""
+        said = f"journalctl --unit {AGENT} --no-pager --since @{int(since)} | grep --quiet --fixed-strings '{words}'"
+        self.place.on_host(host.id, f"for n in $(seq 300); do {said} && exit; sleep 0.2; done; exit 1", 150)
 
     def until_held(self, action: str) -> None:
         """Wait until a call of this action waits because that was ordered."""
-        eventually(lambda: [fault for fault in self.place.cloud.faults()["held"] if fault["action"] == action])
+        eventually(lambda: [fault for fault in self.place.cloud.faults()["held"] if fault["action"] == action], 180)
 
-    def redeliver(self, queue: str = "") -> None:
-        """Let the time pass after which a message that nobody ended is visible again."""
-        self.place.cloud.order_fault(redeliver=queue or self.place.settings.names.jobs_queue)
+    def redeliver(self, queue: str = "") -> int:
+        """Let the time pass after which a message that nobody ended is visible again; how many there were."""
+        return int(self.place.cloud.order_fault(redeliver=queue or self.place.settings.names.jobs_queue)["messages"])
 
     def comes_back(self) -> None:
         """Let the job of an agent or machine that died show up again.
