@@ -14,7 +14,12 @@ from tests.support.platform import Platform, platform
 
 @pytest.fixture(scope="session")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    variables = {"MONAI_AWS_MAP_TIMEOUT_S": "12", "MONAI_AWS_MAP_MEMORY_MIB": "256", "MONAI_AWS_HOST_COUNT": "2"}
+    variables = {
+        "MONAI_AWS_MAP_TIMEOUT_S": "20",  # longer than anything sleeps that is to be struck meanwhile
+        "MONAI_AWS_MAP_MEMORY_MIB": "256",
+        "MONAI_AWS_HOST_COUNT": "2",
+        "MONAI_AWS_IDLE_STOP_MINUTES": "0.5",  # longer than a test takes to come back to a host that has answered
+    }
     with platform(local_cloud, "faults", tmp_path_factory.mktemp("faults"), **variables) as made:
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
