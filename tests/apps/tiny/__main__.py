@@ -4,8 +4,8 @@ It exists so that the tests can go the whole way quickly. It answers a study as 
 series, one closed STL in LPS millimetres), and misbehaves on request, which is read from the SeriesDescription:
 ``tiny:fail`` ends with exit code 3, ``tiny:nothing`` writes nothing, ``tiny:foreign`` answers for another study, ``tiny:garbage`` writes a
 file that is no DICOM, ``tiny:link`` answers with a link to the host's passwords, ``tiny:sleep=SECONDS`` takes its time first,
-``tiny:memory`` takes all memory there is, ``tiny:take=MIB`` holds so much of it for two seconds, ``tiny:fill`` takes ten seconds and
-writes a GiB before it answers, ``tiny:fork`` starts processes without end, ``tiny:flood`` logs 200,000 lines before it answers;
+``tiny:memory`` takes all memory there is, ``tiny:take=MIB`` holds so much of it for two seconds, ``tiny:fill`` takes twenty seconds
+and writes a GiB before it answers, ``tiny:fork`` starts processes without end, ``tiny:flood`` logs 200,000 lines before it answers;
 ``tiny:hostile=ADDRESS`` attacks its surroundings (``hostile.py``); ``tiny:litter`` leaves files and processes wherever it can, and
 ``tiny:look`` ends with exit code 7 if it finds anything of another study.
 """
@@ -46,7 +46,7 @@ def main() -> int:  # noqa: PLR0911, PLR0912, PLR0915 - one branch a wish
     wish = str(slices[0].get("SeriesDescription", ""))
     if wish.startswith("tiny:sleep=") or wish == "tiny:fill":
         (output / STARTED).touch()
-        time.sleep(float(wish.partition("=")[2] or 10))
+        time.sleep(float(wish.partition("=")[2] or 20))
         (output / STARTED).unlink()
     if wish.startswith("tiny:take="):
         taken = bytearray(b"x") * (int(wish.partition("=")[2]) << 20)
