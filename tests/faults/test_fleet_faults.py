@@ -64,6 +64,11 @@ class Fleet:
             eventually(lambda: len(found := [name for name, now in self.states().items() if now == state]) >= number and found, seconds)
         )
 
+    def whole_without(self, lost: str) -> set[str]:
+        """The other instances, if they are as many as there are to be, and two at least."""
+        others = set(self.states()) - {lost}
+        return others if len(others) >= max(2, self.shown()["DesiredCapacity"]) else set()
+
     def zero(self, seconds: float = 240) -> None:
         """Wait until the group is empty, by what its instances did, and is to be."""
         eventually(lambda: not self.states(), seconds)
@@ -152,11 +157,12 @@ class TestAFleet:
         record_property("happened", "protected while at work; taken when idle")
 
     def test_told_to_go_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
-        jobs = uploaded(waking, "told-to-go", 1, "tiny:sleep=20")
+        jobs = uploaded(waking, "told-to-go", 1, "tiny:sleep=60")
         fleet.desired(1)
         (instance,) = fleet.until(1)
         fleet.at_work(instance)
         fleet.leaves(instance, smaller=True)
+        eventually(lambda: fleet.told(instance)["group"]["target"] != "InService")  # it looks every five seconds
         waits = uploaded(waking, "told-to-go-waits", 1)
         (record,) = answered(waking, jobs)
         assert record.host.instance_id == instance, "the hook held the group up until its study was answered"
@@ -171,15 +177,16 @@ class TestAFleet:
         jobs = uploaded(waking, "lost", 8, "tiny:sleep=4")
         fleet.at_work(two[0])
         fleet.place.cloud.lose_instance(two[0])
+        replaced = eventually(lambda: fleet.whole_without(two[0]), 150) - set(two)
         waking.comes_back()
         records = answered(waking, jobs)
         eventually(lambda: two[0] not in fleet.states(), 150)
         fleet.zero()
         others = {record.host.instance_id for record in records} - set(two)
-        record_property("happened", f"its jobs came back; the group replaced it ({len(others)} new one(s) answered)")
+        record_property("happened", f"its jobs came back; the group replaced it by {len(replaced)}, and {len(others)} new one(s) answered")
 
     def test_refresh_while_busy(self, fleet: Fleet, waking: Waking, record_property: Tell):
-        jobs = uploaded(waking, "refresh", 1, "tiny:sleep=20")
+        jobs = uploaded(waking, "refresh", 1, "tiny:sleep=60")
         fleet.desired(1)
         (instance,) = fleet.until(1)
         fleet.at_work(instance)
@@ -191,7 +198,7 @@ class TestAFleet:
             DesiredConfiguration={"LaunchTemplate": {"LaunchTemplateName": fleet.name, "Version": str(newer)}},
             Preferences={"SkipMatching": True, "ScaleInProtectedInstances": "Refresh"},
         )
-        eventually(lambda: fleet.states()[instance] == "Terminating:Wait")
+        eventually(lambda: fleet.states().get(instance) == "Terminating:Wait")
         (record,) = answered(waking, jobs)
         assert record.host.instance_id == instance, "the hook held the refresh up until its study was answered"
         refresh = lambda: fleet.api.describe_instance_refreshes(AutoScalingGroupName=fleet.name)["InstanceRefreshes"][0]  # noqa: E731
@@ -235,6 +242,8 @@ class TestAFleet:
         fleet.place.cloud.order_fault(ends_at="start", reason="Server.InsufficientInstanceCapacity", match=warm)
         (record,) = answered(waking, uploaded(waking, "pool-again", 1))
         assert record.host.instance_id != warm
+        cancelled = [each["Description"] for each in fleet.activities("Cancelled")]
+        assert f"Launching a new EC2 instance from warm pool: {warm}" in cancelled
         fleet.api.delete_warm_pool(AutoScalingGroupName=fleet.name, ForceDelete=True)
         fleet.zero()
         record_property("happened", "another one was launched and answered")
