@@ -5,7 +5,9 @@ every one of them.
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,16 +16,26 @@ from click.testing import CliRunner
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.contract import ROLE_INFERENCE, ResultRecord, Status
+from monai_aws_pipeline.host_agent.at_once import RESERVE_BYTES
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
-from tests.support.faults import AGENT, eventually
+from tests.support.faults import AGENT, Waking, eventually
 from tests.support.platform import Platform, environment, platform
 from tests.support.studies import tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
-SETTINGS = {"MONAI_AWS_STUDIES_AT_ONCE": "6", "MONAI_AWS_MAP_MEMORY_MIB": "12288", "MONAI_AWS_IDLE_STOP_MINUTES": "0.5"}
-TAKEN_MIB = 4500
-"""More than a sixth of this machine's memory, which is a study's share beside five others, and less than what one may have alone."""
+AT_ONCE = 6
+SHARE_MIB = (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - RESERVE_BYTES) // AT_ONCE >> 20
+"""What a study may have of this machine's memory beside five others."""
+TAKEN_MIB = SHARE_MIB * 5 // 4
+"""More than that, and less than what one may have alone."""
+SETTINGS = {
+    "MONAI_AWS_STUDIES_AT_ONCE": f"{AT_ONCE}",
+    "MONAI_AWS_MAP_MEMORY_MIB": f"{SHARE_MIB * 3}",
+    "MONAI_AWS_IDLE_STOP_MINUTES": "0.5",
+}
+ASLEEP = 3
+"""Studies that sleep beside the one that floods its log."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,17 @@ def test_the_first_study_of_a_map_runs_alone_and_proves_that_two_may_run(place: 
 
 
 def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(place: Platform) -> None:
-    wishes = ["tiny:sleep=8"] * 5 + [f"tiny:take={TAKEN_MIB}", "tiny:flood", "tiny:fail", "tiny:litter", "tiny:look"]
+    sleeping = [place.upload(f"input/asleep-{number}.zip", tiny_study_zip(wish="tiny:sleep=25")) for number in range(ASLEEP)]
+    Waking(place).host_at_work(ASLEEP)
+    (flood,) = answers(place, "flood", ["tiny:flood"])
+    assert flood.status is Status.SUCCEEDED, flood.error
+    assert flood.resources.beside >= ASLEEP, "it was answered beside those that slept"
+    kept = place.read(next(output.key for output in flood.outputs if output.kind == "log")).decode().splitlines()
+    assert 0 < len(kept) <= 1000
+    assert "line 199999 of a flood" in kept, "its last lines are kept"
+    assert all(found[0].status is Status.SUCCEEDED for found in place.answers(sleeping).values())
+
+    wishes = ["tiny:sleep=8"] * 5 + [f"tiny:take={TAKEN_MIB}", "tiny:fail", "tiny:litter", "tiny:look"]
     records = answers(place, "backlog", wishes)
     ends = {wish: record for wish, record in zip(wishes, records, strict=True) if wish != "tiny:sleep=8"}
     assert all(record.status is Status.SUCCEEDED for wish, record in zip(wishes, records, strict=True) if wish != "tiny:fail"), [
@@ -77,7 +99,7 @@ def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(pla
 
 
 def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back(place: Platform) -> None:
-    jobs = [place.upload(f"input/stopped-{number}.zip", tiny_study_zip(wish="tiny:sleep=15")) for number in range(4)]
+    jobs = [place.upload(f"input/stopped-{number}.zip", tiny_study_zip(wish="tiny:sleep=60")) for number in range(4)]
     host = host_of(place)
 
     def work() -> list[str]:
@@ -89,9 +111,12 @@ def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back
         return [job["phase"] for job in work["jobs"]]
 
     eventually(lambda: work().count("inferring") >= 2, 120)
-    said = place.on_host(host.id, f"systemctl stop {AGENT}; docker ps --all --quiet | wc --lines; systemctl start {AGENT}")
-    assert said.split()[-1] == "0", "no container is left"
-    found = place.answers(jobs, 240)
+    interrupted = f"journalctl --unit {AGENT} --no-pager --since @{int(time.time())} | grep --count ': interrupted'"
+    stop = f"systemctl stop {AGENT}; docker ps --all --quiet | wc --lines; {interrupted}; systemctl start {AGENT}"
+    left, given_back = map(int, place.on_host(host.id, stop).split())
+    assert left == 0, "no container is left"
+    assert given_back >= 2, "that many were in hand when it was told to stop"
+    found = place.answers(jobs, 400)
     assert [found[job][0].status for job in jobs] == [Status.SUCCEEDED] * 4
     assert all(len(found[job]) == 1 for job in jobs)
     place.wait_stopped()
