@@ -20,7 +20,8 @@ from tests.support.studies import tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud]
 
-SETTINGS = {"MONAI_AWS_FLEET": "autoscaling", "MONAI_AWS_HOST_COUNT": "2", "MONAI_AWS_IDLE_STOP_MINUTES": "0.4"}
+SETTINGS = {"MONAI_AWS_FLEET": "autoscaling", "MONAI_AWS_HOST_COUNT": "2", "MONAI_AWS_IDLE_STOP_MINUTES": "1.0"}
+"""An instance that is idle outlasts a materialisation."""
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,7 @@ def place(local_cloud: LocalCloud, project: Project, tmp_path_factory: pytest.Te
         "MONAI_AWS_APP_DIR": "inference/map",
         "MONAI_AWS_MODEL_URI": str(project.model),
         "MONAI_AWS_MODEL_SHA256": project.write_model("1", low_hu=-950),
+        "MONAI_AWS_STUDIES_AT_ONCE": "1",  # so that a backlog lasts
         "MONAI_AWS_GOLDEN_STUDY": str(golden),
         "MONAI_AWS_GOLDEN_STUDY_SHA256": hashlib.sha256(golden.read_bytes()).hexdigest(),
     }
@@ -317,7 +318,7 @@ def test_a_map_is_promoted_while_the_only_host_answers_a_backlog(place: Platform
     first = parameter(place)
     project.release("1.3.0")
     assert job(place, "build_map").success
-    uploads = [place.upload(f"input/backlog-{number}.zip", ct_study_zip(instances=4, wish="slow")) for number in range(6)]
+    uploads = [place.upload(f"input/backlog-{number}.zip", ct_study_zip(instances=4, wish="slow")) for number in range(12)]
     wait_at_work(place)
     assert job(place, "promote_map").success
 

@@ -41,7 +41,8 @@ def with_pandas(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     app = with_pandas(tmp_path_factory.mktemp("application") / "app")
-    with platform(local_cloud, "warm", tmp_path_factory.mktemp("warm"), MONAI_AWS_APP_SOURCE=str(app)) as made:
+    settings = {"MONAI_AWS_APP_SOURCE": str(app), "MONAI_AWS_IDLE_STOP_MINUTES": "0.5"}  # its verdict is read when all is answered
+    with platform(local_cloud, "warm", tmp_path_factory.mktemp("warm"), **settings) as made:
         made.adopt_image()
         assert made.materialize("gpu_ami", "map_image", "inference_host", "s3_trigger").success
         yield made
