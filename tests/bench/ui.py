@@ -3,9 +3,9 @@
 The queries are the pages' own, sent to Dagster's webserver over HTTP, on SQLite and with the settings of one machine; each event is as
 large as the sensor ``study_results`` writes it. ``first`` is the first time after a start, ``warm`` the median of the next ones, and
 ``after_news`` the first after another study was recorded, which is what a page meets that is open all day; ``cpu`` has the seconds of a
-core of these, which say the same on a machine that is busy. ``ours`` is what the lineage itself asks of the same storage: a look of
-``study_window``, one that removes as many partitions as it may, a tick of ``study_checks``, and the first 20,000 answers that a mode of
-``rerun_studies`` looks through.
+core that the webserver's process takes for these, which say the same on a machine that is busy; what its code server takes is not in them.
+``ours`` is what the lineage itself asks of the same storage: a look of ``study_window``, one that removes as many partitions as it may, a
+tick of ``study_checks``, and the first 20,000 answers that a mode of ``rerun_studies`` looks through.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def timed(
 
 
 def ask(address: str, name: str, document: str, variables: dict[str, Any]) -> tuple[float, float]:
-    """Seconds until the answer is read, and seconds of a core until then. Raises RuntimeError where it is none."""
+    """Seconds until the answer is read, and seconds of a core of this process until then. Raises RuntimeError where it is none."""
     body = json.dumps({"operationName": name, "query": document, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310  # our own loopback address
     began, worked = time.perf_counter(), time.process_time()
