@@ -55,7 +55,7 @@ FAILING = {
 """Wish of the study and the codes it may end with."""
 DOUBLED = 9
 SLOW = 13
-"""The agent's SDK asks seven times. Two hosts may try at once, as the event comes twice: one of them gives up all the same, and one only."""
+"""The agent's SDK asks seven times. Two hosts may try at once, as the event comes twice: still one of them gives up, and one only."""
 
 
 @dataclass(frozen=True)
