@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -46,16 +46,42 @@ def service_model(name: str) -> ServiceModel:
 
 
 def parse(operation: OperationModel, fields: Mapping[str, str]) -> Json:
-    """What a form asks, by the input of its operation. Raises QueryError in AWS's words for a member that is required and missing."""
+    """What a form asks, by the input of its operation. Raises QueryError in AWS's words for members that break the model's constraints."""
     shape = operation.input_shape
     data: Json = _read(shape, fields, "") or {} if shape else {}
-    missing = [name for name in (shape.required_members if shape else []) if name not in data]
-    if missing:
-        each = "; ".join(
-            f"Value null at '{name[0].lower()}{name[1:]}' failed to satisfy constraint: Member must not be null" for name in missing
-        )
-        raise invalid(f"{len(missing)} validation error{'s' if len(missing) > 1 else ''} detected: {each}")
+    if broken := list(_broken(shape, data, "")) if shape else []:
+        raise invalid(f"{len(broken)} validation error{'s' if len(broken) > 1 else ''} detected: {'; '.join(broken)}")
     return data
+
+
+def _broken(shape: Any, value: Any, path: str) -> Iterator[str]:
+    """The constraints of a shape that a value and its members break, in AWS's words. Patterns are not looked at."""
+    if must := _must(shape, value):
+        shown = f" '{value}'" if isinstance(value, str | int | float) else ""
+        yield f"Value{shown} at '{path}' failed to satisfy constraint: Member must {must}"
+    if shape.type_name == "list":
+        for number, each in enumerate(value, 1):
+            yield from _broken(shape.member, each, f"{path}.{number}.member")
+    if shape.type_name != "structure":
+        return
+    for name, member in shape.members.items():
+        place = f"{path}.{name[0].lower()}{name[1:]}".lstrip(".")
+        if name in value:
+            yield from _broken(member, value[name], place)
+        elif name in shape.required_members:
+            yield f"Value null at '{place}' failed to satisfy constraint: Member must not be null"
+
+
+def _must(shape: Any, value: Any) -> str:
+    """What a value must be by its shape alone and is not; empty where it is."""
+    if (allowed := shape.metadata.get("enum")) and value not in allowed:
+        return f"satisfy enum value set: [{', '.join(allowed)}]"
+    size, of = (len(value), "length") if isinstance(value, str | list) else (value, "value")
+    if (least := shape.metadata.get("min")) is not None and size < least:
+        return f"have {of} greater than or equal to {least}"
+    if (most := shape.metadata.get("max")) is not None and size > most:
+        return f"have {of} less than or equal to {most}"
+    return ""
 
 
 def _read(shape: Any, fields: Mapping[str, str], prefix: str) -> Any:

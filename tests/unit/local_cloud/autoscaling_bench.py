@@ -80,19 +80,19 @@ class Client:
 
 @contextmanager
 def launch_template() -> Iterator[Any]:
-    """The template ``t``."""
+    """The template ``own``."""
     identity.as_account()
     identity.drop_role("AWSServiceRoleForAutoScaling")
     ec2 = ec2_backends[ACCOUNT][REGION]
-    made = ec2.create_launch_template("t", "", {"ImageId": "ami-1", "InstanceType": "t3.micro"}, {})
+    made = ec2.create_launch_template("own", "", {"ImageId": "ami-1", "InstanceType": "t3.micro"}, {})
     yield made
-    ec2.delete_launch_template("t", None)
+    ec2.delete_launch_template("own", None)
     cloudwatch._alarms.clear()
     cloudwatch._metrics.clear()
 
 
 def create(client: Client, desired: int = 0, largest: int = 3, **options: Any) -> dict[str, Any]:
     zones = {"AvailabilityZones": ["us-east-1a", "us-east-1b"]}
-    launched = {} if "MixedInstancesPolicy" in options else {"LaunchTemplate": {"LaunchTemplateName": "t", "Version": "$Latest"}}
+    launched = {} if "MixedInstancesPolicy" in options else {"LaunchTemplate": {"LaunchTemplateName": "own", "Version": "$Latest"}}
     sizes = {"MinSize": 0, "MaxSize": largest, "DesiredCapacity": desired}
     return client("CreateAutoScalingGroup", AutoScalingGroupName="g", **{**sizes, **zones, **launched, **options})

@@ -72,7 +72,7 @@ def test_capacity_is_sought_through_zones_and_types_and_each_refusal_is_an_activ
     client = Client()
     client.machines.without = {"g5.xlarge", "us-east-1a"}
     spec = {
-        "LaunchTemplateSpecification": {"LaunchTemplateName": "t"},
+        "LaunchTemplateSpecification": {"LaunchTemplateName": "own"},
         "Overrides": [{"InstanceType": "g5.xlarge"}, {"InstanceType": "t3.micro"}],
     }
     share = {"OnDemandBaseCapacity": 0, "OnDemandPercentageAboveBaseCapacity": 0}
@@ -90,7 +90,7 @@ def test_a_warm_pool_holds_on_demand_instances_of_several_types(template: Any):
     client = Client()
     client.machines.without = {"g5.xlarge"}
     spec = {
-        "LaunchTemplateSpecification": {"LaunchTemplateName": "t"},
+        "LaunchTemplateSpecification": {"LaunchTemplateName": "own"},
         "Overrides": [{"InstanceType": "g5.xlarge"}, {"InstanceType": "t3.micro"}],
     }
     create(client, 0, MixedInstancesPolicy={"LaunchTemplate": spec})
@@ -181,10 +181,10 @@ def test_a_target_on_backlog_scales_from_zero_up_to_the_most_and_has_its_two_ala
 
 def test_a_refresh_to_another_version_can_be_rolled_back(template: Any):
     client = Client()
-    create(client, 1, LaunchTemplate={"LaunchTemplateName": "t", "Version": "1"})
+    create(client, 1, LaunchTemplate={"LaunchTemplateName": "own", "Version": "1"})
     client.ticks()
     template.create_version({"ImageId": "ami-2", "InstanceType": "t3.micro"}, "")
-    wanted = {"LaunchTemplate": {"LaunchTemplateName": "t", "Version": "2"}}
+    wanted = {"LaunchTemplate": {"LaunchTemplateName": "own", "Version": "2"}}
     client("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration=wanted, Preferences={"SkipMatching": True})
     assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g")[0] == "InstanceRefreshInProgress"
     client.ticks(4)
@@ -196,12 +196,26 @@ def test_a_refresh_to_another_version_can_be_rolled_back(template: Any):
     assert client.refusal("CancelInstanceRefresh", AutoScalingGroupName="g")[0] == "ActiveInstanceRefreshNotFound"
 
 
+def test_members_within_members_are_held_against_the_model(template: Any):
+    client = Client()
+    create(client)
+    broken = {"Preferences": {"ScaleInProtectedInstances": "", "MinHealthyPercentage": 101}}
+    assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g", **broken)[1] == (
+        "2 validation errors detected: Value '101' at 'preferences.minHealthyPercentage' failed to satisfy constraint: Member must have "
+        "value less than or equal to 100; Value '' at 'preferences.scaleInProtectedInstances' failed to satisfy constraint: Member must "
+        "satisfy enum value set: [Refresh, Ignore, Wait]"
+    )
+    said = client.refusal("CreateOrUpdateTags", Tags=[{"ResourceId": "g", "Key": "k"}, {"ResourceId": "g"}])[1]
+    assert said == "1 validation error detected: Value null at 'tags.2.member.key' failed to satisfy constraint: Member must not be null"
+    assert client.refusal("PutWarmPool", AutoScalingGroupName="g", PoolState="Cold")[0] == "ValidationError"
+
+
 def test_groups_and_templates_survive_as_they_are_written_down(template: Any):
     client = Client()
     create(client, 1, Tags=[{"Key": "owner", "Value": "me", "PropagateAtLaunch": True}])
     client.ticks()
     saved = client.service.state()
-    ec2_backends[ACCOUNT][REGION].delete_launch_template("t", None)
+    ec2_backends[ACCOUNT][REGION].delete_launch_template("own", None)
     other = Client()
     other.service.restore(saved)
     assert other.group()["Instances"] == client.group()["Instances"]
@@ -217,7 +231,7 @@ def test_what_is_launched_is_the_template_in_the_place_and_with_the_tags_of_the_
     )
     from monai_aws_pipeline.local_cloud.autoscaling_launch import find_template
 
-    found = find_template({"LaunchTemplateName": "t"}, REGION)
+    found = find_template({"LaunchTemplateName": "own"}, REGION)
     (group,) = client.service._groups.values()
     asked = request(group, found, Offer("g5.xlarge", "us-east-1a", spot=True), "subnet-1")
     assert asked["TagSpecifications"] == [{"ResourceType": "instance", "Tags": [{"Key": "owner", "Value": "me"}]}]
