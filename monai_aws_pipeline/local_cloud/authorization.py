@@ -21,6 +21,8 @@ from .call_record import CallRecord
 from .config import ACCOUNT
 
 Parameters = Mapping[str, list[str]]
+Check = tuple[str, str, dict[str, Any]]
+"""An action, the ARN that it is authorised on, and the context of conditions."""
 _KINDS: Final = {
     "i": "instance", "ami": "image", "vol": "volume", "snap": "snapshot", "sg": "security-group", "key": "key-pair", "subnet": "subnet",
     "vpc": "vpc", "eni": "network-interface", "eipalloc": "elastic-ip", "eice": "instance-connect-endpoint",
@@ -117,6 +119,19 @@ def tags_in_request(action: str, parameters: Parameters) -> dict[str, dict[str, 
     pairs = {match[1]: values[0] for name, values in parameters.items() if (match := re.fullmatch(r"Tag\.(\d+)\.Key", name))}
     tags = {key: parameters.get(f"Tag.{number}.Value", [""])[0] for number, key in pairs.items()}
     return dict.fromkeys((*_KINDS.values(), "*"), tags)
+
+
+def ec2_checks(action: str, parameters: Parameters, region: str) -> list[Check]:
+    """All that an EC2 call is authorised on: each of its resources, and the tags that it sets on what it makes."""
+    asked = tags_in_request(action, parameters)
+    checks: list[Check] = []
+    for arn in ec2_resources(action, parameters, region):
+        kind = arn.rpartition(":")[2].partition("/")[0]
+        checks.append((f"ec2:{action}", arn, _request_tags(asked.get(kind, {}))))
+    for kind, tags in tags_on_creation(parameters).items():
+        owner = "" if kind in ("image", "snapshot") else ACCOUNT
+        checks.append(("ec2:CreateTags", f"arn:aws:ec2:{region}:{owner}:{kind}/*", {**_request_tags(tags), "ec2:CreateAction": action}))
+    return checks
 
 
 def ssm_resource(action: str, body: bytes, region: str) -> str | None:
@@ -373,17 +388,9 @@ class Authorizer:
         self, service: str, action: str, body: bytes, parameters: Parameters, access_key: str, region: str, path: str = ""
     ) -> Any:
         """Check what ministack left out. Returns (denied, action, resource), or None where all is allowed."""
-        checks: list[tuple[str, str, dict[str, Any]]] = []
+        checks: list[Check] = []
         if service == "ec2":
-            created, asked = tags_on_creation(parameters), tags_in_request(action, parameters)
-            for arn in ec2_resources(action, parameters, region)[1:]:
-                kind = arn.rpartition(":")[2].partition("/")[0]
-                checks.append((f"ec2:{action}", arn, _request_tags(asked.get(kind, {}))))
-            for kind, tags in created.items():
-                owner = "" if kind in ("image", "snapshot") else ACCOUNT
-                checks.append(
-                    ("ec2:CreateTags", f"arn:aws:ec2:{region}:{owner}:{kind}/*", {**_request_tags(tags), "ec2:CreateAction": action})
-                )
+            checks += ec2_checks(action, parameters, region)[1:]
         if service == "ssm":
             checks += [(f"ssm:{action}", arn, {}) for arn in ssm_instances(action, body, region)]
         if service == "monitoring":

@@ -20,6 +20,7 @@ from ministack.services.cloudformation import provisioners
 from . import autoscaling_groups, autoscaling_instances, autoscaling_scaling, identity
 from .autoscaling_launch import Machines, restore_templates, templates_state
 from .autoscaling_loop import Reconciler
+from .autoscaling_plan import REFRESH_S
 from .autoscaling_protocol import SERVICE, Answer, Json, QueryError, answer, parse, refusal, service_model
 from .autoscaling_records import Group, as_json, from_json
 from .autoscaling_scope import Call, Caller, May, Scope
@@ -33,9 +34,11 @@ _log: Final = logging.getLogger("local-cloud.autoscaling")
 class AutoScaling:
     """All groups of one cloud. Thread-safe: calls and ticks take turns."""
 
-    def __init__(self, machines: Machines, may: May, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, machines: Machines, may: May, on_change: Callable[[], None], refresh_patience: Callable[[], float] = lambda: REFRESH_S
+    ) -> None:
         self._groups: dict[tuple[str, str], Group] = {}
-        self._reconciler, self._may, self._on_change = Reconciler(machines), may, on_change
+        self._reconciler, self._may, self._on_change = Reconciler(machines, patience=refresh_patience), may, on_change
         self._turn = threading.RLock()
 
     def install(self, handlers: dict[str, Handler]) -> None:

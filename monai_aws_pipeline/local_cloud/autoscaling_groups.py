@@ -8,19 +8,23 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from moto.ec2.models import ec2_backends
 
 from . import identity
-from .autoscaling_launch import find_template
+from .authorization import ec2_checks, passed_roles
+from .autoscaling_launch import Template, asks_for_spot, find_template, launch_form, request, zones_of
 from .autoscaling_loop import METRICS
+from .autoscaling_plan import Offer
 from .autoscaling_protocol import QueryError, invalid
-from .autoscaling_records import Group, Json, Member, at
+from .autoscaling_records import LAUNCH_SOURCES, LAUNCHING, TERMINATING, Group, Json, Member, at, template_of
 from .autoscaling_scope import Call, Scope, paged
 from .config import ACCOUNT
 
 ROLE: Final = "AWSServiceRoleForAutoScaling"
+HOOK_RESULTS: Final = ("CONTINUE", "ABANDON")
 _ROLE_SERVICE: Final = "autoscaling.amazonaws.com"
 _ROLE_PATH: Final = f"/aws-service-role/{_ROLE_SERVICE}/"
 PROCESSES: Final = (
@@ -48,19 +52,31 @@ def _create(scope: Scope, data: Json) -> Json:
         **{key: data[key] for key in _SETTINGS if key in data},
     }  # fmt: skip
     _refuse_settings(scope, data, settings)
-    hooks, tags = data.get("LifecycleHookSpecificationList", []), _tags(name, data.get("Tags", []))
-    _make_role(scope)
     arn = f"arn:aws:autoscaling:{scope.region}:{ACCOUNT}:autoScalingGroup:{uuid.uuid4()}:autoScalingGroupName/{name}"
-    group = Group(name, arn, scope.region, time.time(), settings, tags=tags)
+    group = Group(name, arn, scope.region, time.time(), settings)
+    refuse_launch(scope, group, group.launch())
+    hooks = [hook({**each, "AutoScalingGroupName": name}) for each in data.get("LifecycleHookSpecificationList", [])]
+    group.hooks, group.tags = {each["LifecycleHookName"]: each for each in hooks}, _tags(name, data.get("Tags", []))
+    _make_role(scope)
     group.reason = (
         f"At {at(time.time())} a user request created an AutoScalingGroup changing the desired capacity from 0 to {group.desired}."
     )
-    group.hooks = {
-        each["LifecycleHookName"]: {"HeartbeatTimeout": 3600, "DefaultResult": "ABANDON", **each, "AutoScalingGroupName": name}
-        for each in hooks
-    }
     scope.groups[scope.region, name] = group
     return {}
+
+
+def hook(given: Json) -> Json:
+    """A lifecycle hook with AWS's defaults. Raises QueryError."""
+    made = {"HeartbeatTimeout": 3600, "DefaultResult": "ABANDON", **given}
+    if made.get("LifecycleTransition") not in (LAUNCHING, TERMINATING):
+        raise invalid(f"The lifecycle transition must be {LAUNCHING} or {TERMINATING}.")
+    if made["DefaultResult"] not in HOOK_RESULTS:
+        raise invalid("DefaultResult must be CONTINUE or ABANDON.")
+    if not 30 <= int(made["HeartbeatTimeout"]) <= 7200:
+        raise invalid("Heartbeat timeout must be between 30 and 7200 seconds.")
+    if made.get("NotificationTargetARN"):
+        raise invalid("NotificationTargetARN is not emulated here; ask DescribeAutoScalingInstances for the state.")
+    return made
 
 
 def _make_role(scope: Scope) -> None:
@@ -69,24 +85,32 @@ def _make_role(scope: Scope) -> None:
         return
     arn = f"arn:aws:iam::{ACCOUNT}:role{_ROLE_PATH}{ROLE}"
     if not scope.caller.may("iam:CreateServiceLinkedRole", scope.region, arn, iam__AWSServiceName=_ROLE_SERVICE):
-        raise invalid("The default Service-Linked Role for Auto Scaling could not be created: the caller may not create it.")
+        words = "The default Service-Linked Role for Auto Scaling could not be created: the caller may not create it."
+        raise QueryError("AccessDenied", words, 403)
     identity.make_role(ROLE, _ROLE_PATH, _ROLE_SERVICE)
 
 
 def _update(scope: Scope, data: Json) -> Json:
     group = scope.group(data)
     changes = {key: data[key] for key in _SETTINGS if key in data}
+    launch = {name: changes[name] for name in LAUNCH_SOURCES if name in changes}
+    if launch and "DesiredConfiguration" in (group.refresh() or {}):
+        raise invalid(
+            "An active instance refresh with a desired configuration exists. All configuration options derived from the desired "
+            "configuration are not available for update while the instance refresh is active."
+        )
     if "MinSize" in changes and "DesiredCapacity" not in changes:
         changes["DesiredCapacity"] = max(group.desired, changes["MinSize"])
     if "MaxSize" in changes and "DesiredCapacity" not in data:
         changes["DesiredCapacity"] = min(changes.get("DesiredCapacity", group.desired), changes["MaxSize"])
     settings = {**group.settings, **changes}
-    for given, other in (("LaunchTemplate", "MixedInstancesPolicy"), ("MixedInstancesPolicy", "LaunchTemplate")):
-        if given in changes:
-            settings.pop(other, None)
+    for name in [name for name in LAUNCH_SOURCES if launch and name not in launch]:
+        settings.pop(name, None)
     if "VPCZoneIdentifier" in changes and "AvailabilityZones" not in changes:
         settings.pop("AvailabilityZones", None)
     _refuse_settings(scope, data, settings)
+    if launch:
+        refuse_launch(scope, replace(group, settings=settings), launch)
     if (wanted := settings["DesiredCapacity"]) != group.desired:
         group.reason = (
             f"At {at(time.time())} a user request update of AutoScalingGroup constraints to min: {settings['MinSize']}, max: "
@@ -105,6 +129,9 @@ def _refuse_settings(scope: Scope, data: Mapping[str, Any], settings: Json) -> N
         raise invalid("Max bound, " + str(largest) + ", must be greater than or equal to min bound, " + str(smallest))
     if not smallest <= desired <= largest:
         raise invalid(f"Desired capacity:{desired} must be between the specified min size:{smallest} and max size:{largest}")
+    distribution = data.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
+    if (base := int(distribution.get("OnDemandBaseCapacity", 0))) > largest:
+        raise invalid(f"Max bound, {largest}, must be greater than or equal to OnDemandBaseCapacity, {base}.")
     if bool(settings.get("LaunchTemplate")) == bool(settings.get("MixedInstancesPolicy")):
         raise invalid(
             "Valid requests must contain either LaunchTemplate, LaunchConfigurationName, InstanceId or MixedInstancesPolicy parameter."
@@ -112,8 +139,6 @@ def _refuse_settings(scope: Scope, data: Mapping[str, Any], settings: Json) -> N
     if not settings.get("AvailabilityZones") and not settings.get("VPCZoneIdentifier"):
         raise invalid("At least one Availability Zone or VPC Subnet is required.")
     _refuse_places(scope, settings)
-    if "LaunchTemplate" in data or "MixedInstancesPolicy" in data:
-        _refuse_template(scope, Group("", "", scope.region, 0, settings))
 
 
 def _refuse_places(scope: Scope, settings: Json) -> None:
@@ -126,32 +151,34 @@ def _refuse_places(scope: Scope, settings: Json) -> None:
         raise invalid(f"The subnet ID '{missing[0]}' does not exist")
 
 
-def _refuse_template(scope: Scope, group: Group) -> None:
-    """Whoever hands a template to Auto Scaling must be allowed what it launches."""
-    template = find_template(group.template(), scope.region)
+def refuse_launch(scope: Scope, group: Group, launch: Json) -> None:
+    """Hold what a group is to launch against what AWS takes from this caller, for this group. Raises QueryError."""
+    template, mixed = find_template(template_of(launch), scope.region), "MixedInstancesPolicy" in launch
     if not template.data.get("ImageId"):
         raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter ImageId")
-    if group.settings.get("LaunchTemplate") and not template.data.get("InstanceType"):
+    if not mixed and not template.data.get("InstanceType"):
         raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter InstanceType")
-    profile = template.data.get("IamInstanceProfile", {})
-    found = identity.instance_profile(profile.get("Arn") or profile.get("Name") or "") if profile else None
-    roles = [role["RoleName"] if isinstance(role, dict) else role for role in found.get("Roles", [])] if found else []
-    itself = f"arn:aws:ec2:{scope.region}:{ACCOUNT}:launch-template/{template.id}"
-    tagged = {each["ResourceType"]: each.get("Tags", []) for each in template.data.get("TagSpecifications", [])}
-    allowed = scope.caller.may("ec2:RunInstances", scope.region, itself) and all(
-        scope.caller.may(
-            "ec2:RunInstances",
-            scope.region,
-            f"arn:aws:ec2:{scope.region}:{ACCOUNT}:{kind}/*",
-            **{"ec2__LaunchTemplate": itself, **{f"aws:RequestTag/{tag['Key']}": tag.get("Value", "") for tag in tagged.get(kind, [])}},
+    if mixed and template.data.get("InstanceMarketOptions"):
+        raise invalid(
+            "You cannot use a launch template that is set to request Spot Instances (InstanceMarketOptions) when you configure an Auto "
+            "Scaling group with a mixed instances policy. Add a different launch template to the group and try again."
         )
-        for kind in ("instance", "volume")
-    )
-    passed = [
-        scope.caller.may("iam:PassRole", scope.region, identity.role_arn(role), iam__PassedToService="ec2.amazonaws.com") for role in roles
-    ]
-    if not (allowed and all(passed)):
-        raise invalid(f"You are not authorized to use launch template: {template.id}")
+    spot = asks_for_spot(launch, template)
+    if spot and group.warm_pool is not None:
+        raise invalid("You can't request Spot Instances for an Auto Scaling group that has a warm pool.")
+    if not all(_may_launch(scope, group, template, Offer("", zone, spot), subnet) for zone, subnet in zones_of(group).items()):
+        raise QueryError("AccessDenied", f"You are not authorized to use launch template: {template.id}", 403)
+
+
+def _may_launch(scope: Scope, group: Group, template: Template, offer: Offer, subnet: str) -> bool:
+    """Whether the caller may do all by itself that a launch is."""
+    itself = f"arn:aws:ec2:{scope.region}:{ACCOUNT}:launch-template/{template.id}"
+    asked = request(replace(group, tags=[]), template, offer, subnet)  # the group's own tags are set by Auto Scaling
+    form = {name: [value] for name, value in launch_form(asked).items()}
+    needed = [("ec2:RunInstances", itself, {}), *ec2_checks("RunInstances", form, scope.region)]
+    roles = passed_roles("ec2", "RunInstances", form, b"", identity.roles_of_profile)
+    needed += [("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"}) for role in roles]
+    return all(scope.caller.may(action, scope.region, arn, **context, ec2__LaunchTemplate=itself) for action, arn, context in needed)
 
 
 def _delete(scope: Scope, data: Json) -> Json:

@@ -10,16 +10,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Final
 
-from .autoscaling_groups import instance, warm_pool
-from .autoscaling_launch import find_template
+from .autoscaling_groups import HOOK_RESULTS, hook, instance, refuse_launch, warm_pool
+from .autoscaling_launch import asks_for_spot, find_template
 from .autoscaling_loop import complete, enter
 from .autoscaling_plan import Move
 from .autoscaling_protocol import QueryError, invalid
-from .autoscaling_records import Group, Json, Member, at, longest_wait
+from .autoscaling_records import Group, Json, Member, at, longest_wait, roll_back, template_of
 from .autoscaling_scope import Call, Scope, paged
-
-_RESULTS: Final = ("CONTINUE", "ABANDON")
-_TRANSITIONS: Final = ("autoscaling:EC2_INSTANCE_LAUNCHING", "autoscaling:EC2_INSTANCE_TERMINATING")
 
 
 def _describe(scope: Scope, data: Json) -> Json:
@@ -39,7 +36,7 @@ def _protect(scope: Scope, data: Json) -> Json:
         member = group.member(name)
         if member is None:
             raise invalid(f"The instance {name} is not part of Auto Scaling group {group.name}.")
-        if member.state != "InService" and not member.is_warm:
+        if member.state != "InService":
             raise invalid(f"The instance {name} is not in InService or EnteringStandby or Standby.")
     for name in data["InstanceIds"]:
         if member := group.member(name):
@@ -86,25 +83,14 @@ def _terminate(scope: Scope, data: Json) -> Json:
 
 def _put_hook(scope: Scope, data: Json) -> Json:
     group, name = scope.group(data), data["LifecycleHookName"]
-    hook = {"HeartbeatTimeout": 3600, "DefaultResult": "ABANDON", **group.hooks.get(name, {}), **data}
-    if hook.get("LifecycleTransition") not in _TRANSITIONS:
-        raise invalid("The lifecycle transition must be autoscaling:EC2_INSTANCE_LAUNCHING or autoscaling:EC2_INSTANCE_TERMINATING.")
-    if hook["DefaultResult"] not in _RESULTS:
-        raise invalid("DefaultResult must be CONTINUE or ABANDON.")
-    if not 30 <= int(hook["HeartbeatTimeout"]) <= 7200:
-        raise invalid("Heartbeat timeout must be between 30 and 7200 seconds.")
-    if hook.get("NotificationTargetARN"):
-        raise invalid("NotificationTargetARN is not emulated here; ask DescribeAutoScalingInstances for the state.")
-    group.hooks[name] = hook
+    group.hooks[name] = hook({**group.hooks.get(name, {}), **data})
     return {}
 
 
 def _describe_hooks(scope: Scope, data: Json) -> Json:
     wanted = data.get("LifecycleHookNames")
-    hooks = scope.group(data).hooks
-    return {
-        "LifecycleHooks": [{**hook, "GlobalTimeout": longest_wait(hook)} for name, hook in hooks.items() if not wanted or name in wanted]
-    }
+    found = [each for name, each in scope.group(data).hooks.items() if not wanted or name in wanted]
+    return {"LifecycleHooks": [{**each, "GlobalTimeout": longest_wait(each)} for each in found]}
 
 
 def _delete_hook(scope: Scope, data: Json) -> Json:
@@ -118,17 +104,17 @@ def _delete_hook(scope: Scope, data: Json) -> Json:
 
 
 def _waiting(scope: Scope, data: Json) -> tuple[Group, Member]:
-    group, hook = scope.group(data), data["LifecycleHookName"]
+    group, name = scope.group(data), data["LifecycleHookName"]
     for member in group.members:
         named = data.get("InstanceId") == member.id or ("InstanceId" not in data and data.get("LifecycleActionToken") == member.token)
-        if hook in member.hooks and named and data.get("LifecycleActionToken", member.token) == member.token:
+        if name in member.hooks and named and data.get("LifecycleActionToken", member.token) == member.token:
             return group, member
     wanted = f"instance ID {data['InstanceId']}" if "InstanceId" in data else f"token {data.get('LifecycleActionToken')}"
     raise invalid(f"No active Lifecycle Action found with {wanted}")
 
 
 def _complete(scope: Scope, data: Json) -> Json:
-    if data["LifecycleActionResult"] not in _RESULTS:
+    if data["LifecycleActionResult"] not in HOOK_RESULTS:
         raise invalid("LifecycleActionResult must be CONTINUE or ABANDON.")
     _, member = _waiting(scope, data)
     complete(member, data["LifecycleHookName"], data["LifecycleActionResult"])
@@ -138,8 +124,8 @@ def _complete(scope: Scope, data: Json) -> Json:
 def _heartbeat(scope: Scope, data: Json) -> Json:
     group, member = _waiting(scope, data)
     name = data["LifecycleHookName"]
-    hook = group.hooks[name]
-    member.hooks[name] = min(time.time() + int(hook["HeartbeatTimeout"]), member.waits_since + longest_wait(hook))
+    held_by = group.hooks[name]
+    member.hooks[name] = min(time.time() + int(held_by["HeartbeatTimeout"]), member.waits_since + longest_wait(held_by))
     return {}
 
 
@@ -150,9 +136,7 @@ def _put_pool(scope: Scope, data: Json) -> Json:
     group = scope.group(data)
     if group.warm_pool_ends:
         raise QueryError("ScalingActivityInProgress", "The warm pool is being deleted.")
-    distribution = group.settings.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
-    asked = find_template(group.template(), group.region).data.get("InstanceMarketOptions", {}).get("MarketType")
-    if asked == "spot" or int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100)) < 100:
+    if asks_for_spot(group.launch(), find_template(template_of(group.launch()), group.region)):
         raise invalid("You can't add a warm pool to an Auto Scaling group that requests Spot Instances.")
     if data.get("PoolState") == "Hibernated":
         raise invalid("PoolState Hibernated is not emulated here.")
@@ -187,28 +171,33 @@ def _start_refresh(scope: Scope, data: Json) -> Json:
             f"An Instance Refresh is already in progress and blocks the execution of this Instance Refresh: {open_one['InstanceRefreshId']}"
         )
         raise QueryError("InstanceRefreshInProgress", words)
-    before = {name: group.settings[name] for name in ("LaunchTemplate", "MixedInstancesPolicy") if name in group.settings}
-    if wanted := data.get("DesiredConfiguration"):
-        for spec in (
-            wanted.get("LaunchTemplate"),
-            wanted.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {}).get("LaunchTemplateSpecification"),
-        ):
-            if spec:
-                find_template(spec, group.region)
-        _configure(group, wanted)
+    wanted, preferences = data.get("DesiredConfiguration"), data.get("Preferences", {})
+    if preferences.get("AutoRollback"):
+        _refuse_auto_rollback(group, wanted)
+    if wanted:
+        refuse_launch(scope, group, wanted)
     refresh = {
         "InstanceRefreshId": str(uuid.uuid4()), "AutoScalingGroupName": group.name, "Status": "Pending", "StartTime": time.time(),
-        "PercentageComplete": 0, "Preferences": {"MinHealthyPercentage": 90, **data.get("Preferences", {})},
-        **({"DesiredConfiguration": wanted} if wanted else {}), "Before": before, "Since": time.time(),
+        "PercentageComplete": 0, "Preferences": {"MinHealthyPercentage": 90, **preferences},
+        **({"DesiredConfiguration": wanted} if wanted else {}),
     }  # fmt: skip
     group.refreshes.insert(0, refresh)
     return {"InstanceRefreshId": refresh["InstanceRefreshId"]}
 
 
-def _configure(group: Group, wanted: Json) -> None:
-    for name in ("LaunchTemplate", "MixedInstancesPolicy"):
-        group.settings.pop(name, None)
-    group.settings.update({name: wanted[name] for name in ("LaunchTemplate", "MixedInstancesPolicy") if name in wanted})
+def _refuse_auto_rollback(group: Group, wanted: Json | None) -> None:
+    if not wanted:
+        raise invalid(
+            "The request isn't valid. The AutoRollback parameter cannot be set to true when the DesiredConfiguration parameter is empty. "
+            "Set AutoRollback to false or specify a desired configuration and try again."
+        )
+    if _names_no_fixed_version(group):
+        raise invalid("The AutoRollback parameter cannot be set to true when the group names the version $Latest or $Default.")
+
+
+def _names_no_fixed_version(group: Group) -> bool:
+    """Whether its own launch template is another one with each new version, so that nothing says what was there before."""
+    return str(template_of(group.settings).get("Version", "$Default")) in ("$Latest", "$Default")
 
 
 def _describe_refreshes(scope: Scope, data: Json) -> Json:
@@ -235,12 +224,10 @@ def _cancel_refresh(scope: Scope, data: Json) -> Json:
 def _roll_back(scope: Scope, data: Json) -> Json:
     group = scope.group(data)
     refresh = _open_refresh(group)
-    template = Group("", "", group.region, 0, refresh["Before"]).template()
-    if "DesiredConfiguration" not in refresh or str(template.get("Version", "$Default")) in ("$Latest", "$Default"):
+    if "DesiredConfiguration" not in refresh or _names_no_fixed_version(group):
         words = "The instance refresh cannot be rolled back: it has no desired configuration, or the group's own names $Latest or $Default."
         raise QueryError("IrreversibleInstanceRefresh", words)
-    _configure(group, refresh["Before"])
-    refresh.update(Status="RollbackInProgress", PercentageComplete=0, Preferences={**refresh["Preferences"], "SkipMatching": True})
+    roll_back(refresh, len(group.members), "A user request asked for it.", time.time())
     return {"InstanceRefreshId": refresh["InstanceRefreshId"]}
 
 

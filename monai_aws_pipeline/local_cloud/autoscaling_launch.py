@@ -54,6 +54,11 @@ class Template:
         """As instances of a group name it."""
         return {"LaunchTemplateId": self.id, "LaunchTemplateName": self.name, "Version": self.version}
 
+    @property
+    def is_spot(self) -> bool:
+        """Whether it requests Spot instances itself."""
+        return bool(self.data.get("InstanceMarketOptions", {}).get("MarketType") == "spot")
+
 
 def find_template(spec: Mapping[str, Any], region: str) -> Template:
     """The version that a LaunchTemplateSpecification means now. Raises QueryError in Auto Scaling's words where there is none."""
@@ -127,9 +132,22 @@ def zones_of(group: Group) -> dict[str, str]:
     return found if subnets else dict.fromkeys(group.settings.get("AvailabilityZones", []), "")
 
 
+def asks_for_spot(launch: Mapping[str, Any], template: Template) -> bool:
+    """Whether some of what is launched so are Spot instances. ``template``: the one that ``launch`` names."""
+    distribution = launch.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
+    return template.is_spot or int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100)) < 100
+
+
+def launch_form(asked: Json) -> dict[str, str]:
+    """Parameters of RunInstances as the fields of its form."""
+    model = service_model("ec2").operation_model("RunInstances")
+    fields = create_serializer("ec2", include_validation=False).serialize_to_request(asked, model)["body"]
+    return {name: str(value) for name, value in fields.items()}
+
+
 def request(group: Group, template: Template, offer: Offer, subnet: str) -> Json:
     """The parameters of RunInstances for one instance of a group. Pure."""
-    data = {name: value for name, value in template.data.items() if name not in ("TagSpecifications", "InstanceMarketOptions")}
+    data = {name: value for name, value in template.data.items() if name != "TagSpecifications"}
     given = {
         each["ResourceType"]: {tag["Key"]: tag["Value"] for tag in each.get("Tags", [])}
         for each in template.data.get("TagSpecifications", [])
@@ -144,8 +162,6 @@ def request(group: Group, template: Template, offer: Offer, subnet: str) -> Json
     ]
     if offer.spot:
         data["InstanceMarketOptions"] = {"MarketType": "spot"}
-    elif not group.settings.get("MixedInstancesPolicy") and "InstanceMarketOptions" in template.data:
-        data["InstanceMarketOptions"] = template.data["InstanceMarketOptions"]
     if data.get("NetworkInterfaces") and subnet:
         data["NetworkInterfaces"] = [{**data["NetworkInterfaces"][0], "SubnetId": subnet}, *data["NetworkInterfaces"][1:]]
     elif subnet:
@@ -162,10 +178,7 @@ class Machines:
 
     def launch(self, group: Group, template: Template, offer: Offer) -> str:
         """Start one; returns its id. Raises LaunchError."""
-        model = service_model("ec2").operation_model("RunInstances")
-        asked = request(group, template, offer, zones_of(group).get(offer.zone, ""))
-        fields = create_serializer("ec2", include_validation=False).serialize_to_request(asked, model)["body"]
-        form = {name: str(value) for name, value in fields.items()}
+        form = launch_form(request(group, template, offer, zones_of(group).get(offer.zone, "")))
         fault = self._faults.take("ec2", "RunInstances", "&".join(f"{name}={value}" for name, value in form.items()))
         if fault and fault.code:
             raise LaunchError(fault.code, fault.message)

@@ -17,10 +17,10 @@ from ministack.services import cloudwatch
 
 from . import identity
 from .autoscaling_launch import LaunchError, Machines, Template, find_template, zones_of
-from .autoscaling_plan import Forget, Launch, Machine, Move, RefreshIs, Unwell, offers, plan
+from .autoscaling_plan import REFRESH_S, Forget, Launch, Machine, Move, RefreshIs, Unwell, offers, plan
 from .autoscaling_policies import LOW_LOOKS, adjusted, stepped, tracked, value_of, within
 from .autoscaling_protocol import QueryError
-from .autoscaling_records import Group, Json, Member, at, new_token
+from .autoscaling_records import Group, Json, Member, at, new_token, roll_back, template_of
 
 EVERY_S: Final = 1.0
 _AGAIN_S: Final = 5.0
@@ -39,10 +39,12 @@ _log: Final = logging.getLogger("local-cloud.autoscaling")
 
 
 class Reconciler:
-    """Brings groups to what they are to be."""
+    """Brings groups to what they are to be. ``patience``: seconds after which an instance refresh that comes no further fails."""
 
-    def __init__(self, machines: Machines, clock: Callable[[], float] = time.time) -> None:
-        self.machines, self._clock = machines, clock
+    def __init__(
+        self, machines: Machines, clock: Callable[[], float] = time.time, patience: Callable[[], float] = lambda: REFRESH_S
+    ) -> None:
+        self.machines, self._clock, self._patience = machines, clock, patience
         self._low: dict[str, int] = {}
 
     def tick(self, group: Group) -> bool:
@@ -54,12 +56,12 @@ class Reconciler:
         changed = self._follow_policies(group, now) or expired
         seen = {each.id: self.machines.seen(each.id) for each in group.members}
         try:
-            template = find_template(group.template(), group.region)
+            template = find_template(template_of(group.launch()), group.region)
         except QueryError as error:
             template = Template("", "", "", {})
             if group.desired > len(group.in_group()) and now >= group.next_launch:
                 self._not_launched(group, error.message, "the group's launch template cannot be found", now)
-        steps = plan(group, seen, template.version, now)
+        steps = plan(group, seen, template.version, now, self._patience())
         for step in steps:
             if isinstance(step, Launch):
                 if not template.id or now < group.next_launch:
@@ -91,10 +93,8 @@ class Reconciler:
             into = " into warm pool" if step.warm else ""
             activity = group.begin(f"Launching a new EC2 instance{into}: {name}", step.cause, now, offer.zone)
             state = "Warmed:Pending" if step.warm else "Pending"
-            spot = offer.spot or template.data.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
-            member = Member(name, offer.zone, offer.kind, template.record, state, now, activity["ActivityId"], spot)
-            member.protected = bool(group.settings.get("NewInstancesProtectedFromScaleIn"))
-            group.members.append(member)
+            spot = offer.spot or template.is_spot
+            group.members.append(Member(name, offer.zone, offer.kind, template.record, state, now, activity["ActivityId"], spot))
             return
         group.next_launch = now + _AGAIN_S
 
@@ -210,9 +210,10 @@ def enter(group: Group, member: Member, move: Move, now: float) -> None:
         group.finish(member.activity, now, "Cancelled")
         member.activity = group.begin(described, move.cause, now, member.zone)["ActivityId"]
         member.abandoned, member.started, member.returning = False, False, move.state == "Warmed:Pending"
+        member.protected = False
     elif move.state in ("InService", "Warmed:Stopped", "Warmed:Running"):
         group.finish(member.activity, now)
-        member.activity = ""
+        member.activity, member.protected = "", not member.is_warm and bool(group.settings.get("NewInstancesProtectedFromScaleIn"))
 
 
 def complete(member: Member, hook: str, result: str) -> None:
@@ -227,8 +228,15 @@ def _refresh_is(group: Group, step: RefreshIs, now: float) -> None:
     refresh = group.refresh()
     if refresh is None:
         return
-    refresh.update(Status=step.status, PercentageComplete=step.percentage)
-    if step.status in ("Successful", "RollbackSuccessful", "Cancelled"):
+    if step.status == "RollbackInProgress" and refresh["Status"] != step.status:
+        roll_back(refresh, len(group.members), step.why, now)
+        return
+    if step.status == "Successful" and "DesiredConfiguration" in refresh:
+        group.configure(refresh["DesiredConfiguration"])
+    refresh.update(Status=step.status, PercentageComplete=step.percentage, Progressed=now, Left=step.left, Ready=step.ready)
+    if step.why:
+        refresh["StatusReason"] = step.why
+    if group.refresh() is not refresh:
         refresh["EndTime"] = now
 
 

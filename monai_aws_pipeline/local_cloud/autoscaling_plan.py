@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .autoscaling_records import LAUNCHING, TERMINATING, Group, Member, at
+from .autoscaling_records import LAUNCHING, TERMINATING, Group, Json, Member, at
 
+REFRESH_S: Final = 600
+"""So long an instance refresh comes no further before it fails. AWS gives it an hour; machines boot in seconds here."""
 _GONE: Final = ("shutting-down", "terminated", "")
 _DOWN: Final = (*_GONE, "stopping", "stopped")
+_SETTLED: Final = ("InService", "Warmed:Stopped", "Warmed:Running")
 _REPLACES: Final = ("InProgress", "RollbackInProgress")
 
 
@@ -71,10 +74,13 @@ class Unwell:
 
 @dataclass(frozen=True)
 class RefreshIs:
-    """The instance refresh has come to this status and percentage."""
+    """The instance refresh has come to this: instances that are ``left`` to replace, and that are ``ready``; ``why`` it failed."""
 
     status: str
     percentage: int
+    left: int = 0
+    ready: int = 0
+    why: str = ""
 
 
 Step = Launch | Move | Machine | Forget | Unwell | RefreshIs
@@ -89,13 +95,15 @@ class Offer:
     spot: bool
 
 
-def plan(group: Group, seen: Mapping[str, Seen], version: str, now: float) -> list[Step]:
-    """Steps for now. ``version``: of the launch template, that new instances get."""
+def plan(group: Group, seen: Mapping[str, Seen], version: str, now: float, patience: float = REFRESH_S) -> list[Step]:
+    """Steps for now. ``version``: of the launch template, that new instances get. ``patience``: with a refresh that comes no further."""
     moves = [step for member in group.members for step in _of_member(group, member, seen.get(member.id, Seen("")), now)]
     if moves:
         return moves  # what follows from the new states is asked when they are there
+    if stalled := _stalled(group, version, now - patience):
+        return [stalled]
     # an instance that leaves the pool is the pool's no more: that is counted when it has left
-    return _capacity(group, seen, now) or [*_warm_pool(group), *_refresh(group, version, now)]
+    return _capacity(group, seen, version, now) or [*_warm_pool(group), *_refresh(group, version, now)]
 
 
 def _of_member(group: Group, member: Member, seen: Seen, now: float) -> list[Step]:  # noqa: PLR0911 - a table of states
@@ -164,7 +172,7 @@ def _end(member: Member, cause: str) -> Move:
 # -------------------------------------------------------------------------------------------------------------------------- capacity
 
 
-def _capacity(group: Group, seen: Mapping[str, Seen], now: float) -> list[Step]:
+def _capacity(group: Group, seen: Mapping[str, Seen], version: str, now: float) -> list[Step]:
     members = group.in_group()
     rebalances = bool(group.settings.get("CapacityRebalance"))
     risky = [each for each in members if rebalances and each.spot and seen.get(each.id, Seen("")).at_risk]
@@ -182,7 +190,8 @@ def _capacity(group: Group, seen: Mapping[str, Seen], now: float) -> list[Step]:
             f"{because}At {at(now)} an instance was started in response to a difference between desired and actual capacity, "
             f"increasing the capacity {counts}."
         )
-        warm = [each for each in group.members if each.state in ("Warmed:Stopped", "Warmed:Running")]
+        replaced = _left(group, version)
+        warm = [each for each in group.members if each.state in ("Warmed:Stopped", "Warmed:Running") and each not in replaced]
         taken = sorted(warm, key=lambda each: each.launched)[:missing]
         steps += [Move(each.id, "Pending", cause) for each in taken]
         if now >= group.next_launch:
@@ -248,37 +257,70 @@ def _refresh(group: Group, version: str, now: float) -> list[Step]:
     refresh = group.refresh()
     if refresh is None or "InstanceRefresh" in group.suspended:
         return []
-    members = [each for each in group.in_group() if each.state == "InService"]
-    settled = len(members) == len(group.in_group()) == group.desired and not any(each.is_leaving for each in group.members)
+    whole = len(group.in_service()) == len(group.in_group()) == group.desired and not any(each.is_leaving for each in group.members)
     if refresh["Status"] == "Cancelling":
-        return [RefreshIs("Cancelled", refresh["PercentageComplete"])] if settled else []
+        return [RefreshIs("Cancelled", refresh["PercentageComplete"])] if whole else []
+    left = _left(group, version)
     if refresh["Status"] == "Pending":
-        return [RefreshIs("InProgress", 0)]
-    preferences = refresh["Preferences"]
-    old = [each for each in group.members if not each.is_leaving and _is_old(each, refresh, version)]
-    share = 100 if not group.members else round(100 * (len(group.members) - len(old)) / len(group.members))
-    protected = [each for each in old if each.protected]
-    rule = preferences.get("ScaleInProtectedInstances", "Wait")
-    if rule == "Ignore":
-        old = [each for each in old if not each.protected]
-    if not old:
-        done = {"InProgress": "Successful", "RollbackInProgress": "RollbackSuccessful"}[refresh["Status"]]
-        return [RefreshIs(done, 100)] if settled else []
-    steps: list[Step] = [RefreshIs(refresh["Status"], share)] if share != refresh["PercentageComplete"] else []
-    if not settled:
-        return steps
-    free = [each for each in old if rule == "Refresh" or each not in protected]
-    healthy = int(preferences.get("MinHealthyPercentage", 90))
-    batch = max(1, len(members) - math.ceil(len(members) * healthy / 100))
+        return [RefreshIs("InProgress", 0, len(left))]
+    if whole and not left:
+        return [RefreshIs("Successful", 100) if refresh["Status"] == "InProgress" else RefreshIs("RollbackSuccessful", 0)]
+    return [*_progress(group, refresh, left), *_replaced(group, refresh, left, now, whole=whole)]
+
+
+def _progress(group: Group, refresh: Json, left: Sequence[Member]) -> list[Step]:
+    """How far a refresh is, where that is further than before: one more instance has gone, or one of the new ones is ready."""
+    ready = sum(each not in left and each.state in _SETTLED for each in group.members)
+    if len(left) >= refresh["Left"] and ready <= refresh["Ready"]:
+        return []
+    updated = ready if refresh["Status"] == "InProgress" else len(left)  # a roll-back counts what is still updated, down to none
+    share = round(100 * updated / max(1, len(group.members)))
+    return [RefreshIs(refresh["Status"], share, min(len(left), refresh["Left"]), max(ready, refresh["Ready"]))]
+
+
+def _replaced(group: Group, refresh: Json, left: Sequence[Member], now: float, *, whole: bool) -> list[Step]:
+    """The next to go: those in service in batches, then those of the warm pool; in a roll-back first what has not come yet."""
     cause = f"At {at(now)} an instance was taken out of service in response to an instance refresh."
-    return steps + [_end(each, cause) for each in [*[m for m in free if m.is_warm], *[m for m in free if not m.is_warm][:batch]]]
+    if not whole:
+        arriving = [each for each in left if "Pending" in each.state] if refresh["Status"] == "RollbackInProgress" else []
+        return [_end(each, cause) for each in arriving]
+    preferences = refresh["Preferences"]
+    in_service = [each for each in left if not each.is_warm]
+    refreshes = preferences.get("ScaleInProtectedInstances") == "Refresh"
+    working = len(group.in_service())
+    batch = max(1, working - math.ceil(working * int(preferences.get("MinHealthyPercentage", 90)) / 100))
+    free = [each for each in in_service if refreshes or not each.protected][:batch] if in_service else left
+    return [_end(each, cause) for each in free]
+
+
+def _left(group: Group, version: str) -> list[Member]:
+    """Instances that a refresh is to replace and that are still there, be it on their way out."""
+    refresh = group.refresh()
+    if refresh is None or refresh["Status"] == "Cancelling":
+        return []
+    ignored = refresh["Preferences"].get("ScaleInProtectedInstances") == "Ignore"
+    return [each for each in group.members if _is_old(each, refresh, version) and not (ignored and each.protected)]
 
 
 def _is_old(member: Member, refresh: Mapping[str, Any], version: str) -> bool:
     """Whether a refresh replaces an instance: it is of another version, or matching ones are not skipped and it was there before."""
-    if refresh["Preferences"].get("SkipMatching"):
+    if refresh["Preferences"].get("SkipMatching") or refresh["Status"] == "RollbackInProgress":
         return member.template.get("Version") != version
-    return member.launched < float(refresh["Since"])
+    return member.launched < float(refresh["StartTime"])
+
+
+def _stalled(group: Group, version: str, since: float) -> RefreshIs | None:
+    """The failure of a refresh that has come no further since then, or None. While an instance goes that it replaces, it is at work."""
+    refresh = group.refresh()
+    if refresh is None or refresh["Status"] not in _REPLACES or "InstanceRefresh" in group.suspended or refresh["Progressed"] > since:
+        return None
+    if any(each.is_leaving for each in _left(group, version)):
+        return None
+    why = "Instances were not replaced in time: new ones did not become ready, or those to replace are protected from scale in."
+    status = "RollbackFailed" if refresh["Status"] == "RollbackInProgress" else "Failed"
+    if status == "Failed" and refresh["Preferences"].get("AutoRollback"):
+        status = "RollbackInProgress"
+    return RefreshIs(status, refresh["PercentageComplete"], why=why)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- offers
@@ -291,7 +333,7 @@ def offers(group: Group, kind: str, zones: Sequence[str]) -> list[Offer]:
     """
     filled = Counter(each.zone for each in group.in_group())
     ordered = sorted(zones, key=lambda zone: (filled[zone], list(zones).index(zone)))
-    policy = group.settings.get("MixedInstancesPolicy")
+    policy = group.launch().get("MixedInstancesPolicy")
     if not policy:
         return [Offer(kind, zone, spot=False) for zone in ordered]
     kinds = [each["InstanceType"] for each in policy["LaunchTemplate"].get("Overrides", []) if "InstanceType" in each] or [kind]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,6 +20,10 @@ LONGEST_WAIT_TIMES: Final = 100
 """A hook holds an instance for so many seconds or so many times its timeout at most, however many heartbeats come."""
 LAUNCHING: Final = "autoscaling:EC2_INSTANCE_LAUNCHING"
 TERMINATING: Final = "autoscaling:EC2_INSTANCE_TERMINATING"
+LAUNCH_SOURCES: Final[tuple[str, ...]] = ("LaunchTemplate", "MixedInstancesPolicy")
+"""What of a group's settings says what it launches, and what a refresh's desired configuration is made of."""
+_BRINGS_IN: Final = ("Pending", "InProgress")
+"""While a refresh has this status, what is launched is of its desired configuration."""
 _KEPT_ACTIVITIES: Final = 200
 
 
@@ -126,10 +131,16 @@ class Group:
         open_states = ("Pending", "InProgress", "Cancelling", "RollbackInProgress")
         return next((each for each in self.refreshes if each["Status"] in open_states), None)
 
-    def template(self) -> Json:
-        """The launch template that it names, wherever it does."""
-        mixed = self.settings.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
-        return dict(self.settings.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification") or {})
+    def launch(self) -> Json:
+        """What new instances are launched by, a template or a mix: what a refresh is bringing in, or else its own."""
+        refresh = self.refresh()
+        wanted = refresh.get("DesiredConfiguration") if refresh and refresh["Status"] in _BRINGS_IN else None
+        return wanted or {name: self.settings[name] for name in LAUNCH_SOURCES if name in self.settings}
+
+    def configure(self, launch: Json) -> None:
+        """Take a configuration for its own."""
+        kept = {name: value for name, value in self.settings.items() if name not in LAUNCH_SOURCES}
+        self.settings = {**kept, **{name: launch[name] for name in LAUNCH_SOURCES if name in launch}}
 
     def begin(self, description: str, cause: str, now: float, zone: str = "") -> Json:
         """A new activity, under way."""
@@ -155,6 +166,12 @@ class Group:
                 each.update(StatusCode=status, Progress=100, EndTime=now, **({"StatusMessage": message} if message else {}))
 
 
+def template_of(launch: Mapping[str, Any]) -> Json:
+    """The launch template that a group's settings or a desired configuration name, wherever they do."""
+    mixed = launch.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
+    return dict(launch.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification") or {})
+
+
 def as_json(group: Group) -> Json:
     """A group for persistence."""
     return asdict(group)
@@ -168,6 +185,12 @@ def from_json(data: Json) -> Group:
 def longest_wait(hook: Json) -> int:
     """Seconds for which a hook holds an instance at most: its GlobalTimeout."""
     return min(LONGEST_WAIT_S, LONGEST_WAIT_TIMES * int(hook["HeartbeatTimeout"]))
+
+
+def roll_back(refresh: Json, members: int, why: str, now: float) -> None:
+    """Have a refresh bring back what was there before. ``members``: instances that the group has."""
+    details = {"RollbackReason": why, "RollbackStartTime": now, "PercentageCompleteOnRollback": refresh["PercentageComplete"]}
+    refresh.update(Status="RollbackInProgress", StatusReason=why, RollbackDetails=details, Progressed=now, Left=members, Ready=0)
 
 
 def new_token() -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from .autoscaling_plan import REFRESH_S
 from .ec2_answers import ENDINGS, SENT, Sent
 from .service_answers import SERVICES_SENT
 
@@ -71,6 +72,7 @@ class Account:
     ``in_flight``, ``in_flight_s``: SQS's limits of messages that somebody has received, in number and in seconds, to be ordered lower.
     ``required_tag``: a policy of its organisation lets nobody make machines and disks without this tag.
     ``imaging_rate``: how many times as often as on AWS HealthImaging may be asked.
+    ``refresh_s``: seconds after which an instance refresh fails that comes no further.
     """
 
     no_capacity: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ class Account:
     in_flight_s: int = 43_200
     required_tag: str = ""
     imaging_rate: float = 1.0
+    refresh_s: float = REFRESH_S
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,13 @@ def instance_profile(name_or_arn: str) -> dict[str, Any] | None:
     return found
 
 
+def roles_of_profile(name_or_arn: str) -> list[str]:
+    """ARNs of the roles in an instance profile; none where there is no such profile."""
+    profile = instance_profile(name_or_arn)
+    roles = profile.get("Roles", []) if profile else []
+    return [role_arn(role["RoleName"] if isinstance(role, dict) else role) for role in roles]
+
+
 def as_account() -> None:
     """Give the current thread the emulated account, which request handlers take from the caller's credentials."""
     responses.set_request_account_id(ACCOUNT)

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, unquote_plus, urlencode
@@ -148,10 +149,11 @@ class Cloud:
         self.imaging = imaging.HealthImaging(images, imaging_jobs.ImportJobs(config, images), self.faults)
         self.dicomweb = dicomweb.DicomWeb(self.imaging, self._admit)
         machines = autoscaling_launch.Machines(self.room, self._call_ec2, self.faults)
-        self.scaling = autoscaling.AutoScaling(machines, self._may, lambda: self.keeper.note(autoscaling_protocol.SERVICE, "Reconcile"))
+        noted = partial(self.keeper.note, autoscaling_protocol.SERVICE, "Reconcile")
+        self.scaling = autoscaling.AutoScaling(machines, self._may, noted, lambda: self.faults.account.refresh_s)
         self.authorizer = authorization.Authorizer(
             self.room.tags_of,
-            _roles_of_profile,
+            identity.roles_of_profile,
             calls,
             lambda: self.faults.account.required_tag,
             lambda arn: self.scaling.tags_of(arn) if arn.startswith("arn:aws:autoscaling:") else self.imaging.tags_of(arn),
@@ -595,15 +597,6 @@ class Cloud:
                 self.keeper.save()
             except Exception:
                 _log.exception("the state could not be saved")
-
-
-def _roles_of_profile(name_or_arn: str) -> list[str]:
-    from . import identity
-
-    profile = identity.instance_profile(name_or_arn)
-    roles = profile.get("Roles", []) if profile else []
-    names = [role["RoleName"] if isinstance(role, dict) else role for role in roles]
-    return [identity.role_arn(name) for name in names]
 
 
 async def _body(receive: Receive) -> bytes:

@@ -249,7 +249,7 @@ def test_a_launch_template_is_refused_to_whoever_may_not_launch_what_it_says(sca
 
     for caller in (may(), may("ec2:RunInstances"), may("iam:PassRole")):
         assert refused(caller.create_auto_scaling_group, **made) == (
-            "ValidationError",
+            "AccessDenied",
             f"You are not authorized to use launch template: {template}",
         )
     may("ec2:RunInstances", "iam:PassRole").create_auto_scaling_group(**made)

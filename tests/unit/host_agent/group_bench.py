@@ -108,7 +108,7 @@ class Instance:
 @contextmanager
 def one_instance(folder: Path, *, pool: bool = False, hook_s: int = 30, **options: Any) -> Iterator[Instance]:
     """A group of one with both hooks, which acts on its own as AWS's does; with ``pool`` it is wanted in the warm pool first."""
-    group, over = Client(), threading.Event()
+    group = Client()
     create(group, 0 if pool else 1, largest=1, **options)
     for name, transition in ((HOOK_READY, "LAUNCHING"), (HOOK_FINISH, "TERMINATING")):
         group(
@@ -118,18 +118,27 @@ def one_instance(folder: Path, *, pool: bool = False, hook_s: int = 30, **option
     if pool:
         group("PutWarmPool", AutoScalingGroupName="g", InstanceReusePolicy={"ReuseOnScaleIn": True})
 
+    with acting(group):
+        until(lambda: group.machines.states, "nothing was launched")
+        yield Instance(group, folder)
+
+
+@contextmanager
+def acting(group: Client) -> Iterator[None]:
+    """Meanwhile groups act of themselves."""
+    over = threading.Event()
+
     def act() -> None:
         while not over.wait(0.01):
             group.service.tick()
 
-    acting = threading.Thread(target=act)
-    acting.start()
+    acts = threading.Thread(target=act)
+    acts.start()
     try:
-        until(lambda: group.machines.states, "nothing was launched")
-        yield Instance(group, folder)
+        yield
     finally:
         over.set()
-        acting.join()
+        acts.join()
 
 
 def stays(condition: Callable[[], bool], seconds: float = 0.3) -> bool:

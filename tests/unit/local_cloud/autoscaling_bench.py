@@ -16,7 +16,7 @@ from moto.ec2.models import ec2_backends
 from monai_aws_pipeline.local_cloud import identity
 from monai_aws_pipeline.local_cloud.autoscaling import AutoScaling
 from monai_aws_pipeline.local_cloud.autoscaling_launch import LaunchError
-from monai_aws_pipeline.local_cloud.autoscaling_plan import Offer, Seen
+from monai_aws_pipeline.local_cloud.autoscaling_plan import REFRESH_S, Offer, Seen
 from monai_aws_pipeline.local_cloud.autoscaling_protocol import SERVICE, service_model
 from monai_aws_pipeline.local_cloud.config import ACCOUNT
 
@@ -50,8 +50,13 @@ class Client:
     """Calls as botocore makes them."""
 
     def __init__(self, may: Callable[..., bool] = lambda *_: True) -> None:
-        self.machines = States()
-        self.service = AutoScaling(self.machines, may, lambda: None)  # type: ignore[arg-type] - EC2 by its states alone
+        self.machines, self.may, self.refresh_patience = States(), may, float(REFRESH_S)
+        self.service = AutoScaling(
+            self.machines,  # type: ignore[arg-type] - EC2 by its states alone
+            lambda *asked: self.may(*asked),  # noqa: PLW0108 - another one may take its place
+            lambda: None,
+            lambda: self.refresh_patience,
+        )
 
     def __call__(self, action: str, **parameters: Any) -> dict[str, Any]:
         operation = service_model(SERVICE).operation_model(action)
@@ -65,6 +70,11 @@ class Client:
     def ticks(self, count: int = 8) -> None:
         for _ in range(count):
             self.service.tick()
+
+    def at_once(self) -> None:
+        """Let the groups ask EC2 again now for what it has just refused."""
+        for group in self.service._groups.values():
+            group.next_launch = 0.0
 
     def group(self) -> dict[str, Any]:
         found = self("DescribeAutoScalingGroups", AutoScalingGroupNames=["g"])["AutoScalingGroups"]

@@ -56,13 +56,40 @@ def test_requests_beyond_the_limits_are_refused_in_awss_words(template: Any):
 
 
 def test_a_template_is_for_those_who_may_launch_it_and_pass_its_role(template: Any):
-    client = Client(may=lambda _key, action, *_: action != "ec2:RunInstances")
-    error = create(client)["Error"]
-    assert (error["Code"], error["Message"]) == ("ValidationError", f"You are not authorized to use launch template: {template.id}")
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "owner", "Value": "me"}]}]
+    group = {"ImageId": "ami-1", "InstanceType": "t3.micro", "SecurityGroupIds": ["sg-1"], "TagSpecifications": tags}
+    template.create_version(group, "")
+    kinds = ("launch-template", "instance", "image", "subnet", "security-group", "network-interface", "volume")
+    needed = [("ec2:RunInstances", f":{kind}/") for kind in kinds] + [("ec2:CreateTags", ":instance/")]
+    for forbidden, on in needed:
+        client = Client(may=lambda _key, action, _region, arn, _context: (action, on in arn) != (forbidden, True))  # noqa: B023
+        error = create(client)["Error"]
+        assert (error["Code"], error["Message"]) == ("AccessDenied", f"You are not authorized to use launch template: {template.id}")
+
+
+def test_what_a_launch_is_asked_with_is_judged_with_the_tags_of_the_template(template: Any):
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "owner", "Value": "me"}]}]
+    template.create_version({"ImageId": "ami-1", "InstanceType": "t3.micro", "TagSpecifications": tags}, "")
+    asked: dict[str, dict[str, Any]] = {}
+    create(Client(may=lambda _key, action, _region, arn, context: not asked.update({f"{action} {arn.rpartition(':')[2]}": context})))
+    assert asked["ec2:CreateTags volume/*"]["ec2:CreateAction"] == "RunInstances"
+    assert asked["ec2:RunInstances volume/*"]["aws:RequestTag/owner"] == "me"
+    assert "aws:RequestTag/owner" not in asked["ec2:RunInstances instance/*"]
+
+
+def test_a_refresh_to_a_template_is_for_those_who_may_launch_it(template: Any):
+    client = Client()
+    create(client, 0, LaunchTemplate=version("1"))
+    client.may = lambda _key, action, *_: action != "ec2:RunInstances"
+    assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration={"LaunchTemplate": version("1")}) == (
+        "AccessDenied",
+        f"You are not authorized to use launch template: {template.id}",
+    )
 
 
 def test_the_first_group_makes_the_service_linked_role_for_those_who_may(template: Any):
-    assert "Service-Linked Role" in create(Client(may=lambda _key, action, *_: action != "iam:CreateServiceLinkedRole"))["Error"]["Message"]
+    error = create(Client(may=lambda _key, action, *_: action != "iam:CreateServiceLinkedRole"))["Error"]
+    assert (error["Code"], "Service-Linked Role" in error["Message"]) == ("AccessDenied", True)
     assert identity.role("AWSServiceRoleForAutoScaling") is None
     assert "Error" not in create(Client())
     assert identity.role("AWSServiceRoleForAutoScaling") is not None
@@ -179,21 +206,206 @@ def test_a_target_on_backlog_scales_from_zero_up_to_the_most_and_has_its_two_ala
     assert not [name for name in cloudwatch._alarms if name.startswith("TargetTracking-g-")]
 
 
-def test_a_refresh_to_another_version_can_be_rolled_back(template: Any):
+def version(number: str) -> dict[str, str]:
+    return {"LaunchTemplateName": "own", "Version": number}
+
+
+def mix(share: int = 100, base: int = 0, number: str = "1") -> dict[str, Any]:
+    """A mixed instances policy with so many per cent On-Demand above so many."""
+    distribution = {"OnDemandBaseCapacity": base, "OnDemandPercentageAboveBaseCapacity": share}
+    return {"LaunchTemplate": {"LaunchTemplateSpecification": version(number)}, "InstancesDistribution": distribution}
+
+
+def refreshing(template: Any, desired: int = 1, **preferences: Any) -> Client:
+    """A group of version 1, whose refresh to version 2, of another type, has begun."""
     client = Client()
-    create(client, 1, LaunchTemplate={"LaunchTemplateName": "own", "Version": "1"})
+    create(client, desired, LaunchTemplate=version("1"))
     client.ticks()
-    template.create_version({"ImageId": "ami-2", "InstanceType": "t3.micro"}, "")
-    wanted = {"LaunchTemplate": {"LaunchTemplateName": "own", "Version": "2"}}
-    client("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration=wanted, Preferences={"SkipMatching": True})
+    template.create_version({"ImageId": "ami-2", "InstanceType": "t3.small"}, "")
+    wanted = {"LaunchTemplate": version("2")}
+    client(
+        "StartInstanceRefresh",
+        AutoScalingGroupName="g",
+        DesiredConfiguration=wanted,
+        Preferences={"SkipMatching": True, "MinHealthyPercentage": 0, **preferences},
+    )
+    return client
+
+
+def refresh_of(client: Client) -> dict[str, Any]:
+    return dict(client("DescribeInstanceRefreshes", AutoScalingGroupName="g")["InstanceRefreshes"][0])
+
+
+def versions(client: Client) -> tuple[str, list[str]]:
+    """Of the launch template: the one that the group names, and those of its instances."""
+    group = client.group()
+    return group["LaunchTemplate"]["Version"], [each["LaunchTemplate"]["Version"] for each in group["Instances"]]
+
+
+def test_a_refresh_can_be_rolled_back(template: Any):
+    client = refreshing(template)
     assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g")[0] == "InstanceRefreshInProgress"
     client.ticks(4)
     client("RollbackInstanceRefresh", AutoScalingGroupName="g")
     client.ticks(16)
-    (refresh,) = client("DescribeInstanceRefreshes", AutoScalingGroupName="g")["InstanceRefreshes"]
-    assert refresh["Status"] == "RollbackSuccessful"
-    assert client.group()["Instances"][0]["LaunchTemplate"]["Version"] == "1"
+    assert (refresh_of(client)["Status"], versions(client)) == ("RollbackSuccessful", ("1", ["1"]))
     assert client.refusal("CancelInstanceRefresh", AutoScalingGroupName="g")[0] == "ActiveInstanceRefreshNotFound"
+
+
+def test_a_desired_configuration_is_the_groups_when_its_refresh_has_succeeded(template: Any):
+    client = refreshing(template, 2)
+    said = client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", LaunchTemplate=version("2"))
+    assert said[0] == "ValidationError"
+    assert said[1].startswith("An active instance refresh with a desired configuration exists.")
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", MaxSize=4)
+    client.ticks(3)
+    assert versions(client)[0] == "1"
+    client.ticks(16)
+    assert (refresh_of(client)["Status"], refresh_of(client)["PercentageComplete"]) == ("Successful", 100)
+    assert versions(client) == ("2", ["2", "2"])
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", LaunchTemplate=version("1"))
+
+
+def test_a_refresh_that_is_cancelled_leaves_the_group_its_own_configuration(template: Any):
+    client = refreshing(template, 2, MinHealthyPercentage=50)
+    client.machines.without = {"t3.small"}
+    client.ticks(4)
+    client("CancelInstanceRefresh", AutoScalingGroupName="g")
+    client.at_once()
+    client.ticks()
+    assert (refresh_of(client)["Status"], versions(client)) == ("Cancelled", ("1", ["1", "1"]))
+
+
+def test_a_refresh_whose_instances_never_come_fails_and_says_so(template: Any):
+    client = refreshing(template)
+    client.machines.without = {"t3.small"}
+    client.ticks(6)
+    assert refresh_of(client)["Status"] == "InProgress"
+    client.refresh_patience = 0.0
+    client.ticks(1)
+    failed = refresh_of(client)
+    assert (failed["Status"], failed["PercentageComplete"], "EndTime" in failed) == ("Failed", 0, True)
+    assert "did not become ready" in failed["StatusReason"]
+    client.at_once()
+    client.ticks()
+    assert versions(client) == ("1", ["1"]), "the group launches by its own configuration again"
+
+
+def test_a_refresh_that_fails_is_rolled_back_where_that_was_asked_for(template: Any):
+    hook = {"LifecycleHookName": "ready", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"}
+    client = refreshing(template, AutoRollback=True)
+    client("PutLifecycleHook", AutoScalingGroupName="g", **hook)
+    client.ticks(6)
+    assert client.states() == ["Pending:Wait"], "it never becomes ready"
+    client.refresh_patience = 0.0
+    client.ticks(1)
+    client.refresh_patience = 600.0
+    under_way = refresh_of(client)
+    assert (under_way["Status"], under_way["RollbackDetails"]["PercentageCompleteOnRollback"]) == ("RollbackInProgress", 0)
+    client("DeleteLifecycleHook", AutoScalingGroupName="g", LifecycleHookName="ready")
+    client.at_once()
+    client.ticks(16)
+    ended = refresh_of(client)
+    assert (ended["Status"], ended["PercentageComplete"], versions(client)) == ("RollbackSuccessful", 0, ("1", ["1"]))
+    assert "did not become ready" in ended["StatusReason"]
+
+
+def test_a_roll_back_that_comes_no_further_fails_too(template: Any):
+    client = refreshing(template, AutoRollback=True)
+    client.machines.without = {"t3.small", "t3.micro"}
+    client.ticks(4)
+    client.refresh_patience = 0.0
+    client.ticks(2)
+    assert refresh_of(client)["Status"] == "RollbackFailed"
+
+
+def test_a_refresh_waits_for_protected_instances_and_then_fails(template: Any):
+    client = Client()
+    create(client, 1, LaunchTemplate=version("1"), NewInstancesProtectedFromScaleIn=True)
+    client.ticks()
+    client("StartInstanceRefresh", AutoScalingGroupName="g")
+    client.ticks()
+    assert (refresh_of(client)["Status"], client.states()) == ("InProgress", ["InService"])
+    client.refresh_patience = 0.0
+    client.ticks(1)
+    assert refresh_of(client)["Status"] == "Failed"
+
+
+def test_a_refresh_is_at_work_while_an_instance_finishes(template: Any):
+    hook = {"LifecycleHookName": "finish", "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING"}
+    client = refreshing(template)
+    client("PutLifecycleHook", AutoScalingGroupName="g", **hook)
+    client.ticks(4)
+    client.refresh_patience = 0.0
+    client.ticks(1)
+    assert (refresh_of(client)["Status"], client.states()[0]) == ("InProgress", "Terminating:Wait")
+
+
+def test_an_automatic_roll_back_needs_something_to_go_back_to(template: Any):
+    client = Client()
+    create(client)
+    asked = {"AutoScalingGroupName": "g", "Preferences": {"AutoRollback": True}}
+    assert "when the DesiredConfiguration parameter is empty" in client.refusal("StartInstanceRefresh", **asked)[1]
+    wanted = {"DesiredConfiguration": {"LaunchTemplate": version("1")}}
+    assert "$Latest or $Default" in client.refusal("StartInstanceRefresh", **asked, **wanted)[1]
+
+
+def test_a_refresh_replaces_the_warm_pool_after_what_is_in_service(template: Any):
+    client = Client()
+    create(client, 1, 2, LaunchTemplate=version("1"))
+    client("PutWarmPool", AutoScalingGroupName="g")
+    client.ticks()
+    template.create_version({"ImageId": "ami-2", "InstanceType": "t3.small"}, "")
+    client("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration={"LaunchTemplate": version("2")})
+    seen = []
+    for _ in range(20):
+        client.ticks(1)
+        seen += [each for each in client.states() if each.endswith("Terminating") and each not in seen]
+    assert (seen, client.states()) == (["Terminating", "Warmed:Terminating"], ["InService", "Warmed:Stopped"])
+    assert refresh_of(client)["Status"] == "Successful"
+
+
+def test_spot_is_refused_beside_a_warm_pool_however_it_comes(template: Any):
+    client = Client()
+    create(client, 0, 1, LaunchTemplate=version("1"))
+    client("PutWarmPool", AutoScalingGroupName="g")
+    spot = {"MixedInstancesPolicy": mix(share=50)}
+    assert "warm pool" in client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", **spot)[1]
+    assert "warm pool" in client.refusal("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration=spot)[1]
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", MixedInstancesPolicy=mix())
+
+
+def test_a_mix_takes_no_template_that_requests_spot_by_itself(template: Any):
+    template.create_version({"ImageId": "ami-1", "InstanceType": "t3.micro", "InstanceMarketOptions": {"MarketType": "spot"}}, "")
+    error = create(Client(), MixedInstancesPolicy=mix(number="2"))["Error"]
+    assert (error["Code"], "set to request Spot Instances (InstanceMarketOptions)" in error["Message"]) == ("ValidationError", True)
+
+
+def test_an_on_demand_base_is_no_larger_than_the_group(template: Any):
+    client = Client()
+    words = "Max bound, 0, must be greater than or equal to OnDemandBaseCapacity, 1."
+    assert create(client, 0, 0, MixedInstancesPolicy=mix(base=1))["Error"]["Message"] == words
+    create(client, 0, 2, MixedInstancesPolicy=mix(base=1))
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", MaxSize=0)
+    assert client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", MixedInstancesPolicy=mix(base=1))[1] == words
+
+
+def test_protection_is_for_what_is_in_service_and_begins_anew_with_it(template: Any):
+    client = Client()
+    create(client, 0, 1, NewInstancesProtectedFromScaleIn=True)
+    client("PutWarmPool", AutoScalingGroupName="g", InstanceReusePolicy={"ReuseOnScaleIn": True})
+    client.ticks()
+    (name,) = client.machines.states
+    flag = {"AutoScalingGroupName": "g", "InstanceIds": [name], "ProtectedFromScaleIn": False}
+    shown = lambda: client("DescribeAutoScalingInstances")["AutoScalingInstances"][0]["ProtectedFromScaleIn"]  # noqa: E731
+    assert (client.refusal("SetInstanceProtection", **flag)[0], shown()) == ("ValidationError", False)
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=1)
+    client.ticks()
+    assert (client.states(), shown()) == (["InService"], True)
+    client("SetInstanceProtection", **flag)
+    client("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
+    client.ticks()
+    assert client.states() == ["Warmed:Stopped"]
 
 
 def test_members_within_members_are_held_against_the_model(template: Any):
@@ -208,6 +420,25 @@ def test_members_within_members_are_held_against_the_model(template: Any):
     said = client.refusal("CreateOrUpdateTags", Tags=[{"ResourceId": "g", "Key": "k"}, {"ResourceId": "g"}])[1]
     assert said == "1 validation error detected: Value null at 'tags.2.member.key' failed to satisfy constraint: Member must not be null"
     assert client.refusal("PutWarmPool", AutoScalingGroupName="g", PoolState="Cold")[0] == "ValidationError"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"HeartbeatTimeout": 29}, "30"), ({"LifecycleTransition": "x"}, "transition"), ({"DefaultResult": "x"}, "CONTINUE or ABANDON"),
+     ({"NotificationTargetARN": "arn:x"}, "not emulated")],
+)  # fmt: skip
+def test_hooks_that_come_with_a_group_are_held_against_the_same_rules(template: Any, wrong: dict[str, Any], words: str):
+    hook = {"LifecycleHookName": "h", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING", **wrong}
+    assert words in create(Client(), LifecycleHookSpecificationList=[hook])["Error"]["Message"]
+
+
+def test_a_process_that_is_suspended_is_shown_until_it_is_resumed(template: Any):
+    client = Client()
+    create(client)
+    client("SuspendProcesses", AutoScalingGroupName="g", ScalingProcesses=["AZRebalance"])
+    assert [each["ProcessName"] for each in client.group()["SuspendedProcesses"]] == ["AZRebalance"]
+    client("ResumeProcesses", AutoScalingGroupName="g", ScalingProcesses=["AZRebalance"])
+    assert client.group()["SuspendedProcesses"] == []
 
 
 def test_groups_and_templates_survive_as_they_are_written_down(template: Any):

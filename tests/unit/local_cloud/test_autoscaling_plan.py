@@ -113,7 +113,8 @@ def test_an_interrupted_spot_instance_is_replaced_before_it_leaves():
 
 
 def refresh(status: str = "InProgress", **preferences: Any) -> list[dict[str, Any]]:
-    return [{"Status": status, "PercentageComplete": 0, "Since": 50.0, "Preferences": preferences}]
+    progress = {"PercentageComplete": 0, "StartTime": 50.0, "Progressed": 50.0, "Left": 0, "Ready": 0}
+    return [{"Status": status, **progress, "Preferences": preferences}]
 
 
 def test_a_refresh_goes_one_by_one_waits_for_protected_ones_and_ends():
