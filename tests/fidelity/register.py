@@ -226,6 +226,12 @@ BEHAVIOURS = (
         "jobs are taken in service alone; protected before the first",
         f"{SCALING_GUIDE}, Use instance scale-in protection",
     ),
+    Behaviour(
+        "refresh-that-fails",
+        "an instance refresh that replaces no further instance for an hour fails; with `AutoRollback` what was there before comes back",
+        "the run fails with the group's outcome and AWS's reason; the old version is in service",
+        f"{SCALING_GUIDE}, How an instance refresh works; Undo changes with a rollback",
+    ),
     *SERVICES,
     *IMAGING,
 )
@@ -244,6 +250,8 @@ NOT_IMITATED = (
         "EC2 Auto Scaling: launch configurations, load balancers, scheduled and predictive scaling, hibernation, strategies, weights",
         "no fleet of this system asks for them; the last two are taken and not looked at, the others refused",
     ),
+    ("EC2 Auto Scaling moves no instance to balance zones", "machines of one computer are in zones by name only"),
+    ("A terminating hook holds no instance whose machine is off or gone", "nobody is there to complete it: tests would wait for its end"),
     *NOT_IMITATED_OF_SERVICES,
     *NOT_IMITATED_OF_IMAGING,
 )

@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from monai_aws_pipeline.cloud.autoscaling import FleetError
 from monai_aws_pipeline.contract import HOOK_FINISH
+from monai_aws_pipeline.deployment.fleet_group import Fleet
 from monai_aws_pipeline.host_agent.membership import Step
-from tests.unit.host_agent.group_bench import IDLE_S, Instance, one_instance, stays
+from monai_aws_pipeline.local_cloud import autoscaling_loop
+from tests.unit.host_agent.group_bench import IDLE_S, Calls, Instance, acting, one_instance, stays
 from tests.unit.host_agent.pipeline_bench import until
-from tests.unit.local_cloud.autoscaling_bench import launch_template
+from tests.unit.local_cloud.autoscaling_bench import Client, create, launch_template
 
 behaviour = pytest.mark.behaviour
+NEXT = {"LaunchTemplate": {"LaunchTemplateName": "own", "Version": "2"}}
 LEAVE, PROTECT = "TerminateInstanceInAutoScalingGroup", "SetInstanceProtection"
 
 
@@ -118,3 +123,40 @@ def test_jobs_are_taken_in_service_alone_and_protected_before_the_first_handled(
         member.step(0.0)
         (shown,) = instance.group("DescribeAutoScalingInstances", InstanceIds=[instance.id])["AutoScalingInstances"]
         assert (shown["LifecycleState"], shown["ProtectedFromScaleIn"]) == ("InService", True)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """A group of version 1 of its template, which acts on its own; those of version 2 never come, and a refresh has a moment."""
+    monkeypatch.setattr(autoscaling_loop, "_AGAIN_S", 0.05)
+    group = Client()
+    with launch_template() as template:
+        create(group, 1, LaunchTemplate={"LaunchTemplateName": "own", "Version": "1"})
+        group.ticks()
+        template.create_version({"ImageId": "ami-2", "InstanceType": "t3.small"}, "")
+        group.machines.without, group.refresh_patience = {"t3.small"}, 0.5
+        with acting(group):
+            yield group
+
+
+def outcome(group: Client) -> tuple[str, list[str]]:
+    """How the refresh is, and which versions of the template the group's instances are."""
+    refresh = group("DescribeInstanceRefreshes", AutoScalingGroupName="g")["InstanceRefreshes"][0]
+    return str(refresh["Status"]), [each["LaunchTemplate"]["Version"] for each in group.group()["Instances"]]
+
+
+@behaviour("refresh-that-fails")
+def test_a_refresh_that_comes_no_further_is_rolled_back_embedded(broken: Client):
+    broken("StartInstanceRefresh", AutoScalingGroupName="g", DesiredConfiguration=NEXT, Preferences={"AutoRollback": True})
+    until(lambda: outcome(broken) == ("RollbackSuccessful", ["1"]), "it was not rolled back")
+
+
+@behaviour("refresh-that-fails")
+def test_a_refresh_that_was_rolled_back_fails_the_run_with_the_reason_handled(broken: Client):
+    clients: Any = SimpleNamespace(autoscaling=Calls(broken), cloudwatch=SimpleNamespace(describe_alarms=lambda **_: {"MetricAlarms": []}))
+    settings: Any = SimpleNamespace(names=SimpleNamespace(fleet_group="g", fleet_alarm="alarm"))
+    aim: Any = SimpleNamespace(launch=NEXT, version="2")
+    machines: Any = None
+    with pytest.raises(FleetError, match=r"ended as RollbackSuccessful: .*did not become ready"):
+        Fleet(clients, settings, machines, lambda _: None)._refresh("another version", aim)
+    assert outcome(broken)[1] == ["1"]

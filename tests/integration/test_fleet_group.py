@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
-from monai_aws_pipeline.cloud.autoscaling import Group, LaunchTemplates, ScalingGroup
+from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, LaunchTemplates, ScalingGroup
 from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
 from monai_aws_pipeline.deployment.ami import images_of_group
@@ -17,6 +20,7 @@ from monai_aws_pipeline.deployment.inference_host import agent_settings, host_sp
 from monai_aws_pipeline.deployment.wake_function import switch_wake_function
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.teardown import Kind, Teardown
+from tests.support.faults import eventually
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = pytest.mark.cloud
@@ -141,6 +145,56 @@ def test_a_pool_comes_and_goes_by_the_settings(place: Platform) -> None:
     assert group(place).pool["MinSize"] == 1
     assert bring(place).pool == "remove"
     assert not group(place).pool, "it is waited for: beside it AWS may refuse a mix"
+
+
+@contextmanager
+def hooks_answered(place: Platform) -> Iterator[None]:
+    """Meanwhile somebody completes the hooks for the agents that these instances do not have."""
+    over = threading.Event()
+    with environment(place.cloud.environment):
+        api = boto3.Session().client("autoscaling")
+
+    def answer() -> None:
+        while not over.wait(0.5):
+            for each in group(place).instances:
+                hook = {"Pending:Wait": HOOK_READY, "Terminating:Wait": HOOK_FINISH}.get(each.state)
+                if hook:
+                    with suppress(ClientError):  # it waits no more
+                        api.complete_lifecycle_action(
+                            AutoScalingGroupName=place.settings.names.fleet_group,
+                            LifecycleHookName=hook,
+                            InstanceId=each.id,
+                            LifecycleActionResult="CONTINUE",
+                        )
+
+    answers = threading.Thread(target=answer)
+    answers.start()
+    try:
+        yield
+    finally:
+        over.set()
+        answers.join()
+
+
+def test_a_refresh_whose_instances_never_come_is_rolled_back_and_the_run_says_so(place: Platform) -> None:
+    bring(place)
+    before = version(place)
+    try:
+        with hooks_answered(place):
+            asked(place).ask_for(1)
+            eventually(lambda: group(place).in_service(), 150)
+            place.cloud.order_fault(account={"refresh_s": 10})
+            no_capacity = {"service": "ec2", "action": "RunInstances", "code": "InsufficientInstanceCapacity"}
+            place.cloud.order_fault(**no_capacity, match="InstanceType=g5.xlarge", times=100)
+            with pytest.raises(FleetError, match=r"ended as RollbackSuccessful: .*did not become ready"):
+                bring(place.changed(MONAI_AWS_INSTANCE_TYPES="g5.xlarge"))
+            assert version(place) == before
+            assert [(each.version, each.type) for each in group(place).in_service()] == [(str(before), "g4dn.xlarge")]
+            asked(place).ask_for(0)
+            eventually(lambda: not group(place).instances, 150)
+    finally:
+        place.cloud.clear_faults()
+    assert bring(place).refresh == ""
 
 
 def test_the_operator_may_switch_the_deployed_function_to_the_other_kind_and_back(place: Platform) -> None:
