@@ -30,7 +30,8 @@ JOBS_PER_INSTANCE: Final = 20
 OLDEST_JOB_S: Final = 300
 """While jobs wait and the oldest, waiting or in hand, is older, one more instance comes."""
 WARMUP_S: Final = 60
-REFRESH_SECONDS: Final = 3600.0
+REFRESH_SECONDS: Final = 2 * 3600.0
+"""AWS gives a refresh that comes no further an hour before it fails, or begins to roll back."""
 GONE_SECONDS: Final = 600.0
 BACKLOG: Final = "backlog-per-instance"
 JOB_AGE: Final = "job-age"
@@ -450,7 +451,11 @@ class Fleet:
             found = self._group.find()
             return not (found and found.refresh and found.refresh.is_open)
 
-        wait_until(ended, bool, GONE_SECONDS, what="waiting until the instance refresh has ended", report=self._report)
+        if not wait_until(ended, bool, GONE_SECONDS, what="waiting until the instance refresh has ended", report=self._report):
+            raise FleetError(
+                f"The instance refresh of {self._name} is cancelled and has not ended within {GONE_SECONDS / 60:.0f} minutes.",
+                "AWS changes nothing of what the group launches meanwhile. Materialise inference_host again in some minutes.",
+            )
 
     def _places(self, types: Sequence[str]) -> tuple[list[str], list[str]]:
         """The types that the region has, and the subnets in zones that have any of them."""

@@ -196,6 +196,9 @@ class Asked:
         refresh = self._refreshes.pop(0) if len(self._refreshes) > 1 else self._refreshes[0]
         return as_made(self._aim, instances=(member("3"),), refresh=refresh)
 
+    def cancel_refresh(self) -> None:
+        self.calls.append("cancel_refresh")
+
     def start_refresh(self, *_: object) -> None:
         self.calls.append("start_refresh")
 
@@ -226,6 +229,14 @@ def test_a_refresh_that_does_not_end_in_time_fails_the_run_and_goes_on(monkeypat
         fleet_of(group, [])._refresh("why", aim_of(version="4"))
     assert "Materialise inference_host again" in error.value.remedy
     assert group.calls == ["start_refresh"]
+
+
+def test_a_refresh_that_does_not_end_by_its_cancel_is_named_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_group, "GONE_SECONDS", 0.0)
+    group = Asked(aim_of(version="4"), refresh("Cancelling", "3"))
+    with pytest.raises(FleetError, match="has not ended"):
+        fleet_of(group, [])._cancel_refresh()
+    assert group.calls == ["cancel_refresh"]
 
 
 def test_a_refresh_to_the_same_version_that_is_still_at_work_is_waited_for_and_no_other_begun(monkeypatch: pytest.MonkeyPatch) -> None:
