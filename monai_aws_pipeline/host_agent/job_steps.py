@@ -543,7 +543,7 @@ def _commit_answer(context: HostContext, received: ReceivedJob, tried: Inference
             cost=cost_of(charged, ready.seconds, context.config, context.host), measured=measured, request=received.message.request,
         )  # fmt: skip
 
-    return _charged(context, record, lambda make: commit.commit_end(context.store, produced, partial(output_key, one.pseudonym, job), make))
+    return _charged(context, record, partial(commit.commit_end, context.store, produced, partial(output_key, one.pseudonym, job)))
 
 
 def _measured(written: Path) -> Measurements | None:
@@ -578,7 +578,7 @@ def _end(context: HostContext, received: ReceivedJob, error: JobError, tried: In
 
     keep = partial(quarantine_key, message.job, study=study)
     try:
-        return _charged(context, record, lambda make: commit.commit_end(context.store, logs, keep, make))
+        return _charged(context, record, partial(commit.commit_end, context.store, logs, keep))
     except commit.StudiesDecidedError:
         raise error from None  # what is decided of the others is not known here, so the job is not ended, and comes again
 
@@ -590,25 +590,26 @@ def _answered_meanwhile(context: HostContext, message: JobMessage) -> ResultReco
 
 
 def _charged(
-    context: HostContext, build: Callable[[Seconds], ResultRecord], write: Callable[[Callable[[], ResultRecord]], ResultRecord]
+    context: HostContext,
+    build: Callable[[Seconds], ResultRecord],
+    write: Callable[[Callable[[], ResultRecord], Callable[[], None]], ResultRecord],
 ) -> ResultRecord:
-    """Commit a record with what is unpaid at that moment, which stays unpaid unless this very record is the one that counts."""
-    ours: ResultRecord | None = None
-    winner: ResultRecord | None = None
-    charged = Seconds()
+    """Commit a record with what is unpaid at that moment, which stays unpaid unless it is decided that this very record counts."""
+    unpaid = Seconds()
 
     def make() -> ResultRecord:
-        nonlocal ours, charged
-        charged = context.bill.charge()
-        ours = build(charged)
-        return ours
+        nonlocal unpaid
+        unpaid = context.bill.charge()
+        return build(unpaid)
+
+    def counts() -> None:
+        nonlocal unpaid
+        unpaid = Seconds()
 
     try:
-        winner = write(make)
-        return winner
+        return write(make, counts)
     finally:
-        if not (ours and winner and (ours.host, ours.committed_at) == (winner.host, winner.committed_at)):
-            context.bill.refund(charged)
+        context.bill.refund(unpaid)
 
 
 # ------------------------------------------------------------------------------------------------------------------- pure decisions

@@ -152,10 +152,17 @@ def complete_commit(store: Store, decided: ResultRecord) -> ResultRecord:
     return _settled(store, record)
 
 
-def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], str], record: Callable[[], ResultRecord]) -> ResultRecord:
+def commit_end(
+    store: Store,
+    produced: Sequence[Produced],
+    key: Callable[[str], str],
+    record: Callable[[], ResultRecord],
+    counts: Callable[[], None] = lambda: None,
+) -> ResultRecord:
     """Upload what was produced, decide, and write the commit record. ``key``: where a file of that name is kept.
 
-    ``record()`` is built after the uploads, so that it can say how long they took. A file whose name does not tell its content overwrites
+    ``record()`` is built after the uploads, so that it can say how long they took. ``counts()`` is called when it is decided: from then on
+    that record stands, whoever writes it. A file whose name does not tell its content overwrites
     none before the decision, so that the files of whoever won stay as they are. Returns the record that counts: ours, or the winner's,
     whose files are then the only ones left. Raises StudiesDecidedError, FailedError.
     """
@@ -172,6 +179,7 @@ def commit_end(store: Store, produced: Sequence[Produced], key: Callable[[str], 
     ours = replace(record(), outputs=tuple(kept[item] for item in produced))
     decided = decide(store, ours)
     if decided == ours:
+        counts()
         for item in contested:
             store.upload(item.path, kept[item].key, item.content_type)
         winner = _write(store, ours)

@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 
-from monai_aws_pipeline.contract import job_done_key, quarantine_key, result_key, study_id
+from monai_aws_pipeline.contract import ResultRecord, job_done_key, quarantine_key, result_key, study_id
 from monai_aws_pipeline.host_agent import pipeline as pipeline_module
 from monai_aws_pipeline.host_agent.aws.bucket import Store
 from monai_aws_pipeline.host_agent.cost_ledger import Bill
-from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.job_steps import Ended, Outcome
 from monai_aws_pipeline.host_agent.pipeline import Pipeline, WorkFolderError
+from monai_aws_pipeline.host_agent.results import commit
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from tests.unit.host_agent.bench import SECRET, Bench, answers, zip_of
+from tests.unit.host_agent.bench import SECRET, Bench, answers, handle, zip_of
 from tests.unit.host_agent.pipeline_bench import HeldMap, PromptQueue, agent, prompt_host, until, uploads
 
 
@@ -246,14 +247,15 @@ def test_without_room_on_the_disk_nothing_is_fetched_ahead(bench: Bench, tmp_pat
     uids, messages, deliveries = uploads(bench, tmp_path, 2)
     bench.engine.run_map = the_map = HeldMap(uids[0])
     monkeypatch.setattr(pipeline_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
-    host = bench.host()
-    pipeline = Pipeline(host)
+    host, signs = bench.host(), list[int]()
+    pipeline = Pipeline(host, lambda: signs.append(1))
     first = pipeline.accept(deliveries[0])
     assert the_map.reached.wait(30)
     second: list[Any] = []
     taking = threading.Thread(target=lambda: second.append(pipeline.accept(deliveries[1])))
     taking.start()
-    time.sleep(0.1)
+    before = len(signs)
+    until(lambda: len(signs) > before + 1, "who waits for room says that the agent lives")
     assert [path.name for path in host.work.iterdir()] == [messages[0].job]
     the_map.released.set()
     taking.join(30)
@@ -275,6 +277,24 @@ def test_the_seconds_of_overlapping_studies_are_charged_once(bench: Bench, tmp_p
     charged = sum(record.cost.shares["inference"] for record in records) / 0.526 * 3600
     assert 0 < charged <= lasted + 0.02
     assert sum(record.timings.total - record.timings.queued for record in records) > charged
+
+
+def test_what_a_decided_answer_was_charged_is_charged_to_no_other_when_its_record_was_written_later(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bill, write = Bill(take_boot=iter([20.0] + [0.0] * 9).__next__), commit._write
+
+    def once(*_: object) -> ResultRecord:
+        monkeypatch.setattr(commit, "_write", write)
+        raise FailedError(Code.STORAGE_FAILED, "S3 does not answer.")
+
+    monkeypatch.setattr(commit, "_write", once)
+    host = replace(bench.host(), bill=bill)
+    uids, messages, deliveries = uploads(bench, tmp_path, 1)
+    assert handle(host, deliveries[0]).outcome is Outcome.GIVEN_BACK
+    assert bill.charge().boot == 0, "whoever comes next does not pay it again"
+    assert handle(host, deliveries[0]).outcome is Outcome.ANSWERED
+    assert bench.record(result_key(study_id(SECRET, uids[0]), messages[0].job)).timings.boot == 20
 
 
 # ------------------------------------------------------------------------------------------------------------------ the agent's life
