@@ -52,7 +52,7 @@ FORGOTTEN: Final = timedelta(hours=3)
 LAUNCHES_IN_VAIN: Final = 3
 """So many in a row, begun within ``IN_VAIN``: a group goes on launching, and each instance that does not get ready costs its minutes."""
 IN_VAIN: Final = timedelta(minutes=30)
-"""Longer than three times the hook's timeout, and short enough that a later wish for an instance is judged by its own launches."""
+"""Longer than three times the hook's timeout; what was in vain before that may have had another reason."""
 _IDENTIFIER: Final = re.compile(r"arn:\S+|[0-9a-f]{8}[\w-]*")
 
 

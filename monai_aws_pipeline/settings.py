@@ -524,7 +524,8 @@ class Settings(BaseSettings):
             raise ValueError("archive is dicomweb, and archive_address is empty: give the archive's address, up to before /studies")
         if self.fleet == "autoscaling" and self.ami_mode == "stock":
             raise ValueError("fleet is autoscaling, and ami_mode is stock: a group launches instances by itself, from a baked image")
-        if self.fleet == "autoscaling" and self.fleet_on_demand_base > self.host_count:
+        mixes = self.fleet == "autoscaling" and (self.fleet_spot_percent > 0 or len(self.instance_types) > 1)
+        if mixes and self.fleet_on_demand_base > self.host_count:
             raise ValueError(
                 f"fleet_on_demand_base is {self.fleet_on_demand_base}, and host_count is {self.host_count}: AWS takes no group whose "
                 "On-Demand base is more than its most instances; lower the first or raise the second"

@@ -155,13 +155,9 @@ class LaunchTemplates:
         if not (newest := self.find(name)):
             return set()
         with _named(f"looking for the images of the launch template {name}"):
-            pages = self._clients.ec2.get_paginator("describe_launch_template_versions").paginate(LaunchTemplateId=newest.id)
-            return {
-                each.get("LaunchTemplateData", {}).get("ImageId", "")
-                for page in pages
-                for each in page["LaunchTemplateVersions"]
-                if str(each.get("VersionNumber", "")) in {newest.version, *versions}
-            }
+            asked = sorted({newest.version, *versions})
+            found = self._clients.ec2.describe_launch_template_versions(LaunchTemplateId=newest.id, Versions=asked)
+            return {each.get("LaunchTemplateData", {}).get("ImageId", "") for each in found["LaunchTemplateVersions"]}
 
     def ensure(self, name: str, data: Json, content: str, tags: Sequence[Any]) -> tuple[Template, bool]:
         """The template with its newest version made of this content, and whether that version was made now."""

@@ -6,17 +6,29 @@ Source: EC2 Auto Scaling API Reference, DescribeScalingActivities (the newest co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 _IN_VAIN: Final = ("Failed", "Cancelled")
 _ENDED: Final = ("Successful", *_IN_VAIN)
+_WISH: Final = "changing the desired capacity from 0 to"
+"""Of the cause of the first launch after a group was to have none, whoever asked for it."""
 
 
 def why_in_vain(activities: Iterable[Mapping[str, Any]], number: int = 1) -> str:
-    """Why the newest launches that ended, so many of them, brought no instance into service: the newest one's words. Else empty."""
-    launches = [each for each in activities if each["Description"].startswith("Launching a new EC2 instance")]
+    """Why the newest launches that ended, so many of them, brought no instance into service: the newest one's words. Else empty.
+
+    Only those count that are for the present wish: what came of one before the group was last at none says nothing.
+    """
+    launches = [*_of_the_last_wish(each for each in activities if each["Description"].startswith("Launching a new EC2 instance"))]
     ended = [each for each in launches if each["StatusCode"] in _ENDED][:number]
     if len(ended) < number or any(each["StatusCode"] not in _IN_VAIN for each in ended):
         return ""
     return str(ended[0].get("StatusMessage") or f"{ended[0]['Description']}: {ended[0]['StatusCode']}")
+
+
+def _of_the_last_wish(launches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for each in launches:
+        yield each
+        if _WISH in str(each.get("Cause", "")):
+            return

@@ -86,7 +86,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
             report(f"ami_mode is stock: machines start from {base.id} and are provisioned at creation")
             return _record(chosen, base, base, "stock", reused=True, seconds=time.monotonic() - started)
 
-        former = latest_version(context.instance, "gpu_ami")
+        former, in_group = latest_version(context.instance, "gpu_ami"), images_of_group(clients, chosen)
         with scratch("monai-aws-bundle") as folder:
             bundle = make_bundle(chosen, folder, report, builds=True)
             inputs = ami_inputs(chosen, base, bundle)
@@ -97,7 +97,7 @@ def gpu_ami(context: AssetExecutionContext, settings: SettingsResource, cloud: C
         copies = images.spread(
             image, _image_tags(chosen, context.run.run_id, base, inputs), encrypted=chosen.root_volume_encrypted, report=report
         )
-        retired = images.retire(chosen.ami_keep, {image.id, former, *images_of_group(clients, chosen)}, report)
+        retired = images.retire(chosen.ami_keep, {image.id, former, *in_group}, report)
         seconds = time.monotonic() - started
         return _record(chosen, image, base, inputs.content, reused=found is not None, seconds=seconds, copies=copies, retired=retired)
 

@@ -494,7 +494,7 @@ class Fleet:
             raise FleetError(f"The group {self._name} is still being deleted.", "Materialise inference_host again in some minutes.")
 
     def remove(self) -> bool:
-        """Let every instance finish what it has in hand, then delete group, pool, alarm and template. Whether there was anything."""
+        """Let every instance finish what it has in hand, then delete group, pool, alarm and template. Whether there was a group."""
         if self._group.has_alarm():
             self._group.remove_alarm()  # first, and also where it alone is left: it asks a group for more
         found = self._group.find()

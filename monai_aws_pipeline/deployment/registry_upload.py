@@ -26,10 +26,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,11 +44,16 @@ except ImportError:
 
 ATTEMPTS = 4
 UNKNOWN_FORMAT = 3
-"""Exit code: nothing was named in the registry, because this does not know, or has no room for, what the engine saves."""
+"""Exit code: nothing was named in the registry, because this does not know, or has no room for, what the engine saves, or because the
+registry does not take zstd."""
 UPLOADS = 3
 """Blobs that are sent at once."""
 
 _PIECE = 4 << 20
+_UNPACKED_PIECE = 256 << 10
+"""Of a compressed layer: what it unpacks to is in memory at once."""
+_NOT_TAKEN = (400, 404, 405, 406, 415)
+"""With one of these a registry refuses a kind of manifest. Who may not push, or too often, is not helped by another kind."""
 _SMALL = 1 << 20
 """Bytes up to which a member may be text: whether it is, the manifest says, which comes behind it."""
 
@@ -88,6 +93,9 @@ ZSTD = Packing(
     lambda: zstandard.ZstdCompressor(level=1, threads=-1).compressobj(),
     lambda: zstandard.ZstdDecompressor().decompressobj(read_across_frames=True),
 )
+
+
+_DAMAGED: Any = (compressor.error, zstandard.ZstdError) if zstandard else (compressor.error,)
 
 
 class Repository:
@@ -147,8 +155,12 @@ def upload(folder: Path, repository: Repository, tag: str) -> str:
     """Upload what ``assembly.write_image`` wrote and the registry has not, the manifest last. Returns the image's digest."""
     manifest = (folder / "manifest.json").read_bytes()
     with ThreadPoolExecutor(UPLOADS) as uploads:
-        for sent in [uploads.submit(send, path, f"sha256:{path.name}", repository) for path in sorted((folder / "layers").iterdir())]:
-            sent.result()
+        sent = [uploads.submit(send, path, f"sha256:{path.name}", repository) for path in sorted((folder / "layers").iterdir())]
+        try:
+            for each in sent:
+                each.result()
+        finally:  # of one that failed the rest need not be tried
+            uploads.shutdown(wait=False, cancel_futures=True)
     send(folder / "config.json", _sha256((folder / "config.json").read_bytes()), repository)
     repository.put_manifest(tag, manifest)
     return _sha256(manifest)
@@ -202,12 +214,12 @@ class Archive:
                         if member.size <= _SMALL:
                             self._small[name] = content.read()
                         else:
-                            self._large[name] = self._layer(iter(partial(content.read, _PIECE), b""))
+                            self._large[name] = self._layer(content)
             named = json.loads(self._small["manifest.json"])
             return [
                 Image(tuple(each["RepoTags"] or ()), self._small[self._member(each["Config"])], tuple(each["Layers"])) for each in named
             ]
-        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, *_DAMAGED) as error:
             raise UnknownFormatError(f"what the engine saved cannot be read: {error!r}") from error
 
     def manifest(self, image: Image) -> bytes:
@@ -234,23 +246,22 @@ class Archive:
     def _found(self, name: str) -> Layer:
         name = self._member(name)
         if name in self._small:
-            self._large[name] = self._layer(iter([self._small.pop(name)]))
+            self._large[name] = self._layer(io.BytesIO(self._small.pop(name)))
         if name not in self._large:
             raise UnknownFormatError(f"the engine names a layer {name} and has not saved it")
         return self._large[name]
 
-    def _layer(self, pieces: Iterator[bytes]) -> Layer:
+    def _layer(self, content: IO[bytes]) -> Layer:
         """Compress and start sending. One that is compressed so already (as an engine on containerd may keep it) is sent as it is."""
         diff, whole, size = hashlib.sha256(), hashlib.sha256(), 0
         hashed: Future[None] | None = None
-        first = next(pieces, b"")
-        found = next((packing for packing in (GZIP, ZSTD) if first.startswith(packing.magic)), None)
+        piece = content.read(_UNPACKED_PIECE)
+        found = next((packing for packing in (GZIP, ZSTD) if piece.startswith(packing.magic)), None)
         if found is ZSTD and self._packing is not ZSTD:
             raise UnknownFormatError("a layer is compressed with zstd")
         unpacking = found.unpacker() if found else None
         packing = None if found is self._packing else self._packing.packer()
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as target:
-            piece = first
             while piece:
                 plain = unpacking.decompress(piece) if unpacking else piece
                 if hashed:
@@ -259,7 +270,7 @@ class Archive:
                 packed = packing.compress(plain) if packing else piece
                 whole.update(packed)
                 size += target.write(packed)
-                piece = next(pieces, b"")
+                piece = content.read(_UNPACKED_PIECE if found else _PIECE)
             if packing:
                 packed = packing.flush()
                 whole.update(packed)
@@ -280,9 +291,10 @@ def engine_reads_zstd() -> bool:
     try:
         asked = ["docker", "import", "-"]
         found = subprocess.run(asked, input=zstandard.compress(content.getvalue()), capture_output=True, timeout=60, check=True)
-        subprocess.run(["docker", "image", "rm", found.stdout.decode().strip()], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["docker", "image", "rm", found.stdout.decode().strip()], capture_output=True, timeout=60, check=False)
     return True
 
 
@@ -319,7 +331,7 @@ def upload_saved(references: Sequence[str], repository: Repository, folder: Path
             try:
                 repository.put_manifest(tag, manifest)
             except OSError as error:
-                if not digests and packing is ZSTD and isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
+                if not digests and packing is ZSTD and isinstance(error, urllib.error.HTTPError) and error.code in _NOT_TAKEN:
                     raise UnknownFormatError(f"the registry does not take the image with zstd layers: {_said(error)}") from error
                 if not digests:
                     raise

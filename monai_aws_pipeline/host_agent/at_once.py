@@ -212,7 +212,7 @@ class AtOnce:
                 known.since = None
 
     def disturbed(self, digest: str, beside: int, limit_mib: int = 0) -> None:
-        """A study failed beside so many others and was answered alone: never so many again.
+        """A study failed beside so many others, or with its share of the memory alone, and was answered alone: never so many again.
 
         ``limit_mib``: the share of memory by which it ended, if it was that. Then nobody disturbed it: it takes at least so much, and with
         that counted the next one's share is larger.
@@ -226,7 +226,8 @@ class AtOnce:
                 known.rates = {number: rate for number, rate in known.rates.items() if number <= known.ceiling}
                 known.number = min(known.number, known.ceiling)
             most = self._places(known)
-            log.warning("a study failed beside %d other(s) and was answered alone; from now on at most %d at once", beside, most)
+            where = f"beside {beside} other(s)" if beside else "with its share of the memory"
+            log.warning("a study failed %s and was answered alone with all of it; from now on at most %d at once", where, most)
             self._say(digest)
 
     def proved(self, digest: str, *, alone: bool) -> None:
@@ -237,7 +238,7 @@ class AtOnce:
             known = self._of(digest)
             if known.alone != alone:
                 known.alone = alone
-                self._say(digest)
+                log.info("the MAP %s: %s", short_digest(digest), self.why(digest))
 
     def _decide(self, digest: str, known: _Digest, number: int, rate: float) -> None:
         if number in known.rates:
@@ -256,7 +257,7 @@ class AtOnce:
     def _most(self, known: _Digest) -> tuple[int, str]:
         most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
         if known.alone:
-            return 1, "independence: beside another a study was answered otherwise"
+            return 1, "likeness: beside another a study was answered otherwise"
         return (most, scarce) if most <= known.ceiling else (known.ceiling, "room: beside others a study failed")
 
     def _places(self, known: _Digest) -> int:

@@ -121,29 +121,35 @@ def instance_in_service(group: ScalingGroup, commands: Commands, report: Report,
         instance = _comes(group, report, seconds)
     else:
         report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
-        with _asked_for_one(group):
-            instance = _comes(group, report, seconds, otherwise=" It is asked for no more.")
+        with _asked_for_one(group, report):
+            instance = _comes(group, report, seconds)
     commands.wait_online(instance, report=report)
     return instance
 
 
-def _comes(group: ScalingGroup, report: Report, seconds: float, otherwise: str = "") -> str:
-    def ready(now: Group | None) -> bool:
-        return now is not None and bool(now.in_service())
+def _comes(group: ScalingGroup, report: Report, seconds: float) -> str:
+    def is_over(now: Group | None) -> bool:
+        return now is not None and bool(now.in_service() or not now.desired)  # none, where somebody has taken the wish back
 
-    seen = wait_until(group.find, ready, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
+    seen = wait_until(group.find, is_over, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
     serving = seen.in_service() if seen else ()
     if not serving:
+        why = group.last_failure().removesuffix(".") or (
+            "it is still on its way" if seen and seen.desired else "none is asked for any more"
+        )
         raise NotProvenError(
-            f"No instance of {group.name} came into service: {group.last_failure() or 'it is still on its way'}.{otherwise}",
+            f"No instance of {group.name} came into service: {why}.",
             "Look at monai-aws status and at the group's activity history; then promote again.",
         )
     return serving[0].id
 
 
 @contextmanager
-def _asked_for_one(group: ScalingGroup) -> Iterator[None]:
-    """Ask for a first instance, and take that back where it does not come: the group would launch one after the other."""
+def _asked_for_one(group: ScalingGroup, report: Report) -> Iterator[None]:
+    """Ask for a first instance, and take that back where it does not come: the group would launch one after the other.
+
+    Whoever has uploaded meanwhile is helped by the scheduled wake.
+    """
     group.ask_for(1)
     try:
         yield
@@ -152,4 +158,5 @@ def _asked_for_one(group: ScalingGroup) -> Iterator[None]:
             now = group.find()
             if now and now.desired == 1 and not now.in_service():  # more than that somebody else has asked for
                 group.ask_for(0)
+                report(f"no instance is asked of {group.name} any more")
         raise

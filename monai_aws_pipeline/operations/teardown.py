@@ -7,6 +7,7 @@ first. Not ours to remove: the administrator's stack (roles, bucket, study key) 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -142,7 +143,8 @@ class Teardown:
     def _remove_group(self, _: str) -> None:
         found = self._group.find()
         if found and not found.is_going:
-            self._group.suspend(["Launch"])  # else a group that resists would launch again whatever of it is terminated later
+            with suppress(CloudError):  # else a group that resists would launch again whatever of it is terminated later
+                self._group.suspend(["Launch"])
         self._group.remove_alarm()
         self._group.delete(self._report)
         self._group.wait_gone(MACHINE_SECONDS, self._report)

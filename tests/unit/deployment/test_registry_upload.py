@@ -219,6 +219,16 @@ def test_the_engine_is_asked_whether_it_reads_zstd(tmp_path: Path, monkeypatch: 
             assert archive.getnames() == ["asked"]
 
 
+@pytest.mark.parametrize(
+    "damaged", [ZSTD.magic + LARGE, zstandard.compress(LARGE)[:-9], GZIP.magic + LARGE], ids=["zstd", "cut off", "gzip"]
+)
+def test_a_damaged_layer_of_the_engine_is_named_where_zstd_is_pushed_too(push, damaged: bytes):
+    registry = Registry()
+    with pytest.raises(UnknownFormatError):
+        push(new_layout(damaged), registry, ZSTD)
+    assert not registry.manifests
+
+
 def test_a_machine_without_zstandard_asks_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry_upload, "zstandard", None)
     monkeypatch.setattr(registry_upload.subprocess, "run", lambda *_, **__: pytest.fail("nothing is asked"))
@@ -233,12 +243,24 @@ def test_a_machine_without_zstandard_asks_nothing(monkeypatch: pytest.MonkeyPatc
         old_layout(**{"manifest.json": json.dumps([described(MAP, "aa.json", "9/layer.tar")]).encode()}),
         old_layout(**{"manifest.json": b"{"}),
         old_layout(**{"1/layer.tar": b"\x28\xb5\x2f\xfd" + LARGE}),
+        new_layout(b"\x1f\x8b" + LARGE),
         {name: member for name, member in old_layout().items() if name != "aa.json"},
         {**old_layout(), "3/layer.tar": "../4/layer.tar", "4/layer.tar": "../3/layer.tar"},
         b"no archive",
         b"",
     ],
-    ids=["altered", "no image", "no layer", "no json", "zstd", "no configuration", "links in a circle", "no archive", "empty"],
+    ids=[
+        "altered",
+        "no image",
+        "no layer",
+        "no json",
+        "zstd",
+        "damaged gzip",
+        "no configuration",
+        "links in a circle",
+        "no archive",
+        "empty",
+    ],
 )
 def test_what_is_not_known_is_named_and_nothing_is_in_the_registry_by_name(push, saved: dict[str, bytes | str] | bytes):
     registry = Registry()

@@ -269,7 +269,7 @@ def test_a_map_that_answers_otherwise_beside_itself_has_all_that_one_may_have_an
         at_once.proved(DIGEST, alone=True)
     assert [record.getMessage() for record in caplog.records].count(
         f"the MAP {DIGEST[7:19]}: 1 at once as MONAI_AWS_STUDIES_AT_ONCE asks, of 4: there is too little "
-        "independence: beside another a study was answered otherwise"
+        "likeness: beside another a study was answered otherwise"
     ) == 1
     assert (at_once.number(DIGEST), at_once.limits(DIGEST)) == (1, CPU)
     at_once.proved(DIGEST, alone=False)
