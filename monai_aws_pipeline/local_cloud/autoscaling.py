@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -122,6 +123,12 @@ class AutoScaling:
             return {"groups": [as_json(each) for each in self._groups.values()], "templates": templates_state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Bring groups and launch templates back. Their machines are gone with the server: each group makes its own anew."""
+        """Bring groups and launch templates back. Their machines are gone with the server: each group makes its own anew.
+
+        The time that the server was away is not held against a refresh.
+        """
         restore_templates(state.get("templates", []))
-        self._groups.update({(each["region"], each["name"]): from_json(each) for each in state.get("groups", [])})
+        for group in map(from_json, state.get("groups", [])):
+            if refresh := group.refresh():
+                refresh["Progressed"] = time.time()
+            self._groups[group.region, group.name] = group

@@ -15,11 +15,11 @@ from moto.ec2.models import ec2_backends
 
 from . import identity
 from .authorization import ec2_checks, passed_roles
-from .autoscaling_launch import Template, asks_for_spot, find_template, launch_form, request, zones_of
+from .autoscaling_launch import asks_for_spot, find_template, launch_form, request, zones_of
 from .autoscaling_loop import METRICS
 from .autoscaling_plan import Offer
 from .autoscaling_protocol import QueryError, invalid
-from .autoscaling_records import LAUNCH_SOURCES, LAUNCHING, TERMINATING, Group, Json, Member, at, template_of
+from .autoscaling_records import LAUNCH_SOURCES, LAUNCHING, TERMINATING, Group, Json, Member, Template, at, template_of
 from .autoscaling_scope import Call, Scope, paged
 from .config import ACCOUNT
 
@@ -156,7 +156,7 @@ def refuse_launch(scope: Scope, group: Group, launch: Json) -> None:
     template, mixed = find_template(template_of(launch), scope.region), "MixedInstancesPolicy" in launch
     if not template.data.get("ImageId"):
         raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter ImageId")
-    if not mixed and not template.data.get("InstanceType"):
+    if not mixed and not template.kind:
         raise invalid("You must use a valid fully-formed launch template. The request must contain the parameter InstanceType")
     if mixed and template.data.get("InstanceMarketOptions"):
         raise invalid(
@@ -184,7 +184,7 @@ def _may_launch(scope: Scope, group: Group, template: Template, offer: Offer, su
 def _delete(scope: Scope, data: Json) -> Json:
     group = scope.group(data)
     if group.members and not data.get("ForceDelete"):
-        if any(each.is_leaving or "Pending" in each.state for each in group.members):
+        if any(each.in_flight for each in group.members):
             words = "You cannot delete an AutoScalingGroup while there are scaling activities in progress for that group."
             raise QueryError("ScalingActivityInProgress", words)
         words = "You cannot delete an AutoScalingGroup while there are instances or pending Spot instance request(s) still in the group."

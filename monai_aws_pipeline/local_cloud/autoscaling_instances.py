@@ -15,7 +15,7 @@ from .autoscaling_launch import asks_for_spot, find_template
 from .autoscaling_loop import complete, enter
 from .autoscaling_plan import Move
 from .autoscaling_protocol import QueryError, invalid
-from .autoscaling_records import Group, Json, Member, at, longest_wait, roll_back, template_of
+from .autoscaling_records import BRINGS_IN, Group, Json, Member, at, longest_wait, roll_back, template_of
 from .autoscaling_scope import Call, Scope, paged
 
 
@@ -206,9 +206,10 @@ def _describe_refreshes(scope: Scope, data: Json) -> Json:
     return paged("InstanceRefreshes", found, data, 50)
 
 
-def _open_refresh(group: Group) -> Json:
+def _open_refresh(group: Group, *states: str) -> Json:
+    """The refresh that is under way, in one of these states if any are named. Raises QueryError."""
     refresh = group.refresh()
-    if refresh is None:
+    if refresh is None or (states and refresh["Status"] not in states):
         raise QueryError(
             "ActiveInstanceRefreshNotFound", f"No in progress or pending Instance Refresh found for Auto Scaling group {group.name}"
         )
@@ -216,14 +217,15 @@ def _open_refresh(group: Group) -> Json:
 
 
 def _cancel_refresh(scope: Scope, data: Json) -> Json:
-    refresh = _open_refresh(scope.group(data))
-    refresh["Status"] = "Cancelling"
+    group = scope.group(data)
+    refresh, waits = _open_refresh(group), data.get("WaitForTransitioningInstances", True)
+    refresh.update(Status="Cancelling", WaitsFor=[each.id for each in group.members if waits and each.in_flight])
     return {"InstanceRefreshId": refresh["InstanceRefreshId"]}
 
 
 def _roll_back(scope: Scope, data: Json) -> Json:
     group = scope.group(data)
-    refresh = _open_refresh(group)
+    refresh = _open_refresh(group, *BRINGS_IN)
     if "DesiredConfiguration" not in refresh or _names_no_fixed_version(group):
         words = "The instance refresh cannot be rolled back: it has no desired configuration, or the group's own names $Latest or $Default."
         raise QueryError("IrreversibleInstanceRefresh", words)

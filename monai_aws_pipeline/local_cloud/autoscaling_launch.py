@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from botocore.serialize import create_serializer
@@ -19,7 +18,7 @@ from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersi
 
 from .autoscaling_plan import Offer, Seen
 from .autoscaling_protocol import invalid, service_model
-from .autoscaling_records import Group
+from .autoscaling_records import Group, Template
 from .config import ACCOUNT
 from .ec2 import Instances
 from .ec2_answers import SENT
@@ -38,26 +37,6 @@ class LaunchError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
-
-
-@dataclass(frozen=True)
-class Template:
-    """One version of a launch template."""
-
-    id: str
-    name: str
-    version: str
-    data: Json
-
-    @property
-    def record(self) -> dict[str, str]:
-        """As instances of a group name it."""
-        return {"LaunchTemplateId": self.id, "LaunchTemplateName": self.name, "Version": self.version}
-
-    @property
-    def is_spot(self) -> bool:
-        """Whether it requests Spot instances itself."""
-        return bool(self.data.get("InstanceMarketOptions", {}).get("MarketType") == "spot")
 
 
 def find_template(spec: Mapping[str, Any], region: str) -> Template:

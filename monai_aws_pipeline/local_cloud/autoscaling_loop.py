@@ -16,11 +16,11 @@ from ministack.core.responses import set_request_region
 from ministack.services import cloudwatch
 
 from . import identity
-from .autoscaling_launch import LaunchError, Machines, Template, find_template, zones_of
+from .autoscaling_launch import LaunchError, Machines, find_template, zones_of
 from .autoscaling_plan import REFRESH_S, Forget, Launch, Machine, Move, RefreshIs, Unwell, offers, plan
 from .autoscaling_policies import LOW_LOOKS, adjusted, stepped, tracked, value_of, within
 from .autoscaling_protocol import QueryError
-from .autoscaling_records import Group, Json, Member, at, new_token, roll_back, template_of
+from .autoscaling_records import Group, Json, Member, Template, at, new_token, roll_back, template_of
 
 EVERY_S: Final = 1.0
 _AGAIN_S: Final = 5.0
@@ -61,7 +61,7 @@ class Reconciler:
             template = Template("", "", "", {})
             if group.desired > len(group.in_group()) and now >= group.next_launch:
                 self._not_launched(group, error.message, "the group's launch template cannot be found", now)
-        steps = plan(group, seen, template.version, now, self._patience())
+        steps = plan(group, seen, template, now, self._patience())
         for step in steps:
             if isinstance(step, Launch):
                 if not template.id or now < group.next_launch:
@@ -82,7 +82,7 @@ class Reconciler:
 
     def _launch(self, group: Group, template: Template, step: Launch, now: float) -> None:
         refused = "There is no subnet in any of the group's Availability Zones."
-        for offer in offers(group, str(template.data.get("InstanceType", "")), list(zones_of(group))):
+        for offer in offers(group, template.kind, list(zones_of(group))):
             try:
                 name = self.machines.launch(group, template, offer)
             except LaunchError as error:

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .autoscaling_records import LAUNCHING, TERMINATING, Group, Json, Member, at
+from .autoscaling_records import LAUNCHING, TERMINATING, Group, Json, Member, Template, at
 
 REFRESH_S: Final = 600
 """So long an instance refresh comes no further before it fails. AWS gives it an hour; machines boot in seconds here."""
 _GONE: Final = ("shutting-down", "terminated", "")
 _DOWN: Final = (*_GONE, "stopping", "stopped")
 _SETTLED: Final = ("InService", "Warmed:Stopped", "Warmed:Running")
-_REPLACES: Final = ("InProgress", "RollbackInProgress")
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,15 @@ class Offer:
     spot: bool
 
 
-def plan(group: Group, seen: Mapping[str, Seen], version: str, now: float, patience: float = REFRESH_S) -> list[Step]:
-    """Steps for now. ``version``: of the launch template, that new instances get. ``patience``: with a refresh that comes no further."""
+def plan(group: Group, seen: Mapping[str, Seen], template: Template, now: float, patience: float = REFRESH_S) -> list[Step]:
+    """Steps for now. ``template``: what new instances are launched from. ``patience``: with a refresh that comes no further."""
     moves = [step for member in group.members for step in _of_member(group, member, seen.get(member.id, Seen("")), now)]
     if moves:
         return moves  # what follows from the new states is asked when they are there
-    if stalled := _stalled(group, version, now - patience):
-        return [stalled]
+    if cancelled := _cancelled(group):
+        return [cancelled]
     # an instance that leaves the pool is the pool's no more: that is counted when it has left
-    return _capacity(group, seen, version, now) or [*_warm_pool(group), *_refresh(group, version, now)]
+    return _capacity(group, seen, template, now) or [*_warm_pool(group), *_refresh(group, template, now, patience)]
 
 
 def _of_member(group: Group, member: Member, seen: Seen, now: float) -> list[Step]:  # noqa: PLR0911 - a table of states
@@ -172,11 +171,11 @@ def _end(member: Member, cause: str) -> Move:
 # -------------------------------------------------------------------------------------------------------------------------- capacity
 
 
-def _capacity(group: Group, seen: Mapping[str, Seen], version: str, now: float) -> list[Step]:
+def _capacity(group: Group, seen: Mapping[str, Seen], template: Template, now: float) -> list[Step]:
     members = group.in_group()
     rebalances = bool(group.settings.get("CapacityRebalance"))
     risky = [each for each in members if rebalances and each.spot and seen.get(each.id, Seen("")).at_risk]
-    safe = [each for each in members if each not in risky]
+    safe = _without(members, risky)
     working = sum(each.state == "InService" for each in safe)
     steps: list[Step] = []
     if risky and working >= group.desired and "Terminate" not in group.suspended:
@@ -190,9 +189,8 @@ def _capacity(group: Group, seen: Mapping[str, Seen], version: str, now: float) 
             f"{because}At {at(now)} an instance was started in response to a difference between desired and actual capacity, "
             f"increasing the capacity {counts}."
         )
-        replaced = _left(group, version)
-        warm = [each for each in group.members if each.state in ("Warmed:Stopped", "Warmed:Running") and each not in replaced]
-        taken = sorted(warm, key=lambda each: each.launched)[:missing]
+        warm = [each for each in group.members if each.state in ("Warmed:Stopped", "Warmed:Running")]
+        taken = sorted(_without(warm, _left(group, template)), key=lambda each: each.launched)[:missing]
         steps += [Move(each.id, "Pending", cause) for each in taken]
         if now >= group.next_launch:
             steps += [Launch(warm=False, cause=cause)] * (missing - len(taken))
@@ -205,6 +203,11 @@ def _capacity(group: Group, seen: Mapping[str, Seen], version: str, now: float) 
         for each in victims(safe, -missing, group.settings.get("TerminationPolicies", [])):
             steps.append(Move(each.id, "Warmed:Pending", cause) if reuse else _end(each, cause))
     return steps
+
+
+def _without(members: Sequence[Member], others: Sequence[Member]) -> list[Member]:
+    ids = {each.id for each in others}
+    return [each for each in members if each.id not in ids]
 
 
 def _reuses(group: Group) -> bool:
@@ -253,24 +256,35 @@ def _warm_pool(group: Group) -> list[Step]:
 # --------------------------------------------------------------------------------------------------------------------------- refresh
 
 
-def _refresh(group: Group, version: str, now: float) -> list[Step]:
+def _cancelled(group: Group) -> RefreshIs | None:
+    """The end of a refresh that was cancelled: AWS waits for the launches and ends that were in flight then, and for nothing else."""
     refresh = group.refresh()
-    if refresh is None or "InstanceRefresh" in group.suspended:
+    if refresh is None or refresh["Status"] != "Cancelling":
+        return None
+    waits = any(each.in_flight and each.id in refresh.get("WaitsFor", ()) for each in group.members)
+    return None if waits else RefreshIs("Cancelled", refresh["PercentageComplete"])
+
+
+def _refresh(group: Group, template: Template, now: float, patience: float) -> list[Step]:
+    refresh = group.refresh()
+    if refresh is None or refresh["Status"] == "Cancelling" or "InstanceRefresh" in group.suspended:
         return []
-    whole = len(group.in_service()) == len(group.in_group()) == group.desired and not any(each.is_leaving for each in group.members)
-    if refresh["Status"] == "Cancelling":
-        return [RefreshIs("Cancelled", refresh["PercentageComplete"])] if whole else []
-    left = _left(group, version)
+    left = _left(group, template)
     if refresh["Status"] == "Pending":
         return [RefreshIs("InProgress", 0, len(left))]
+    whole = len(group.in_service()) == len(group.in_group()) == group.desired and not any(each.is_leaving for each in group.members)
     if whole and not left:
         return [RefreshIs("Successful", 100) if refresh["Status"] == "InProgress" else RefreshIs("RollbackSuccessful", 0)]
-    return [*_progress(group, refresh, left), *_replaced(group, refresh, left, now, whole=whole)]
+    progress = _progress(group, refresh, left)
+    # while an instance goes that it replaces, it is at work
+    if not progress and refresh["Progressed"] <= now - patience and not any(each.is_leaving for each in left):
+        return [_stalled(refresh)]
+    return [*progress, *(_replaced(group, refresh, left, now, whole=whole) if template.id else [])]
 
 
 def _progress(group: Group, refresh: Json, left: Sequence[Member]) -> list[Step]:
     """How far a refresh is, where that is further than before: one more instance has gone, or one of the new ones is ready."""
-    ready = sum(each not in left and each.state in _SETTLED for each in group.members)
+    ready = sum(each.state in _SETTLED for each in _without(group.members, left))
     if len(left) >= refresh["Left"] and ready <= refresh["Ready"]:
         return []
     updated = ready if refresh["Status"] == "InProgress" else len(left)  # a roll-back counts what is still updated, down to none
@@ -293,29 +307,28 @@ def _replaced(group: Group, refresh: Json, left: Sequence[Member], now: float, *
     return [_end(each, cause) for each in free]
 
 
-def _left(group: Group, version: str) -> list[Member]:
+def _left(group: Group, template: Template) -> list[Member]:
     """Instances that a refresh is to replace and that are still there, be it on their way out."""
     refresh = group.refresh()
     if refresh is None or refresh["Status"] == "Cancelling":
         return []
     ignored = refresh["Preferences"].get("ScaleInProtectedInstances") == "Ignore"
-    return [each for each in group.members if _is_old(each, refresh, version) and not (ignored and each.protected)]
-
-
-def _is_old(member: Member, refresh: Mapping[str, Any], version: str) -> bool:
-    """Whether a refresh replaces an instance: it is of another version, or matching ones are not skipped and it was there before."""
     if refresh["Preferences"].get("SkipMatching") or refresh["Status"] == "RollbackInProgress":
-        return member.template.get("Version") != version
-    return member.launched < float(refresh["StartTime"])
+        kinds = _kinds(group, template.kind)
+        old = [each for each in group.members if not _matches(each, template, kinds)]
+    else:
+        old = [each for each in group.members if each.launched < float(refresh["StartTime"])]
+    return [each for each in old if not (ignored and each.protected)]
 
 
-def _stalled(group: Group, version: str, since: float) -> RefreshIs | None:
-    """The failure of a refresh that has come no further since then, or None. While an instance goes that it replaces, it is at work."""
-    refresh = group.refresh()
-    if refresh is None or refresh["Status"] not in _REPLACES or "InstanceRefresh" in group.suspended or refresh["Progressed"] > since:
-        return None
-    if any(each.is_leaving for each in _left(group, version)):
-        return None
+def _matches(member: Member, template: Template, kinds: Sequence[str]) -> bool:
+    """Whether an instance is as new ones are: of the same template and version, and of a type that the group takes."""
+    of = (member.template.get("LaunchTemplateId"), member.template.get("Version"))
+    return of == (template.id, template.version) and member.kind in kinds
+
+
+def _stalled(refresh: Json) -> RefreshIs:
+    """What becomes of a refresh that has come no further for too long."""
     why = "Instances were not replaced in time: new ones did not become ready, or those to replace are protected from scale in."
     status = "RollbackFailed" if refresh["Status"] == "RollbackInProgress" else "Failed"
     if status == "Failed" and refresh["Preferences"].get("AutoRollback"):
@@ -334,11 +347,14 @@ def offers(group: Group, kind: str, zones: Sequence[str]) -> list[Offer]:
     filled = Counter(each.zone for each in group.in_group())
     ordered = sorted(zones, key=lambda zone: (filled[zone], list(zones).index(zone)))
     policy = group.launch().get("MixedInstancesPolicy")
-    if not policy:
-        return [Offer(kind, zone, spot=False) for zone in ordered]
-    kinds = [each["InstanceType"] for each in policy["LaunchTemplate"].get("Overrides", []) if "InstanceType" in each] or [kind]
-    spot = _next_is_spot(policy.get("InstancesDistribution", {}), group.in_group())
-    return [Offer(each, zone, spot) for each in kinds for zone in ordered]
+    spot = bool(policy) and _next_is_spot(policy.get("InstancesDistribution", {}), group.in_group())
+    return [Offer(each, zone, spot) for each in _kinds(group, kind) for zone in ordered]
+
+
+def _kinds(group: Group, kind: str) -> list[str]:
+    """The types of which new instances are, in the order of a mix. ``kind``: the template's."""
+    mixed = group.launch().get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
+    return [each["InstanceType"] for each in mixed.get("Overrides", []) if "InstanceType" in each] or [kind]
 
 
 def _next_is_spot(distribution: Mapping[str, Any], members: Sequence[Member]) -> bool:

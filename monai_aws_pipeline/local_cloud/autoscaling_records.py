@@ -22,9 +22,34 @@ LAUNCHING: Final = "autoscaling:EC2_INSTANCE_LAUNCHING"
 TERMINATING: Final = "autoscaling:EC2_INSTANCE_TERMINATING"
 LAUNCH_SOURCES: Final[tuple[str, ...]] = ("LaunchTemplate", "MixedInstancesPolicy")
 """What of a group's settings says what it launches, and what a refresh's desired configuration is made of."""
-_BRINGS_IN: Final = ("Pending", "InProgress")
+BRINGS_IN: Final = ("Pending", "InProgress")
 """While a refresh has this status, what is launched is of its desired configuration."""
 _KEPT_ACTIVITIES: Final = 200
+
+
+@dataclass(frozen=True)
+class Template:
+    """One version of a launch template. Without id: the one that a group names is not there."""
+
+    id: str
+    name: str
+    version: str
+    data: Json
+
+    @property
+    def record(self) -> dict[str, str]:
+        """As instances of a group name it."""
+        return {"LaunchTemplateId": self.id, "LaunchTemplateName": self.name, "Version": self.version}
+
+    @property
+    def kind(self) -> str:
+        """The type that it names; empty where it leaves that to a mix."""
+        return str(self.data.get("InstanceType", ""))
+
+    @property
+    def is_spot(self) -> bool:
+        """Whether it requests Spot instances itself."""
+        return bool(self.data.get("InstanceMarketOptions", {}).get("MarketType") == "spot")
 
 
 @dataclass
@@ -68,6 +93,11 @@ class Member:
     def is_leaving(self) -> bool:
         """Whether it is about to end."""
         return "Terminating" in self.state
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether its launch is not over, or its end."""
+        return "Pending" in self.state or self.is_leaving
 
 
 @dataclass
@@ -134,7 +164,7 @@ class Group:
     def launch(self) -> Json:
         """What new instances are launched by, a template or a mix: what a refresh is bringing in, or else its own."""
         refresh = self.refresh()
-        wanted = refresh.get("DesiredConfiguration") if refresh and refresh["Status"] in _BRINGS_IN else None
+        wanted = refresh.get("DesiredConfiguration") if refresh and refresh["Status"] in BRINGS_IN else None
         return wanted or {name: self.settings[name] for name in LAUNCH_SOURCES if name in self.settings}
 
     def configure(self, launch: Json) -> None:
@@ -178,8 +208,10 @@ def as_json(group: Group) -> Json:
 
 
 def from_json(data: Json) -> Group:
-    """A group as ``as_json`` wrote it."""
-    return Group(**{**data, "members": [Member(**each) for each in data["members"]]})
+    """A group as ``as_json`` wrote it. Earlier versions wrote nothing of how far a refresh had come."""
+    come = {"Progressed": 0.0, "Left": len(data["members"]), "Ready": 0}
+    refreshes = [{**come, **each} for each in data["refreshes"]]
+    return Group(**{**data, "members": [Member(**each) for each in data["members"]], "refreshes": refreshes})
 
 
 def longest_wait(hook: Json) -> int:

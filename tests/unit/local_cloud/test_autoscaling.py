@@ -247,6 +247,8 @@ def test_a_refresh_can_be_rolled_back(template: Any):
     assert client.refusal("StartInstanceRefresh", AutoScalingGroupName="g")[0] == "InstanceRefreshInProgress"
     client.ticks(4)
     client("RollbackInstanceRefresh", AutoScalingGroupName="g")
+    not_again = client.refusal("RollbackInstanceRefresh", AutoScalingGroupName="g")[0]
+    assert (not_again, refresh_of(client)["Status"]) == ("ActiveInstanceRefreshNotFound", "RollbackInProgress")
     client.ticks(16)
     assert (refresh_of(client)["Status"], versions(client)) == ("RollbackSuccessful", ("1", ["1"]))
     assert client.refusal("CancelInstanceRefresh", AutoScalingGroupName="g")[0] == "ActiveInstanceRefreshNotFound"
@@ -276,6 +278,48 @@ def test_a_refresh_that_is_cancelled_leaves_the_group_its_own_configuration(temp
     assert (refresh_of(client)["Status"], versions(client)) == ("Cancelled", ("1", ["1", "1"]))
 
 
+@pytest.mark.parametrize("lacks", ["capacity", "Launch", "InstanceRefresh"])
+def test_a_cancelled_refresh_ends_also_where_the_group_does_not_become_whole(template: Any, lacks: str):
+    client = refreshing(template)
+    client.machines.without = {"t3.micro", "t3.small"}
+    client.ticks(6)
+    if lacks != "capacity":
+        client("SuspendProcesses", AutoScalingGroupName="g", ScalingProcesses=[lacks])
+    client("CancelInstanceRefresh", AutoScalingGroupName="g")
+    assert refresh_of(client)["Status"] == "Cancelling"
+    client.ticks(1)
+    assert (refresh_of(client)["Status"], "EndTime" in refresh_of(client)) == ("Cancelled", True)
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", LaunchTemplate=version("2"))
+
+
+def test_a_cancel_waits_for_those_in_flight_unless_it_is_told_not_to(template: Any):
+    hook = {"AutoScalingGroupName": "g", "LifecycleHookName": "ready"}
+    client = refreshing(template)
+    client("PutLifecycleHook", **hook, LifecycleTransition="autoscaling:EC2_INSTANCE_LAUNCHING")
+    client.ticks(8)
+    client("CancelInstanceRefresh", AutoScalingGroupName="g")
+    client.ticks()
+    assert (refresh_of(client)["Status"], client.states()) == ("Cancelling", ["Pending:Wait"])
+    assert client.refusal("RollbackInstanceRefresh", AutoScalingGroupName="g")[0] == "ActiveInstanceRefreshNotFound"
+    client("CancelInstanceRefresh", AutoScalingGroupName="g", WaitForTransitioningInstances=False)
+    client.ticks(1)
+    assert refresh_of(client)["Status"] == "Cancelled"
+
+
+def test_a_refresh_is_not_blamed_for_the_time_that_the_server_was_away(template: Any):
+    client = refreshing(template)
+    client.machines.without = {"t3.small"}
+    client.ticks(8)
+    saved = client.service.state()
+    saved["groups"][0]["refreshes"][0]["Progressed"] -= 86_400
+    other = Client()
+    other.machines.without = {"t3.small"}
+    ec2_backends[ACCOUNT][REGION].delete_launch_template("own", None)
+    other.service.restore(saved)
+    other.ticks()
+    assert refresh_of(other)["Status"] == "InProgress"
+
+
 def test_a_refresh_whose_instances_never_come_fails_and_says_so(template: Any):
     client = refreshing(template)
     client.machines.without = {"t3.small"}
@@ -295,7 +339,7 @@ def test_a_refresh_that_fails_is_rolled_back_where_that_was_asked_for(template: 
     hook = {"LifecycleHookName": "ready", "LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"}
     client = refreshing(template, AutoRollback=True)
     client("PutLifecycleHook", AutoScalingGroupName="g", **hook)
-    client.ticks(6)
+    client.ticks()
     assert client.states() == ["Pending:Wait"], "it never becomes ready"
     client.refresh_patience = 0.0
     client.ticks(1)
@@ -313,7 +357,7 @@ def test_a_refresh_that_fails_is_rolled_back_where_that_was_asked_for(template: 
 def test_a_roll_back_that_comes_no_further_fails_too(template: Any):
     client = refreshing(template, AutoRollback=True)
     client.machines.without = {"t3.small", "t3.micro"}
-    client.ticks(4)
+    client.ticks(6)
     client.refresh_patience = 0.0
     client.ticks(2)
     assert refresh_of(client)["Status"] == "RollbackFailed"
@@ -337,7 +381,7 @@ def test_a_refresh_is_at_work_while_an_instance_finishes(template: Any):
     client("PutLifecycleHook", AutoScalingGroupName="g", **hook)
     client.ticks(4)
     client.refresh_patience = 0.0
-    client.ticks(1)
+    client.ticks()
     assert (refresh_of(client)["Status"], client.states()[0]) == ("InProgress", "Terminating:Wait")
 
 

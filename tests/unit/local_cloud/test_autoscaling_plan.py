@@ -20,13 +20,17 @@ from monai_aws_pipeline.local_cloud.autoscaling_plan import (
     plan,
     victims,
 )
-from monai_aws_pipeline.local_cloud.autoscaling_records import LAUNCHING, TERMINATING, Group, Member, as_json, from_json
+from monai_aws_pipeline.local_cloud.autoscaling_records import LAUNCHING, TERMINATING, Group, Member, Template, as_json, from_json
 
 RUNS, STOPPED = Seen("running"), Seen("stopped")
 
 
+def template(version: str = "1", of: str = "lt-1") -> Template:
+    return Template(of, "own", version, {"InstanceType": "t3.micro"})
+
+
 def member(name: str, state: str = "InService", **facts: Any) -> Member:
-    return Member(name, **{"zone": "a", "kind": "t3.micro", "template": {"Version": "1"}, "state": state, "launched": 1.0, **facts})
+    return Member(name, **{"zone": "a", "kind": "t3.micro", "template": template().record, "state": state, "launched": 1.0, **facts})
 
 
 def group(*members: Member, desired: int = 0, largest: int = 5, **facts: Any) -> Group:
@@ -34,8 +38,8 @@ def group(*members: Member, desired: int = 0, largest: int = 5, **facts: Any) ->
     return Group("g", "arn", "us-east-1", 0.0, settings, members=list(members), **facts)
 
 
-def steps(of: Group, seen: dict[str, Seen] | None = None, version: str = "1", now: float = 100.0) -> list[Any]:
-    return plan(of, {each.id: RUNS for each in of.members} | (seen or {}), version, now)
+def steps(of: Group, seen: dict[str, Seen] | None = None, by: Template | None = None, patience: float = 600.0) -> list[Any]:
+    return plan(of, {each.id: RUNS for each in of.members} | (seen or {}), by or template(), 100.0, patience)
 
 
 def hook(transition: str) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def test_protected_instances_are_never_taken():
 
 
 def test_the_fullest_zone_and_then_the_oldest_version_gives_first():
-    known = [member("a", zone="x"), member("b", zone="y"), member("c", zone="y", template={"Version": "2"})]
+    known = [member("a", zone="x"), member("b", zone="y"), member("c", zone="y", template=template("2").record)]
     assert [each.id for each in victims(known, 1, [])] == ["b"]
     assert [each.id for each in victims([member("a", launched=1.0), member("b", launched=2.0)], 1, ["NewestInstance"])] == ["b"]
 
@@ -125,7 +129,42 @@ def test_a_refresh_goes_one_by_one_waits_for_protected_ones_and_ends():
     fresh = group(member("a", launched=60.0), desired=1, refreshes=refresh())
     assert steps(fresh) == [RefreshIs("Successful", 100)]
     assert steps(group(member("a"), desired=1, refreshes=refresh(SkipMatching=True))) == [RefreshIs("Successful", 100)]
-    assert moves(steps(group(member("a"), desired=1, refreshes=refresh(SkipMatching=True)), version="2")) == [("a", "Terminating")]
+    assert moves(steps(group(member("a"), desired=1, refreshes=refresh(SkipMatching=True)), by=template("2"))) == [("a", "Terminating")]
+
+
+def test_a_match_is_of_the_same_template_version_and_set_of_types():
+    of_a_mix = {"MixedInstancesPolicy": {"LaunchTemplate": {"Overrides": [{"InstanceType": "g5.xlarge"}, {"InstanceType": "g4dn.xlarge"}]}}}
+    skips = lambda kind, **facts: group(member("a", kind=kind), desired=1, refreshes=refresh(SkipMatching=True), **facts)  # noqa: E731
+    assert steps(skips("g4dn.xlarge", settings=of_a_mix)) == [RefreshIs("Successful", 100)]
+    assert moves(steps(skips("t3.micro", settings=of_a_mix))) == [("a", "Terminating")]
+    assert moves(steps(skips("t3.micro"), by=template(of="lt-2"))) == [("a", "Terminating")]
+
+
+def test_a_refresh_replaces_nothing_while_there_is_no_template_to_launch_by():
+    gone = Template("", "", "", {})
+    for status, preferences in (("InProgress", {}), ("InProgress", {"SkipMatching": True}), ("RollbackInProgress", {})):
+        assert steps(group(member("a"), desired=1, refreshes=refresh(status, **preferences)), by=gone) == []
+
+
+def test_a_refresh_is_judged_by_what_is_there_now_and_not_by_when_it_was_last_looked_at():
+    done = group(member("a", launched=60.0), desired=1, refreshes=refresh())
+    assert steps(done, patience=10.0) == [RefreshIs("Successful", 100)]
+    further = group(member("a", launched=60.0), member("b"), desired=2, refreshes=refresh())
+    further.refreshes[0]["Left"] = 2
+    assert steps(further, patience=10.0)[0] == RefreshIs("InProgress", 50, 1, 1)
+    stuck = group(member("a", protected=True), desired=1, refreshes=refresh())
+    assert [each.status for each in steps(stuck, patience=10.0)] == ["Failed"]
+
+
+def test_a_cancel_waits_for_what_was_in_flight_and_for_nothing_else():
+    empty = group(desired=1, suspended=["Launch", "InstanceRefresh"], refreshes=refresh("Cancelling"))
+    assert steps(empty) == [RefreshIs("Cancelled", 0)]
+    boots = {"a": Seen("pending")}
+    flying = group(member("a", "Pending"), desired=1, refreshes=refresh("Cancelling"))
+    flying.refreshes[0]["WaitsFor"] = ["a"]
+    assert steps(flying, boots) == []
+    flying.refreshes[0]["WaitsFor"] = ["b"]
+    assert steps(flying, boots) == [RefreshIs("Cancelled", 0)]
 
 
 def test_a_mix_is_on_demand_at_its_base_and_spot_above_it():
@@ -144,6 +183,15 @@ def test_a_mix_is_on_demand_at_its_base_and_spot_above_it():
 def test_nothing_is_lost_when_a_group_is_written_down():
     made = group(member("a", hooks={"h": 1.0}, token="t"), desired=1, hooks=hook(LAUNCHING), warm_pool={"MinSize": 0})
     assert from_json(as_json(made)) == made
+
+
+def test_a_refresh_of_an_earlier_version_goes_on():
+    made = group(member("a", protected=True), desired=1, refreshes=refresh())
+    for name in ("Progressed", "Left", "Ready"):
+        del made.refreshes[0][name]
+    read = from_json(as_json(made))
+    read.refreshes[0]["Progressed"] = 100.0
+    assert steps(read) == []
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.lists(st.booleans(), min_size=6, max_size=6))
