@@ -129,7 +129,8 @@ def _refuse_settings(scope: Scope, data: Mapping[str, Any], settings: Json) -> N
         raise invalid("Max bound, " + str(largest) + ", must be greater than or equal to min bound, " + str(smallest))
     if not smallest <= desired <= largest:
         raise invalid(f"Desired capacity:{desired} must be between the specified min size:{smallest} and max size:{largest}")
-    distribution = data.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
+    # also where a size alone changes: what AWS does then is not known, and this is the stricter reading
+    distribution = settings.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
     if (base := int(distribution.get("OnDemandBaseCapacity", 0))) > largest:
         raise invalid(f"Max bound, {largest}, must be greater than or equal to OnDemandBaseCapacity, {base}.")
     if bool(settings.get("LaunchTemplate")) == bool(settings.get("MixedInstancesPolicy")):

@@ -430,8 +430,9 @@ def test_an_on_demand_base_is_no_larger_than_the_group(template: Any):
     words = "Max bound, 0, must be greater than or equal to OnDemandBaseCapacity, 1."
     assert create(client, 0, 0, MixedInstancesPolicy=mix(base=1))["Error"]["Message"] == words
     create(client, 0, 2, MixedInstancesPolicy=mix(base=1))
-    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", MaxSize=0)
-    assert client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", MixedInstancesPolicy=mix(base=1))[1] == words
+    for change in ({"MaxSize": 0}, {"MaxSize": 0, "MixedInstancesPolicy": mix(base=1)}):
+        assert client.refusal("UpdateAutoScalingGroup", AutoScalingGroupName="g", **change)[1] == words
+    assert "Error" not in client("UpdateAutoScalingGroup", AutoScalingGroupName="g", MaxSize=0, LaunchTemplate=version("1"))
 
 
 def test_protection_is_for_what_is_in_service_and_begins_anew_with_it(template: Any):
