@@ -18,6 +18,7 @@ from monai_aws_pipeline.contract import HOOK_FINISH
 from monai_aws_pipeline.deployment.fleet_group import Fleet
 from monai_aws_pipeline.host_agent.membership import Step
 from monai_aws_pipeline.local_cloud import autoscaling_loop
+from monai_aws_pipeline.local_cloud.autoscaling_plan import REFRESH_S
 from tests.unit.host_agent.group_bench import IDLE_S, Calls, Instance, acting, one_instance, stays
 from tests.unit.host_agent.pipeline_bench import until
 from tests.unit.local_cloud.autoscaling_bench import Client, create, launch_template
@@ -127,14 +128,23 @@ def test_jobs_are_taken_in_service_alone_and_protected_before_the_first_handled(
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """A group of version 1 of its template, which acts on its own; those of version 2 never come, and a refresh has a moment."""
+    """A group of version 1 of its template, which acts on its own; those of version 2 never come, and a refresh has a moment for that.
+
+    Its roll-back has as long as it takes.
+    """
     monkeypatch.setattr(autoscaling_loop, "_AGAIN_S", 0.05)
     group = Client()
+
+    def patience() -> float:
+        refresh = next(iter(group.service._groups.values())).refresh()
+        return REFRESH_S if refresh and refresh["Status"] == "RollbackInProgress" else 0.5
+
+    monkeypatch.setattr(group.service._reconciler, "_patience", patience)
     with launch_template() as template:
         create(group, 1, LaunchTemplate={"LaunchTemplateName": "own", "Version": "1"})
         group.ticks()
         template.create_version({"ImageId": "ami-2", "InstanceType": "t3.small"}, "")
-        group.machines.without, group.refresh_patience = {"t3.small"}, 0.5
+        group.machines.without = {"t3.small"}
         with acting(group):
             yield group
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import boto3
@@ -18,6 +18,7 @@ from monai_aws_pipeline.deployment.build_machine import machines_of
 from monai_aws_pipeline.deployment.fleet_group import BACKLOG, JOB_AGE, Fleet, GroupPlan
 from monai_aws_pipeline.deployment.inference_host import agent_settings, host_spec
 from monai_aws_pipeline.deployment.wake_function import switch_wake_function
+from monai_aws_pipeline.local_cloud.autoscaling_plan import REFRESH_S
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.teardown import Kind, Teardown
 from tests.support.faults import eventually
@@ -148,39 +149,60 @@ def test_a_pool_comes_and_goes_by_the_settings(place: Platform) -> None:
 
 
 @contextmanager
-def hooks_answered(place: Platform) -> Iterator[None]:
-    """Meanwhile somebody completes the hooks for the agents that these instances do not have."""
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile somebody does this twice a second, whether or not it succeeds."""
     over = threading.Event()
-    with environment(place.cloud.environment):
-        api = boto3.Session().client("autoscaling")
 
-    def answer() -> None:
+    def again() -> None:
         while not over.wait(0.5):
-            for each in group(place).instances:
-                hook = {"Pending:Wait": HOOK_READY, "Terminating:Wait": HOOK_FINISH}.get(each.state)
-                if hook:
-                    with suppress(ClientError):  # it waits no more
-                        api.complete_lifecycle_action(
-                            AutoScalingGroupName=place.settings.names.fleet_group,
-                            LifecycleHookName=hook,
-                            InstanceId=each.id,
-                            LifecycleActionResult="CONTINUE",
-                        )
+            with suppress(Exception):  # one look that fails is not the last
+                act()
 
-    answers = threading.Thread(target=answer)
-    answers.start()
+    acts = threading.Thread(target=again)
+    acts.start()
     try:
         yield
     finally:
         over.set()
-        answers.join()
+        acts.join()
+
+
+def answers_hooks(place: Platform) -> Callable[[], None]:
+    """Completes the hooks for the agents that these instances do not have."""
+    with environment(place.cloud.environment):
+        api = boto3.Session().client("autoscaling")
+
+    def answer() -> None:
+        for each in group(place).instances:
+            hook = {"Pending:Wait": HOOK_READY, "Terminating:Wait": HOOK_FINISH}.get(each.state)
+            if hook:
+                with suppress(ClientError):  # it waits no more
+                    api.complete_lifecycle_action(
+                        AutoScalingGroupName=place.settings.names.fleet_group,
+                        LifecycleHookName=hook,
+                        InstanceId=each.id,
+                        LifecycleActionResult="CONTINUE",
+                    )
+
+    return answer
+
+
+def gives_roll_back_time(place: Platform) -> Callable[[], None]:
+    """Once a refresh is rolled back, gives that the usual time again: a machine has to boot in it."""
+
+    def give() -> None:
+        refresh = group(place).refresh
+        if refresh and refresh.status == "RollbackInProgress":
+            place.cloud.order_fault(account={"refresh_s": REFRESH_S})
+
+    return give
 
 
 def test_a_refresh_whose_instances_never_come_is_rolled_back_and_the_run_says_so(place: Platform) -> None:
     bring(place)
     before = version(place)
     try:
-        with hooks_answered(place):
+        with meanwhile(answers_hooks(place)), meanwhile(gives_roll_back_time(place)):
             asked(place).ask_for(1)
             eventually(lambda: group(place).in_service(), 150)
             place.cloud.order_fault(account={"refresh_s": 10})
