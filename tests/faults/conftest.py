@@ -15,7 +15,7 @@ from tests.support.platform import Platform, platform
 @pytest.fixture(scope="session")
 def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     variables = {
-        "MONAI_AWS_MAP_TIMEOUT_S": "20",  # longer than anything sleeps that is to be struck meanwhile
+        "MONAI_AWS_MAP_TIMEOUT_S": "60",  # twice as long as anything sleeps that is to be struck meanwhile
         "MONAI_AWS_MAP_MEMORY_MIB": "256",
         "MONAI_AWS_HOST_COUNT": "2",
         "MONAI_AWS_IDLE_STOP_MINUTES": "0.5",  # longer than a test takes to come back to a host that has answered
