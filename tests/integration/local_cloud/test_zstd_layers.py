@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import threading
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,11 @@ def test_the_registry_keeps_what_was_pushed_and_our_reader_reads_it(account: Acc
 
 def test_containerd_pulls_and_unpacks_it(account: Account, pushed: tuple[str, str, str], tmp_path: Path):
     name, digest, login = pushed
-    containerd = Containerd(tmp_path)
-    try:
+    with tarfile.open(fileobj=io.BytesIO(layer_tar())) as archive:
+        wanted = {each.name: hashlib.sha256(archive.extractfile(each).read()).hexdigest() for each in archive}  # type: ignore[union-attr]
+    with Containerd(tmp_path) as containerd:
         containerd.pull(f"{account.cloud.config.registry_host}/{name}@{digest}", account.cloud.config.registry_host, login)
-        with tarfile.open(fileobj=io.BytesIO(layer_tar())) as archive:
-            wanted = {each.name: hashlib.sha256(archive.extractfile(each).read()).hexdigest() for each in archive}  # type: ignore[union-attr]
         assert containerd.content() == wanted
-    finally:
-        containerd.end()
 
 
 def test_an_engine_says_whether_it_reads_zstd_and_a_host_of_one_that_does_not_refuses_the_map_by_name(
@@ -123,14 +121,25 @@ class Containerd:
         self._folder = folder / "containerd"
         self._folder.mkdir()
         self._socket = f"{folder}/c.sock"
-        settings = self._folder / "config.toml"
-        settings.write_text(
+        self._settings = self._folder / "config.toml"
+        self._settings.write_text(
             f'version = 2\nroot = "{self._folder}/root"\nstate = "{self._folder}/state"\n'
             f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{self._socket}"\n'
         )
-        self._log = (self._folder / "log").open("wb")
-        self._process = subprocess.Popen(["containerd", "--config", str(settings)], stdout=self._log, stderr=self._log)
-        eventually(lambda: self._ask("version", check=False).returncode == 0)
+        self._running = ExitStack()
+
+    def __enter__(self) -> Containerd:
+        with ExitStack() as running:  # also where it does not come up
+            log = running.enter_context((self._folder / "log").open("wb"))
+            process = subprocess.Popen(["containerd", "--config", str(self._settings)], stdout=log, stderr=log)
+            running.callback(process.wait, 30)
+            running.callback(process.terminate)
+            eventually(lambda: self._ask("version", check=False).returncode == 0)
+            self._running = running.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
 
     def pull(self, image: str, host: str, login: str) -> None:
         hosts = self._folder / "hosts" / host
@@ -143,11 +152,6 @@ class Containerd:
         """Digest of each file of the one image that was unpacked, by name."""
         [unpacked] = (self._folder / "root/io.containerd.snapshotter.v1.native/snapshots").iterdir()
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in unpacked.iterdir()}
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
-        self._log.close()
 
     def _ask(self, *arguments: str, check: bool = True) -> Any:
         done = subprocess.run(["ctr", "--address", self._socket, *arguments], capture_output=True, check=False, timeout=120)
