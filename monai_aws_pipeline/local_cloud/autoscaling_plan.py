@@ -346,8 +346,8 @@ def offers(group: Group, kind: str, zones: Sequence[str]) -> list[Offer]:
     """
     filled = Counter(each.zone for each in group.in_group())
     ordered = sorted(zones, key=lambda zone: (filled[zone], list(zones).index(zone)))
-    policy = group.launch().get("MixedInstancesPolicy")
-    spot = bool(policy) and _next_is_spot(policy.get("InstancesDistribution", {}), group.in_group())
+    distribution = group.launch().get("MixedInstancesPolicy", {}).get("InstancesDistribution", {})
+    spot = _next_is_spot(distribution, group.in_group())
     return [Offer(each, zone, spot) for each in _kinds(group, kind) for zone in ordered]
 
 
