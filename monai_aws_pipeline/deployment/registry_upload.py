@@ -93,9 +93,8 @@ ZSTD = Packing(
     lambda: zstandard.ZstdCompressor(level=1, threads=-1).compressobj(),
     lambda: zstandard.ZstdDecompressor().decompressobj(read_across_frames=True),
 )
-
-
 _DAMAGED: Any = (compressor.error, zstandard.ZstdError) if zstandard else (compressor.error,)
+"""What unpacking raises; any, because the stubs of ISA-L take its error for an instance."""
 
 
 class Repository:

@@ -255,9 +255,9 @@ class AtOnce:
             self._keep(digest)
 
     def _most(self, known: _Digest) -> tuple[int, str]:
-        most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
         if known.alone:
             return 1, "likeness: beside another a study was answered otherwise"
+        most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
         return (most, scarce) if most <= known.ceiling else (known.ceiling, "room: beside others a study failed")
 
     def _places(self, known: _Digest) -> int:

@@ -181,7 +181,7 @@ class GroupMember:
                     log.warning("no group has this instance, or none says so; it works as a host of its own")
                 self._serves, self._unseen = True, not state
                 return True
-            if not prepared and "Pending" in state:
+            if not prepared and _COMES in state:
                 prepared = True
                 self._hold(HOOK_READY)
                 if state.endswith(":Wait"):  # part of the hook's time has gone in the boot

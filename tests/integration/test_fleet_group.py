@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +21,7 @@ from monai_aws_pipeline.local_cloud.autoscaling_plan import REFRESH_S
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from monai_aws_pipeline.operations.teardown import Kind, Teardown
 from tests.support.faults import eventually
+from tests.support.meanwhile import meanwhile
 from tests.support.platform import Platform, environment, platform
 
 pytestmark = pytest.mark.cloud
@@ -149,22 +149,15 @@ def test_a_pool_comes_and_goes_by_the_settings(place: Platform) -> None:
 
 
 @contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+def whatever_happens(act: Callable[[], None]) -> Iterator[None]:
     """Meanwhile somebody does this twice a second, whether or not it succeeds."""
-    over = threading.Event()
 
-    def again() -> None:
-        while not over.wait(0.5):
-            with suppress(Exception):  # one look that fails is not the last
-                act()
+    def look() -> None:
+        with suppress(Exception):  # one look that fails is not the last
+            act()
 
-    acts = threading.Thread(target=again)
-    acts.start()
-    try:
+    with meanwhile(look, 0.5):
         yield
-    finally:
-        over.set()
-        acts.join()
 
 
 def answers_hooks(place: Platform) -> Callable[[], None]:
@@ -202,7 +195,7 @@ def test_a_refresh_whose_instances_never_come_is_rolled_back_and_the_run_says_so
     bring(place)
     before = version(place)
     try:
-        with meanwhile(answers_hooks(place)), meanwhile(gives_roll_back_time(place)):
+        with whatever_happens(answers_hooks(place)), whatever_happens(gives_roll_back_time(place)):
             asked(place).ask_for(1)
             eventually(lambda: group(place).in_service(), 150)
             place.cloud.order_fault(account={"refresh_s": 10})

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from monai_aws_pipeline.host_agent.aws.fleet_membership import GroupInstance
 from monai_aws_pipeline.host_agent.job_status import Board, read_board
 from monai_aws_pipeline.host_agent.membership import GroupMember, Pace, Surroundings
 from monai_aws_pipeline.host_agent.stopping import Stop
+from tests.support.meanwhile import meanwhile
 from tests.unit.host_agent.pipeline_bench import until
 from tests.unit.local_cloud.autoscaling_bench import REGION, Client, create
 
@@ -123,22 +124,9 @@ def one_instance(folder: Path, *, pool: bool = False, hook_s: int = 30, **option
         yield Instance(group, folder)
 
 
-@contextmanager
-def acting(group: Client) -> Iterator[None]:
+def acting(group: Client) -> AbstractContextManager[None]:
     """Meanwhile groups act of themselves."""
-    over = threading.Event()
-
-    def act() -> None:
-        while not over.wait(0.01):
-            group.service.tick()
-
-    acts = threading.Thread(target=act)
-    acts.start()
-    try:
-        yield
-    finally:
-        over.set()
-        acts.join()
+    return meanwhile(group.service.tick, 0.01)
 
 
 def stays(condition: Callable[[], bool], seconds: float = 0.3) -> bool:
