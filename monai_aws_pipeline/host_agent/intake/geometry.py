@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class Grid:
     frame: str = ""
     """FrameOfReferenceUID; empty where there is none."""
 
-    @property
+    @cached_property
     def normal(self) -> Array:
         """Unit normal of the planes."""
         return np.cross(self.orientation[:3], self.orientation[3:])

@@ -37,7 +37,7 @@ _ENOUGH: Final = 0.9
 
 _CLEARLY: Final = 0.2
 """How much better a mirrored surface has to lie on its segment to say that it is mirrored: smoothed ones lie on none."""
-_MIRRORS: Final = tuple(np.array(turn) for turn in product((1.0, -1.0), repeat=3) if min(turn) < 0)
+_MIRRORS: Final = np.array([turn for turn in product((1.0, -1.0), repeat=3) if min(turn) < 0])
 
 _NUMBER: Final = rb"[ \t]+(\S{1,40})" * 3 + rb"(?=\s)"
 _STL_VERTEX: Final = re.compile(rb"^[ \t]*vertex" + _NUMBER, re.MULTILINE | re.IGNORECASE)
@@ -93,6 +93,11 @@ class Part:
     box: Box
     segments: tuple[tuple[Segmentation, frozenset[int]], ...]
 
+    @property
+    def shown(self) -> tuple[tuple[Path, frozenset[int]], ...]:
+        """The same for parts of the same segments: of a single one it and all are the same."""
+        return tuple((segmentation.path, numbers) for segmentation, numbers in self.segments)
+
 
 def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) -> tuple[Path, ...]:
     """Which meshes lie on the segmentations that an application wrote beside them. Raises FailedError(OUTPUT_GEOMETRY) where one does not.
@@ -135,14 +140,14 @@ def check_meshes(meshes: Sequence[Path], segmentations: Sequence[Segmentation]) 
 
 def _check(surface: Surface, parts: Sequence[Part]) -> None:
     whole = parts[-1]
-    agreeing: list[tuple[Array, Part]] = []
-    for turn in _ORIENTATIONS:
+    agreeing: dict[tuple[int, tuple[tuple[Path, frozenset[int]], ...]], tuple[Array, Part]] = {}
+    for number, turn in enumerate(_ORIENTATIONS):
         low, high = np.sort([surface.low * turn, surface.high * turn], axis=0)
-        agreeing += [(surface.vertices * turn, part) for part in parts if part.box.agrees(low, high)]
-        if not agreeing and whole.box.holds(low, high) and _at_edges(surface.vertices * turn, whole.segments) >= _ENOUGH:
+        agreeing |= {(number, part.shown): (surface.vertices * turn, part) for part in parts if part.box.agrees(low, high)}
+        if not agreeing and whole.box.holds(low, high) and _at_edges(surface.vertices * turn, whole.segments).mean() >= _ENOUGH:
             return
     if agreeing:
-        _check_mirrored(agreeing)
+        _check_mirrored([*agreeing.values()])
         return
     size = surface.high - surface.low
     its, wanted = (" x ".join(f"{value:.4g}" for value in values) for values in (size, whole.box.size))
@@ -155,18 +160,22 @@ def _check_mirrored(agreeing: Sequence[tuple[Array, Part]]) -> None:
     """Refuse a surface of the right bounds that, mirrored within them, would lie on the edges of its segment, and as it is does not."""
     best = 0.0
     for vertices, part in agreeing:
-        best = max(best, _fit(vertices, part))
+        best = max(best, _fit(vertices[None], part))
         if best >= _ENOUGH:
             return
     for vertices, part in agreeing:
-        if any(_fit(vertices * turn, part) > best + _CLEARLY for turn in _MIRRORS):
+        if _fit(vertices * _MIRRORS[:, None], part) > best + _CLEARLY:
             raise FailedError(Code.OUTPUT_GEOMETRY, "A surface has the bounds of its segmentation and is mirrored within them.")
 
 
-def _fit(vertices: Array, part: Part) -> float:
-    """Which part of the vertices lies at the edges of the segments, once both have one middle."""
-    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    return _at_edges(vertices - middle + (part.box.low + part.box.high) / 2, part.segments)
+def _fit(turned: Array, part: Part) -> float:
+    """Of a surface turned in some ways (ways, vertices, 3), the most that lies at the edges of the segments, once both have one middle.
+
+    All ways at once, because the frames of a segmentation are read for each time that one asks.
+    """
+    middle = (turned.min(axis=1, keepdims=True) + turned.max(axis=1, keepdims=True)) / 2
+    moved = turned - middle + (part.box.low + part.box.high) / 2
+    return float(_at_edges(moved.reshape(-1, 3), part.segments).reshape(len(turned), -1).mean(axis=1).max())
 
 
 # ------------------------------------------------------------------------------------------------------------- voxels of the segments
@@ -202,8 +211,8 @@ def _union(boxes: Sequence[Box]) -> Box:
     return Box(low, high, np.maximum(np.max([box.spare for box in boxes], axis=0), _SMOOTHED * (high - low)))
 
 
-def _at_edges(vertices: Array, segments: Sequence[tuple[Segmentation, frozenset[int]]]) -> float:
-    """Which part of the vertices (mm LPS) has voxels of a segment near it, and others that are none of it."""
+def _at_edges(vertices: Array, segments: Sequence[tuple[Segmentation, frozenset[int]]]) -> Array:
+    """Which of the vertices (mm LPS) have voxels of a segment near them, and others that are none of it."""
     at_edge = np.zeros(len(vertices), dtype=bool)
     for segmentation, numbers in segments:
         grid = segmentation.grid
@@ -212,22 +221,22 @@ def _at_edges(vertices: Array, segments: Sequence[tuple[Segmentation, frozenset[
         rest = vertices - grid.positions[0]
         row = np.rint(rest @ grid.axes[1] / grid.spacing[0]).astype(int)
         column = np.rint(rest @ grid.axes[0] / grid.spacing[1]).astype(int)
+        along = vertices @ grid.normal
         inside, outside = ({number: np.zeros(len(vertices), dtype=bool) for number in numbers} for _ in range(2))
         planes = {number: np.zeros(len(vertices), dtype=int) for number in numbers}
         frames = np.flatnonzero(np.isin(segmentation.segment_of_frame, [*numbers, 0]))  # 0: a frame of a label map
         for index, number, values in masks(segmentation, frames.tolist()):
-            near = np.flatnonzero(np.abs(vertices @ grid.normal - grid.along[index]) <= 2 * segmentation.slice_distance)
-            if number not in inside or not near.size:
-                continue
-            rows, columns = row[near, None] + window[0], column[near, None] + window[1]
-            in_image = (rows >= 0) & (rows < grid.rows) & (columns >= 0) & (columns < grid.columns)
-            mask = in_image & (values[np.clip(rows, 0, grid.rows - 1), np.clip(columns, 0, grid.columns - 1)] >= 0.5)
-            inside[number][near] |= mask.any(axis=1)
-            outside[number][near] |= ~mask.all(axis=1)
-            planes[number][near] += 1
+            all_near = np.flatnonzero(np.abs(along - grid.along[index]) <= 2 * segmentation.slice_distance)
+            for near in np.split(all_near, range(_SAMPLE, len(all_near), _SAMPLE)) if number in inside else ():
+                rows, columns = row[near, None] + window[0], column[near, None] + window[1]
+                in_image = (rows >= 0) & (rows < grid.rows) & (columns >= 0) & (columns < grid.columns)
+                mask = in_image & (values[np.clip(rows, 0, grid.rows - 1), np.clip(columns, 0, grid.columns - 1)] >= 0.5)
+                inside[number][near] |= mask.any(axis=1)
+                outside[number][near] |= ~mask.all(axis=1)
+                planes[number][near] += 1
         for number in numbers:
             at_edge |= inside[number] & (outside[number] | (planes[number] < _PLANES_AROUND))
-    return float(at_edge.mean())
+    return at_edge
 
 
 # ------------------------------------------------------------------------------------------------------------------------- reading

@@ -253,7 +253,9 @@ class Engine:
         timed_out, told, ends_by = False, False, started + timeout_s
         try:
             while process.poll() is None:
-                if stop.wait(_TICK_S):
+                if told or timed_out or not meter.wait(_LOOK_S):
+                    stop.wait(_TICK_S)
+                if stop.is_set():
                     raise InterruptedJobError("the host is stopping")
                 now = time.monotonic()
                 if meter.due(now):
@@ -270,6 +272,7 @@ class Engine:
             reader.join(5)
             return self._judge(name, process.wait(), meter, tuple(tail), timed_out=timed_out, seconds=seconds)
         finally:
+            meter.close()
             if process.poll() is None:
                 self._abandon(name, process)
             else:

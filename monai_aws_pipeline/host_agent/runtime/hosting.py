@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -19,7 +20,7 @@ from typing import IO, Final, Protocol
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd, RunningContainer
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
-from monai_aws_pipeline.host_agent.runtime.network_namespace import NoNetwork
+from monai_aws_pipeline.host_agent.runtime.network_namespace import Namespace, NoNetwork
 from monai_aws_pipeline.maps.spec.container import ContainerSpec
 from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_container, study_container
 
@@ -64,6 +65,15 @@ class Hosting(Protocol):
         """Remove what is kept between studies. May be called more than once."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A container that waits for its study's turn, and the network namespace that is its own meanwhile."""
+
+    wanted: ContainerSpec
+    process: RunningContainer
+    namespace: Namespace | None
+
+
 class PerStudy:
     """A fresh container for each study, removed after it. Starting one takes longer than many a study: the next is started ahead, held
     before its application begins, so that no application begins before its turn.
@@ -71,14 +81,12 @@ class PerStudy:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._held: dict[str, tuple[ContainerSpec, RunningContainer]] = {}
+        self._held: dict[str, _Held] = {}
         self._plain: set[str] = set()
         self._network = NoNetwork(engine)
-        self._number = 1
 
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:  # noqa: ARG002 - as the protocol has it
-        """Always: a container is made for each. Where several run they share no network namespace, not even one without a network."""
-        self._number = max(number, 1)
+        """Always: a container is made for each."""
         return True
 
     def is_settled(self, ready: ReadyMap) -> bool:  # noqa: ARG002 - as the protocol has it
@@ -88,29 +96,36 @@ class PerStudy:
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Start the study's container and hold it."""
         if ready.image not in self._plain and name not in self._held:
-            if self._number == 1:
-                self._network.open(ready.image, limits)
-            wanted = self._held_container(ready, source, target, limits, name)
+            namespace = self._network.take(ready.image, limits)
+            wanted = _held_container(ready, source, target, limits, name, namespace)
             try:
-                self._held[name] = (wanted, self._engine.hold(wanted))
+                self._held[name] = _Held(wanted, self._engine.hold(wanted), namespace)
             except OSError as error:
                 log.warning("a container could not be started ahead (%s)", error.__class__.__name__)
+                self._network.give_back(namespace)
 
     def drop(self, name: str) -> None:
         """End a container that was held for nothing."""
         held = self._held.pop(name, None)
         if held:
-            self._engine.drop(name, held[1])
+            self._engine.drop(name, held.process)
+            self._network.give_back(held.namespace)
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
     ) -> RunEnd:
         """Let the held container's application begin, or start one; wait, measure, remove."""
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
-        wanted, held = self._held.get(name, (None, None))
-        if held and wanted and held.poll() is None and wanted == self._held_container(ready, source, target, limits, name):
+        held = self._held.get(name)
+        wanted = held and _held_container(ready, source, target, limits, name, held.namespace)
+        if held and held.process.poll() is None and held.wanted == wanted:
             del self._held[name]
-            end = self._engine.run(wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held, on_exit=on_exit)
+            try:
+                end = self._engine.run(held.wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held.process, on_exit=on_exit)
+            except BaseException:
+                self._network.end(held.namespace)  # nobody has said that the study's processes are gone
+                raise
+            self._network.give_back(held.namespace)
             if end.exit_code not in (126, 127):
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
@@ -127,9 +142,10 @@ class PerStudy:
         self._network.close()
         self._engine.settle()
 
-    def _held_container(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str) -> ContainerSpec:
-        joined = self._network.joined(limits) if self._number == 1 else limits
-        return held_container(ready.image, ready.spec, source, target, joined, name=name)
+
+def _held_container(ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, namespace: Namespace | None) -> ContainerSpec:
+    joined = namespace.joined(limits) if namespace else limits
+    return held_container(ready.image, ready.spec, source, target, joined, name=name)
 
 
 class OneAtATime:

@@ -6,7 +6,9 @@ follows from its distribution.
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import shutil
 import time
 from collections.abc import Callable
@@ -116,6 +118,7 @@ class Meter:
         self.kills = 0
         self._pid_of = pid_of
         self._pid = 0
+        self._end: int | None = None
         self._gpu = gpu if shutil.which("nvidia-smi") else None
         self._gpu_at = self._sampled_at = 0.0
         self._gpu_whole: int | None = None
@@ -155,9 +158,34 @@ class Meter:
         self._pid = self._pid_of()
         return control_group(self._pid) if self._pid else None
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until the container's first process has ended, at most so long; False at once where none is known or can be waited for."""
+        if self._end is None:
+            if not self._pid:
+                return False
+            try:
+                self._end = os.pidfd_open(self._pid)
+            except OSError:  # it has ended; or Linux before 5.3
+                return False
+        self._has_ended(seconds)
+        return True
+
+    def close(self) -> None:
+        """What was opened to wait is closed."""
+        if self._end is not None:
+            os.close(self._end)
+            self._end = None
+
     def over(self) -> bool:
         """Whether the container's first process was seen and is gone, and with it, as the kernel does that, all its others."""
-        return bool(self._pid) and not Path(f"/proc/{self._pid}").exists()
+        return self._has_ended() or (bool(self._pid) and not Path(f"/proc/{self._pid}").exists())
+
+    def _has_ended(self, seconds: float = 0.0) -> bool:
+        if self._end is None:
+            return False
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _sample_gpu(self, gpu: GpuWatch, now: float) -> None:
         used = gpu.used_by(self._group.pids()) if self._group else None

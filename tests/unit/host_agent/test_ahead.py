@@ -152,6 +152,46 @@ def test_containers_that_are_started_ahead_join_one_namespace_without_a_network(
     assert not list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
 
 
+def test_no_two_containers_share_a_namespace_and_the_next_ones_use_those_again(host: Host) -> None:
+    for name in ("one", "two", "three"):
+        for part in ("input", "output"):
+            (host.folder / name / part).mkdir(parents=True)
+
+    def ahead(name: str) -> None:
+        host.hosting.ahead(READY, host.folder / name / "input", host.folder / name / "output", Limits(), name=name)
+
+    def run(name: str) -> None:
+        folder = host.folder / name
+        end = host.hosting.run(READY, folder / "input", folder / "output", Limits(), name=name, stop=threading.Event())
+        assert end.exit_code == 7
+
+    ahead("one")
+    ahead("two")
+    run("one")
+    ahead("three")
+    run("three")
+    run("two")
+    first, second = host.namespaces()
+    joined = {call[call.index("--name") + 1]: network(call).removeprefix("container:") for call in host.calls()}
+    assert joined == {"one": first, "two": second, "three": first}
+    host.hosting.close()
+    assert not list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
+
+
+def test_a_namespace_whose_study_was_interrupted_is_nobodys_any_more(host: Host) -> None:
+    (host.folder / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(10)")
+    host.ahead()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedJobError):
+        host.run(stop=stop)
+    (host.folder / "docker" / "app" / "__main__.py").write_text(PROGRAM)
+    host.ahead()
+    assert host.run().exit_code == 7
+    assert [network(call) for call in host.calls()] == [f"container:{name}" for name in host.namespaces()]
+    assert len(set(host.namespaces())) == 2
+
+
 def test_another_image_gets_a_namespace_of_its_own_and_the_one_before_is_ended(host: Host) -> None:
     host.ahead()
     assert host.run().exit_code == 7
@@ -168,11 +208,10 @@ def test_a_namespace_that_is_gone_costs_no_study(host: Host) -> None:
     (namespace,) = host.namespaces()
     host.engine.remove(namespace)
     deadline = time.monotonic() + 20
-    while host.hosting._network._is_there():
+    while (kept := host.hosting._held["one"].namespace) and kept.is_there:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert host.run().exit_code == 7
-    assert network(host.calls()[-1]) == "none"
     host.ahead()
     assert host.run().exit_code == 7
     assert network(host.calls()[-1]) == f"container:{host.namespaces()[1]}"

@@ -136,6 +136,15 @@ def test_a_backlog_of_a_map_that_waits_opens_it_to_what_is_best(tmp_path: Path) 
     assert AtOnce(AUTO, replace(G4DN, memory_bytes=3 * GIB), CPU, tmp_path).number(DIGEST) <= 3, "and yet within what another machine has"
 
 
+def test_studies_that_take_a_moment_are_measured_for_seconds_and_not_for_a_moment() -> None:
+    at_once = AtOnce(AUTO, G4DN, CPU)
+    backlog(at_once, lambda _: 10.0, 49)
+    assert at_once.number(DIGEST) == 1, "five seconds are not over"
+    at_once = AtOnce(AUTO, G4DN, CPU)
+    backlog(at_once, lambda _: 10.0, 60)
+    assert at_once.number(DIGEST) == 2
+
+
 def test_without_a_backlog_nothing_is_measured_and_nothing_opened() -> None:
     at_once = AtOnce(AUTO, G4DN, CPU)
     backlog(at_once, float, 10 * ROUNDS, awaited=False)
@@ -300,7 +309,7 @@ def test_a_study_that_took_more_than_any_before_is_known_after_a_stop(tmp_path: 
 
 def test_a_search_that_a_stop_interrupts_goes_on_with_what_it_has_measured(tmp_path: Path) -> None:
     def rate(number: int) -> float:
-        return float(min(number, 3))
+        return min(number, 3) / 2
 
     tried: list[int] = []
     for _ in range(40):
@@ -316,7 +325,7 @@ def test_the_studies_after_which_it_is_looked_at_again_are_counted_over_stops(tm
     for _ in range(RECONSIDER // ROUNDS + 5):
         at_once = AtOnce(AUTO, G4DN, CPU, tmp_path)
         tried.append(at_once.number(DIGEST))
-        backlog(at_once, lambda _: 1.0, ROUNDS * tried[-1] + 1)
+        backlog(at_once, lambda _: 0.5, ROUNDS * tried[-1] + 1)
     assert [start for start, number in enumerate(tried) if number == 2] == [1, RECONSIDER // ROUNDS + 3]
 
 
