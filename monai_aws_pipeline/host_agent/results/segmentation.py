@@ -38,6 +38,7 @@ SEGMENTATIONS: Final = frozenset({SegmentationStorage, UID("1.2.840.10008.5.1.4.
 """SOP classes of segmentations made of pixels: Segmentation Storage, Label Map Segmentation Storage."""
 
 _MAX_PIXELS: Final = 1 << 31
+_KEPT_BYTES: Final = 64 << 20
 _PLANE_TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -128,6 +129,8 @@ class Segmentation:
     series: frozenset[str]
     background: tuple[int, ...]
     single_bits: bool
+    _packed: list[Array] = field(default_factory=list, compare=False, repr=False)
+    """The pixels of single bits, once they were read and where they are few enough to be kept for who asks next."""
 
 
 def read_source(instances: Sequence[Instance], *, rewritten: bool = False) -> Source:
@@ -183,7 +186,7 @@ def masks(segmentation: Segmentation, frames: Sequence[int] | None = None) -> It
     wanted = range(len(segmentation.grid.positions)) if frames is None else frames
     if not len(wanted):
         return
-    pixels = _frames(segmentation.path, segmentation.grid, wanted)
+    pixels = _frames(segmentation, wanted)
     for index, frame in zip(wanted, pixels, strict=True):
         if segmentation.kind == "LABELMAP":
             for number in sorted(set(np.unique(frame).tolist()) & set(segmentation.labels)):
@@ -201,34 +204,41 @@ def frames_of_undescribed_values(segmentation: Segmentation) -> int:
     """
     if segmentation.single_bits:
         return 0
-    frames = _frames(segmentation.path, segmentation.grid, range(len(segmentation.grid.positions)))
+    frames = _frames(segmentation, range(len(segmentation.grid.positions)))
     if segmentation.kind == "LABELMAP":
         known = [*segmentation.labels, *segmentation.background]
         return sum(not np.isin(np.unique(frame), known).all() for frame in frames)
     return sum(bool(frame.max() > segmentation.maximum) for frame in frames)
 
 
-def _frames(path: Path, grid: Grid, wanted: Sequence[int]) -> Iterator[Array]:
+def _frames(segmentation: Segmentation, wanted: Sequence[int]) -> Iterator[Array]:
     """The pixels of some frames, one after the other."""
+    path, kept = segmentation.path, segmentation._packed
+    if kept:
+        return _bit_frames(kept[0], segmentation.grid, wanted)
     syntax = UID(str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") or ""))
     if syntax.is_encapsulated:
         return iter_pixels(path, indices=wanted)
     data = pydicom.dcmread(path, defer_size=1024)
     if int(data.BitsAllocated) == 1:
-        return _bit_frames(np.frombuffer(data.PixelData, np.uint8), grid.rows * grid.columns, (grid.rows, grid.columns), wanted)
+        packed = np.frombuffer(data.PixelData, np.uint8)
+        if packed.nbytes <= _KEPT_BYTES:
+            kept.append(packed)
+        return _bit_frames(packed, segmentation.grid, wanted)
     # A deflated file has no place on disk at which a frame begins.
     return iter_pixels(pydicom.dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path, indices=wanted)
 
 
-def _bit_frames(packed: Array, size: int, shape: tuple[int, int], wanted: Sequence[int]) -> Iterator[Array]:
-    """Frames of single bits, which begin within a byte where ``size`` is no multiple of 8 (PS3.5 section 8.1.1).
+def _bit_frames(packed: Array, grid: Grid, wanted: Sequence[int]) -> Iterator[Array]:
+    """Frames of single bits, which begin within a byte where their size is no multiple of 8 (PS3.5 section 8.1.1).
 
     pydicom 3.0.2 reads such frames one by one from the byte that they begin in.
     """
+    size = grid.rows * grid.columns
     for index in wanted:
         first = index * size
         bits = np.unpackbits(packed[first // 8 : -(-(first + size) // 8)], bitorder="little")
-        yield bits[first % 8 : first % 8 + size].reshape(shape)
+        yield bits[first % 8 : first % 8 + size].reshape(grid.rows, grid.columns)
 
 
 def measure(segmentation: Segmentation) -> list[Segment]:
