@@ -31,7 +31,7 @@ from monai_aws_pipeline.maps.app_code import AppCode
 from monai_aws_pipeline.maps.build_context import BuildContext
 from monai_aws_pipeline.maps.import_probe import MARK
 from monai_aws_pipeline.maps.requirements import CUDART_PIN, REQUIREMENTS
-from monai_aws_pipeline.maps.spec.run import Limits, parse_app_json, python_command, study_container, with_user_packages
+from monai_aws_pipeline.maps.spec.run import Limits, parse_app_json, python_command, study_container, with_image_variables
 from monai_aws_pipeline.remote import Remote, RemoteCommandError
 from monai_aws_pipeline.settings import Settings
 
@@ -189,7 +189,7 @@ def _ask(build_host: Bench, image: str, context: BuildContext, code: AppCode, as
 
 def _command(image: str, context: BuildContext, application: str, settings: Settings, environment: dict[str, str]) -> str:
     """The shell line: one container with a study's isolation and limits, which is removed afterwards."""
-    app = with_user_packages(parse_app_json(context.app_json), environment)
+    app = with_image_variables(parse_app_json(context.app_json), environment)
     python = python_command(app.command)
     probe = (
         python.interpreter if python else "python3",

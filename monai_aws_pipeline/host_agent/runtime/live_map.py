@@ -27,7 +27,7 @@ from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, ImageFacts
 from monai_aws_pipeline.host_agent.runtime.image_layers import bytes_to_pull
 from monai_aws_pipeline.maps.spec.disk_space import STUDY_BYTES, in_gib, space_of
-from monai_aws_pipeline.maps.spec.run import AppManifestError, RunSpec, parse_app_json, with_user_packages
+from monai_aws_pipeline.maps.spec.run import AppManifestError, RunSpec, parse_app_json, with_image_variables
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -190,7 +190,7 @@ def image_for(live: str, request: str) -> str:
 def describe(found: ImageFacts, seconds: float) -> ReadyMap:
     """Manifest and labels of an image as a record has them. Raises FailedError(MAP_MANIFEST)."""
     try:
-        spec = with_user_packages(parse_app_json(found.app_json), found.environment)
+        spec = with_image_variables(parse_app_json(found.app_json), found.environment)
     except AppManifestError as error:
         raise FailedError(Code.MAP_MANIFEST, f"The MAP's manifest cannot be used: {error}.") from error
     facts = MapFacts(

@@ -31,6 +31,9 @@ _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 _FLAG: Final = re.compile(r"-[bBEIOPqsSu]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER_PROGRAMS: Final = re.compile(r"((?:/[A-Za-z0-9._-]+)+/\.local)/bin")
+_SPIN: Final = "20"
+"""A power of two, in processor cycles: a third of a millisecond. By itself each of OpenBLAS's threads, which ``import numpy`` starts, keeps
+a core busy for 2^26, a third of what that import takes in all, while other studies could have it. It changes no result."""
 _OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
 
 
@@ -136,16 +139,17 @@ def respelled(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {first + "".join(word.capitalize() for word in rest): value for (first, *rest), value in words}
 
 
-def with_user_packages(app: RunSpec, image: Mapping[str, str]) -> RunSpec:
-    """The same application, told where packages lie that were installed for the image's user. ``image``: the image's own variables.
+def with_image_variables(app: RunSpec, image: Mapping[str, str]) -> RunSpec:
+    """The same application, told what its image's own variables (``image``) leave open.
 
-    The official packager installs with ``pip --user``, into the user's home, and names ``HOME/.local/bin`` on PATH. Python looks for them
-    below HOME, which is another folder here (``container_environment``); PYTHONUSERBASE names their place (PEP 370).
+    Where packages lie that were installed for the image's user: the official packager installs with ``pip --user``, into the user's home,
+    and names ``HOME/.local/bin`` on PATH. Python looks for them below HOME, which is another folder here (``container_environment``);
+    PYTHONUSERBASE names their place (PEP 370). And for how long OpenBLAS's threads spin before they sleep (``_SPIN``).
     """
     found = next((match[1] for entry in image.get("PATH", "").split(":") if (match := _USER_PROGRAMS.fullmatch(entry))), "")
-    if not found or "PYTHONUSERBASE" in image:
-        return app
-    return replace(app, environment=tuple(sorted({"PYTHONUSERBASE": found, **dict(app.environment)}.items())))
+    told = {**({"PYTHONUSERBASE": found} if found else {}), "OPENBLAS_THREAD_TIMEOUT": _SPIN}
+    left_open = {name: value for name, value in told.items() if name not in image}
+    return replace(app, environment=tuple(sorted({**left_open, **dict(app.environment)}.items())))
 
 
 def effective_timeout(spec: RunSpec, limits: Limits) -> int:

@@ -22,7 +22,7 @@ from monai_aws_pipeline.maps.spec.run import (
     python_command,
     study_container,
     warm_container,
-    with_user_packages,
+    with_image_variables,
 )
 
 MANIFEST = {
@@ -91,14 +91,19 @@ def test_a_command_for_a_shell_is_an_error_in_a_manifest_of_today() -> None:
     ],
 )
 def test_packages_in_the_home_of_the_images_user_are_found_although_the_home_is_another(image: dict[str, str], named: list[str]) -> None:
-    line = arguments(with_user_packages(spec(), image))
+    line = arguments(with_image_variables(spec(), image))
     assert [f"--env {word}" for word in line if word.startswith("PYTHONUSERBASE=")] == named
     assert "HOME=/tmp" in line
 
 
-def test_what_app_json_says_of_packages_holds() -> None:
-    said = spec(environment={"PYTHONUSERBASE": "/opt/own"})
-    assert with_user_packages(said, {"PATH": "/home/monai/.local/bin"}) == said
+def test_what_app_json_says_of_packages_and_threads_holds() -> None:
+    said = spec(environment={"OPENBLAS_THREAD_TIMEOUT": "26", "PYTHONUSERBASE": "/opt/own"})
+    assert with_image_variables(said, {"PATH": "/home/monai/.local/bin"}) == said
+
+
+def test_idle_threads_of_openblas_leave_the_cores_to_others_unless_the_image_says_otherwise() -> None:
+    assert "OPENBLAS_THREAD_TIMEOUT=20" in arguments(with_image_variables(spec(), {}))
+    assert not any("OPENBLAS" in word for word in arguments(with_image_variables(spec(), {"OPENBLAS_THREAD_TIMEOUT": "26"})))
 
 
 def test_gpus_are_asked_for_only_where_they_are_wanted() -> None:
