@@ -38,7 +38,8 @@ SEGMENTATIONS: Final = frozenset({SegmentationStorage, UID("1.2.840.10008.5.1.4.
 """SOP classes of segmentations made of pixels: Segmentation Storage, Label Map Segmentation Storage."""
 
 _MAX_PIXELS: Final = 1 << 31
-_KEPT_BYTES: Final = 64 << 20
+_KEPT_BYTES: Final = 1 << 20
+"""There may be a hundred of them; of larger ones the reading takes longer than finding what to read."""
 _PLANE_TAGS: Final = [
     "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",

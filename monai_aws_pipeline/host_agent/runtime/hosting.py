@@ -100,7 +100,7 @@ class PerStudy:
             wanted = _held_container(ready, source, target, limits, name, namespace)
             try:
                 self._held[name] = _Held(wanted, self._engine.hold(wanted), namespace)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # no process, no thread
                 log.warning("a container could not be started ahead (%s)", error.__class__.__name__)
                 self._network.give_back(namespace)
 
@@ -118,8 +118,7 @@ class PerStudy:
         timeout, gpu = effective_timeout(ready.spec, limits), bool(limits.gpus)
         held = self._held.get(name)
         wanted = held and _held_container(ready, source, target, limits, name, held.namespace)
-        if held and held.process.poll() is None and held.wanted == wanted:
-            del self._held[name]
+        if held and held.process.poll() is None and held.wanted == wanted and self._held.pop(name, None):
             try:
                 end = self._engine.run(held.wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held.process, on_exit=on_exit)
             except BaseException:

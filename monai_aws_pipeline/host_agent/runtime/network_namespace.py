@@ -11,8 +11,12 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunningContainer
 from monai_aws_pipeline.maps.spec.container import NO_NETWORK
@@ -20,17 +24,22 @@ from monai_aws_pipeline.maps.spec.run import CONTAINER_LABEL, Limits, namespace_
 
 log = logging.getLogger(__name__)
 
+_PROC = Path("/proc")
 _START_S: Final = 10.0
 _TICK_S: Final = 0.02
+_NO_SHELL: Final = (126, 127)
+_TRIES: Final = 3
+"""So often in a row one may fail to start before an image's containers get their own: each holds up the studies that wait."""
 
 
 @dataclass(frozen=True, eq=False)
 class Namespace:
-    """One, held open by a container of the MAP's own image that only waits, and ends with this process."""
+    """One, held open by a container of the MAP's own image that only waits, and ends with this process. ``pid``: of that container."""
 
     image: str
     name: str
     process: RunningContainer
+    pid: int = 0
 
     @property
     def is_there(self) -> bool:
@@ -49,9 +58,8 @@ class NoNetwork:
         self._engine = engine
         self._lock = threading.Lock()
         self._image = ""
-        self._has_shell = True
+        self._in_vain = 0
         self._free: list[Namespace] = []
-        self._made = 0
 
     def take(self, image: str, limits: Limits) -> Namespace | None:
         """One for a container of this image, the caller's until ``give_back``. Never fails: with None the container gets one of its own."""
@@ -61,7 +69,7 @@ class NoNetwork:
             unwanted: list[Namespace] = []
             if image != self._image:
                 unwanted, self._free = self._free, unwanted
-                self._image, self._has_shell = image, True
+                self._image, self._in_vain = image, 0
             found = None
             while self._free and not found:
                 last = self._free.pop()
@@ -69,17 +77,17 @@ class NoNetwork:
                     found = last
                 else:
                     unwanted.append(last)
-            may_open = self._has_shell
-        for each in unwanted:
-            self.end(each)
+            may_open = self._in_vain < _TRIES
+        self._end_all(unwanted)
         return found or (self._open(image, limits) if may_open else None)
 
     def give_back(self, namespace: Namespace | None) -> None:
         """Nothing runs in it any more."""
         if namespace is None:
             return
+        is_clean = namespace.is_there and not holds_connections(namespace.pid)
         with self._lock:
-            is_wanted = namespace.image == self._image and namespace.is_there
+            is_wanted = is_clean and namespace.image == self._image
             if is_wanted:
                 self._free.append(namespace)
         if not is_wanted:
@@ -94,31 +102,49 @@ class NoNetwork:
         """End them; one that is taken, when it is given back."""
         with self._lock:
             free, self._free, self._image = self._free, [], ""
-        for each in free:
-            self.end(each)
+        self._end_all(free)
+
+    def _end_all(self, unwanted: Sequence[Namespace]) -> None:
+        """Side by side: an engine that is silent is waited for once."""
+        if unwanted:
+            with ThreadPoolExecutor(len(unwanted), "namespaces end") as threads:
+                list(threads.map(self.end, unwanted))
 
     def _open(self, image: str, limits: Limits) -> Namespace | None:
-        with self._lock:
-            self._made += 1
-            name = f"monai-aws-no-network-{os.getpid()}-{self._made}"
+        name = f"monai-aws-no-network-{os.getpid()}-{uuid4().hex[:8]}"
         ours = replace(limits, labels=((CONTAINER_LABEL, "network"),))
         try:
             namespace = Namespace(image, name, self._engine.hold(namespace_container(image, ours, name=name)))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no process, no thread
             log.warning("a network namespace could not be kept (%s)", error.__class__.__name__)
             return None
-        if self._starts(namespace):
-            return namespace
-        log.info("the image starts no shell, so each of its containers gets a network namespace of its own")
-        self.end(namespace)
+        pid = self._pid_of(namespace)
+        has_no_shell = namespace.process.poll() in _NO_SHELL
         with self._lock:
-            self._has_shell = self._has_shell and image != self._image
+            if image == self._image:
+                self._in_vain = 0 if pid else _TRIES if has_no_shell else self._in_vain + 1
+        if pid:
+            return replace(namespace, pid=pid)
+        if has_no_shell:
+            log.info("the image has no shell, so each of its containers gets a network namespace of its own")
+        else:
+            log.warning("a network namespace did not come, so the container gets one of its own")
+        self.end(namespace)
         return None
 
-    def _starts(self, namespace: Namespace) -> bool:
+    def _pid_of(self, namespace: Namespace) -> int:
+        """The process that holds it, once there is one; 0 where none comes."""
         deadline = time.monotonic() + _START_S
         while namespace.is_there and time.monotonic() < deadline and not self._engine.stop.is_set():
-            if int(self._engine.state(namespace.name).get("Pid", 0)):
-                return True
+            if pid := int(self._engine.state(namespace.name).get("Pid", 0)):
+                return pid
             time.sleep(_TICK_S)
-        return False
+        return 0
+
+
+def holds_connections(pid: int) -> bool:
+    """Whether the namespace of a process remembers a TCP connection of one that has ended, whose port cannot be bound for a minute then."""
+    try:
+        return any(len((_PROC / str(pid) / "net" / name).read_text().splitlines()) > 1 for name in ("tcp", "tcp6"))
+    except OSError:
+        return True

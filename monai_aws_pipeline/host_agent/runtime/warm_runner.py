@@ -217,6 +217,7 @@ class Warm:
         if ended:
             with ThreadPoolExecutor(len(ended), "warm ends") as threads:
                 list(threads.map(WarmContainer.close, ended))
+        self._alone.close()
 
     def _run_warm(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, stop: threading.Event) -> RunEnd:
         container = self._borrow(ready, limits)

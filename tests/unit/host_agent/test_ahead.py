@@ -13,6 +13,7 @@ import pytest
 
 from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.runtime import network_namespace
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
@@ -74,6 +75,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(network_namespace, "holds_connections", lambda _: False)  # pretended containers are in this test's namespace
     with pretended_docker.engine(tmp_path, monkeypatch) as engine:
         for name in ("input", "output"):
             (tmp_path / name).mkdir()
@@ -190,6 +192,28 @@ def test_a_namespace_whose_study_was_interrupted_is_nobodys_any_more(host: Host)
     assert host.run().exit_code == 7
     assert [network(call) for call in host.calls()] == [f"container:{name}" for name in host.namespaces()]
     assert len(set(host.namespaces())) == 2
+
+
+def test_a_namespace_that_remembers_a_connection_is_nobodys_any_more(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_namespace, "holds_connections", lambda _: True)
+    for _ in range(2):
+        host.ahead()
+        assert host.run().exit_code == 7
+    first, second = host.namespaces()
+    assert [network(call) for call in host.calls()] == [f"container:{first}", f"container:{second}"]
+    assert not list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
+
+
+def test_what_the_kernel_says_of_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_namespace, "_PROC", tmp_path)
+    assert network_namespace.holds_connections(5), "who cannot say is not believed"
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    (tmp_path / "5" / "net").mkdir(parents=True)
+    for name in ("tcp", "tcp6"):
+        (tmp_path / "5" / "net" / name).write_text(head)
+    assert not network_namespace.holds_connections(5)
+    (tmp_path / "5" / "net" / "tcp6").write_text(f"{head}   0: 0100007F:7531 0100007F:A0E2 06 00000000:00000000 03:00001741\n")
+    assert network_namespace.holds_connections(5)
 
 
 def test_another_image_gets_a_namespace_of_its_own_and_the_one_before_is_ended(host: Host) -> None:
