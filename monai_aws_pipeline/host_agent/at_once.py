@@ -118,7 +118,9 @@ def to_try(rates: Mapping[int, float], most: int) -> int:
 
 @dataclass
 class _Digest:
-    """What is known of one. ``rates``: studies a minute by number; ``ceiling``: more have once failed a study that was answered alone."""
+    """What is known of one. ``rates``: studies a minute by number; ``ceiling``: more have once failed a study that was answered alone;
+    ``places``: among how many the memory is shared.
+    """
 
     use: Use = field(default_factory=Use)
     number: int = 1
@@ -128,6 +130,7 @@ class _Digest:
     counted: int = 0
     steady: int = 0
     alone: bool = False
+    places: int = 1
 
 
 class AtOnce:
@@ -256,15 +259,21 @@ class AtOnce:
         else:
             self._keep(digest)
 
-    def _most(self, known: _Digest) -> tuple[int, str]:
+    def _most(self, known: _Digest, *, by_cores: bool = True) -> tuple[int, str]:
         if known.alone:
             return 1, "likeness: beside another a study was answered otherwise"
-        most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=not self._wanted)
+        most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=by_cores and not self._wanted)
         return (most, scarce) if most <= known.ceiling else (known.ceiling, "room: beside others a study failed")
 
     def _places(self, known: _Digest) -> int:
-        """How many it may ever become, as far as is known now."""
-        return min(self._wanted or MOST, self._most(known)[0])
+        """How many it may ever become, as far as is known now.
+
+        What of the cores a study uses differs from one to the next, and with it how many fit. As long as there is room for the most that
+        ever did, the share is theirs: with each other share the containers that were started ahead would be made anew.
+        """
+        most = max(known.places, self._most(known)[0])
+        known.places = min(self._wanted or MOST, most, self._most(known, by_cores=False)[0])
+        return known.places
 
     def _ask_for_gpu(self) -> None:
         with self._lock:

@@ -183,6 +183,7 @@ def test_no_two_containers_share_a_namespace_and_the_next_ones_use_those_again(h
 def test_a_namespace_whose_study_was_interrupted_is_nobodys_any_more(host: Host) -> None:
     (host.folder / "docker" / "app" / "__main__.py").write_text("import time; time.sleep(10)")
     host.ahead()
+    host.wait_held()
     stop = threading.Event()
     stop.set()
     with pytest.raises(InterruptedJobError):

@@ -219,6 +219,20 @@ def test_a_number_is_taken_as_it_is_but_never_beyond_the_memory() -> None:
     assert not AtOnce("1", G4DN, CPU).may_share(DIGEST, end())
 
 
+def test_a_share_of_the_memory_stays_what_it_is_while_the_cores_that_studies_use_differ() -> None:
+    at_once = AtOnce(AUTO, G4DN, CPU)
+    backlog(at_once, float, 20)
+    assert at_once.number(DIGEST) > 1
+    shares = set()
+    for cpu in (1.5, 6.0, 0.1, 3.0) * 10:
+        at_once.used(DIGEST, end(cpu=cpu))
+        shares.add(at_once.limits(DIGEST).memory_mib)
+    assert shares == {14 * 1024 // 8}
+    at_once.used(DIGEST, end(cpu=0.3, memory=4 * GIB))
+    assert at_once.number(DIGEST) == 2
+    assert at_once.limits(DIGEST).memory_mib == 14 * 1024 // 2, "there is no room for more"
+
+
 def test_each_has_its_share_of_the_memory_and_all_of_it_alone() -> None:
     at_once = AtOnce("4", G4DN, CPU)
     assert at_once.limits(DIGEST) == CPU
