@@ -120,6 +120,16 @@ def test_a_container_that_never_started_is_the_engines_fault(engine: Engine, tmp
     assert failed.value.code is Code.ENGINE_FAILED
 
 
+def test_a_container_that_still_runs_has_not_ended_well_whatever_became_of_its_connection(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"Running": True, "StartedAt": "2026-11-30T08:00:00Z", "ExitCode": 0, "Pid": 0}
+    monkeypatch.setattr(engine, "state", lambda _: runs)
+    with pytest.raises(FailedError, match="still runs") as failed:
+        run(engine, tmp_path, "")
+    assert failed.value.code is Code.ENGINE_FAILED
+
+
 def test_credentials_are_gone_after_a_pull_and_never_an_argument(engine: Engine, tmp_path: Path) -> None:
     answers(tmp_path, login="ok", pull="ok")
     engine.pull(IMAGE, "AWS", "a secret", threading.Event())

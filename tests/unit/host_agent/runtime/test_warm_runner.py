@@ -208,6 +208,14 @@ def test_a_map_that_is_no_python_program_is_hosted_a_container_a_study(host: Hos
     assert host.servers() == 0
 
 
+def test_what_was_started_ahead_ends_with_the_hosting_and_so_does_its_namespace(host: Host) -> None:
+    ready = replace(READY, spec=replace(SPEC, command=("/opt/run.sh", "/opt/holoscan/app")))
+    host.study(ready)
+    folder = host.folder / "work" / "study-1"
+    host.hosting.ahead(ready, folder / "input", folder / "output", Limits(), name="ahead")
+    assert list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
+
+
 def test_a_first_study_that_fails_proves_nothing(host: Host) -> None:
     host.app("sys.exit(3)")
     assert host.study().exit_code == 3
