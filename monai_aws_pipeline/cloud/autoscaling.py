@@ -111,6 +111,11 @@ class Group:
         return tags_of(self.settings.get("Tags", []))
 
     @property
+    def on_demand_base(self) -> int:
+        """Of its instances, how many are On-Demand in any case; 0 where it is no mix. AWS takes no ``MaxSize`` below it."""
+        return int(self.settings.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {}).get("OnDemandBaseCapacity", 0))
+
+    @property
     def suspended(self) -> tuple[str, ...]:
         """What somebody has forbidden it to do."""
         return tuple(str(each["ProcessName"]) for each in self.settings.get("SuspendedProcesses", []))

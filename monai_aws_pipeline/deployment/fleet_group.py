@@ -168,8 +168,8 @@ class GroupPlan:
 
     ``extra_hooks``, ``extra_policies``: what somebody else has put on the group, by name. ``suspend``, ``resume``: what it is to be
     forbidden, and let do again. ``pool``: whether its warm pool is to be ``put``, to ``remove``, or to be removed before the group becomes
-    another mix and put ``anew``. ``refresh``: why its instances are replaced, empty where they are not; ``said``: what a user should know
-    although nothing is done.
+    another mix and put ``anew``. ``refresh``: why its instances are replaced, empty where they are not; ``afterwards``: settings that AWS
+    takes once that has brought the new mix; ``said``: what a user should know although nothing is done.
     """
 
     create: bool = False
@@ -186,6 +186,7 @@ class GroupPlan:
     pool: str = ""
     cancel: bool = False
     refresh: str = ""
+    afterwards: Json = field(default_factory=dict)
     changed: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
 
@@ -240,6 +241,9 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     ]
     refresh, cancel, words = _refreshed(aim, found)
     launched = [] if refresh or covers(found.settings, aim.launch) else ["what it launches is another"]
+    afterwards = (
+        {"MaxSize": update.pop("MaxSize")} if refresh and update.get("MaxSize", found.on_demand_base) < found.on_demand_base else {}
+    )
     return GroupPlan(
         update={**update, **(aim.launch if launched else {})},
         hooks=hooks,
@@ -254,6 +258,7 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         pool=pool,
         cancel=cancel,
         refresh=refresh,
+        afterwards=afterwards,
         changed=(*changed, *launched),
         said=(*said, *words),
     )
@@ -381,6 +386,8 @@ class Fleet:
         self._permit(plan)
         if plan.refresh:
             self._refresh(plan.refresh, aim)
+        if plan.afterwards:
+            self._group.update(plan.afterwards)
 
     def _permit(self, plan: GroupPlan) -> None:
         if plan.suspend:  # of none AWS takes all to be meant

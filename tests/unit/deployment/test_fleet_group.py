@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -32,7 +33,9 @@ SUBNETS = ("subnet-b", "subnet-a")
 
 
 def aim_of(types: tuple[str, ...] = ("g4dn.xlarge",), version: str = "3", **settings: Any) -> Wanted:
-    return wanted(load_settings(deployment="ward", fleet="autoscaling", host_count=4, **settings), "lt-1", version, types, SUBNETS)
+    return wanted(
+        load_settings(**{"deployment": "ward", "fleet": "autoscaling", "host_count": 4, **settings}), "lt-1", version, types, SUBNETS
+    )
 
 
 def as_made(aim: Wanted, **changes: Any) -> Group:
@@ -183,6 +186,17 @@ def test_spot_comes_above_the_base_and_one_type_on_demand_needs_no_mix() -> None
     mix = aim_of(fleet_spot_percent=30, fleet_on_demand_base=1).launch["MixedInstancesPolicy"]["InstancesDistribution"]
     assert (mix["OnDemandBaseCapacity"], mix["OnDemandPercentageAboveBaseCapacity"]) == (1, 70)
     assert aim_of().launch == {"LaunchTemplate": {"LaunchTemplateId": "lt-1", "Version": "3"}}
+
+
+def test_fewer_hosts_than_the_old_on_demand_base_wait_for_the_refresh_that_brings_the_new_one() -> None:
+    mixed = {"fleet_spot_percent": 50}
+    before = as_made(aim_of(host_count=4, fleet_on_demand_base=3, **mixed), instances=(member("3"),))
+    plan = plan_group(aim_of(version="4", host_count=2, fleet_on_demand_base=1, **mixed), before)
+    assert (bool(plan.refresh), "MaxSize" in plan.update, plan.afterwards) == (True, False, {"MaxSize": 2})
+    empty = plan_group(aim_of(version="4", host_count=2, fleet_on_demand_base=1, **mixed), replace(before, instances=()))
+    assert (empty.refresh, empty.update["MaxSize"], empty.afterwards) == ("", 2, {}), "mix and size are told in one call"
+    higher = plan_group(aim_of(version="4", host_count=3, fleet_on_demand_base=1, **mixed), before)
+    assert (higher.update["MaxSize"], higher.afterwards) == (3, {})
 
 
 class Asked:
