@@ -241,11 +241,9 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     ]
     refresh, cancel, words = _refreshed(aim, found)
     launched = [] if refresh or covers(found.settings, aim.launch) else ["what it launches is another"]
-    afterwards = (
-        {"MaxSize": update.pop("MaxSize")} if refresh and update.get("MaxSize", found.on_demand_base) < found.on_demand_base else {}
-    )
+    waits = {"MaxSize"} if refresh and update.get("MaxSize", found.on_demand_base) < found.on_demand_base else set()
     return GroupPlan(
-        update={**update, **(aim.launch if launched else {})},
+        update={**{name: value for name, value in update.items() if name not in waits}, **(aim.launch if launched else {})},
         hooks=hooks,
         policies=policies,
         extra_hooks=extra_hooks,
@@ -258,7 +256,7 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         pool=pool,
         cancel=cancel,
         refresh=refresh,
-        afterwards=afterwards,
+        afterwards={name: update[name] for name in waits},
         changed=(*changed, *launched),
         said=(*said, *words),
     )
