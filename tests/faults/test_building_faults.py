@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class Site:
 
     def __init__(self, place: Platform, instance: DagsterInstance, account: Account, folder: Path) -> None:
         self.place, self.instance, self.account, self.folder = place, instance, account, folder
-        self._turn, self._look = threading.Semaphore(2), threading.Lock()
+        self._turn, self.looking = threading.Semaphore(2), threading.Lock()
 
     def start(self, assets: Sequence[str], settings: Mapping[str, object]) -> Worker:
         """A run in a process of its own."""
@@ -150,7 +150,7 @@ class Site:
         resources = {"settings": SettingsResource(), "cloud": CloudResource(region=self.place.settings.region)}
         while self.account.of(name):
             assert time.monotonic() < began + PATIENCE_S, self.account.of(name)
-            with self._look:
+            with self.looking:
                 run_cleanup(build_sensor_context(instance=self.instance, resources=resources))
         return time.monotonic() - began
 
@@ -354,10 +354,12 @@ class TestCancelled:
 def kill(site: Site, stage: str) -> Ended:
     """kill -9 of the process that executes a run."""
     name = f"{stage}-killed"
-    with site.at_work(name, STAGES[stage]) as run:
-        run.kill()
-        run.is_missed()
-    left = eventually(lambda: site.account.of(name))
+    with ExitStack() as unswept:
+        with site.at_work(name, STAGES[stage]) as run:
+            unswept.enter_context(site.looking)  # another case's look would sweep this one's things as well, before they are seen
+            run.kill()
+            run.is_missed()
+        left = eventually(lambda: site.account.of(name))
     return Ended(left, site.until_swept(name))
 
 
