@@ -356,8 +356,8 @@ def kill(site: Site, stage: str) -> Ended:
     name = f"{stage}-killed"
     with ExitStack() as unswept:
         with site.at_work(name, STAGES[stage]) as run:
-            unswept.enter_context(site.looking)  # another case's look would sweep this one's things as well, before they are seen
             run.kill()
+            unswept.enter_context(site.looking)  # the look for another case would sweep this one's things as well, before they are seen
             run.is_missed()
         left = eventually(lambda: site.account.of(name))
     return Ended(left, site.until_swept(name))
