@@ -112,7 +112,7 @@ class Group:
 
     @property
     def on_demand_base(self) -> int:
-        """Of its instances, how many are On-Demand in any case; 0 where it is no mix. AWS takes no ``MaxSize`` below it."""
+        """Of its instances, how many are On-Demand in any case; 0 where it is no mix. AWS may refuse a ``MaxSize`` below it."""
         return int(self.settings.get("MixedInstancesPolicy", {}).get("InstancesDistribution", {}).get("OnDemandBaseCapacity", 0))
 
     @property

@@ -169,7 +169,7 @@ class GroupPlan:
     ``extra_hooks``, ``extra_policies``: what somebody else has put on the group, by name. ``suspend``, ``resume``: what it is to be
     forbidden, and let do again. ``pool``: whether its warm pool is to be ``put``, to ``remove``, or to be removed before the group becomes
     another mix and put ``anew``. ``refresh``: why its instances are replaced, empty where they are not; ``afterwards``: settings that AWS
-    takes once that has brought the new mix; ``said``: what a user should know although nothing is done.
+    may refuse before that has brought the new mix; ``said``: what a user should know although nothing is done.
     """
 
     create: bool = False

@@ -305,6 +305,7 @@ class Engine:
     def _judge(self, name: str, returned: int, meter: Meter, tail: tuple[str, ...], *, timed_out: bool, seconds: float) -> RunEnd:
         state = self.state(name)
         if state.get("Running"):  # its connection was cut: its exit code is yet to come, and reads as 0
+            self.remove(name)  # before the next study's turn
             raise FailedError(Code.ENGINE_FAILED, "The engine did not say how a container ended, which still runs.")
         never_started = str(state.get("StartedAt", _NEVER)).startswith(_NEVER)
         if never_started and returned not in (126, 127):  # 126 and 127: the image has no such command, which is the MAP's fault

@@ -96,9 +96,10 @@ class PerStudy:
     def ahead(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str) -> None:
         """Start the study's container and hold it."""
         if ready.image not in self._plain and name not in self._held:
-            namespace = self._network.take(ready.image, limits)
-            wanted = _held_container(ready, source, target, limits, name, namespace)
+            namespace: Namespace | None = None
             try:
+                namespace = self._network.take(ready.image, limits)
+                wanted = _held_container(ready, source, target, limits, name, namespace)
                 self._held[name] = _Held(wanted, self._engine.hold(wanted), namespace)
             except (OSError, RuntimeError) as error:  # no process, no thread
                 log.warning("a container could not be started ahead (%s)", error.__class__.__name__)

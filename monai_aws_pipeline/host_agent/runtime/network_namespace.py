@@ -144,7 +144,11 @@ class NoNetwork:
 
 def holds_connections(pid: int) -> bool:
     """Whether the namespace of a process remembers a TCP connection of one that has ended, whose port cannot be bound for a minute then."""
+    tables = _PROC / str(pid) / "net"
     try:
-        return any(len((_PROC / str(pid) / "net" / name).read_text().splitlines()) > 1 for name in ("tcp", "tcp6"))
+        # Without IPv6 there is no second table.
+        return any(
+            len(path.read_text().splitlines()) > 1 for path in (tables / "tcp", tables / "tcp6") if path.name == "tcp" or path.exists()
+        )
     except OSError:
         return True

@@ -33,7 +33,7 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER_PROGRAMS: Final = re.compile(r"((?:/[A-Za-z0-9._-]+)+/\.local)/bin")
 _SPIN: Final = "20"
 """A power of two, in processor cycles: a third of a millisecond. By itself each of OpenBLAS's threads, which ``import numpy`` starts, keeps
-a core busy for 2^26, a third of what that import takes in all, while other studies could have it. It changes no result."""
+a core busy for 2^26, two fifths of what that import takes on two cores, while other studies could have it. It changes no result."""
 _OURS: Final = re.compile(r"/(var|opt|mnt|data|input|output|home|srv)(/[A-Za-z0-9._-]+)*")
 
 

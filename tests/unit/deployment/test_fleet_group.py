@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -300,6 +301,20 @@ class Told:
 
     def __getattr__(self, name: str) -> Any:
         return lambda given=None, *_: self.calls.append((name, given))
+
+
+def test_the_settings_that_wait_for_a_refresh_are_told_when_it_is_done_and_not_where_it_failed() -> None:
+    mixed = {"fleet_spot_percent": 50}
+    before = as_made(aim_of(host_count=4, fleet_on_demand_base=3, **mixed), instances=(member("3"),))
+    aim = aim_of(version="4", host_count=2, fleet_on_demand_base=1, **mixed)
+    plan = plan_group(aim, before)
+    for status in ("Successful", "Failed"):
+        group = Told(before, replace(before, refresh=refresh(status)))
+        with nullcontext() if status == "Successful" else pytest.raises(FleetError):
+            fleet_of(group, [])._apply(plan, aim, before)
+        told = [name if name != "update" else given for name, given in group.calls]
+        assert {"MaxSize": 2} not in told[: told.index("start_refresh")]
+        assert (told[-1] == {"MaxSize": 2}) is (status == "Successful")
 
 
 def removing(group: Told) -> Fleet:

@@ -205,6 +205,23 @@ def test_a_namespace_that_remembers_a_connection_is_nobodys_any_more(host: Host,
     assert not list((host.folder / "docker").glob("monai-aws-no-network-*.json"))
 
 
+def test_a_namespace_that_does_not_come_is_tried_three_times_in_a_row(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = host.hosting._network
+
+    def comes(image: str, *, may: bool) -> bool:
+        with monkeypatch.context() as patched:
+            if not may:
+                patched.setattr(network_namespace, "_START_S", 0.05)
+                patched.setattr(host.engine, "state", lambda _: {})
+            taken = network.take(image, Limits())
+        network.end(taken)
+        return taken is not None
+
+    may = (False, False, True, False, False, False, True, True)
+    assert [comes(READY.image, may=each) for each in may] == [False, False, True, False, False, False, False, False]
+    assert comes("map@sha256:2", may=True), "another image is another question"
+
+
 def test_what_the_kernel_says_of_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_namespace, "_PROC", tmp_path)
     assert network_namespace.holds_connections(5), "who cannot say is not believed"
@@ -213,6 +230,8 @@ def test_what_the_kernel_says_of_connections(tmp_path: Path, monkeypatch: pytest
     for name in ("tcp", "tcp6"):
         (tmp_path / "5" / "net" / name).write_text(head)
     assert not network_namespace.holds_connections(5)
+    (tmp_path / "5" / "net" / "tcp6").unlink()
+    assert not network_namespace.holds_connections(5), "a host without IPv6"
     (tmp_path / "5" / "net" / "tcp6").write_text(f"{head}   0: 0100007F:7531 0100007F:A0E2 06 00000000:00000000 03:00001741\n")
     assert network_namespace.holds_connections(5)
 

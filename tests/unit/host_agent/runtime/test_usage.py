@@ -180,3 +180,19 @@ def test_the_program_ends_with_the_watch(smi: Path) -> None:
     assert process
     watch.close()
     assert process.poll() is not None
+
+
+def test_the_end_of_a_run_is_waited_for_and_nothing_stays_open() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        meter = Meter(lambda: process.pid, None)
+        assert not meter.wait(5), "there is nothing to wait for before the first sample"
+        before = set(Path("/proc/self/fd").iterdir())
+        meter.sample()
+        assert meter.wait(0.01)
+        assert not meter.over()
+        process.communicate(b"\n")
+        assert meter.wait(60)
+        assert meter.over()
+    meter.close()
+    meter.close()
+    assert set(Path("/proc/self/fd").iterdir()) <= before
