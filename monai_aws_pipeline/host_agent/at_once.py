@@ -36,7 +36,7 @@ GROWTH: Final = 1.05
 """More at once must answer so much more a minute than fewer, or fewer it is."""
 ROUNDS: Final = 3
 """A rate is measured over so many studies in each place, all places taken throughout."""
-_LEAST_S: Final = 5.0
+LEAST_S: Final = 5.0
 """And over no fewer seconds: three studies that take a moment each tell more about that moment than about their number."""
 RECONSIDER: Final = 500
 """After so many studies at the number that was found, the others are tried again: what comes may have changed."""
@@ -212,7 +212,7 @@ class AtOnce:
                 known.since, known.counted = now, 0
                 return
             known.counted += 1
-            if known.counted >= ROUNDS * number and now - known.since >= _LEAST_S:
+            if known.counted >= ROUNDS * number and now - known.since >= LEAST_S:
                 self._decide(digest, known, number, known.counted * 60 / (now - known.since))
                 known.since = None
 

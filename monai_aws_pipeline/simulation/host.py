@@ -17,7 +17,8 @@ from monai_aws_pipeline.simulation.measured import Speed
 _AHEAD = 2
 _PUBLISHERS = 2
 ROUNDS = 3
-"""With a backlog, so many studies a place are measured before one more is tried at once."""
+LEAST_S = 5.0
+"""With a backlog, so many studies a place are measured, and for so long, before one more is tried at once."""
 
 
 class State(StrEnum):
@@ -64,6 +65,7 @@ class Host:
     _progress: float = 0.0
     _progress_at: float = 0.0
     _measured: int = 0
+    _measured_since: float = 0.0
 
     def __post_init__(self) -> None:
         """It has found its number on an earlier day, unless it is new."""
@@ -108,16 +110,19 @@ class Host:
     def ended(self, now: float) -> Message:
         """Take out the study whose inference ends now."""
         self._go_on(now)
-        self._measure()
+        self._measure(now)
         return heapq.heappop(self.running)[2]
 
-    def _measure(self) -> None:
+    def _measure(self, now: float) -> None:
         """A place becomes free. While each is taken as soon as it is free, so many are counted, and then one more is tried."""
         if len(self.running) < self.places or not self.waiting:
             self._measured = 0
             return
-        self._measured += 1  # the first begins the measurement
-        if self._measured > ROUNDS * self.places and self.places < self.at_once:
+        if not self._measured:  # the first begins the measurement
+            self._measured_since = now
+        self._measured += 1
+        is_measured = self._measured > ROUNDS * self.places and now - self._measured_since >= LEAST_S
+        if is_measured and self.places < self.at_once:
             self.places, self._measured = self.places + 1, 0
 
     def drop_waiting(self) -> list[Message]:
