@@ -88,7 +88,8 @@ SOURCES: tuple[tuple[str, str, Literal["measured", "assumed", "a rule"]], ...] =
         "measured",
     ),
     (
-        "before two at once: two side by side, whose answers must be the same; then one more after three studies a place of a backlog",
+        "before two at once: two side by side, whose answers must be the same; then one more after three studies a place of a backlog "
+        "and five seconds",
         "what the agent does on a machine that is new (`host_agent/at_once.py`)",
         "a rule",
     ),
