@@ -241,9 +241,9 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
     ]
     refresh, cancel, words = _refreshed(aim, found)
     launched = [] if refresh or covers(found.settings, aim.launch) else ["what it launches is another"]
-    waits = {"MaxSize"} if refresh and update.get("MaxSize", found.on_demand_base) < found.on_demand_base else set()
+    afterwards = {name: size for name, size in update.items() if refresh and name == "MaxSize" and size < found.on_demand_base}
     return GroupPlan(
-        update={**{name: value for name, value in update.items() if name not in waits}, **(aim.launch if launched else {})},
+        update={name: value for name, value in {**update, **(aim.launch if launched else {})}.items() if name not in afterwards},
         hooks=hooks,
         policies=policies,
         extra_hooks=extra_hooks,
@@ -256,7 +256,7 @@ def plan_group(aim: Wanted, found: Group | None) -> GroupPlan:
         pool=pool,
         cancel=cancel,
         refresh=refresh,
-        afterwards={name: update[name] for name in waits},
+        afterwards=afterwards,
         changed=(*changed, *launched),
         said=(*said, *words),
     )

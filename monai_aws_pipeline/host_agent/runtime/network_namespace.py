@@ -62,7 +62,10 @@ class NoNetwork:
         self._free: list[Namespace] = []
 
     def take(self, image: str, limits: Limits) -> Namespace | None:
-        """One for a container of this image, the caller's until ``give_back``. Never fails: with None the container gets one of its own."""
+        """One for a container of this image, the caller's until ``give_back``; with None the container gets one of its own.
+
+        Raises RuntimeError where this process may start no thread.
+        """
         if limits.network != NO_NETWORK:
             return None
         with self._lock:
@@ -146,9 +149,7 @@ def holds_connections(pid: int) -> bool:
     """Whether the namespace of a process remembers a TCP connection of one that has ended, whose port cannot be bound for a minute then."""
     tables = _PROC / str(pid) / "net"
     try:
-        # Without IPv6 there is no second table.
-        return any(
-            len(path.read_text().splitlines()) > 1 for path in (tables / "tcp", tables / "tcp6") if path.name == "tcp" or path.exists()
-        )
+        listed = [tables / "tcp", *tables.glob("tcp6")]  # a host without IPv6 has no second one
+        return any(len(path.read_text().splitlines()) > 1 for path in listed)
     except OSError:
         return True
