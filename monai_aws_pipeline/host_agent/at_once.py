@@ -70,9 +70,14 @@ class Use:
     studies: int = 0
 
     def and_of(self, end: RunEnd) -> Use:
-        """With one more study. Of the cores the last twenty count: the first starts with its imports."""
+        """With one more study; one that ended before it was measured says nothing.
+
+        Of the cores the last twenty count: the first starts with its imports.
+        """
+        memory = end.held_bytes or end.peak_bytes
+        if not memory:
+            return self
         seen = min(self.studies, 19)
-        memory = end.peak_bytes if end.held_bytes is None else end.held_bytes
         gpu = [value for value in (self.gpu_bytes, end.own_gpu_bytes) if value is not None]
         cores = end.cpu_seconds / end.seconds if end.seconds > 0 else 0.0
         return Use(max(self.memory_bytes, memory), max(gpu, default=None), (self.cores * seen + cores) / (seen + 1), self.studies + 1)

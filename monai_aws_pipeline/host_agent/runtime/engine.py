@@ -258,9 +258,10 @@ class Engine:
                 if stop.is_set():
                     raise InterruptedJobError("the host is stopping")
                 now = time.monotonic()
-                if meter.due(now):
+                over = not told and not timed_out and meter.over()
+                if over or meter.due(now):  # at its end, too: the kernel's marks stay until the engine takes the container down
                     meter.sample()
-                if not told and not timed_out and meter.over():
+                if over:
                     told, ends_by = True, now + _CALL_S
                     on_exit()
                 if now > ends_by:

@@ -147,7 +147,7 @@ class Meter:
             self.peak, self.source = max(self.peak, marked), self._group.peak_source
         elif (now := self._group.now_bytes()) > self.peak:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
-        if (held := self._group.held_bytes()) is not None:
+        if not self._has_ended() and (held := self._group.held_bytes()) is not None:  # at the end nothing is held any more
             self.held = max(held, self.held or 0)
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)

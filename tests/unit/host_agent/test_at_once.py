@@ -72,6 +72,11 @@ def test_what_a_study_needs_is_neither_page_cache_nor_what_others_have_of_the_gp
     assert use.memory_bytes == 2 * GIB, "the kernel says no more than its mark"
 
 
+def test_a_study_that_ended_before_its_memory_was_measured_says_nothing() -> None:
+    assert Use().and_of(replace(end(memory=0), held_bytes=None)) == Use()
+    assert BRAIN.and_of(replace(end(memory=0), held_bytes=0)) == BRAIN
+
+
 def test_the_reserves_are_kept() -> None:
     use = replace(BRAIN, memory_bytes=(16 * GIB - RESERVE_BYTES) // 5, cores=0.1)
     assert most_that_fit(G4DN, use, CPU)[0] == 4, "five would have room but for the margin"

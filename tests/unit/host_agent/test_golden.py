@@ -60,13 +60,16 @@ class Place:
         low, high = np.argwhere(mask).min(axis=0)[::-1] - 0.5, np.argwhere(mask).max(axis=0)[::-1] + 0.5
         return box_stl(*(np.array([-10.0, -20.0, 5.0]) + np.array([2.0, 2.0, 3.0]) * index for index in (low, high)))
 
-    def examine(self, mask: np.ndarray | None, **end: Any) -> Verdict:
+    def examine(self, mask: np.ndarray | None, unmeasured: int = 0, **end: Any) -> Verdict:
+        runs = iter(range(100))
+
         def answer(source: Path, target: Path):
+            assert not list(target.iterdir())
             if mask is not None:
                 write_seg_of_answer(target / "seg.dcm", sorted(source.iterdir()), mask)
                 (target / "stl").mkdir()
                 (target / "stl" / "brain.stl").write_bytes(self.surface(mask))
-            return replace(WELL, **end)
+            return replace(WELL, **({"peak_bytes": 0} if next(runs) < unmeasured else {}), **end)
 
         work = self.folder / f"work{len(list(self.folder.iterdir()))}"
         work.mkdir()
@@ -90,6 +93,13 @@ def test_a_good_answer_passes_every_point_and_the_line_says_so(place: Place):
     assert (line["golden"], line["image"], line["digest"]) == ("passed", "map@sha256:0", "sha256:0")
     assert {"name": "Dice of Brain", "expected": "at least 0.9", "found": "1.0000", "ok": True} in line["points"]
     assert json.loads(golden.report("m", "", None, 0.0))["golden"] == "none"
+
+
+def test_an_answer_that_was_there_before_its_memory_was_measured_is_asked_for_again(place: Place):
+    assert place.examine(block(), unmeasured=2).passed
+    assert [str(point) for point in place.examine(block(), unmeasured=3).missed] == [
+        "peak memory: expected at most 1 MiB, found not measured"
+    ]
 
 
 def test_a_shifted_answer_has_the_volume_and_not_the_dice(place: Place):

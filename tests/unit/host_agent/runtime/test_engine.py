@@ -14,6 +14,7 @@ import pytest
 from monai_aws_pipeline.host_agent.errors import Code, FailedError, InterruptedJobError
 from monai_aws_pipeline.host_agent.log_redaction.application_log import last_meaningful_line
 from monai_aws_pipeline.host_agent.runtime import engine as engine_module
+from monai_aws_pipeline.host_agent.runtime import usage
 from monai_aws_pipeline.host_agent.runtime.docker_api import EngineError, spoken_version
 from monai_aws_pipeline.host_agent.runtime.engine import LOG_LINES, Engine, RunEnd
 from monai_aws_pipeline.host_agent.runtime.usage import Meter, control_group
@@ -80,6 +81,22 @@ def test_a_run_is_over_with_its_last_process_and_before_the_engine_is_done_with_
     wanted = study_container(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
     end = engine.run(wanted, timeout_s=30, stop=threading.Event(), on_exit=waits.unlink)
     assert (end.exit_code, end.timed_out, end.log_tail) == (0, False, ("done",)), "and its end is known as ever"
+
+
+def test_what_a_short_run_used_is_read_at_its_end(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"memory.peak": "100", "memory.current": "90", "memory.stat": "anon 80\nshmem 0\n"}
+    group = control_group(7, *cgroup(tmp_path, "0::/x\n", {f"x/{name}": text for name, text in files.items()}))
+    monkeypatch.setattr(usage, "control_group", lambda _: group)
+    monkeypatch.setattr(usage, "_SAMPLE_S", 3600)  # the next look would come too late
+    (tmp_path / "docker" / "app" / "__main__.py").write_text(
+        f"import pathlib, time; time.sleep(0.5); folder = pathlib.Path({str(group.now.parent)!r}); "
+        "(folder / 'memory.peak').write_text('700'); (folder / 'memory.stat').write_text('anon 99\\nshmem 0\\n')"
+    )
+    waits = tmp_path / "docker" / "slow to end"
+    waits.touch()
+    wanted = study_container(IMAGE, SPEC, tmp_path, tmp_path, Limits(), name="one")
+    end = engine.run(wanted, timeout_s=30, stop=threading.Event(), on_exit=waits.unlink)
+    assert (end.peak_bytes, end.held_bytes) == (700, 80), "what is held at its end is nothing that it needed"
 
 
 def test_a_run_is_not_over_while_it_runs(engine: Engine, tmp_path: Path) -> None:
