@@ -171,13 +171,18 @@ class AtOnce:
                 )
             return f"{number} at once; {most} would fit ({scarce})" + (f"; measured {rates}" if rates else "")
 
-    def limits(self, digest: str) -> Limits:
+    def limits(self, digest: str, *, alone: bool = False) -> Limits:
         """What one study may use now: alone all that is allowed, beside others its share, so that it is it that meets its limit."""
         with self._lock:
-            if self.number(digest) == 1:
+            if alone or self.number(digest) == 1:
                 return self._limits
-            share = (self._machine.memory_bytes - RESERVE_BYTES) // self._places(self._of(digest))
-            return replace(self._limits, memory_mib=min(self._limits.memory_mib, share >> 20))
+            share = self.shared_mib // self._places(self._of(digest))
+            return replace(self._limits, memory_mib=min(self._limits.memory_mib, share))
+
+    @property
+    def shared_mib(self) -> int:
+        """The memory that studies at once share."""
+        return (self._machine.memory_bytes - RESERVE_BYTES) >> 20
 
     def may_share(self, digest: str, end: RunEnd | None = None) -> bool:
         """Whether there may be room for two, by what is known and what a study (``end``) has just used; without any of it there may be.

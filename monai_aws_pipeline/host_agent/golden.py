@@ -78,34 +78,33 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def examine(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, given: Given, folder: Path) -> Verdict:
-    """Let the MAP answer the study in ``folder`` and judge the answer. Raises JobError where the machine and not the MAP is at fault."""
+    """Let the MAP answer the study in ``folder`` and judge the answer. Raises JobError where the machine and not the MAP is at fault.
+
+    One that took so short a time that its memory was not measured is asked again where that is expected to stay below a limit.
+    """
+    for number in range(1, _TRIES + 1):
+        place = folder / f"study-{number}"  # the containers are named by it, and the one before may still be there
+        found = _answer(hosting, limits, stop, ready, given, place)
+        if found.failure or found.peak_bytes or given.expectation.memory_mib is None or number == _TRIES:
+            break
+        log.info("the application had ended before its memory was measured; it is run again")
+    verdict = judge(given.expectation, found)
+    if not verdict.passed:
+        _show_log(place / "map.log")
+    return verdict
+
+
+def _answer(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, given: Given, folder: Path) -> Found:
     try:
-        inferred = _answered(hosting, limits, stop, ready, given.study, folder / "study")
-        found = measure(inferred, folder / "study" / "output", given.reference)
+        study = _only_study(given.study, folder / "files")
+        return measure(run_study(hosting, limits, stop, ready, study, folder), folder / "output", given.reference)
     except InterruptedJobError:
         raise
     except Exception as error:  # files of a study and of somebody's application: a foreign exception's text may quote a value
         failed = as_job_error(error)
         if failed.code in HOST_CODES:
             raise failed from None
-        _show_log(folder / "study" / "map.log")
-        return judge(given.expectation, Found(failure=f"{failed.code}: {failed.cause}"))
-    verdict = judge(given.expectation, found)
-    if not verdict.passed:
-        _show_log(folder / "study" / "map.log")
-    return verdict
-
-
-def _answered(hosting: Hosting, limits: Limits, stop: threading.Event, ready: ReadyMap, archive: Path, folder: Path) -> Inferred:
-    """The study's answer in ``folder``. One that took so short a time that its memory was not measured is asked for again."""
-    for left in reversed(range(_TRIES)):
-        study = _only_study(archive, folder / "files")
-        inferred = run_study(hosting, limits, stop, ready, study, folder)
-        if inferred.end.peak_bytes or not left:
-            break
-        log.info("the application had ended before its memory was measured; it is run again")
-        shutil.rmtree(folder)
-    return inferred
+        return Found(failure=f"{failed.code}: {failed.cause}")
 
 
 def measure(inferred: Inferred, output: Path, reference: Path | None) -> Found:

@@ -270,21 +270,20 @@ class Pipeline:
         if self._turns.is_taken:
             context.live_map.look()
         place: Place | None = None
+        known: ReadyMap | None = None
         with self._turns.door(self._check_stop) as door:
-            must_be_empty = bool(alone)
             while place is None:
-                door.wait(until_empty=must_be_empty)
+                door.wait(known, until_empty=bool(alone))
                 began = time.monotonic()
                 self._not_waiting(job)
                 context.board.show(job.message.job, Phase.PULLING)
                 try:
-                    ready = make_ready(context, job.message, alone)
+                    ready = known = make_ready(context, job.message, alone)
                 except JobError as error:
                     return not_run(one, began, error), 0
-                place, must_be_empty = door.enter(ready, alone=bool(alone)), True  # where another MAP runs, it has to leave first
-        limits = context.config.limits if alone else context.at_once.limits(ready.facts.digest)
+                place = door.enter(ready, alone=bool(alone))
         try:
-            tried = run_inference(context, job.message, one, ready, limits, began, on_exit=place.leave)
+            tried = run_inference(context, job.message, one, ready, place.limits, began, on_exit=place.leave)
         finally:
             place.close()
         if tried.end:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from monai_aws_pipeline.host_agent.at_once import AtOnce
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
+from monai_aws_pipeline.maps.spec.run import Limits
 
 _LOOK_S: Final = 0.2
 
@@ -23,10 +24,13 @@ ReadyFor = Callable[[ReadyMap, int], bool]
 
 
 class Place:
-    """A study that runs. ``beside``: the most that ran with it. ``leave`` may be called more than once, ``close`` is called last."""
+    """A study that runs. ``limits``: what it may use; ``beside``: the most that ran with it.
 
-    def __init__(self, turns: Turns, ready: ReadyMap, *, alone: bool):
-        self._turns, self.ready, self.alone, self.beside = turns, ready, alone, 0
+    ``leave`` may be called more than once, ``close`` is called last.
+    """
+
+    def __init__(self, turns: Turns, ready: ReadyMap, limits: Limits, *, alone: bool):
+        self._turns, self.ready, self.limits, self.alone, self.beside = turns, ready, limits, alone, 0
 
     def leave(self) -> None:
         """Nothing of the MAP runs for this study any more."""
@@ -44,12 +48,18 @@ class Door:
     def __init__(self, turns: Turns, check: Callable[[], None]):
         self._turns, self._check = turns, check
 
-    def wait(self, *, until_empty: bool = False) -> None:
-        """Until there is a place beside those that run, or until none runs. Raises what ``check`` raises."""
-        self._turns.wait(self._check, until_empty=until_empty)
+    def wait(self, ready: ReadyMap | None = None, *, until_empty: bool = False) -> None:
+        """Until there is a place beside those that run, of ``ready``'s image where that is known, or until none runs.
+
+        Raises what ``check`` raises.
+        """
+        self._turns.wait(self._check, ready, until_empty=until_empty)
 
     def enter(self, ready: ReadyMap, *, alone: bool = False) -> Place | None:
-        """Take it; None where another MAP runs, and this one must wait until that has left. ``alone``: let nobody in beside it."""
+        """Take it; None where this MAP must wait, because another one runs or because what runs may use too much of the memory by now.
+
+        ``alone``: let nobody in beside it.
+        """
         return self._turns.enter(ready, alone=alone)
 
 
@@ -89,25 +99,34 @@ class Turns:
                 self._waiting.remove(door)
                 self._changed.notify_all()
 
-    def wait(self, check: Callable[[], None], *, until_empty: bool) -> None:
+    def wait(self, check: Callable[[], None], ready: ReadyMap | None, *, until_empty: bool) -> None:
         """See Door."""
         while True:
             check()
             with self._changed:
-                running, first = len(self._running), self._running[0] if self._running else None
+                running = list(self._running)
                 # An engine that is slow to say how runs ended is not given ever more of them.
-                before = running, len(self._open)
+                before = len(running), len(self._open)
                 are_known = len(self._open) <= self._number
-            is_free = first is None or (not (until_empty or first.alone) and self._has_place(first.ready, running))
+            is_free = not running or (not until_empty and self._may_join(ready, running) and self._has_place(running))
             if are_known and is_free:
                 return
             with self._changed:
                 if (len(self._running), len(self._open)) == before:
                     self._changed.wait(_LOOK_S)
 
-    def _has_place(self, ready: ReadyMap, running: int) -> bool:
+    def _has_place(self, running: Sequence[Place]) -> bool:
+        ready = running[0].ready
         self._number = self._at_once.number(ready.facts.digest)
-        return running < self._number and self._ready_for(ready, self._number)
+        has_room = self._has_room(self._at_once.limits(ready.facts.digest), running)
+        return has_room and len(running) < self._number and self._ready_for(ready, self._number)
+
+    def _may_join(self, ready: ReadyMap | None, running: Sequence[Place]) -> bool:
+        return not running[0].alone and (ready is None or ready.image == running[0].ready.image)
+
+    def _has_room(self, limits: Limits, running: Sequence[Place]) -> bool:
+        """The share may have been another when those that run began."""
+        return sum(place.limits.memory_mib for place in running) + limits.memory_mib <= self._at_once.shared_mib
 
     def enter(self, ready: ReadyMap, *, alone: bool) -> Place | None:
         """See Door."""
@@ -115,9 +134,10 @@ class Turns:
             self._number = 1 if alone else self._at_once.number(ready.facts.digest)
             self._ready_for(ready, self._number)
         with self._changed:
-            if any(place.ready.image != ready.image for place in self._running):
+            limits = self._at_once.limits(ready.facts.digest, alone=alone)
+            if self._running and not (self._may_join(ready, self._running) and self._has_room(limits, self._running)):
                 return None
-            place = Place(self, ready, alone=alone)
+            place = Place(self, ready, limits, alone=alone)
             self._running.append(place)
             self._open.append(place)
             for each in self._running:

@@ -104,7 +104,7 @@ class Meter:
 
     A container of its own starts from zero, and the last reading of the kernel's marks before its end is the truth up to the last tick.
     In a warm container (``warm=True``) figures are differences since the meter was made, and the memory mark is the run's own only if it
-    rose; else the largest sample of what was in use. ``held``: the largest sample without page cache, of all of a container.
+    rose; else the largest sample of what was in use. ``held``: the largest sample but the first without page cache, of all of a container.
     GPU memory: the largest sample of what its processes have together (``gpu_own``); where none of them was seen on it, ``gpu_peak`` is of
     the whole GPU, once a second.
     """
@@ -118,6 +118,7 @@ class Meter:
         self.kills = 0
         self._pid_of = pid_of
         self._pid = 0
+        self._samples = 0
         self._end: int | None = None
         self._gpu = gpu if shutil.which("nvidia-smi") else None
         self._gpu_at = self._sampled_at = 0.0
@@ -141,13 +142,15 @@ class Meter:
         self._group = self._group or self._find()
         if self._group is None:
             return
+        self._samples += 1
         peak, cpu, kills = self._before
         marked = self._group.peak_bytes()
         if not self._warm or marked > peak:
             self.peak, self.source = max(self.peak, marked), self._group.peak_source
         elif (now := self._group.now_bytes()) > self.peak:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
-        if not self._has_ended() and (held := self._group.held_bytes()) is not None:  # at the end nothing is held any more
+        # One that begins or has ended holds next to nothing: where no other sample was taken, what it held is not known.
+        if self._samples > 1 and not self._has_ended() and (held := self._group.held_bytes()) is not None:
             self.held = max(held, self.held or 0)
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)

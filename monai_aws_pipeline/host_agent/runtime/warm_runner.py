@@ -245,6 +245,7 @@ class Warm:
             self._idle.sort(key=lambda each: not each.is_ready())
             container = self._idle.pop(0)
             self._lent.append(container)
+        container.serves(ready.image, _of_warm(limits))  # a study that ended meanwhile may have given it the share that it had itself
         return container
 
     def _give_back(self, container: WarmContainer, *, worn: bool) -> None:
@@ -260,7 +261,7 @@ class Warm:
 
         Raises WarmRefusedError.
         """
-        limits = replace(limits, labels=((CONTAINER_LABEL, WARM),))
+        limits = _of_warm(limits)
         with self._lock:
             useless = [each for each in self._idle if not each.serves(ready.image, limits)]
             self._idle = [each for each in self._idle if each not in useless]
@@ -561,6 +562,10 @@ def left_to_studies(left: Iterable[Any]) -> str:
     return "".join(
         f"; {name} is imported by each study itself" + (f" ({seconds:.1f} s): it {does}" if does else "") for name, seconds, does in left
     )
+
+
+def _of_warm(limits: Limits) -> Limits:
+    return replace(limits, labels=((CONTAINER_LABEL, WARM),))
 
 
 def _check_same(end: RunEnd, unlike: tuple[str, ...]) -> None:

@@ -244,6 +244,8 @@ def test_each_has_its_share_of_the_memory_and_all_of_it_alone() -> None:
     at_once.used(DIGEST, end())
     assert at_once.limits(DIGEST).memory_mib == 14 * 1024 // 4
     assert replace(at_once.limits(DIGEST), memory_mib=CPU.memory_mib) == CPU
+    assert at_once.limits(DIGEST, alone=True) == CPU
+    assert at_once.shared_mib == 14 * 1024
     small = replace(CPU, memory_mib=1024)
     generous = AtOnce("2", G4DN, small)
     generous.used(DIGEST, end())

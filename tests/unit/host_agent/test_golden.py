@@ -7,7 +7,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Place:
     folder: Path
     source: list[Path]
     given: golden.Given
+    engine: PretendedEngine = field(default_factory=PretendedEngine)
 
     @staticmethod
     def surface(mask: np.ndarray) -> bytes:
@@ -64,7 +65,6 @@ class Place:
         runs = iter(range(100))
 
         def answer(source: Path, target: Path):
-            assert not list(target.iterdir())
             if mask is not None:
                 write_seg_of_answer(target / "seg.dcm", sorted(source.iterdir()), mask)
                 (target / "stl").mkdir()
@@ -73,7 +73,8 @@ class Place:
 
         work = self.folder / f"work{len(list(self.folder.iterdir()))}"
         work.mkdir()
-        return golden.examine(PerStudy(PretendedEngine(answer)), Limits(), threading.Event(), READY, self.given, work)  # type: ignore[arg-type]
+        self.engine = PretendedEngine(answer)
+        return golden.examine(PerStudy(self.engine), Limits(), threading.Event(), READY, self.given, work)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -97,9 +98,13 @@ def test_a_good_answer_passes_every_point_and_the_line_says_so(place: Place):
 
 def test_an_answer_that_was_there_before_its_memory_was_measured_is_asked_for_again(place: Place):
     assert place.examine(block(), unmeasured=2).passed
+    assert len(set(place.engine.names)) == 3, "the engine may still be removing the one before"
     assert [str(point) for point in place.examine(block(), unmeasured=3).missed] == [
         "peak memory: expected at most 1 MiB, found not measured"
     ]
+    place.given = replace(place.given, expectation=replace(place.given.expectation, memory_mib=None))
+    assert place.examine(block(), unmeasured=1).passed
+    assert len(place.engine.names) == 1, "nobody asked how much memory it takes"
 
 
 def test_a_shifted_answer_has_the_volume_and_not_the_dice(place: Place):

@@ -11,6 +11,7 @@ import pytest
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.turns import Place, Turns
+from monai_aws_pipeline.maps.spec.run import Limits
 from tests.unit.host_agent.pipeline_bench import until
 from tests.unit.host_agent.test_ahead import READY
 
@@ -18,13 +19,19 @@ OTHER = replace(READY, image=f"{READY.image}0", facts=replace(READY.facts, diges
 
 
 class Numbers:
-    """A number that the test chooses."""
+    """A number that the test chooses, and a share of 100 MiB. ``asked``: how often the share was looked at."""
 
     def __init__(self, number: int):
-        self.chosen, self.rounds = number, list[tuple[int, bool]]()
+        self.chosen, self.rounds, self.share, self.shared_mib = number, list[tuple[int, bool]](), 10, 100
+
+    asked = 0
 
     def number(self, digest: str) -> int:
         return self.chosen
+
+    def limits(self, digest: str, *, alone: bool = False) -> Limits:
+        self.asked += 1
+        return Limits(memory_mib=100 if alone else self.share)
 
     def left(self, digest: str, now: float, running: int, *, awaited: bool) -> None:
         self.rounds.append((running, awaited))
@@ -47,12 +54,12 @@ class Gate:
         started = threading.Event()
 
         def go() -> Place:
-            place, empty = None, alone
+            place, known = None, None
             started.set()
             with self.turns.door(nothing) as door:
                 while place is None:
-                    door.wait(until_empty=empty)
-                    place, empty = door.enter(ready, alone=alone), True
+                    door.wait(known, until_empty=alone)
+                    place, known = door.enter(ready, alone=alone), ready
             self.inside.append(place)
             return place
 
@@ -107,6 +114,47 @@ def test_a_number_that_grows_opens_the_door_to_who_waits_and_one_that_shrinks_cl
     assert not third.done(), "one is inside still"
     second.result().close()
     assert third.result(10).beside == 0
+
+
+def test_nobody_goes_in_beside_one_that_may_still_use_what_would_be_its_share() -> None:
+    gate = Gate(2)
+    gate.numbers.share = 100
+    first, second = gate.ask().result(10), gate.ask()
+    gate.numbers.share = 50
+    asked = gate.numbers.asked
+    until(lambda: gate.numbers.asked > asked + 1, "it has looked again")
+    assert not second.done(), "the first may still use all of it"
+    first.close()
+    third = gate.ask().result(10)
+    assert (second.result(10).limits.memory_mib, third.limits.memory_mib, third.beside) == (50, 50, 1)
+
+
+def test_with_room_for_one_more_it_goes_in_and_does_not_wait_for_the_rest() -> None:
+    gate = Gate(3)
+    gate.numbers.share = 60
+    large = gate.ask().result(10)
+    gate.numbers.share = 20
+    small = gate.ask().result(10)
+    gate.numbers.share = 30
+    third = gate.ask()
+    assert not third.done()
+    large.close()
+    assert third.result(10).beside == 1
+    assert small in gate.turns._running
+
+
+def test_a_share_that_grew_while_the_map_was_made_ready_is_waited_for() -> None:
+    gate = Gate(3)
+    first, _ = gate.ask().result(10), gate.ask().result(10)
+    with gate.turns.door(nothing) as door:
+        door.wait()
+        gate.numbers.share = 85
+        assert door.enter(READY) is None
+        first.close()
+        door.wait(READY)
+        place = door.enter(READY)
+    assert place is not None
+    assert (place.limits.memory_mib, place.beside) == (85, 1)
 
 
 def test_nobody_goes_in_beside_another_before_the_containers_are_ready_for_that() -> None:

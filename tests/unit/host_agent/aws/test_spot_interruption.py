@@ -18,6 +18,7 @@ from monai_aws_pipeline.host_agent.aws.spot_interruption import Notice, seconds_
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.local_cloud.metadata import METADATA_PORT, InstanceFacts, MetadataService
+from monai_aws_pipeline.maps.spec.container import ContainerSpec
 from tests.unit.host_agent.bench import SECRET, Bench, PretendedEngine, zip_of
 from tests.unit.host_agent.pipeline_bench import HeldMap, agent, prompt_host, until
 
@@ -58,8 +59,8 @@ def test_no_metadata_service_is_no_notice() -> None:
 class EndlessEngine(PretendedEngine):
     """A MAP that runs until the agent ends it."""
 
-    def run(self, arguments: list[str], **options: Any) -> RunEnd:
-        self.runs += 1
+    def run(self, wanted: ContainerSpec, **options: Any) -> RunEnd:
+        self.names.append(wanted.name)
         assert options["stop"].wait(30)
         raise InterruptedJobError("the host is stopping")
 

@@ -23,7 +23,7 @@ from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.side_by_side import SideBySide
 from monai_aws_pipeline.host_agent.runtime.usage import Meter, control_group
-from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm
+from monai_aws_pipeline.host_agent.runtime.warm_runner import Verdict, Warm, WarmContainer
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec
 from tests.support import pretended_docker
 from tests.unit.host_agent.dicom_files import write_series
@@ -369,3 +369,26 @@ def test_what_is_left_to_each_study_is_kept_with_the_verdict_and_told_to_the_nex
     assert host.study(ready).hosting == "warm"
     assert told[0]["leave"] == ["threaded"]
     again.close()
+
+
+def test_a_study_has_its_own_share_also_where_another_ended_just_before_it_began(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Limits(uid=os.geteuid(), gid=os.getegid(), timeout_s=20)
+    others = replace(mine, memory_mib=2048)
+    assert host.study(limits=mine).hosting == "per_study"
+    given, had = list[int](), list[int]()
+    monkeypatch.setattr(host.hosting._engine, "limit_memory", lambda name, mib: given.append(mib))
+    begin, run = host.hosting._begin, WarmContainer.run
+
+    def and_another_ends(ready: ReadyMap, limits: Limits, number: int) -> None:
+        begin(ready, limits, number)
+        if limits is mine and not given:
+            begin(ready, others, number)
+
+    def told(container: WarmContainer, *arguments: Any) -> RunEnd:
+        had.extend(given)
+        return run(container, *arguments)
+
+    monkeypatch.setattr(host.hosting, "_begin", and_another_ends)
+    monkeypatch.setattr(WarmContainer, "run", told)
+    assert host.study(limits=mine).hosting == "warm"
+    assert had == [2048, mine.memory_mib]
