@@ -45,9 +45,9 @@ def tiny_study_zip(instances: int = 6, study_uid: str | None = None, **options: 
     return zip_of({f"IMG{index:04d}.dcm": dicom_bytes(item) for index, item in enumerate(items)})
 
 
-def ct_study(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> list[Dataset]:
+def ct_study(instances: int = 6, wish: str = "chest", study_uid: str | None = None, size: int = 24) -> list[Dataset]:
     """One synthetic CT series: a ball of lung (-800 HU) in soft tissue (40 HU)."""
-    items = tiny_study(instances, study_uid, wish=wish, modality="CT")
+    items = tiny_study(instances, study_uid, wish=wish, modality="CT", size=size)
     for item in items:
         item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = CTImageStorage
         item.BodyPartExamined, item.RescaleType = "CHEST", "HU"
@@ -56,9 +56,9 @@ def ct_study(instances: int = 6, wish: str = "chest", study_uid: str | None = No
     return items
 
 
-def ct_study_zip(instances: int = 6, wish: str = "chest", study_uid: str | None = None) -> bytes:
+def ct_study_zip(instances: int = 6, wish: str = "chest", study_uid: str | None = None, size: int = 24) -> bytes:
     """A zip of ``ct_study``."""
-    return datasets_zip(ct_study(instances, wish, study_uid))
+    return datasets_zip(ct_study(instances, wish, study_uid, size))
 
 
 def datasets_zip(items: list[Dataset]) -> bytes:
