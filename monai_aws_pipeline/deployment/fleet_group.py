@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ WARMUP_S: Final = 60
 REFRESH_SECONDS: Final = 2 * 3600.0
 """AWS gives a refresh that comes no further an hour before it fails, or begins to roll back."""
 GONE_SECONDS: Final = 600.0
+_ANSWERS_S: Final = 300.0
+"""So long is a host that does not say what it has in hand taken for one at work."""
 BACKLOG: Final = "backlog-per-instance"
 JOB_AGE: Final = "job-age"
 _SQS: Final = "AWS/SQS"
@@ -547,14 +550,18 @@ def named_hosts(machines: Sequence[Machine]) -> list[Machine]:
 def retire_hosts(clients: Clients, machines: Machines, hosts: Sequence[Machine], seconds: float, report: Report) -> dict[str, str]:
     """End named hosts that a group has taken the place of, each when it has nothing in hand. Returns why, by id.
 
-    One that still has work after ``seconds`` is ended all the same: its agent then hands its jobs back, uncounted.
+    One that still has work after ``seconds`` is ended all the same: its agent then hands its jobs back, uncounted. One that does not say what
+    it has is asked again for a while.
     """
-    waiting = {host.id: host for host in hosts}
+    waiting, answers_by = {host.id: host for host in hosts}, time.monotonic() + min(seconds, _ANSWERS_S)
 
     def idle() -> list[str]:
         now = [found for name in waiting if (found := machines.look(name)) is not None]
         work = work_of(clients, now)
-        at_work = {host.id for host in now if host.state == "running" and work[host.id].jobs}
+        may_be = time.monotonic() < answers_by
+        at_work = {
+            host.id for host in now if host.state == "running" and (work[host.id].jobs or (may_be and work[host.id].agent == "unknown"))
+        }
         for name in [name for name in waiting if name not in at_work]:
             machines.terminate(name)
             report(f"retired {name}: a group takes its place")

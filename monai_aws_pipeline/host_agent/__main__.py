@@ -190,9 +190,8 @@ def _prove(config: AgentConfig, image: str) -> int:
     with Preparing(RUNTIME_FOLDER)(), golden.scratch(STATE_FOLDER) as folder:
         ready = _live_map(session, engine, config).make_ready(image, stop)
         given = golden.from_labels(engine.facts(image).labels, Store(session.client("s3", config=_CALLS), config.bucket), folder)
-        hosting = _hosting(
-            config, engine, folder / "warm", _at_once(config, engine)
-        )  # so that a golden study proves as well how the MAP can be hosted
+        at_once = _at_once(config, engine, is_shared=True)  # the agent's warm containers stay while this has its turn
+        hosting = _hosting(config, engine, folder / "warm", at_once)  # so that a golden study proves as well how the MAP can be hosted
         try:
             verdict = golden.examine(hosting, config.limits, stop, ready, given, folder) if given else None
         finally:
@@ -214,8 +213,8 @@ def _golden(chosen: argparse.Namespace) -> int:
     return AgentExit.DONE if verdict.passed else AgentExit.MISSED
 
 
-def _at_once(config: AgentConfig, engine: Engine) -> AtOnce:
-    machine = this_machine(engine.gpu.total_bytes() if config.gpus else None)
+def _at_once(config: AgentConfig, engine: Engine, *, is_shared: bool = False) -> AtOnce:
+    machine = this_machine(engine.gpu.total_bytes() if config.gpus else None, is_shared=is_shared)
     return AtOnce(config.studies_at_once, machine, config.limits, STATE_FOLDER / "at-once", engine.gpu.total_bytes)
 
 
@@ -223,10 +222,9 @@ def _hosting(config: AgentConfig, engine: Engine, folder: Path, at_once: AtOnce,
     """The way that the setting asks for, one process's MAP at a time. ``folder``: where warm containers' studies appear, nobody else's."""
     verdicts = STATE_FOLDER / "hosting"
     chosen = Warm(engine, verdicts, folder) if config.map_hosting == WARM else PerStudy(engine)
-    proved = SideBySide(
-        chosen, verdicts / "side-by-side", folder.with_name(f"{folder.name}-side-by-side"), at_once.may_share, at_once.proved
-    )
-    return OneAtATime(proved, RUNTIME_FOLDER, shared=shared)
+    proofs = folder.with_name(f"{folder.name}-side-by-side")
+    proved = SideBySide(chosen, verdicts / "side-by-side", proofs, at_once.may_share, at_once.proved, at_once.shared_mib)
+    return OneAtATime(proved, RUNTIME_FOLDER, shared=shared, waited=at_once.begin_anew)
 
 
 def _image(text: str) -> str:

@@ -124,7 +124,7 @@ def to_try(rates: Mapping[int, float], most: int) -> int:
 @dataclass
 class _Digest:
     """What is known of one. ``rates``: studies a minute by number; ``ceiling``: more have once failed a study that was answered alone;
-    ``places``: among how many the memory is shared.
+    ``together``: whether two are answered as one alone, None where that is to be proved yet; ``places``: among how many the memory is shared.
     """
 
     use: Use = field(default_factory=Use)
@@ -134,7 +134,7 @@ class _Digest:
     since: float | None = None
     counted: int = 0
     steady: int = 0
-    alone: bool = False
+    together: bool | None = True
     places: int = 1
 
 
@@ -157,7 +157,7 @@ class AtOnce:
         """How many may run now."""
         with self._lock:
             known = self._of(digest)
-            return min(self._wanted or known.number, self._most(known)[0])
+            return 1 if known.together is None else min(self._wanted or known.number, self._most(known)[0])
 
     def why(self, digest: str) -> str:
         """The number in words, for the log and for who asks the host."""
@@ -165,6 +165,8 @@ class AtOnce:
             known, number = self._of(digest), self.number(digest)
             most, scarce = self._most(known)
             rates = ", ".join(f"{at}: {rate:.1f} a minute" for at, rate in sorted(known.rates.items()))
+            if known.together is None and min(self._wanted or most, most) > 1:
+                return f"1 at once until it is proved that two are answered as one alone; {most} would fit ({scarce})"
             if self._wanted:
                 return f"{number} at once as MONAI_AWS_STUDIES_AT_ONCE asks" + (
                     f", of {self._wanted}: there is too little {scarce}" if number < self._wanted else ""
@@ -245,15 +247,21 @@ class AtOnce:
             log.warning("a study failed %s and was answered alone with all of it; from now on at most %d at once", where, most)
             self._say(digest)
 
-    def proved(self, digest: str, *, alone: bool) -> None:
-        """What the proof says of this digest: ``alone``, where its studies are answered otherwise beside each other. Then one has all that
-        is allowed. It is kept by who proved it.
+    def proved(self, digest: str, *, together: bool | None) -> None:
+        """Whether studies of this digest are answered beside each other as alone; None where that is not known yet. If they are not or it is
+        not, one has all that is allowed. It is kept by who proved it.
         """
         with self._lock:
-            known = self._of(digest)
-            if known.alone != alone:
-                known.alone = alone
+            known, number = self._of(digest), self.number(digest)
+            known.together = together
+            if self.number(digest) != number:
                 log.info("the MAP %s: %s", short_digest(digest), self.why(digest))
+
+    def begin_anew(self) -> None:
+        """Another process had the machine: what rates are measured now would tell about that."""
+        with self._lock:
+            for known in self._known.values():
+                known.since = None
 
     def _decide(self, digest: str, known: _Digest, number: int, rate: float) -> None:
         if number in known.rates:
@@ -270,7 +278,7 @@ class AtOnce:
             self._keep(digest)
 
     def _most(self, known: _Digest, *, by_cores: bool = True) -> tuple[int, str]:
-        if known.alone:
+        if known.together is False:
             return 1, "likeness: beside another a study was answered otherwise"
         most, scarce = most_that_fit(self._machine, known.use, self._limits, by_cores=by_cores and not self._wanted)
         return (most, scarce) if most <= known.ceiling else (known.ceiling, "room: beside others a study failed")
@@ -371,8 +379,11 @@ def _within(value: Any, least: float, most: float) -> float:
     return number
 
 
-def this_machine(gpu_bytes: int | None, proc: Path = Path("/proc")) -> Machine:
-    """What this host has, by its kernel. Raises OSError, ValueError."""
-    memory = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+def this_machine(gpu_bytes: int | None, proc: Path = Path("/proc"), *, is_shared: bool = False) -> Machine:
+    """What this host has, by its kernel; of the memory what others leave, where it ``is_shared``. Raises OSError, ValueError."""
+    lines = [line.split() for line in (proc / "meminfo").read_text().splitlines()]
+    memory = {line[0]: int(line[1]) << 10 for line in lines if line[0] in ("MemTotal:", "MemAvailable:")}
     pids = min(int((proc / "sys/kernel" / name).read_text()) for name in ("pid_max", "threads-max"))
-    return Machine(int(memory.split()[1]) << 10, len(os.sched_getaffinity(0)), pids, gpu_bytes)
+    total = memory["MemTotal:"]
+    size = min(total, memory["MemAvailable:"] + RESERVE_BYTES) if is_shared else total
+    return Machine(size, len(os.sched_getaffinity(0)), pids, gpu_bytes)

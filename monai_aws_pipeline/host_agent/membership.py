@@ -180,6 +180,8 @@ class GroupMember:
                 if not state:
                     log.warning("no group has this instance, or none says so; it works as a host of its own")
                 self._serves, self._unseen = True, not state
+                if self._target and self._target not in _AT_WORK:  # between the two looks
+                    self._told_to_go()
                 return True
             if not prepared and _COMES in state:
                 prepared = True
@@ -287,10 +289,13 @@ class GroupMember:
         self._show()
         log.info("the group wants this instance %s", target or "no more")
         if self._serves and target not in _AT_WORK:
-            log.warning("nothing new is begun; what runs may end")
-            self._told = time.monotonic()
-            self._hold(HOOK_FINISH)
-            self._around.leave.set()
+            self._told_to_go()
+
+    def _told_to_go(self) -> None:
+        log.warning("nothing new is begun; what runs may end")
+        self._told = time.monotonic()
+        self._hold(HOOK_FINISH)
+        self._around.leave.set()
 
     def _show(self) -> None:
         self._around.board.say_wanted(self._target, protected=bool(self._protected))

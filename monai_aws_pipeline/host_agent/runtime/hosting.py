@@ -27,6 +27,7 @@ from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_con
 log = logging.getLogger(__name__)
 
 _TURN_LOOK_S: Final = 0.1
+_LONG_S: Final = 1.0
 
 OnExit = Callable[[], None]
 """What is called when a run is over."""
@@ -153,11 +154,11 @@ class OneAtATime:
 
     Locks of the kernel on two files in ``folder``: they end with the process that held them, however that ended. Whoever waits for the MAP
     holds the other, so that an agent with a backlog, which is back within milliseconds, does not get ahead again and again. ``shared``: for
-    the agent, whose own studies may run beside each other, and beside nobody else's.
+    the agent, whose own studies may run beside each other, and beside nobody else's. ``waited`` is called after a long wait.
     """
 
-    def __init__(self, hosting: Hosting, folder: Path, *, shared: bool = False):
-        self._hosting, self._folder, self._how = hosting, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    def __init__(self, hosting: Hosting, folder: Path, *, shared: bool = False, waited: Callable[[], None] = nothing):
+        self._hosting, self._folder, self._how, self._waited = hosting, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, waited
 
     def run(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, *, name: str, stop: threading.Event, on_exit: OnExit = nothing
@@ -202,6 +203,8 @@ class OneAtATime:
             fcntl.flock(following, fcntl.LOCK_UN)
             if waited:
                 log.info("waited %.1f s for another process's MAP", time.monotonic() - started)
+                if time.monotonic() > started + _LONG_S:  # and not for another thread of this one, which is there at the same moment
+                    self._waited()
             yield partial(fcntl.flock, running, fcntl.LOCK_UN)
 
 

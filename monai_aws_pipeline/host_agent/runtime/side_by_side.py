@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -42,17 +43,22 @@ MayShare = Callable[[str, RunEnd | None], bool]
 
 
 class Tell(Protocol):
-    """Is told of each digest whether its studies may only run alone, before one of them runs and when that was proved."""
+    """Is told of each digest whether its studies are answered beside each other as alone, None while that is not known: before one of them
+    runs, and when it was proved.
+    """
 
-    def __call__(self, digest: str, *, alone: bool) -> None:
+    def __call__(self, digest: str, *, together: bool | None) -> None:
         """See above."""
 
 
 class SideBySide:
-    """A hosting whose studies may run beside each other once that was proved. ``folder``: this object's alone, for the proof's outputs."""
+    """A hosting whose studies may run beside each other once that was proved. ``folder``: this object's alone, for the proof's outputs.
 
-    def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare, tell: Tell):
-        self._hosting, self._folder, self._may_share, self._tell = hosting, folder, may_share, tell
+    ``shared_mib``: the memory that two may use together.
+    """
+
+    def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare, tell: Tell, shared_mib: int):
+        self._hosting, self._folder, self._may_share, self._tell, self._share_mib = hosting, folder, may_share, tell, shared_mib // 2
         self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE))
         self._in_vain = Counter[str]()
         shutil.rmtree(folder, ignore_errors=True)  # what an agent left that was killed in the middle of a proof
@@ -82,7 +88,7 @@ class SideBySide:
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """Several only after the proof."""
         verdict = self._verdicts.read(ready.facts.digest)
-        self._tell(ready.facts.digest, alone=bool(verdict and verdict.hosting == ALONE))
+        self._tell(ready.facts.digest, together=verdict.hosting == TOGETHER if verdict else None)
         if number > 1 and (verdict is None or verdict.hosting != TOGETHER):
             return False
         return self._hosting.ready_for(ready, limits, number)
@@ -103,9 +109,10 @@ class SideBySide:
                 self._tell_nothing(digest, "two were not run at once")
             elif unlike:
                 self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
-                self._tell(digest, alone=True)
+                self._tell(digest, together=False)
             else:
                 self._verdicts.write(digest, TOGETHER, "run twice at once, a study had the outputs that it had alone")
+                self._tell(digest, together=True)
         except Exception as error:  # says nothing about the MAP, and the study is answered, whatever it was
             self._tell_nothing(digest, error.__class__.__name__)
         finally:
@@ -117,6 +124,7 @@ class SideBySide:
         """What is unlike the outputs in ``target`` when two run at once, None where they did not. Raises whatever the hosting or a file of
         an application raises.
         """
+        limits = replace(limits, memory_mib=min(limits.memory_mib, self._share_mib))
         if not self._wait_until_ready(ready, limits, stop):
             return None
         shutil.rmtree(self._folder, ignore_errors=True)

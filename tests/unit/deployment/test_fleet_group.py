@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from moto import mock_aws
 
 from monai_aws_pipeline.cloud.autoscaling import FleetError, Group, Instance, LaunchTemplates, Refresh, ScalingGroup
+from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY
 from monai_aws_pipeline.deployment import fleet_group
@@ -27,6 +29,7 @@ from monai_aws_pipeline.deployment.fleet_group import (
     plan_group,
     wanted,
 )
+from monai_aws_pipeline.operations.status import HostWork, JobAtWork
 from monai_aws_pipeline.settings import SettingsError, load_settings
 from tests.unit.deployment.test_plans import _host
 
@@ -398,3 +401,38 @@ def test_the_on_demand_base_is_at_most_the_most_instances() -> None:
 def test_a_group_needs_a_baked_image() -> None:
     with pytest.raises(SettingsError, match="baked image"):
         load_settings(fleet="autoscaling", ami_mode="stock")
+
+
+def test_a_named_host_that_does_not_say_what_it_has_is_asked_again_before_it_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, ended = list[int](), dict[str, int]()
+    at_work = HostWork("running", jobs=(JobAtWork("a" * 32, "inferring", 9.0, 3.0),))
+    said = {
+        "i-off": [HostWork("stopped")],
+        "i-busy": [HostWork("unknown"), at_work, at_work, HostWork("running")],
+        "i-silent": [HostWork("unknown")],
+    }
+    hosts = [replace(_host(name, "a"), state="stopped" if name == "i-off" else "running") for name in said]
+
+    class Pretended:
+        def look(self, name: str) -> Machine:
+            return next(host for host in hosts if host.id == name)
+
+        def terminate(self, name: str) -> None:
+            ended[name] = len(looks)
+
+    def asked(_: object, running: list[Machine]) -> dict[str, HostWork]:
+        looks.append(len(running))
+        monkeypatch.setattr(fleet_group.time, "monotonic", lambda: len(looks) * 100.0)
+        return {host.id: said[host.id][min(len(looks), len(said[host.id])) - 1] for host in running}
+
+    def at_once(look: Callable[[], list[str]], done: Callable[[list[str]], bool], seconds: float, **_: Any) -> list[str]:
+        while not done(left := look()) and len(looks) < seconds / 100:
+            pass
+        return left
+
+    monkeypatch.setattr(fleet_group.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(fleet_group, "wait_until", at_once)
+    monkeypatch.setattr(fleet_group, "work_of", asked)
+    retired = fleet_group.retire_hosts(Any, Pretended(), hosts, 1000.0, lambda _: None)  # type: ignore[arg-type]
+    assert ended == {"i-off": 1, "i-silent": 3, "i-busy": 4}
+    assert set(retired) == set(said)

@@ -60,15 +60,15 @@ class PretendedEngine:
     """Runs a Python function where the engine would run a container."""
 
     run_map: Map = answers
-    names: list[str] = field(default_factory=list)
+    wanted: list[ContainerSpec] = field(default_factory=list)
 
     @property
     def runs(self) -> int:
-        return len(self.names)
+        return len(self.wanted)
 
     def run(self, wanted: ContainerSpec, **_: Any) -> RunEnd:
         given, target = wanted.binds
-        self.names.append(wanted.name)
+        self.wanted.append(wanted)
         return self.run_map(given.source, target.source)
 
     def remove_leftovers(self) -> int:

@@ -295,14 +295,14 @@ def test_a_map_that_answers_otherwise_beside_itself_has_all_that_one_may_have_an
     at_once.used(DIGEST, end())
     assert at_once.limits(DIGEST).memory_mib < CPU.memory_mib
     with caplog.at_level("INFO"):
-        at_once.proved(DIGEST, alone=True)
-        at_once.proved(DIGEST, alone=True)
+        at_once.proved(DIGEST, together=False)
+        at_once.proved(DIGEST, together=False)
     assert [record.getMessage() for record in caplog.records].count(
         f"the MAP {DIGEST[7:19]}: 1 at once as MONAI_AWS_STUDIES_AT_ONCE asks, of 4: there is too little "
         "likeness: beside another a study was answered otherwise"
     ) == 1
     assert (at_once.number(DIGEST), at_once.limits(DIGEST)) == (1, CPU)
-    at_once.proved(DIGEST, alone=False)
+    at_once.proved(DIGEST, together=True)
     assert at_once.number(DIGEST) == 4
     assert AtOnce("4", G4DN, CPU, tmp_path).number(DIGEST) == 4, "it is kept with the proof and nowhere else"
 
@@ -376,6 +376,38 @@ def test_a_file_that_says_too_much_is_not_believed(tmp_path: Path, change: dict[
     assert AtOnce(AUTO, G4DN, CPU, tmp_path).number(DIGEST) == 4
     file.write_text(json.dumps(good | change))
     assert AtOnce(AUTO, G4DN, CPU, tmp_path).number(DIGEST) == 1
+
+
+def test_while_it_is_not_known_whether_two_are_answered_as_one_alone_one_has_all_that_is_allowed() -> None:
+    at_once = AtOnce("4", G4DN, CPU)
+    at_once.used(DIGEST, end())
+    at_once.proved(DIGEST, together=None)
+    assert (at_once.number(DIGEST), at_once.limits(DIGEST)) == (1, CPU)
+    assert at_once.why(DIGEST).startswith("1 at once until it is proved that two are answered as one alone; ")
+    assert at_once.may_share(DIGEST), "else nobody would try"
+    at_once.proved(DIGEST, together=True)
+    assert at_once.number(DIGEST) == 4
+
+
+def test_a_rate_begins_anew_when_another_process_had_the_machine() -> None:
+    at_once = AtOnce(AUTO, G4DN, CPU)
+    at_once.used(DIGEST, end())
+    at_once.left(DIGEST, 0.0, 1, awaited=True)
+    at_once.begin_anew()
+    for second in range(600, 600 + ROUNDS + 1):
+        at_once.left(DIGEST, float(second) * 2, 1, awaited=True)
+    assert "1: 30.0 a minute" in at_once.why(DIGEST)
+
+
+def test_what_others_leave_of_a_machine_is_shared_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "sys" / "kernel").mkdir(parents=True)
+    for name in ("pid_max", "threads-max"):
+        (tmp_path / "sys" / "kernel" / name).write_text("32768\n")
+    (tmp_path / "meminfo").write_text(f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {10 << 20} kB\n")
+    assert this_machine(None, tmp_path).memory_bytes == 16 * GIB
+    assert this_machine(None, tmp_path, is_shared=True).memory_bytes - RESERVE_BYTES == 10 * GIB
+    (tmp_path / "meminfo").write_text(f"MemTotal: {16 << 20} kB\nMemAvailable: {15 << 20} kB\n")
+    assert this_machine(None, tmp_path, is_shared=True).memory_bytes == 16 * GIB
 
 
 def test_this_machine_is_read_from_its_kernel() -> None:

@@ -165,6 +165,23 @@ def test_told_to_go_it_holds_the_group_up_until_nothing_is_in_hand(instance: Ins
     assert (instance.off, instance.count(LEAVE)) == ([], 0)
 
 
+def test_told_to_go_at_the_moment_when_it_begins_to_serve_it_goes(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(instance.member()) as member:
+        asks = member._instance.state
+
+        def and_the_group_becomes_smaller() -> str | None:
+            state = asks()
+            if state == "InService" and not instance.leave.is_set():
+                instance.group("SetDesiredCapacity", AutoScalingGroupName="g", DesiredCapacity=0)
+                until(lambda: member._target == "Terminated", "the listener has not heard of it")
+            return state
+
+        monkeypatch.setattr(member._instance, "state", and_the_group_becomes_smaller)
+        assert member.enter()
+        assert instance.leave.is_set()
+        assert member.step(0.0) is Step.FINISH
+
+
 def test_what_does_not_end_before_awss_limit_is_given_back(instance: Instance) -> None:
     instance.pace = replace(instance.pace, finish=0.3)
     with closing(instance.in_service()) as member:

@@ -21,6 +21,7 @@ from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.intake.dicom import read_studies
 from monai_aws_pipeline.host_agent.job_steps import run_study
 from monai_aws_pipeline.host_agent.pipeline import Pipeline
+from monai_aws_pipeline.host_agent.runtime import hosting as hosting_module
 from monai_aws_pipeline.host_agent.runtime.engine import RunEnd
 from monai_aws_pipeline.host_agent.runtime.hosting import OneAtATime, PerStudy
 from monai_aws_pipeline.maps.spec.run import Limits
@@ -89,18 +90,21 @@ def locked(path: Path) -> bool:
     return asked.returncode != 0
 
 
-def test_the_agents_own_studies_share_the_turn_and_nobody_elses_joins_them(tmp_path: Path) -> None:
-    both, ends = threading.Barrier(3), threading.Event()
+def test_the_agents_own_studies_share_the_turn_and_nobody_elses_joins_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting_module, "_LONG_S", 0.25)
+    both, ends, waited = threading.Barrier(3), threading.Event(), list[bool]()
 
     def study(source: Path, target: Path) -> RunEnd:
         both.wait(30)
         assert ends.wait(30)
         return WELL
 
-    agent = OneAtATime(PerStudy(PretendedEngine(study)), tmp_path, shared=True)  # type: ignore[arg-type]
+    engine = PretendedEngine(study)
+    agent = OneAtATime(PerStudy(engine), tmp_path, shared=True, waited=lambda: waited.append(True))  # type: ignore[arg-type]
     with ThreadPoolExecutor(4) as threads:
         studies = [threads.submit(run, agent) for _ in range(2)]
         both.wait(30)
+        assert not waited, "for each other they do not wait long"
         proof = threads.submit(run, hosting(lambda *_: WELL, tmp_path))
         until(lambda: locked(tmp_path / "next-map.lock"), "the proof waits")
         third = threads.submit(run, agent)
@@ -112,6 +116,7 @@ def test_the_agents_own_studies_share_the_turn_and_nobody_elses_joins_them(tmp_p
         both.abort()
         with pytest.raises(threading.BrokenBarrierError):
             third.result(30)
+        assert waited == [True], "rates that are measured begin anew"
 
 
 def test_whoever_waits_stops_waiting_when_told_to_stop(tmp_path: Path) -> None:

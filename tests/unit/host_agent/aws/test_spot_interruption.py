@@ -60,7 +60,7 @@ class EndlessEngine(PretendedEngine):
     """A MAP that runs until the agent ends it."""
 
     def run(self, wanted: ContainerSpec, **options: Any) -> RunEnd:
-        self.names.append(wanted.name)
+        self.wanted.append(wanted)
         assert options["stop"].wait(30)
         raise InterruptedJobError("the host is stopping")
 

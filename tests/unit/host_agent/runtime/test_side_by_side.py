@@ -87,7 +87,7 @@ class Host:
         self.folder, self.engine = folder, PretendedEngine(the_map)
         self.below: Hosting = servers or PerStudy(self.engine)  # type: ignore[assignment,arg-type]
         self.asked: list[RunEnd | None] = []
-        self.told: list[bool] = []
+        self.told: list[bool | None] = []
         self.room = self.room_before = room
         self.stop = threading.Event()
         self.exits = 0
@@ -99,12 +99,12 @@ class Host:
             self.asked.append(end)
             return self.room if end else self.room_before
 
-        def tell(digest: str, *, alone: bool) -> None:
+        def tell(digest: str, *, together: bool | None) -> None:
             assert digest == DIGEST
-            if self.told[-1:] != [alone]:
-                self.told.append(alone)
+            if self.told[-1:] != [together]:
+                self.told.append(together)
 
-        return SideBySide(self.below, self.folder / "verdicts", self.folder / "proof", may_share, tell)
+        return SideBySide(self.below, self.folder / "verdicts", self.folder / "proof", may_share, tell, shared_mib=3001)
 
     def run(self, name: str = "one", ready: ReadyMap = MAP) -> RunEnd:
         target = self.folder / f"output-{name}"
@@ -126,6 +126,8 @@ def test_after_the_proof_two_may_run_and_it_is_made_once(tmp_path: Path) -> None
     assert host.hosting.ready_for(MAP, Limits(), 1)
     assert host.run() == WELL
     assert the_map.runs == 3
+    assert [each.memory_mib for each in host.engine.wanted] == [Limits().memory_mib, 1500, 1500], "two share what there is"
+    assert host.told == [None, True]
     assert host.opens()
     assert not (tmp_path / "proof").exists()
     host.run("two")
@@ -148,14 +150,14 @@ def test_a_map_that_answers_otherwise_beside_itself_stays_one_at_a_time(tmp_path
     assert host.run() == WELL, "the answer is that of the study alone"
     assert not host.opens()
     assert '"one_at_a_time"' in next((tmp_path / "verdicts").iterdir()).read_text()
-    assert host.told == [True]
+    assert host.told == [False]
     host.told.clear()
     host.hosting = host.made()
     assert not host.opens()
-    assert host.told == [True], "an agent that has begun again is told"
+    assert host.told == [False], "an agent that has begun again is told"
     next((tmp_path / "verdicts").iterdir()).unlink()
     assert not host.opens()
-    assert host.told == [True, False], "and may prove it again where the verdict was removed"
+    assert host.told == [False, None], "and may prove it again where the verdict was removed"
 
 
 def test_where_the_study_had_no_output_nothing_is_proved(tmp_path: Path) -> None:
