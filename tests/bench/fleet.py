@@ -42,8 +42,6 @@ EVENTS = 2
 IDLE_MINUTES = 0.5
 WAKE_MINUTES = 1
 WISH = "tiny:sleep=2"
-KIND = Kind.HOSTS
-"""The kind of fleet; the other one is to come."""
 _LOOK_S = 1.0
 
 PowerOns = dict[tuple[str, float], float]
@@ -52,7 +50,7 @@ PowerOns = dict[tuple[str, float], float]
 
 def measure() -> dict[str, Any]:
     """The figures of one run."""
-    fleet = Fleet(KIND, HOSTS, AT_ONCE, IDLE_MINUTES, WAKE_MINUTES)
+    fleet = Fleet(Kind.HOSTS, HOSTS, AT_ONCE, IDLE_MINUTES, WAKE_MINUTES)
     settings = {
         "MONAI_AWS_HOST_COUNT": f"{HOSTS}",
         "MONAI_AWS_IDLE_STOP_MINUTES": f"{IDLE_MINUTES}",
@@ -80,7 +78,7 @@ def measure() -> dict[str, Any]:
     simulated = replay([*arrivals.values()], rig, fleet, events=EVENTS, group=SHUFFLED)
     seconds = sum(off - begin for (_, begin), off in on.items())
     return {
-        "kind": KIND,
+        "kind": Kind.HOSTS,
         "studies": STUDIES,
         "hosts": HOSTS,
         "at_once": AT_ONCE,

@@ -20,7 +20,6 @@ from monai_aws_pipeline.host_agent.at_once import RESERVE_BYTES
 from monai_aws_pipeline.local_cloud.commands import LocalCloud
 from tests.support.faults import AGENT, Waking, eventually
 from tests.support.platform import Platform, environment, platform
-from tests.support.studies import tiny_study_zip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cloud, pytest.mark.long]
 
@@ -47,30 +46,35 @@ def place(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made
 
 
+@pytest.fixture(scope="module")
+def waking(place: Platform) -> Waking:
+    """All uploads: at the end of each case every one of them has its one answer, and nothing else is left."""
+    return Waking(place)
+
+
 def host_of(place: Platform) -> Machine:
     (host,) = place.machines(ROLE_INFERENCE)
     return host
 
 
-def answers(place: Platform, name: str, wishes: list[str]) -> list[ResultRecord]:
-    jobs = [place.upload(f"input/{name}-{number}.zip", tiny_study_zip(wish=wish)) for number, wish in enumerate(wishes)]
-    found = place.answers(jobs, 240)
-    assert all(len(found[job]) == 1 for job in jobs)
+def answers(waking: Waking, name: str, wishes: list[str]) -> list[ResultRecord]:
+    jobs = [waking.upload(f"{name}-{number}", wish) for number, wish in enumerate(wishes)]
+    found = waking.place.answers(jobs, 240)
     return [found[job][0] for job in jobs]
 
 
-def test_the_first_study_of_a_map_runs_alone_and_proves_that_two_may_run(place: Platform) -> None:
-    (record,) = answers(place, "first", ["tiny"])
+def test_the_first_study_of_a_map_runs_alone_and_proves_that_two_may_run(place: Platform, waking: Waking) -> None:
+    (record,) = answers(waking, "first", ["tiny"])
     assert (record.status, record.resources.beside) == (Status.SUCCEEDED, 0)
     said = place.on_host(host_of(place).id, "cat /var/lib/monai-aws/hosting/side-by-side/*.json /var/lib/monai-aws/at-once/*.json")
     assert '"several_at_once"' in said
     assert record.map.digest in said
 
 
-def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(place: Platform) -> None:
-    sleeping = [place.upload(f"input/asleep-{number}.zip", tiny_study_zip(wish="tiny:sleep=25")) for number in range(ASLEEP)]
-    Waking(place).host_at_work(ASLEEP)
-    (flood,) = answers(place, "flood", ["tiny:flood"])
+def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(place: Platform, waking: Waking) -> None:
+    sleeping = [waking.upload(f"asleep-{number}", "tiny:sleep=25") for number in range(ASLEEP)]
+    waking.host_at_work(ASLEEP)
+    (flood,) = answers(waking, "flood", ["tiny:flood"])
     assert flood.status is Status.SUCCEEDED, flood.error
     assert flood.resources.beside >= ASLEEP, "it was answered beside those that slept"
     kept = place.read(next(output.key for output in flood.outputs if output.kind == "log")).decode().splitlines()
@@ -79,7 +83,7 @@ def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(pla
     assert all(found[0].status is Status.SUCCEEDED for found in place.answers(sleeping).values())
 
     wishes = ["tiny:sleep=8"] * 5 + [f"tiny:take={TAKEN_MIB}", "tiny:fail", "tiny:litter", "tiny:look"]
-    records = answers(place, "backlog", wishes)
+    records = answers(waking, "backlog", wishes)
     ends = {wish: record for wish, record in zip(wishes, records, strict=True) if wish != "tiny:sleep=8"}
     assert all(record.status is Status.SUCCEEDED for wish, record in zip(wishes, records, strict=True) if wish != "tiny:fail"), [
         record.error for record in records
@@ -95,11 +99,11 @@ def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(pla
     said = place.on_host(host_of(place).id, "journalctl --unit monai-aws-agent --no-pager; cat /var/lib/monai-aws/at-once/*.json")
     assert re.search(r"failed \(map_out_of_memory\) beside \d other\(s\), which says nothing; it is run again alone", said)
     assert "was answered alone; from now on at most" in said
-    place.wait_stopped()
+    waking.assert_settled()
 
 
-def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back(place: Platform) -> None:
-    jobs = [place.upload(f"input/stopped-{number}.zip", tiny_study_zip(wish="tiny:sleep=60")) for number in range(4)]
+def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back(place: Platform, waking: Waking) -> None:
+    jobs = [waking.upload(f"stopped-{number}", "tiny:sleep=60") for number in range(4)]
     host = host_of(place)
 
     def work() -> list[str]:
@@ -118,5 +122,4 @@ def test_a_host_that_is_told_to_stop_with_several_in_hand_gives_all_of_them_back
     assert given_back >= 2, "that many were in hand when it was told to stop"
     found = place.answers(jobs, 400)
     assert [found[job][0].status for job in jobs] == [Status.SUCCEEDED] * 4
-    assert all(len(found[job]) == 1 for job in jobs)
-    place.wait_stopped()
+    waking.assert_settled()

@@ -58,7 +58,8 @@ measured: how many machines are on, how long studies wait, what it costs.
 and what was not stands [below](#what-it-rests-on), with [how far the results move](#what-moves-it) where a guess is wrong. What
 the simulation does with its seconds is held against a real run of three hosts on the embedded AWS, `make bench BENCH=fleet`: 1,000 studies
 in two waves, whose events came twice and out of order. None was lost, none was answered twice; the hosts were on for 4,310 s, and the
-simulation said 4,350 s.
+simulation said 4,350 s. Those were named hosts with one study at a time: a group, Spot and several at once are reckoned by their
+rules, and no run was held against them.
 
 *hosts* is what this project has by default: `MONAI_AWS_HOST_COUNT` machines that are stopped while nothing comes, bought On-Demand.
 *autoscaling* is an EC2 Auto Scaling group (`MONAI_AWS_FLEET`), which it has as well. Hosts on Spot are reckoned too, to compare; only a
