@@ -550,8 +550,8 @@ def named_hosts(machines: Sequence[Machine]) -> list[Machine]:
 def retire_hosts(clients: Clients, machines: Machines, hosts: Sequence[Machine], seconds: float, report: Report) -> dict[str, str]:
     """End named hosts that a group has taken the place of, each when it has nothing in hand. Returns why, by id.
 
-    One that still has work after ``seconds`` is ended all the same: its agent then hands its jobs back, uncounted. One that does not say what
-    it has is asked again for a while.
+    One that still has work after ``seconds`` is ended all the same: its agent then hands its jobs back, uncounted. One that does not say
+    what it has is asked again for a while.
     """
     waiting, answers_by = {host.id: host for host in hosts}, time.monotonic() + min(seconds, _ANSWERS_S)
 

@@ -124,7 +124,8 @@ def to_try(rates: Mapping[int, float], most: int) -> int:
 @dataclass
 class _Digest:
     """What is known of one. ``rates``: studies a minute by number; ``ceiling``: more have once failed a study that was answered alone;
-    ``together``: whether two are answered as one alone, None where that is to be proved yet; ``places``: among how many the memory is shared.
+    ``together``: whether two are answered as one alone, None where that is to be proved yet; ``places``: among how many the memory is
+    shared.
     """
 
     use: Use = field(default_factory=Use)
@@ -248,8 +249,9 @@ class AtOnce:
             self._say(digest)
 
     def proved(self, digest: str, *, together: bool | None) -> None:
-        """Whether studies of this digest are answered beside each other as alone; None where that is not known yet. If they are not or it is
-        not, one has all that is allowed. It is kept by who proved it.
+        """Whether studies of this digest are answered beside each other as alone; None where that is not known yet.
+
+        Otherwise one has all that is allowed. It is kept by who proved it.
         """
         with self._lock:
             known, number = self._of(digest), self.number(digest)
