@@ -98,7 +98,7 @@ def test_studies_that_wait_overlap_and_what_has_too_little_is_answered_alone(pla
     place.clients.ec2.start_instances(InstanceIds=[host_of(place).id])
     said = place.on_host(host_of(place).id, "journalctl --unit monai-aws-agent --no-pager; cat /var/lib/monai-aws/at-once/*.json")
     assert re.search(r"failed \(map_out_of_memory\) beside \d other\(s\), which says nothing; it is run again alone", said)
-    assert "was answered alone; from now on at most" in said
+    assert "was answered alone with all of it; from now on at most" in said
     waking.assert_settled()
 
 
