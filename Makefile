@@ -19,7 +19,7 @@ help:
 	@echo "make demo-down  stop everything the demo started"
 	@echo "make ui         start the Dagster UI on the demo's embedded AWS again (PORT=, MONAI_AWS_DEPLOYMENT=)"
 	@echo "make test       unit, integration, fidelity and end-to-end tests (TESTS=path for some)"
-	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test)"
+	@echo "make permissions  what the tests called, held against the policies of infra/bootstrap.yaml (after make test and make faults)"
 	@echo "make faults     what goes wrong on AWS made to go wrong, one line a case; and the long tests of machines that make test leaves out"
 	@echo "make fidelity   that the embedded AWS refuses what AWS refuses, and that the system lives through it, into build/fidelity.json"
 	@echo "make lint       style, types, declared packages, templates and policies, and whether Dagster can load the project"

@@ -1,4 +1,4 @@
-"""Holds what the tests called against infra/bootstrap.yaml: ``make permissions``, after ``make test``.
+"""Holds what the tests called against infra/bootstrap.yaml: ``make permissions``, after ``make test`` and ``make faults``.
 
 Writes ``build/iam-report.json``: ``{whole, roles: {NAME: {used, unused, explained, denied, findings}}}``. A call that no statement allows
 is wrong whichever tests made it; that nothing calls what a statement allows is known only when all of them have run.
@@ -52,7 +52,8 @@ def summary(verdicts: Mapping[str, Verdict], missing: list[str]) -> tuple[int, s
     lines += wrong
     if missing:
         lines += [
-            "What is unused cannot be said: only a whole run of make test shows it. These have not passed with the policies as they are:",
+            "What is unused cannot be said: only whole runs of make test and make faults show it.",
+            "These have not passed with the policies as they are:",
             *(f"  {name}" for name in missing),
         ]
     if not (wrong or missing):

@@ -6,6 +6,7 @@ A record opens with the version of each role's statements, which its calls were 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from tests.permissions.policies import TEMPLATE, roles
 ROOT = TEMPLATE.parents[1]
 FOLDER = ROOT / "build" / "iam-calls"
 TESTS = ("tests/e2e", "tests/integration", "tests/fidelity")
-"""What shows together, by ``make test``, which calls there are."""
+"""What shows together, by ``make test`` and their long ones by ``make faults``, which calls there are."""
+LONG = " -m long"
+"""What follows the name of a file whose long tests are meant."""
+_HAS_LONG = "pytest.mark.long"
+_IS_LONG = re.compile(r"^pytestmark = .*\bpytest\.mark\.long\b", re.MULTILINE)
 
 
 def versions() -> dict[str, str]:
@@ -45,10 +50,15 @@ def note_passed(names: Iterable[str], folder: Path = FOLDER) -> None:
 
 
 def not_passed(role: str, version: str, folder: Path = FOLDER, root: Path = ROOT) -> list[str]:
-    """Test files that have not passed whole since a role's statements are what they are."""
+    """Test files that have not passed whole since a role's statements are what they are, their long tests for themselves."""
     passed = _passed(folder)
-    there = [str(path.relative_to(root)) for each in TESTS for path in sorted((root / each).rglob("test_*.py"))]
+    there = [name for each in TESTS for path in sorted((root / each).rglob("test_*.py")) for name in _asked_of(path, root)]
     return [name for name in there if passed.get(name, {}).get(role) != version]
+
+
+def _asked_of(path: Path, root: Path) -> list[str]:
+    name, text = str(path.relative_to(root)), path.read_text("utf-8")
+    return [*([] if _IS_LONG.search(text) else [name]), *([f"{name}{LONG}"] if _HAS_LONG in text else [])]
 
 
 def begin(*, whole: bool, folder: Path = FOLDER) -> None:

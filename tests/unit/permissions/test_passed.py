@@ -51,6 +51,23 @@ def test_a_file_counts_when_all_of_its_tests_have_passed(
     assert (names, runs) == (noted, begun)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "noted"),
+    [((), {"tests/fidelity/test_other.py", WHOLE}), (("-m", "long"), {f"{WHOLE} -m long"}), (("-m", "not x"), set())],
+)
+def test_the_long_tests_of_a_file_count_for_themselves(
+    arguments: tuple[str, ...], noted: set[str], project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    names: set[str] = set()
+    monkeypatch.setattr(passed, "note_passed", names.update)
+    monkeypatch.setattr(passed, "begin", lambda *, whole: None)
+    project.makeini("[pytest]\naddopts = -m 'not long'\nmarkers =\n  long: minutes\n")
+    long = "import pytest\n@pytest.mark.long\ndef test_long(): pass\n"
+    (project.path / WHOLE).write_text(f"{long}def test_one(): pass\n")
+    project.runpytest_inprocess("-p", "tests.permissions.passed", "-p", "no:cacheprovider", *arguments, *TESTS)
+    assert names == noted
+
+
 def test_a_session_with_a_failure_proves_nothing(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     names: set[str] = set()
     monkeypatch.setattr(passed, "note_passed", names.update)

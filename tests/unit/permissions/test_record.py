@@ -69,13 +69,15 @@ def test_what_has_not_passed_since_a_role_is_as_it_is_is_missing(tmp_path: Path)
     for name in ("tests/e2e/test_one.py", "tests/integration/local_cloud/test_two.py", "tests/unit/test_three.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
+    (tmp_path / "tests/e2e/test_long.py").write_text("import pytest\n\npytestmark = [pytest.mark.cloud, pytest.mark.long]\n")
     now = versions()["wake"]
 
     def missing(version: str) -> list[str]:
         return not_passed("wake", version, tmp_path / "kept", tmp_path)
 
-    assert missing(now) == ["tests/e2e/test_one.py", "tests/integration/local_cloud/test_two.py"]
-    note_passed(["tests/e2e/test_one.py"], tmp_path / "kept")
+    long = "tests/e2e/test_long.py -m long"
+    assert missing(now) == [long, "tests/e2e/test_one.py", "tests/integration/local_cloud/test_two.py"]
+    note_passed(["tests/e2e/test_one.py", long], tmp_path / "kept")
     note_passed(["tests/integration/local_cloud/test_two.py"], tmp_path / "kept")
     assert missing(now) == []
-    assert missing("another") == ["tests/e2e/test_one.py", "tests/integration/local_cloud/test_two.py"]
+    assert missing("another") == [long, "tests/e2e/test_one.py", "tests/integration/local_cloud/test_two.py"]
