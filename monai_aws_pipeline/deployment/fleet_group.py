@@ -553,15 +553,16 @@ def retire_hosts(clients: Clients, machines: Machines, hosts: Sequence[Machine],
     One that still has work after ``seconds`` is ended all the same: its agent then hands its jobs back, uncounted. One that does not say
     what it has is asked again for a while.
     """
-    waiting, answers_by = {host.id: host for host in hosts}, time.monotonic() + min(seconds, _ANSWERS_S)
+    waiting = {host.id: host for host in hosts}
+    answered = dict.fromkeys(waiting, time.monotonic())
 
     def idle() -> list[str]:
         now = [found for name in waiting if (found := machines.look(name)) is not None]
         work = work_of(clients, now)
-        may_be = time.monotonic() < answers_by
-        at_work = {
-            host.id for host in now if host.state == "running" and (work[host.id].jobs or (may_be and work[host.id].agent == "unknown"))
-        }
+        moment = time.monotonic()
+        answered.update({name: moment for name, each in work.items() if each.agent != "unknown"})
+        silent = {name for name, each in work.items() if each.agent == "unknown" and moment < answered[name] + _ANSWERS_S}
+        at_work = {host.id for host in now if host.state == "running" and (work[host.id].jobs or host.id in silent)}
         for name in [name for name in waiting if name not in at_work]:
             machines.terminate(name)
             report(f"retired {name}: a group takes its place")

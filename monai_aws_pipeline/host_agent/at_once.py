@@ -195,7 +195,7 @@ class AtOnce:
         with self._lock:
             known = self._of(digest)
             use = known.use.and_of(end) if end else known.use
-            return self._wanted != 1 and (not use.studies or self._most(replace(known, use=use))[0] > 1)
+            return self._wanted != 1 and ((end is None and not use.studies) or self._most(replace(known, use=use))[0] > 1)
 
     def used(self, digest: str, end: RunEnd) -> None:
         """A study has ended: count what it used. One that failed may have failed of using too much: no other would be let in for good."""
@@ -206,6 +206,8 @@ class AtOnce:
         with self._lock:
             known, before = self._of(digest), self._of(digest).use
             known.use = before.and_of(end)
+            if known.use is before:
+                return
             if known.use.studies == 1 or self.number(digest) != number:
                 self._say(digest)
             elif (known.use.memory_bytes, known.use.gpu_bytes) != (before.memory_bytes, before.gpu_bytes):

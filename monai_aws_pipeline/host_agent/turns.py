@@ -56,7 +56,7 @@ class Door:
         self._turns.wait(self._check, ready, until_empty=until_empty)
 
     def enter(self, ready: ReadyMap, *, alone: bool = False) -> Place | None:
-        """Take it; None where this MAP must wait, because another one runs or because what runs may use too much of the memory by now.
+        """Take it; None where this MAP must wait: another one runs, or by now there are too many or they may use too much of the memory.
 
         ``alone``: let nobody in beside it.
         """
@@ -135,7 +135,8 @@ class Turns:
             self._ready_for(ready, self._number)
         with self._changed:
             limits = self._at_once.limits(ready.facts.digest, alone=alone)
-            if self._running and not (self._may_join(ready, self._running) and self._has_room(limits, self._running)):
+            is_full = len(self._running) >= self._at_once.number(ready.facts.digest)
+            if self._running and (is_full or not (self._may_join(ready, self._running) and self._has_room(limits, self._running))):
                 return None
             place = Place(self, ready, limits, alone=alone)
             self._running.append(place)

@@ -106,7 +106,7 @@ class SideBySide:
         try:
             unlike = self._differences(ready, source, target, limits, name, stop)
             if unlike is None:
-                self._tell_nothing(digest, "two were not run at once")
+                self._tell_nothing(digest, "two were not run at once, or one needed more than its share of the memory")
             elif unlike:
                 self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
                 self._tell(digest, together=False)
@@ -121,9 +121,10 @@ class SideBySide:
     def _differences(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, stop: threading.Event
     ) -> tuple[str, ...] | None:
-        """What is unlike the outputs in ``target`` when two run at once, None where they did not. Raises whatever the hosting or a file of
-        an application raises.
+        """What is unlike the outputs in ``target`` when two run at once; None where they did not, or one met its share of the memory, which
+        is not the other one's doing. Raises whatever the hosting or a file of an application raises.
         """
+        has_less = self._share_mib < limits.memory_mib
         limits = replace(limits, memory_mib=min(limits.memory_mib, self._share_mib))
         if not self._wait_until_ready(ready, limits, stop):
             return None
@@ -140,7 +141,7 @@ class SideBySide:
 
         with ThreadPoolExecutor(2, "side by side") as threads:
             runs = list(threads.map(one, folders))
-        if not ran_together(*((at - end.seconds, at) for end, at in runs)):
+        if not ran_together(*((at - end.seconds, at) for end, at in runs)) or (has_less and any(end.out_of_memory for end, _ in runs)):
             return None
         unlike: list[str] = []
         for folder, (end, _) in zip(folders, runs, strict=True):

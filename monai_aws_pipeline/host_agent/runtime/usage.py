@@ -154,7 +154,7 @@ class Meter:
             self.held = max(held, self.held or 0)
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)
-        if self._gpu:
+        if self._gpu and not self._has_ended():  # by then the GPU has what others have of it, and the driver may take seconds to say so
             self._sample_gpu(self._gpu, self._sampled_at)
 
     def _find(self) -> ControlGroup | None:

@@ -75,6 +75,7 @@ def test_what_a_study_needs_is_neither_page_cache_nor_what_others_have_of_the_gp
 def test_a_study_that_ended_before_its_memory_was_measured_says_nothing() -> None:
     assert Use().and_of(replace(end(memory=0), held_bytes=None)) == Use()
     assert BRAIN.and_of(replace(end(memory=0), held_bytes=0)) == BRAIN
+    assert not AtOnce(AUTO, G4DN, CPU).may_share(DIGEST, end(memory=0)), "nobody knows whether two have room"
 
 
 def test_the_reserves_are_kept() -> None:

@@ -137,10 +137,24 @@ def test_with_room_for_one_more_it_goes_in_and_does_not_wait_for_the_rest() -> N
     small = gate.ask().result(10)
     gate.numbers.share = 30
     third = gate.ask()
+    asked = gate.numbers.asked
+    until(lambda: gate.numbers.asked > asked + 1, "it has looked")
     assert not third.done()
     large.close()
     assert third.result(10).beside == 1
     assert small in gate.turns._running
+
+
+def test_a_number_that_fell_while_the_map_was_made_ready_lets_nobody_in() -> None:
+    gate = Gate(2)
+    first = gate.ask().result(10)
+    with gate.turns.door(nothing) as door:
+        door.wait()
+        gate.numbers.chosen = 1
+        assert door.enter(READY) is None
+        first.close()
+        door.wait(READY)
+        assert door.enter(READY)
 
 
 def test_a_share_that_grew_while_the_map_was_made_ready_is_waited_for() -> None:

@@ -143,7 +143,7 @@ def _other(source: Path, target: Path) -> RunEnd:
 
 @pytest.mark.parametrize(
     "together",
-    [_other, lambda *_: WELL, lambda *_: replace(WELL, exit_code=1), lambda *_: replace(WELL, exit_code=137, out_of_memory=True)],
+    [_other, lambda *_: WELL, lambda *_: replace(WELL, exit_code=1), lambda *_: replace(WELL, exit_code=137)],
 )
 def test_a_map_that_answers_otherwise_beside_itself_stays_one_at_a_time(tmp_path: Path, together: Callable[[Path, Path], RunEnd]) -> None:
     host = Host(tmp_path, Meeting(together))
@@ -158,6 +158,14 @@ def test_a_map_that_answers_otherwise_beside_itself_stays_one_at_a_time(tmp_path
     next((tmp_path / "verdicts").iterdir()).unlink()
     assert not host.opens()
     assert host.told == [False, None], "and may prove it again where the verdict was removed"
+
+
+def test_one_that_meets_its_share_of_the_memory_proves_nothing_about_the_other(tmp_path: Path) -> None:
+    host = Host(tmp_path, Meeting(lambda *_: replace(WELL, exit_code=137, out_of_memory=True)))
+    assert host.run() == WELL
+    assert not host.opens()
+    assert not list((tmp_path / "verdicts").glob("*"))
+    assert host.told == [None]
 
 
 def test_where_the_study_had_no_output_nothing_is_proved(tmp_path: Path) -> None:
