@@ -131,7 +131,8 @@ time.sleep(2)
 (state / f"run-{time.time_ns()}").write_text(json.dumps([began, time.time()]))
 """)
     warm = host.hosting
-    host.hosting = SideBySide(warm, host.folder / "beside", host.folder / "state" / "proof", lambda *_: True, lambda *_, **__: None)  # type: ignore[assignment]
+    proofs = host.folder / "state" / "proof"
+    host.hosting = SideBySide(warm, host.folder / "beside", proofs, lambda *_: True, lambda *_, **__: None, 1 << 20)  # type: ignore[assignment]
     host.study(ready)
     host.hosting = warm
     assert '"several_at_once"' in next((host.folder / "beside").iterdir()).read_text()
