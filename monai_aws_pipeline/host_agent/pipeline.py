@@ -270,25 +270,26 @@ class Pipeline:
         if self._turns.is_taken:
             context.live_map.look()
         place: Place | None = None
-        known: ReadyMap | None = None
+        ready: ReadyMap | None = None
         with self._turns.door(self._check_stop) as door:
             while place is None:
-                door.wait(known, until_empty=bool(alone))
+                door.wait(ready, until_empty=bool(alone))
                 began = time.monotonic()
                 self._not_waiting(job)
                 context.board.show(job.message.job, Phase.PULLING)
                 try:
-                    ready = known = make_ready(context, job.message, alone)
+                    ready = make_ready(context, job.message, alone)
                 except JobError as error:
                     return not_run(one, began, error), 0
                 place = door.enter(ready, alone=bool(alone))
         try:
-            tried = run_inference(context, job.message, one, ready, place.limits, began, on_exit=place.leave)
+            tried = run_inference(context, job.message, one, place.ready, place.limits, began, on_exit=place.leave)
         finally:
             place.close()
         if tried.end:
-            context.at_once.used(ready.facts.digest, tried.end)
-            context.board.say(context.at_once.number(ready.facts.digest), context.at_once.why(ready.facts.digest))
+            digest = place.ready.facts.digest
+            context.at_once.used(digest, tried.end)
+            context.board.say(context.at_once.number(digest), context.at_once.why(digest))
         return tried, place.beside
 
     def _ready_for(self, ready: ReadyMap, number: int) -> bool:

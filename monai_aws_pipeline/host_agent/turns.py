@@ -108,25 +108,23 @@ class Turns:
                 # An engine that is slow to say how runs ended is not given ever more of them.
                 before = len(running), len(self._open)
                 are_known = len(self._open) <= self._number
-            is_free = not running or (not until_empty and self._may_join(ready, running) and self._has_place(running))
+            is_free = not running or (not until_empty and self._has_place(ready or running[0].ready, running))
             if are_known and is_free:
                 return
             with self._changed:
                 if (len(self._running), len(self._open)) == before:
                     self._changed.wait(_LOOK_S)
 
-    def _has_place(self, running: Sequence[Place]) -> bool:
-        ready = running[0].ready
+    def _has_place(self, ready: ReadyMap, running: Sequence[Place]) -> bool:
+        return self._may_join(ready, self._at_once.limits(ready.facts.digest), running) and self._ready_for(ready, self._number)
+
+    def _may_join(self, ready: ReadyMap, limits: Limits, running: Sequence[Place]) -> bool:
+        """Whether one more may run beside these. Number and share may have been others when they began."""
+        if running[0].alone or running[0].ready.image != ready.image:
+            return False
         self._number = self._at_once.number(ready.facts.digest)
-        has_room = self._has_room(self._at_once.limits(ready.facts.digest), running)
-        return has_room and len(running) < self._number and self._ready_for(ready, self._number)
-
-    def _may_join(self, ready: ReadyMap | None, running: Sequence[Place]) -> bool:
-        return not running[0].alone and (ready is None or ready.image == running[0].ready.image)
-
-    def _has_room(self, limits: Limits, running: Sequence[Place]) -> bool:
-        """The share may have been another when those that run began."""
-        return sum(place.limits.memory_mib for place in running) + limits.memory_mib <= self._at_once.shared_mib
+        taken = sum(place.limits.memory_mib for place in running)
+        return len(running) < self._number and taken + limits.memory_mib <= self._at_once.shared_mib
 
     def enter(self, ready: ReadyMap, *, alone: bool) -> Place | None:
         """See Door."""
@@ -135,8 +133,7 @@ class Turns:
             self._ready_for(ready, self._number)
         with self._changed:
             limits = self._at_once.limits(ready.facts.digest, alone=alone)
-            is_full = len(self._running) >= self._at_once.number(ready.facts.digest)
-            if self._running and (is_full or not (self._may_join(ready, self._running) and self._has_room(limits, self._running))):
+            if self._running and not self._may_join(ready, limits, self._running):
                 return None
             place = Place(self, ready, limits, alone=alone)
             self._running.append(place)

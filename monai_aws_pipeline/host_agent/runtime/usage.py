@@ -149,12 +149,13 @@ class Meter:
             self.peak, self.source = max(self.peak, marked), self._group.peak_source
         elif (now := self._group.now_bytes()) > self.peak:
             self.peak, self.source = now, f"samples of {self._group.now.name}"
+        ended = self._has_ended()
         # One that begins or has ended holds next to nothing: where no other sample was taken, what it held is not known.
-        if self._samples > 1 and not self._has_ended() and (held := self._group.held_bytes()) is not None:
+        if self._samples > 1 and not ended and (held := self._group.held_bytes()) is not None:
             self.held = max(held, self.held or 0)
         self.cpu_seconds = max(self.cpu_seconds, round(self._group.cpu_seconds() - cpu, 3))
         self.kills = max(self.kills, self._group.kills() - kills)
-        if self._gpu and not self._has_ended():  # by then the GPU has what others have of it, and the driver may take seconds to say so
+        if self._gpu and not ended:  # by then the GPU has what others have of it, and the driver may take seconds to say so
             self._sample_gpu(self._gpu, self._sampled_at)
 
     def _find(self) -> ControlGroup | None:

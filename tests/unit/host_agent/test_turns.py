@@ -19,18 +19,17 @@ OTHER = replace(READY, image=f"{READY.image}0", facts=replace(READY.facts, diges
 
 
 class Numbers:
-    """A number that the test chooses, and a share of 100 MiB. ``asked``: how often the share was looked at."""
+    """A number that the test chooses, and a share of 100 MiB. ``looks``: how often the share was looked at."""
 
     def __init__(self, number: int):
-        self.chosen, self.rounds, self.share, self.shared_mib = number, list[tuple[int, bool]](), 10, 100
-
-    asked = 0
+        self.chosen, self.rounds = number, list[tuple[int, bool]]()
+        self.share, self.shared_mib, self.looks = 10, 100, 0
 
     def number(self, digest: str) -> int:
         return self.chosen
 
     def limits(self, digest: str, *, alone: bool = False) -> Limits:
-        self.asked += 1
+        self.looks += 1
         return Limits(memory_mib=100 if alone else self.share)
 
     def left(self, digest: str, now: float, running: int, *, awaited: bool) -> None:
@@ -121,8 +120,8 @@ def test_nobody_goes_in_beside_one_that_may_still_use_what_would_be_its_share() 
     gate.numbers.share = 100
     first, second = gate.ask().result(10), gate.ask()
     gate.numbers.share = 50
-    asked = gate.numbers.asked
-    until(lambda: gate.numbers.asked > asked + 1, "it has looked again")
+    looks = gate.numbers.looks
+    until(lambda: gate.numbers.looks > looks + 1, "it has looked again")
     assert not second.done(), "the first may still use all of it"
     first.close()
     third = gate.ask().result(10)
@@ -137,38 +136,27 @@ def test_with_room_for_one_more_it_goes_in_and_does_not_wait_for_the_rest() -> N
     small = gate.ask().result(10)
     gate.numbers.share = 30
     third = gate.ask()
-    asked = gate.numbers.asked
-    until(lambda: gate.numbers.asked > asked + 1, "it has looked")
+    looks = gate.numbers.looks
+    until(lambda: gate.numbers.looks > looks + 1, "it has looked")
     assert not third.done()
     large.close()
     assert third.result(10).beside == 1
     assert small in gate.turns._running
 
 
-def test_a_number_that_fell_while_the_map_was_made_ready_lets_nobody_in() -> None:
+@pytest.mark.parametrize(("name", "value"), [("chosen", 1), ("share", 95)])
+def test_a_number_that_fell_or_a_share_that_grew_while_the_map_was_made_ready_is_waited_for(name: str, value: int) -> None:
     gate = Gate(2)
     first = gate.ask().result(10)
     with gate.turns.door(nothing) as door:
         door.wait()
-        gate.numbers.chosen = 1
-        assert door.enter(READY) is None
-        first.close()
-        door.wait(READY)
-        assert door.enter(READY)
-
-
-def test_a_share_that_grew_while_the_map_was_made_ready_is_waited_for() -> None:
-    gate = Gate(3)
-    first, _ = gate.ask().result(10), gate.ask().result(10)
-    with gate.turns.door(nothing) as door:
-        door.wait()
-        gate.numbers.share = 85
+        setattr(gate.numbers, name, value)
         assert door.enter(READY) is None
         first.close()
         door.wait(READY)
         place = door.enter(READY)
     assert place is not None
-    assert (place.limits.memory_mib, place.beside) == (85, 1)
+    assert place.limits.memory_mib == gate.numbers.share
 
 
 def test_nobody_goes_in_beside_another_before_the_containers_are_ready_for_that() -> None:
