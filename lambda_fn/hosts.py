@@ -51,8 +51,8 @@ FORGOTTEN: Final = timedelta(hours=3)
 """Longer than any pull or proof keeps a host awake that has no job."""
 LAUNCHES_IN_VAIN: Final = 3
 """So many in a row, begun within ``IN_VAIN``: a group goes on launching, and each instance that does not get ready costs its minutes."""
-IN_VAIN: Final = timedelta(minutes=30)
-"""Longer than three times the hook's timeout; what was in vain before that may have had another reason."""
+IN_VAIN: Final = timedelta(minutes=90)
+"""Longer than three times the hook's timeout, with the launches; what was in vain before that may have had another reason."""
 _IDENTIFIER: Final = re.compile(r"arn:\S+|[0-9a-f]{8}[\w-]*")
 
 

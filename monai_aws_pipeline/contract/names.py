@@ -21,9 +21,12 @@ HOOK_READY: Final = "monai-aws-ready"
 """Lifecycle hook of the fleet's Auto Scaling group: an instance comes; its agent completes it when the live MAP lies on the disk."""
 HOOK_FINISH: Final = "monai-aws-finish"
 """Lifecycle hook of the group: an instance goes; its agent completes it when nothing is in hand any more."""
-HOOK_TIMEOUT_S: Final = 300
-"""``HeartbeatTimeout`` of both: so long an instance whose agent died holds its group up. One at work says each minute that it goes on,
-which AWS lets it do for 100 times this, at most 48 hours."""
+READY_TIMEOUT_S: Final = 900
+"""``HeartbeatTimeout`` of the first. It runs from the launch: a new machine with a GPU, its disk read from a snapshot for the first time,
+may need minutes before its agent says anything."""
+FINISH_TIMEOUT_S: Final = 300
+"""``HeartbeatTimeout`` of the second: so long an instance whose agent died holds its group up. One at work says each minute that it goes
+on, which AWS lets it do for 100 times this, at most 48 hours."""
 AGENT_UNIT: Final = "monai-aws-agent.service"
 AGENT_PROGRAM: Final = "/opt/monai-aws/bin/monai-aws-agent"
 AGENT_SETTINGS: Final = "/etc/monai-aws/agent.json"

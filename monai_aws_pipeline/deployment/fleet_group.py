@@ -22,7 +22,7 @@ from monai_aws_pipeline.cloud.instances import LaunchSpec, Machine, Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import wait_until
-from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY, HOOK_TIMEOUT_S, TAG_CONTENT, TAG_GROUP, TAG_RUN_ID
+from monai_aws_pipeline.contract import FINISH_TIMEOUT_S, HOOK_FINISH, HOOK_READY, READY_TIMEOUT_S, TAG_CONTENT, TAG_GROUP, TAG_RUN_ID
 from monai_aws_pipeline.operations.status import work_of
 from monai_aws_pipeline.settings import Names, Settings
 
@@ -53,7 +53,7 @@ class Wanted:
     """What the group is to be, in AWS's own terms. ``launch``: template or mix; ``pool``: the warm pool's setting, empty for none.
 
     ``mix``: what it has that AWS may keep no warm pool beside, in words; empty for On-Demand instances of one type. ``suspended``: what it
-    is never to do, in AWS's words.
+    is never to do, in AWS's words. ``types``: that an instance may be of.
     """
 
     launch: Json
@@ -66,6 +66,7 @@ class Wanted:
     version: str
     mix: str = ""
     suspended: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
 
 def wanted(settings: Settings, template: str, version: str, types: Sequence[str], subnets: Sequence[str]) -> Wanted:
@@ -100,8 +101,8 @@ def wanted(settings: Settings, template: str, version: str, types: Sequence[str]
         },
         hooks={
             # One that never became ready is ended, one whose agent is gone is not waited for.
-            HOOK_READY: _hook("autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON"),
-            HOOK_FINISH: _hook("autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
+            HOOK_READY: _hook("autoscaling:EC2_INSTANCE_LAUNCHING", READY_TIMEOUT_S, "ABANDON"),
+            HOOK_FINISH: _hook("autoscaling:EC2_INSTANCE_TERMINATING", FINISH_TIMEOUT_S, "CONTINUE"),
         },
         policies={BACKLOG: _backlog(names), JOB_AGE: _ONE_MORE},
         alarm=_alarm(names),
@@ -109,13 +110,14 @@ def wanted(settings: Settings, template: str, version: str, types: Sequence[str]
         tags={},
         version=version,
         mix=mix,
+        types=tuple(types),
         # An idle instance leaves with its place: for the balance of zones AWS would launch another where there are fewer.
         suspended=("AZRebalance",),
     )
 
 
-def _hook(transition: str, otherwise: str) -> Json:
-    return {"LifecycleTransition": transition, "HeartbeatTimeout": HOOK_TIMEOUT_S, "DefaultResult": otherwise}
+def _hook(transition: str, seconds: int, otherwise: str) -> Json:
+    return {"LifecycleTransition": transition, "HeartbeatTimeout": seconds, "DefaultResult": otherwise}
 
 
 _ONE_MORE: Final[Json] = {
@@ -274,6 +276,8 @@ def _pool(aim: Wanted, found: Group | None) -> str:
         return "anew"  # what it was to hold says nothing: it will not
     if there and found and aim.mix and _mix(found.settings) != _mix(aim.launch):
         return "anew"  # AWS may refuse the other mix while there is a pool
+    if there and found and any(each.type not in aim.types for each in found.warm):
+        return "anew"  # one at work leaves when it is idle; one in the pool would serve again, whenever that may be
     return "put" if aim.pool and not covers(found.pool if found else {}, aim.pool) else ""
 
 

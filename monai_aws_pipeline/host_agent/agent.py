@@ -77,6 +77,7 @@ class Agent:
         """Take jobs until told to stop or to leave (False) or idle for long enough with nothing in hand and nothing queued (True)."""
         context = self._context
         log.info("ready, %.1f s after the machine started; taking jobs", self._boot.seconds)
+        pipeline.open()
         while not (context.stop.is_set() or context.leave.is_set()):
             self._sign_of_life()
             if not pipeline.wait_for_place():

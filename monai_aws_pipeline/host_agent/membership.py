@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from monai_aws_pipeline.contract import HOOK_FINISH, HOOK_READY, HOOK_TIMEOUT_S
+from monai_aws_pipeline.contract import FINISH_TIMEOUT_S, HOOK_FINISH, HOOK_READY
 from monai_aws_pipeline.host_agent.aws.fleet_membership import GroupInstance, Leaving
 from monai_aws_pipeline.host_agent.job_status import Board
 
 log = logging.getLogger(__name__)
 
 IN_SERVICE: Final = "InService"
+_STANDBY: Final = "Standby"
+"""A person has set it aside: no hook holds it, so no time is up for what it waits for."""
 _COMES: Final = "Pending"
 _AT_WORK: Final = (IN_SERVICE, "Detached", "")
 """Targets with which jobs are taken: a group's instance at work, or one that no group has (any more)."""
@@ -120,7 +122,7 @@ class Pace:
     look: float = 5.0
     beat: float = 60.0
     unknown: float = 60.0
-    finish: float = min(172_800.0, 100.0 * HOOK_TIMEOUT_S) - HOOK_TIMEOUT_S
+    finish: float = min(172_800.0, 100.0 * FINISH_TIMEOUT_S) - FINISH_TIMEOUT_S
     again: float = 60.0
     asks: int = 5
 
@@ -273,7 +275,7 @@ class GroupMember:
             now = time.monotonic()
             if self._told < math.inf:
                 self._around.sign_of_life()  # the loop that gives it has ended
-            if now > self._told + self._pace.finish:
+            if now > self._told + self._pace.finish and self._target != _STANDBY:
                 self._around.stop.set()
             if self._unseen:
                 self._look_for_hook()
@@ -294,7 +296,8 @@ class GroupMember:
     def _told_to_go(self) -> None:
         log.warning("nothing new is begun; what runs may end")
         self._told = time.monotonic()
-        self._hold(HOOK_FINISH)
+        if self._target != _STANDBY:
+            self._hold(HOOK_FINISH)
         self._around.leave.set()
 
     def _show(self) -> None:

@@ -117,6 +117,15 @@ def test_a_new_template_is_brought_in_by_a_refresh_where_there_are_instances_and
     assert empty.said == ("the group has no instance and an empty pool: it needs no instance refresh",)
 
 
+def test_an_instance_of_a_type_that_the_settings_name_no_more_does_not_stay_in_the_pool() -> None:
+    before, after = aim_of(("g4dn.xlarge", "g5.xlarge"), fleet_warm_pool=1), aim_of(("g4dn.xlarge", "g6.xlarge"), fleet_warm_pool=1)
+    other = replace(member("3"), type="g5.xlarge")
+    assert plan_group(before, as_made(before, warm=(other,))).is_nothing
+    plan = plan_group(after, as_made(before, warm=(other,)))
+    assert (plan.pool, plan.refresh, plan.update) == ("anew", "", after.launch)
+    assert plan_group(after, as_made(before, warm=(member("3"),))).pool == ""
+
+
 def test_a_refresh_under_way_is_awaited_or_stopped_where_it_goes_elsewhere() -> None:
     def found(version: str) -> Group:
         return as_made(aim_of(), instances=(member("3"),), refresh=Refresh("r", "InProgress", 40, "", version))

@@ -58,6 +58,7 @@ class Instance:
     off: list[str] = field(default_factory=list)
     alive: int = 0
     in_use: bool = False
+    pull_s: float = 0.0
     leave: threading.Event = field(default_factory=threading.Event)
     stop: Stop = field(default_factory=Stop)
 
@@ -87,11 +88,15 @@ class Instance:
         def sign() -> None:
             self.alive += 1
 
+        def pull() -> None:
+            self.prepared.append(self.state)
+            time.sleep(self.pull_s)
+
         around = Surroundings(
             self.leave,
             self.stop,
             self.board,
-            lambda: self.prepared.append(self.state),
+            pull,
             lambda: self.in_use,
             lambda: self.off.append(""),
             sign,

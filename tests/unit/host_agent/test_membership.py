@@ -288,12 +288,39 @@ def test_one_that_the_group_takes_back_into_service_begins_with_a_new_process(in
     assert told == [True]
 
 
+def test_set_aside_by_a_person_it_waits_for_as_long_as_that_takes(instance: Instance) -> None:
+    instance.pace = replace(instance.pace, finish=0.05)
+    with closing(instance.in_service()) as member:
+        (group,) = instance.group.service._groups.values()
+        group.members[0].target = lambda _: "Standby"  # type: ignore[method-assign]
+        assert instance.leave.wait(10)
+        ends = begin(member.end)
+        assert stays(lambda: not instance.stop.is_set(), 0.5)
+        assert instance.count("RecordLifecycleActionHeartbeat") == 0, "no hook holds it"
+        instance.stop.set()
+        ends.join(10)
+
+
 # ------------------------------------------------------------------------------------------------------------------- the whole agent
 
 
 def life(bench: Bench, instance: Instance, member: GroupMember) -> Agent:
     host = replace(prompt_host(bench), leave=instance.leave, stop=instance.stop, board=instance.board)
     return Agent(host, member, BootOnce(bench.folder, lambda: 5.0), lambda: False)
+
+
+def test_what_passes_before_it_is_in_service_is_not_counted_as_idle(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launch_template(), one_instance(tmp_path) as instance:
+        instance.pull_s = 3.0
+        idle: list[float] = []
+        with closing(instance.member()) as member:
+            step = member.step
+            monkeypatch.setattr(member, "step", lambda seconds: (idle.append(seconds), step(seconds))[1])
+            runs = begin(life(bench, instance, member).run)
+            until(lambda: bool(idle), "it never asked for work")
+            instance.stop.set()
+            runs.join(30)
+    assert idle[0] < instance.pull_s
 
 
 def test_a_study_in_hand_is_answered_although_the_group_becomes_smaller(bench: Bench, tmp_path: Path) -> None:

@@ -414,7 +414,7 @@ def test_with_nothing_to_do_a_group_that_launches_in_vain_goes_back_to_zero_and_
         (launches("Failed", "Failed", "Failed"), "InService"),
         (launches("Failed", "Failed", "Successful"), "Pending:Wait"),
         (launches("InProgress", "Failed", "Failed"), "Pending:Wait"),
-        (launches("InProgress", "Failed", "Failed", "Failed", minutes_ago=20), "Pending:Wait"),
+        (launches("InProgress", "Failed", "Failed", "Failed", minutes_ago=40), "Pending:Wait"),
     ],
     ids=["at-work", "came-before", "two", "of-another-time"],
 )
