@@ -285,7 +285,7 @@ def doctor_app() -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--wait", is_flag=True, help="Wait for the answer of each study and show it.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for each; default: the MAP's time limit and 15 minutes.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds for each; default: twice the MAP's time limit and 15 minutes.")
 @click.option("--again", is_flag=True, help="A new job although the same content was uploaded before, for a study that failed.")
 def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bool) -> None:
     """Upload studies, zips or folders, under neutral names; prints the job of each."""
@@ -312,7 +312,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
         uploaded.append(done)
     if not wait:
         return
-    store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
+    store, seconds = ResultsStore(clients.s3, bucket), timeout or 2 * settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
         for record in wait_answer(store, done.job, seconds, partial(where, clients, settings, [done.job]), _say):

@@ -228,9 +228,11 @@ class Settings(BaseSettings):
     studies_at_once: str = Field(
         "auto",
         pattern=r"^auto$|^[1-8]$",
-        description="studies inferred at once on a host: auto finds by measuring how many answer the most a minute; or a number",
+        description="studies inferred at once on a host: auto finds by measuring how many answer the most a minute; or a number, 1 to 8",
     )
-    map_timeout_s: int = Field(1800, ge=10, le=36000, description="longest run of one study in seconds; SQS keeps a job for 12 hours")
+    map_timeout_s: int = Field(
+        1800, ge=10, le=18000, description="longest run of one study in seconds; SQS keeps a job for 12 hours, in which it may run twice"
+    )
     map_memory_mib: int = Field(12288, ge=256, le=1048576, description="memory limit of the MAP container in MiB")
     idle_stop_minutes: float = Field(5.0, gt=0, le=1440, description="an idle host stops after this many minutes")
     upload_max_mib: int = Field(8192, ge=1, le=1048576, description="largest upload as stored, in MiB")
@@ -302,7 +304,7 @@ class Settings(BaseSettings):
     )
     monthly_budget_usd: float = Field(100.0, gt=0, description="monthly budget of the deployment in USD")
     study_max_seconds: int = Field(
-        0, ge=0, le=36000, description="the lineage asks to look at an inference that took longer; 0: four fifths of map_timeout_s"
+        0, ge=0, le=18000, description="the lineage asks to look at an inference that took longer; 0: four fifths of map_timeout_s"
     )
     study_max_usd: float = Field(0.0, ge=0, le=10000, description="the lineage asks to look at a study that cost more; 0: not judged")
 

@@ -98,7 +98,7 @@ _TEXTS: Final = {
     "price_basis": (r"[^\x00-\x1f]{0,200}", "one line of text"),
 }
 _NUMBERS: Final[dict[str, tuple[float, float, bool]]] = {
-    "map_timeout_s": (10, 36000, True),
+    "map_timeout_s": (10, 18000, True),
     "map_memory_mib": (64, 1048576, True),
     "idle_stop_minutes": (0.01, 1440, False),
     "upload_max_mib": (1, 1048576, True),

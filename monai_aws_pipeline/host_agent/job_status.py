@@ -37,7 +37,7 @@ class Board:
         self._file = file
         self._lock = threading.Lock()
         self._jobs: dict[str, dict[str, Any]] = {}
-        self._at_once: dict[str, Any] = {"number": 1, "why": "nothing is measured yet"}
+        self._at_once: dict[str, Any] = {"number": 1, "why": "no study has had its turn yet"}
         self._group: dict[str, Any] | None = None
         self._write()
 

@@ -130,6 +130,11 @@ class Pipeline:
         self.broken: WorkFolderError | None = None
         context.work.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def open(self) -> None:
+        """Jobs may come from now on: until then nobody was idle, however long the MAP took to come."""
+        with self._changed:
+            self._idle_since = time.monotonic()
+
     def idle_seconds(self) -> float:
         """For how long nothing has been in hand. Until a job that was given back returns, the machine does not count as idle."""
         with self._changed:
@@ -282,15 +287,20 @@ class Pipeline:
                 except JobError as error:
                     return not_run(one, began, error), 0
                 place = door.enter(ready, alone=bool(alone))
+        digest = place.ready.facts.digest
         try:
+            self._say_number(digest)
             tried = run_inference(context, job.message, one, place.ready, place.limits, began, on_exit=place.leave)
         finally:
             place.close()
         if tried.end:
-            digest = place.ready.facts.digest
             context.at_once.used(digest, tried.end)
-            context.board.say(context.at_once.number(digest), context.at_once.why(digest))
+            self._say_number(digest)
         return tried, place.beside
+
+    def _say_number(self, digest: str) -> None:
+        """To who asks this host: also before a study has ended, because the number may be kept from an earlier start."""
+        self._context.board.say(self._context.at_once.number(digest), self._context.at_once.why(digest))
 
     def _ready_for(self, ready: ReadyMap, number: int) -> bool:
         return self._context.hosting.ready_for(ready, self._context.at_once.limits(ready.facts.digest), number)

@@ -26,6 +26,9 @@ MAX_TEXT_BYTES: Final = 64 * 1024 + 1
 MAX_WINDOW_BYTES: Final = 128 * 1024**2
 """Memory that a zstd frame may ask of its reader: what the zstd command grants unasked. RFC 8878 wants 8 MiB at least."""
 
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPED: Final = b"\x2a\x4d\x18"
+"""A frame that readers skip begins with 50 to 5F and this (RFC 8878, 3.1.2); pzstd writes one before each of its frames."""
 _BLOCK: Final = 512
 _STEP: Final = 1024 * 1024
 _MAX_EXTENSION: Final = 64 * 1024
@@ -63,7 +66,7 @@ def read_layer(blob: bytes, wanted: Collection[str], *, max_unpacked: int = MAX_
     Raises:
         LayerRefusedError: Damaged, larger than it may be, or compressed in another way.
     """
-    is_zstd = blob[:4] == b"\x28\xb5\x2f\xfd"
+    is_zstd = blob[:4] == _ZSTD or (blob[1:4] == _SKIPPED and 0x50 <= blob[0] <= 0x5F)
     if blob[:2] == b"\x1f\x8b":
         stream: io.BufferedIOBase | zstandard.ZstdDecompressionReader = gzip.GzipFile(fileobj=io.BytesIO(blob))
     elif is_zstd:

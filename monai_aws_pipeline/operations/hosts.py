@@ -100,7 +100,8 @@ def ask_replacement(
     if grouped := [host.id for host in found if TAG_GROUP in host.tags]:
         raise UnknownHostError(
             f"{', '.join(grouped)} is of an Auto Scaling group, which replaces its instances by itself.",
-            f"To have one replaced now: aws autoscaling set-instance-health --health-status Unhealthy --instance-id {grouped[0]}",
+            "To have one replaced now, after what it has in hand: aws autoscaling terminate-instance-in-auto-scaling-group "
+            f"--no-should-decrement-desired-capacity --instance-id {grouped[0]}",
         )
     for host in found:
         machines.tag(host.id, {TAG_REPLACE: utc_text(now)})

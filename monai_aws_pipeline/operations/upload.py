@@ -30,7 +30,7 @@ from monai_aws_pipeline.operations.errors import NotAnsweredError, OperationErro
 from monai_aws_pipeline.operations.results_store import ResultsStore
 
 ANSWER_ALLOWANCE_SECONDS: Final = 900.0
-"""How long an answer may take on top of the MAP's own time limit: waking a host, pulling the MAP, waiting behind a few studies."""
+"""How long an answer may take on top of twice the MAP's time limit: waking a host, pulling the MAP, waiting behind a few studies."""
 _STATE_SECONDS: Final = 5.0
 """Between two looks at queues and hosts; a running host is asked through Run Command, which costs nothing."""
 

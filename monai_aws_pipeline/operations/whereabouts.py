@@ -17,7 +17,7 @@ from monai_aws_pipeline.cloud.errors import CloudError, code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import ROLE_INFERENCE
-from monai_aws_pipeline.operations.status import Depth, MachineState, Watch, depth_of
+from monai_aws_pipeline.operations.status import Depth, FleetState, MachineState, Watch, depth_of, fleet_of
 from monai_aws_pipeline.settings import Settings
 
 _PHASES: Final = {
@@ -34,13 +34,14 @@ _PHASES: Final = {
 class Surroundings:
     """What AWS says of a deployment: its two queues, and its inference hosts with what the running ones have in hand.
 
-    ``wake_every_minutes``: so often the wake function looks at the queue without being called.
+    ``wake_every_minutes``: so often the wake function looks at the queue without being called. ``group``: the one that the hosts are of.
     """
 
     uploads: Depth
     jobs: Depth
     hosts: tuple[MachineState, ...] = ()
     wake_every_minutes: int = 5
+    group: FleetState | None = None
 
     @property
     def something_waits(self) -> bool:
@@ -60,6 +61,7 @@ def look(clients: Clients, settings: Settings) -> Surroundings:
         depth_of(clients, settings.names.jobs_queue),
         Watch(clients, settings).machines(Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE)),
         settings.wake_every_minutes,
+        fleet_of(clients, settings),
     )
 
 
@@ -99,18 +101,30 @@ def _queued(seen: Surroundings, *, alone: bool) -> str:
 
 
 def _hosts(seen: Surroundings, jobs: Collection[str]) -> str:
-    if not seen.hosts:
+    if not seen.hosts and not seen.group:
         return "there is no inference host: materialise inference_host"
     by_state: dict[str, list[MachineState]] = {}
     for host in sorted(seen.hosts, key=lambda host: host.id):
         by_state.setdefault(host.state, []).append(host)
     awake = [_awake(host, jobs) for host in by_state.get("running", ())]
     starting = [f"host {host.id} is starting" for host in by_state.get("pending", ())]
-    stopping = [f"host {host.id} is stopping, and is started again when it has" for host in by_state.get("stopping", ())]
     soon = _counted(seen.wake_every_minutes, "minute")
+    if seen.group:
+        return ", ".join([*awake, *starting, *_to_come(seen.group, soon)])
+    stopping = [f"host {host.id} is stopping, and is started again when it has" for host in by_state.get("stopping", ())]
     asleep = f"{_counted(len(seen.hosts), 'host')} stopped; the wake function starts one within {soon}"
     troubles = [f"host {host.id}: {host.trouble}" for host in seen.hosts if host.trouble]
     return ", ".join([*awake, *starting, *stopping]) or "; ".join([asleep, *troubles])
+
+
+def _to_come(group: FleetState, soon: str) -> list[str]:
+    """What is known of instances that do not run yet. One that stops goes to the pool, or leaves: neither answers anything by itself."""
+    said = (
+        f"the group has {group.in_service} of {_counted(group.desired, 'instance')} in service"
+        if group.desired
+        else f"the group is at zero; the wake function asks it for an instance within {soon}"
+    )
+    return [said, f"its last launch failed: {group.trouble}"] if group.trouble else [said]
 
 
 def _awake(host: MachineState, jobs: Collection[str]) -> str:

@@ -271,6 +271,16 @@ def no_spot_quota(trial: Field) -> None:
     trial.settings["build_market"] = "spot"
 
 
+def spot_fleet_without_its_role(trial: Field) -> None:
+    trial.order(account={"spot_role": False})
+    trial.settings |= SPOT_FLEET
+
+
+def spot_fleet_without_a_quota(trial: Field) -> None:
+    trial.order(account={"vcpus": 2})
+    trial.settings |= SPOT_FLEET
+
+
 def model_gone(trial: Field) -> None:
     trial.settings["model_uri"] = f"s3://{trial.place.settings.bucket}/models/gone.ts"
 
@@ -279,6 +289,7 @@ def base_gone(trial: Field) -> None:
     trial.settings["base_image"] = trial.place.settings.base_image.rpartition(":")[0] + ":gone"
 
 
+SPOT_FLEET = {"build_market": "on-demand", "fleet": "autoscaling", "host_count": 2, "fleet_spot_percent": 100}
 NOBODYS = {"archive": "dicomweb", "archive_address": "http://127.0.0.1:9/dicom-web"}
 GONE_TOPIC = "arn:aws:sns:us-east-1:123456789012:monai-aws-field-gone"
 ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
@@ -296,6 +307,8 @@ ROWS: tuple[tuple[str, Break, str, State, str], ...] = (
     ("a quota for fewer hosts", few_hosts, "quota on-demand", State.WARNING, "MONAI_AWS_HOST_COUNT"),
     ("a spot quota", no_spot_quota, "quota spot", State.ERROR, "L-3819A6DF"),
     ("no role for spot", lacks(spot_role=False), "spot role", State.WARNING, "create-service-linked-role"),
+    ("no role for a Spot fleet", spot_fleet_without_its_role, "spot role", State.ERROR, "create-service-linked-role"),
+    ("no quota for a Spot fleet", spot_fleet_without_a_quota, "quota spot", State.ERROR, "--quota-code L-3819A6DF --desired-value 12"),
     ("a subnet of nobody", settings(subnets="subnet-0123456789abcdef0"), "subnets", State.ERROR, "MONAI_AWS_SUBNETS"),
     ("a full subnet", full_subnet, "subnets", State.ERROR, "Free addresses"),
     ("a key without grants", another_default_key, "disk key", State.ERROR, "--kms-key arn:aws:kms"),

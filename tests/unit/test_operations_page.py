@@ -19,7 +19,7 @@ from monai_aws_pipeline.host_agent.errors import REMEDIES, Code
 from monai_aws_pipeline.operations.failures import Failures
 from monai_aws_pipeline.operations.hosts import HostLine
 from monai_aws_pipeline.operations.preflight.answers import Answer
-from monai_aws_pipeline.operations.status import DeploymentState, Depth, HostWork, JobAtWork, MachineState, ResultLine
+from monai_aws_pipeline.operations.status import DeploymentState, Depth, FleetState, HostWork, JobAtWork, MachineState, ResultLine
 from monai_aws_pipeline.operations.unanswered import UnansweredRow
 from monai_aws_pipeline.settings import PACKAGE_ROOT, Names
 
@@ -46,7 +46,7 @@ def test_the_page_lists_every_code_with_its_remedy():
     ("command", "printed", "beside"),
     [
         ("doctor", [Answer], set()),
-        ("status", [DeploymentState, Depth, MachineState, HostWork, JobAtWork, ResultLine], set()),
+        ("status", [DeploymentState, FleetState, Depth, MachineState, HostWork, JobAtWork, ResultLine], set()),
         ("failures", [Failures, UnansweredRow], {"counts"}),
         ("hosts", [HostLine], set()),
         ("maps", [PushedImage], {"standing"}),

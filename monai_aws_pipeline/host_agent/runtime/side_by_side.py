@@ -35,6 +35,8 @@ _READY_S: Final = 300.0
 _LOOK_S: Final = 0.1
 _TOGETHER: Final = 0.25
 """Of the shorter run, so much must have been beside the other: both begin at once, and one may take a moment longer to begin."""
+_FAILURES: Final = 2
+"""A run that fails is believed the second time: a full disk or a process that was killed passes, and the verdict stays."""
 _TRIES: Final = 3
 """Each holds up the studies that wait: when so many have told nothing, the next start of the agent tries again."""
 
@@ -60,7 +62,7 @@ class SideBySide:
     def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare, tell: Tell, shared_mib: int):
         self._hosting, self._folder, self._may_share, self._tell, self._share_mib = hosting, folder, may_share, tell, shared_mib // 2
         self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE))
-        self._in_vain = Counter[str]()
+        self._in_vain, self._failed = Counter[str](), Counter[str]()
         shutil.rmtree(folder, ignore_errors=True)  # what an agent left that was killed in the middle of a proof
 
     def run(
@@ -106,7 +108,7 @@ class SideBySide:
         try:
             unlike = self._differences(ready, source, target, limits, name, stop)
             if unlike is None:
-                self._tell_nothing(digest, "two were not run at once, or one needed more than its share of the memory")
+                self._tell_nothing(digest, "two were not run at once, or one failed for the first time, or of its share of the memory")
             elif unlike:
                 self._verdicts.write(digest, ALONE, f"run twice at once, a study is not answered as it is alone ({'; '.join(unlike)})")
                 self._tell(digest, together=False)
@@ -121,8 +123,8 @@ class SideBySide:
     def _differences(
         self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, stop: threading.Event
     ) -> tuple[str, ...] | None:
-        """What is unlike the outputs in ``target`` when two run at once; None where they did not, or one met its share of the memory, which
-        is not the other one's doing. Raises whatever the hosting or a file of an application raises.
+        """What is unlike the outputs in ``target`` when two run at once; None where they did not, where one failed for the first time, or
+        met its share of the memory, which is not the other one's doing. Raises whatever the hosting or a file of an application raises.
         """
         has_less = self._share_mib < limits.memory_mib
         limits = replace(limits, memory_mib=min(limits.memory_mib, self._share_mib))
@@ -143,6 +145,10 @@ class SideBySide:
             runs = list(threads.map(one, folders))
         if not ran_together(*((at - end.seconds, at) for end, at in runs)) or (has_less and any(end.out_of_memory for end, _ in runs)):
             return None
+        if not all(end.ended_well for end, _ in runs):
+            self._failed[ready.facts.digest] += 1
+            if self._failed[ready.facts.digest] < _FAILURES:
+                return None
         unlike: list[str] = []
         for folder, (end, _) in zip(folders, runs, strict=True):
             unlike += differences(target, folder, uids_of(source)) if end.ended_well else [f"it ends with exit code {end.exit_code}"]

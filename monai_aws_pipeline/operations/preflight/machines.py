@@ -30,7 +30,7 @@ TYPES: Final = "Set MONAI_AWS_INSTANCE_TYPES."
 
 def machine_type_probes(clients: Clients, settings: Settings) -> list[Probe]:
     """Image, disk, types, quotas, subnets, keys."""
-    spot = settings.build_market != "on-demand"
+    spot = settings.build_market != "on-demand" or spot_hosts(settings) > 0
     return [
         Probe("base image", "SSM and EC2 for the image", lambda: base_image(clients, settings).id),
         Probe("root volume", "EC2 for the image's snapshot", lambda: _root_volume(clients, settings)),
@@ -44,7 +44,14 @@ def machine_type_probes(clients: Clients, settings: Settings) -> list[Probe]:
     ]
 
 
-_NO_SPOT: Final = Judgement("MONAI_AWS_BUILD_MARKET buys on demand only", State.SKIPPED)
+_NO_SPOT: Final = Judgement("neither MONAI_AWS_BUILD_MARKET nor MONAI_AWS_FLEET_SPOT_PERCENT buys any", State.SKIPPED)
+
+
+def spot_hosts(settings: Settings) -> int:
+    """How many of the most hosts that there may be are Spot: of a share that is no whole number AWS rounds the On-Demand part up."""
+    if settings.fleet != "autoscaling":
+        return 0
+    return (settings.host_count - settings.fleet_on_demand_base) * settings.fleet_spot_percent // 100
 
 
 # --------------------------------------------------------------------------------------------------------------- image and disk
@@ -115,10 +122,16 @@ def _quota(clients: Clients, settings: Settings, *, spot: bool) -> Judgement:
     kinds = [(kind, quota_of(kind, spot=spot)) for kind in settings.instance_types if kind in vcpus]
     limits = {code: _limit(clients, code) for code in dict.fromkeys(quota.code for _, quota in kinds)}
     limited = [Limited(kind, vcpus[kind], quota, limits[quota.code]) for kind, quota in kinds]
-    if spot:  # hosts are bought on demand; a spot build that is not to be had is bought on demand where the setting says so
-        way = State.ERROR if settings.build_market == "spot" else State.WARNING
-        return judge_quota(limited, 1, clients.region, none=way)
-    return judge_quota(limited, settings.host_count, clients.region)
+    spots = spot_hosts(settings)
+    if spot:
+        return judge_quota(limited, max(spots, 1), clients.region, none=_without_spot(settings))
+    return judge_quota(limited, max(settings.host_count - spots, 1), clients.region)
+
+
+def _without_spot(settings: Settings) -> State:
+    """What it means that there is no Spot: nothing is built, or no host comes; what may be bought on demand as well is."""
+    only = settings.build_market == "spot" or spot_hosts(settings) == settings.host_count
+    return State.ERROR if only else State.WARNING
 
 
 def _limit(clients: Clients, code: str) -> float:
@@ -283,5 +296,4 @@ def _spot_role(clients: Clients, settings: Settings) -> Judgement:
         if code_of(error) != "NoSuchEntity":
             raise
     refusal = refusal_of("AuthFailure.ServiceLinkedRoleCreationNotPermitted")
-    only_spot = settings.build_market == "spot"
-    return Judgement(f"there is no {SPOT_ROLE}. {refusal.what}", State.ERROR if only_spot else State.WARNING, refusal.remedy)
+    return Judgement(f"there is no {SPOT_ROLE}. {refusal.what}", _without_spot(settings), refusal.remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -122,7 +123,7 @@ def refuse_launches(clients: Clients, code: str) -> None:
 def test_throttling_backs_off_and_then_says_what_to_do(clients: Clients, monkeypatch: pytest.MonkeyPatch):
     refuse_launches(clients, "RequestLimitExceeded")
     pauses: list[float] = []
-    monkeypatch.setattr("monai_aws_pipeline.cloud.instances.time.sleep", pauses.append)
+    monkeypatch.setattr("monai_aws_pipeline.cloud.instances.time", SimpleNamespace(sleep=pauses.append))  # and nobody else's sleep
     with pytest.raises(ThrottledError, match=r"six attempts.*Materialise again in some minutes"):
         Machines(clients.ec2, "unit", clients.ec2_launches).launch(spec(publish("base"), "sg-1", RootVolume(8)), lambda _: None)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0]

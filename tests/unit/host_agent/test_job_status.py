@@ -23,7 +23,7 @@ STOPPED = {"agent": "stopped", "jobs": []}
 
 def test_jobs_phases_and_seconds_are_told_the_longest_first(tmp_path: Path) -> None:
     board = Board(tmp_path / "run" / "at-work.json")
-    one = {"number": 1, "why": "nothing is measured yet"}
+    one = {"number": 1, "why": "no study has had its turn yet"}
     assert read_board(tmp_path / "run" / "at-work.json") == {"agent": "running", "jobs": [], "at_once": one}
     board.say(4, "4 at once; 5 would fit (cores)")
     said = read_board(tmp_path / "run" / "at-work.json")
@@ -58,6 +58,7 @@ def test_the_pipeline_shows_the_way_of_a_job_and_no_name(bench: Bench, tmp_path:
         pipeline.accept(delivery)
     assert the_map.reached.wait(30)
     assert {each["job"]: each["phase"] for each in read_board(file)["jobs"]} == {messages[0].job: "inferring", messages[1].job: "waiting"}
+    assert read_board(file)["at_once"]["why"].startswith("1 at once"), "said before anything has ended: the number may be an earlier one"
     assert not [text for text in (*uids, "input/", "Invented") if text in file.read_text()]
     the_map.released.set()
     until(lambda: not read_board(file)["jobs"], "they end")

@@ -117,7 +117,9 @@ def test_a_layer_reads_the_same_whatever_it_is_compressed_with():
     packed = layer(file("etc/holoscan/app.json", b"said"), file("opt/.wh.gone"), file("large", b"z" * 3_000_000))
     plain = gzip.decompress(packed)
     in_frames = b"".join(zstandard.compress(part) for part in (plain[:700], plain[700:2_000_000], plain[2_000_000:]))
-    for blob in (packed, zstandard.compress(plain), in_frames):
+    skipped = b"\x5a\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    indexed = b"".join(skipped + zstandard.compress(part) for part in (plain[:900], plain[900:]))
+    for blob in (packed, zstandard.compress(plain), in_frames, indexed):
         assert read(blob) == read(plain)
     assert read(in_frames).texts == {APP_JSON: "said"}
 

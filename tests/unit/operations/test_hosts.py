@@ -17,7 +17,7 @@ from monai_aws_pipeline.automation import hosts_to_replace
 from monai_aws_pipeline.cli import cli
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.tags import TAG_REPLACE
-from monai_aws_pipeline.contract import TAG_FAILED_STARTS, FailedStarts
+from monai_aws_pipeline.contract import TAG_FAILED_STARTS, TAG_GROUP, FailedStarts
 from monai_aws_pipeline.operations.hosts import UnknownHostError, cannot_start, lines, replacement_key, why_replaced
 from monai_aws_pipeline.resources import CloudResource, SettingsResource
 
@@ -129,6 +129,16 @@ def test_replace_names_a_host_that_is_not_there_and_says_when_there_is_nothing_t
     assert "monai-aws hosts" in str(unknown.exception)
     assert "nothing is to be replaced" in CliRunner().invoke(cli, ["hosts", "replace", "--all-failed"]).output
     assert CliRunner().invoke(cli, ["hosts", "replace"]).exit_code == 2
+    assert not marked(ec2)
+
+
+def test_an_instance_of_a_group_is_not_marked_and_the_remedy_is_one_that_the_operator_may_call(ec2: Any):
+    name = launched(ec2, starts=1)
+    ec2.create_tags(Resources=[name], Tags=[{"Key": TAG_GROUP, "Value": "monai-aws-unit-inference-hosts"}])
+    asked = CliRunner().invoke(cli, ["hosts", "replace", name])
+    assert isinstance(asked.exception, UnknownHostError)
+    assert "terminate-instance-in-auto-scaling-group --no-should-decrement-desired-capacity" in str(asked.exception)
+    assert "nothing is to be replaced" in CliRunner().invoke(cli, ["hosts", "replace", "--all-failed"]).output
     assert not marked(ec2)
 
 

@@ -33,6 +33,7 @@ from monai_aws_pipeline.operations.preflight.machines import (
     judge_quota,
     judge_root_volume,
     judge_subnets,
+    spot_hosts,
 )
 from monai_aws_pipeline.operations.preflight.money import (
     judge_no_topic,
@@ -44,6 +45,7 @@ from monai_aws_pipeline.operations.preflight.money import (
 from monai_aws_pipeline.operations.preflight.portal import judge_uploads, origin_of
 from monai_aws_pipeline.operations.preflight.rehearsals import GROUP, IMAGE, KEY, LAUNCH, SPOT, TEMPLATE, Rehearsed, judge_rehearsal
 from monai_aws_pipeline.operations.preflight.sources import Reference, Reply, judge_file, judge_manifest, manifest_status
+from monai_aws_pipeline.settings import load_settings
 from tests.permissions.policies import roles
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -188,6 +190,20 @@ def test_a_quota_is_held_against_types_and_number_of_machines():
 def test_a_type_of_another_quota_will_do():
     other = Limited("m5.xlarge", 4, Quota("Running On-Demand Standard instances", "L-1216C47A"), 8)
     assert judge_quota([Limited("g4dn.xlarge", 4, GPUS, 0), other], 2, "us-east-1").state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("fleet", "hosts", "base", "percent", "spot"),
+    [
+        ("hosts", 10, 0, 100, 0),
+        ("autoscaling", 10, 0, 0, 0),
+        ("autoscaling", 10, 1, 80, 7),  # of nine above the base AWS rounds the On-Demand part up
+        ("autoscaling", 1, 0, 80, 0),
+        ("autoscaling", 3, 0, 100, 3),
+    ],
+)
+def test_so_many_of_the_hosts_are_spot(fleet: str, hosts: int, base: int, percent: int, spot: int):
+    assert spot_hosts(load_settings(fleet=fleet, host_count=hosts, fleet_on_demand_base=base, fleet_spot_percent=percent)) == spot
 
 
 def test_what_is_not_offered_is_no_question_of_quotas():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from monai_aws_pipeline.host_agent.job_status import Phase
-from monai_aws_pipeline.operations.status import Depth, HostWork, JobAtWork, MachineState
+from monai_aws_pipeline.operations.status import Depth, FleetState, HostWork, JobAtWork, MachineState
 from monai_aws_pipeline.operations.whereabouts import _PHASES, Surroundings, in_words
 from tests.unit.studies.records import job_of
 
 JOB, NONE = job_of(1), Depth(0, 0)
+AT_ZERO = FleetState("monai-aws-t-inference-hosts", 0, 0, 0, 3)
+WANTS_TWO = FleetState("monai-aws-t-inference-hosts", 2, 1, 0, 3)
 
 
 def at_work(number: int, phase: str, seconds: float = 3) -> JobAtWork:
@@ -38,6 +42,11 @@ def host(state: str, *jobs: JobAtWork, agent: str = "", number: int = 1, trouble
             Surroundings(NONE, Depth(1, 2), (host("running", at_work(2, "inferring")), host("stopped", number=2))),
             "so none before it, 2 taken by hosts; host i-1 is at work on 1 other job",
         ),
+        (Surroundings(NONE, Depth(1, 0), (), 7, AT_ZERO), "before it; the group is at zero; the wake function asks it for an"),
+        (Surroundings(NONE, NONE, (host("stopped"),), 5, AT_ZERO), "in the queues; the group is at zero"),
+        (Surroundings(NONE, NONE, (host("stopping"),), 5, AT_ZERO), "in the queues; the group is at zero"),
+        (Surroundings(NONE, NONE, (host("pending"),), 5, WANTS_TWO), "; host i-1 is starting, the group has 1 of 2 instances in service"),
+        (Surroundings(NONE, NONE, (), 5, replace(WANTS_TWO, trouble="no g5")), "in service, its last launch failed: no g5"),
     ],
 )
 def test_what_stands_between_a_job_and_its_answer(seen: Surroundings, said: str):
