@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 JOBS_PER_HOST: Final = 20
 """One more host is woken for each so many waiting jobs."""
 FORGOTTEN: Final = timedelta(hours=3)
-"""Longer than any pull or proof keeps a host awake that has no job."""
+"""Longer than a pull or a proof keeps a host awake that has no job, as a rule; the settings may allow them more."""
+_ASIDE: Final = ("Standby", "EnteringStandby", "Detaching", "Terminating")
+"""Lifecycle states, by their beginning, of instances that somebody has set aside, or that end as it is."""
 LAUNCHES_IN_VAIN: Final = 3
 """So many in a row, begun within ``IN_VAIN``: a group goes on launching, and each instance that does not get ready costs its minutes."""
 IN_VAIN: Final = timedelta(minutes=90)
@@ -128,11 +130,11 @@ def in_order(hosts: Iterable[Host]) -> list[Host]:
     return sorted(hosts, key=lambda host: (bool(host.failed or host.starts.count), host.id))
 
 
-def forgotten(hosts: Iterable[Host], at_work: int, now: datetime) -> tuple[str, ...]:
+def forgotten(hosts: Iterable[Host], at_work: int, now: datetime, after: timedelta) -> tuple[str, ...]:
     """Running hosts to stop: nothing waits, nothing is at work, and they should have stopped themselves long ago."""
     if at_work:
         return ()
-    return tuple(host.id for host in hosts if host.state == "running" and host.since is not None and now - host.since >= FORGOTTEN)
+    return tuple(host.id for host in hosts if host.state == "running" and host.since is not None and now - host.since >= after)
 
 
 class Hosts:
@@ -176,11 +178,11 @@ class Hosts:
         with single_metric(HOST_MISSING_METRIC, MetricUnit.Count, 1, namespace=METRICS_NAMESPACE) as metric:
             metric.add_dimension("deployment", self._deployment)
 
-    def look_after(self, at_work: int, group: str = "") -> None:
+    def look_after(self, at_work: int, group: str = "", allowed: timedelta = timedelta()) -> None:
         """Stop hosts that were forgotten (those of a group leave it), and tell for how long the longest of that kind has been running.
 
         With nothing to do, a group that launches one instance after the other in vain is brought back to zero.
-        ``at_work``: jobs waiting or in hand.
+        ``at_work``: jobs waiting or in hand. ``allowed``: for so long the settings let a host be on without any.
         """
         now = datetime.now(UTC)
         if group and not at_work:
@@ -196,7 +198,7 @@ class Hosts:
         if running:
             with single_metric(HOST_HOURS_METRIC, MetricUnit.NoUnit, round(max(running), 2), namespace=METRICS_NAMESPACE) as metric:
                 metric.add_dimension("deployment", self._deployment)
-        for host in forgotten(hosts, at_work, now):
+        for host in self._not_aside(forgotten(hosts, at_work, now, max(FORGOTTEN, allowed)), group):
             try:
                 if group:
                     autoscaling().terminate_instance_in_auto_scaling_group(InstanceId=host, ShouldDecrementDesiredCapacity=True)
@@ -205,6 +207,18 @@ class Hosts:
                 self._log.error("a host ran on with nothing to do and is stopped; its agent hangs or is gone", extra={"host": host})
             except (ClientError, BotoCoreError) as error:
                 self._log.error("a host runs on with nothing to do and cannot be stopped", extra={"host": host, **_about(error)})
+
+    def _not_aside(self, hosts: Sequence[str], group: str) -> Sequence[str]:
+        """Of a group's instances those that nobody has set aside."""
+        if not group or not hosts:
+            return hosts
+        try:
+            found = autoscaling().describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
+        except (ClientError, BotoCoreError) as error:
+            self._log.warning("it is not known which instances were set aside", extra={"group": group, **_about(error)})
+            return hosts  # one that was forgotten costs money every hour
+        aside = {each["InstanceId"] for one in found for each in one["Instances"] if each["LifecycleState"].startswith(_ASIDE)}
+        return [host for host in hosts if host not in aside]
 
     def _end_launches_in_vain(self, group: str, now: datetime) -> None:
         api = autoscaling()

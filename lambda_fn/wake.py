@@ -50,7 +50,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     elif waiting:
         hosts.wake(waiting)
     if "Records" not in event:
-        hosts.look_after(waiting + in_hand, group)
+        hosts.look_after(waiting + in_hand, group, timedelta(minutes=float(os.environ.get("FORGOTTEN_MINUTES", "0"))))
     return answer
 
 

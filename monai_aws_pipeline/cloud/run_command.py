@@ -71,8 +71,19 @@ class Commands:
             )
         return is_online
 
-    def run(self, machine_id: str, script: str, seconds: int = 600, comment: str = "", report: Report = silently) -> CommandResult:
-        """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run."""
+    def run(
+        self,
+        machine_id: str,
+        script: str,
+        seconds: int = 600,
+        comment: str = "",
+        report: Report = silently,
+        still_on: Callable[[], bool] = lambda: True,
+    ) -> CommandResult:
+        """Run shell lines on an online host and wait for their end. Raises AgentError, or CommandError when they could not run.
+
+        ``still_on``: of a machine that has ended SSM goes on saying that the command is under way.
+        """
         try:
             with _named(f"sending a command to {machine_id}", "InvalidInstanceId"):
                 sent = self._ssm.send_command(
@@ -88,9 +99,14 @@ class Commands:
             ) from error
         command = sent["Command"].get("CommandId", "")
         waiting = f"waiting for {machine_id}: {comment or 'a command'}"
-        ended = wait_until(
-            lambda: self._result(command, machine_id), lambda seen: seen is not None, seconds + 30, what=waiting, report=report
-        )
+
+        def look() -> tuple[CommandResult | None, bool]:
+            found = self._result(command, machine_id)
+            return found, found is not None or still_on()
+
+        ended, is_on = wait_until(look, lambda seen: seen[0] is not None or not seen[1], seconds + 30, what=waiting, report=report)
+        if ended is None and not is_on:
+            raise CommandError(f"{machine_id} has ended, and a command on it with it.", "Look at its group's activity; then try again.")
         if ended is None:
             raise CommandError(f"A command on {machine_id} did not end within {seconds} s.", "Look at it in SSM Run Command.")
         return ended

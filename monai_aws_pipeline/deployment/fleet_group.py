@@ -23,6 +23,7 @@ from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import FINISH_TIMEOUT_S, HOOK_FINISH, HOOK_READY, READY_TIMEOUT_S, TAG_CONTENT, TAG_GROUP, TAG_RUN_ID
+from monai_aws_pipeline.operations.live_maps import PULL_SECONDS
 from monai_aws_pipeline.operations.status import work_of
 from monai_aws_pipeline.settings import Names, Settings
 
@@ -122,6 +123,7 @@ def _hook(transition: str, seconds: int, otherwise: str) -> Json:
 
 _ONE_MORE: Final[Json] = {
     "PolicyType": "StepScaling",
+    "Enabled": True,
     "AdjustmentType": "ChangeInCapacity",
     "MetricAggregationType": "Maximum",
     "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
@@ -146,7 +148,7 @@ def _backlog(names: Names) -> Json:
     each_has = "waiting / IF(FILL(serving, 0) < 1, 1, FILL(serving, 0))"  # a group of none is taken for one
     metrics.append({"Id": "backlog", "Expression": each_has, "ReturnData": True})
     tracked = {"CustomizedMetricSpecification": {"Metrics": metrics}, "TargetValue": float(JOBS_PER_INSTANCE), "DisableScaleIn": True}
-    return {"PolicyType": "TargetTrackingScaling", "TargetTrackingConfiguration": tracked}
+    return {"PolicyType": "TargetTrackingScaling", "Enabled": True, "TargetTrackingConfiguration": tracked}
 
 
 def _alarm(names: Names) -> Json:
@@ -156,6 +158,7 @@ def _alarm(names: Names) -> Json:
     told = f"Jobs wait, and the oldest, waiting or in hand, is older than {OLDEST_JOB_S} s: one more instance comes. It tells nobody else."
     return {
         "AlarmDescription": told,
+        "ActionsEnabled": True,
         "Metrics": [_waiting(names), oldest, late],
         "EvaluationPeriods": 1,
         "Threshold": float(OLDEST_JOB_S),
@@ -427,12 +430,12 @@ class Fleet:
     def _refresh(self, why: str, aim: Wanted) -> None:
         self._report(f"instance refresh: {why}")
         found = self._group.find()
-        if not (found and found.refresh and found.refresh.is_open):
-            self._group.start_refresh(aim.launch, _PREFERENCES)
+        under_way = found.refresh if found and found.refresh and found.refresh.is_open else None
+        asked = under_way.id if under_way else self._group.start_refresh(aim.launch, _PREFERENCES)
 
         def look() -> Refresh | None:
             now = self._group.find()
-            return now.refresh if now else None
+            return now.refresh if now and now.refresh and now.refresh.id == asked else None  # AWS may show the one before for a moment
 
         def waiting(refresh: Refresh | None) -> str:
             return f"instance refresh {refresh.status}, {refresh.percentage} %" if refresh else "instance refresh: nothing to be seen of it"
@@ -463,9 +466,11 @@ class Fleet:
             found = self._group.find()
             return not (found and found.refresh and found.refresh.is_open)
 
-        if not wait_until(ended, bool, GONE_SECONDS, what="waiting until the instance refresh has ended", report=self._report):
+        # A study that ends, or a MAP that is pulled, on the instance that is being replaced is not cut short.
+        seconds = max(self._settings.map_timeout_s, PULL_SECONDS) + GONE_SECONDS
+        if not wait_until(ended, bool, seconds, what="waiting until the instance refresh has ended", report=self._report):
             raise FleetError(
-                f"The instance refresh of {self._name} is cancelled and has not ended within {GONE_SECONDS / 60:.0f} minutes.",
+                f"The instance refresh of {self._name} is cancelled and has not ended within {seconds / 60:.0f} minutes.",
                 "AWS changes nothing of what the group launches meanwhile. Materialise inference_host again in some minutes.",
             )
 

@@ -16,6 +16,7 @@ from monai_aws_pipeline.cloud.queues import Queue
 from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.deployment.lambda_package import build_zip
+from monai_aws_pipeline.operations.live_maps import proof_seconds
 from monai_aws_pipeline.operations.waking import wake
 from monai_aws_pipeline.scratch import scratch
 from monai_aws_pipeline.settings import Settings
@@ -45,9 +46,15 @@ def wake_function(clients: Clients, settings: Settings, jobs: Queue) -> Function
             "JOBS_QUEUE_URL": jobs.url,
             "UPLOADS_BUCKET": settings.require_bucket(),
             "FOLDER_QUIET_MINUTES": f"{settings.folder_quiet_minutes:g}",
+            "FORGOTTEN_MINUTES": f"{forgotten_minutes(settings):g}",
             **_group(settings),
         },
     )
+
+
+def forgotten_minutes(settings: Settings) -> float:
+    """For so long a host may rightly be on with no job waiting or in hand: the longest proof of a MAP, or its idle time, and a margin."""
+    return max(proof_seconds(settings) / 60, settings.idle_stop_minutes) + 30
 
 
 def switch_wake_function(clients: Clients, settings: Settings, report: Report) -> bool:

@@ -26,7 +26,8 @@ IN_SERVICE: Final = "InService"
 _STANDBY: Final = "Standby"
 """A person has set it aside: no hook holds it, so no time is up for what it waits for."""
 _COMES: Final = "Pending"
-_AT_WORK: Final = (IN_SERVICE, "Detached", "")
+_DETACHED: Final = "Detached"
+_AT_WORK: Final = (IN_SERVICE, _DETACHED, "")
 """Targets with which jobs are taken: a group's instance at work, or one that no group has (any more)."""
 UNPROTECT_AFTER_S: Final = 10.0
 """Without work for so long, an instance is protected no more. Studies that come in a row cost two calls in all."""
@@ -230,9 +231,9 @@ class GroupMember:
         log.info("nothing is in hand; the group may go on with this instance")
         while True:
             around.sign_of_life()
-            state = self._instance.state() or ""
-            self._let_go_on(state)
-            if state == self._target == IN_SERVICE:
+            state = self._instance.state()
+            self._let_go_on(state or "")
+            if state == self._target == IN_SERVICE or (state == "" and self._target == _DETACHED):
                 return True
             if around.stop.wait(self._pace.look):
                 return False
@@ -292,6 +293,8 @@ class GroupMember:
         log.info("the group wants this instance %s", target or "no more")
         if self._serves and target not in _AT_WORK:
             self._told_to_go()
+        elif self._told < math.inf:  # wanted at work again, by whoever had set it aside
+            self._told, self._held_by = math.inf, ""
 
     def _told_to_go(self) -> None:
         log.warning("nothing new is begun; what runs may end")

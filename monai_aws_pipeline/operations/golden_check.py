@@ -25,6 +25,8 @@ from monai_aws_pipeline.operations.promotion import PromotionError, label
 MAX_POINTS: Final = 100
 COMING_SECONDS: Final = 2100.0
 """Longest wait for an instance of a group: its boot, and half an hour for the pull of the live MAP."""
+_LOOKS: Final = 6
+"""The first ones follow each other quickly: some three seconds in all."""
 _CORRECT: Final = "Correct the application or golden/expect.yaml, build again, and promote that."
 
 
@@ -128,8 +130,12 @@ def instance_in_service(group: ScalingGroup, commands: Commands, report: Report,
 
 
 def _comes(group: ScalingGroup, report: Report, seconds: float) -> str:
+    unwanted = 0
+
     def is_over(now: Group | None) -> bool:
-        return now is not None and bool(now.in_service() or not now.desired)  # none, where somebody has taken the wish back
+        nonlocal unwanted  # the first look after a wish may show what was before; a wish that somebody has taken back stays away
+        unwanted = unwanted + 1 if now is not None and not now.desired else 0
+        return now is not None and (bool(now.in_service()) or unwanted >= _LOOKS)
 
     seen = wait_until(group.find, is_over, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
     serving = seen.in_service() if seen else ()

@@ -22,7 +22,7 @@ from monai_aws_pipeline.cloud.waiting import wait_until
 _OFF: Final = ("stopping", "stopped")
 _STARTS: Final = 3
 """So often a host is started that stops by itself before it takes a command: an agent that never stays up costs no more than that."""
-_NOTICED_S: Final = 20.0
+NOTICED_S: Final = 20.0
 """Within that EC2 shows that a machine is switching itself off."""
 _KILLED: Final = 128
 """Above it a shell's exit code is that of a command that a signal has ended."""
@@ -92,7 +92,7 @@ class HostCommands:
     def _goes_off(self, host: Machine) -> bool:
         """Whether it is off, or is so within the time that EC2 takes to notice."""
         what = f"looking whether {host.id} has switched itself off"
-        return wait_until(lambda: self._state(host), lambda now: now in _OFF, _NOTICED_S, what=what, report=self.report) in _OFF
+        return wait_until(lambda: self._state(host), lambda now: now in _OFF, NOTICED_S, what=what, report=self.report) in _OFF
 
     def _takes_commands(self, host: Machine) -> bool:
         """Start the host where it is off, and wait until it takes commands. False where it is off again by then."""

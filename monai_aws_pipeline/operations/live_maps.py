@@ -15,23 +15,25 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.autoscaling import ScalingGroup
-from monai_aws_pipeline.cloud.errors import code_of
+from monai_aws_pipeline.cloud.errors import CommandError, code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.queues import Queues
 from monai_aws_pipeline.cloud.registry import PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import CommandResult, Commands
+from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import AGENT_PROGRAM, ROLE_INFERENCE, TAG_GROUP, change_key, digest_in
 from monai_aws_pipeline.errors import NamedError
 from monai_aws_pipeline.maps.build_context import is_stage_tag
 from monai_aws_pipeline.operations.golden_check import (
     GoldenCheck,
+    NotProvenError,
     choose_host,
     instance_in_service,
     parse_golden_check,
     require_golden_check,
 )
-from monai_aws_pipeline.operations.host_commands import HostCommands
+from monai_aws_pipeline.operations.host_commands import NOTICED_S, HostCommands
 from monai_aws_pipeline.operations.live_map_change import Change, note, parse_change, told_change
 from monai_aws_pipeline.operations.promotion import (
     Deployment,
@@ -57,6 +59,11 @@ PULL_SECONDS: Final = 1800
 _RUNS_OF_A_PROOF: Final = 4
 """One after the other: what runs before its turn comes, the golden study alone, warm, and two of it beside each other."""
 _MOST_BYTES: Final = 1 << 20
+
+
+def proof_seconds(settings: Settings) -> int:
+    """The longest that a host may take to prove a MAP, with its pull."""
+    return PULL_SECONDS + _RUNS_OF_A_PROOF * settings.map_timeout_s
 
 
 class LiveMaps:
@@ -203,19 +210,34 @@ class LiveMaps:
 
     def _prove(self, image: PushedImage) -> GoldenCheck:
         if self._settings.fleet == "autoscaling":
-            instance = instance_in_service(self._group, self._commands, self._report)
-            run = partial(self._commands.run, instance, report=self._report)
-            return self._proof_of(instance, image, run)
+            return self._prove_in_group(image)
         host = choose_host([each for each in self._machines.find(ROLE_INFERENCE) if TAG_GROUP not in each.tags])
         self._report(f"host {host.id} is {host.state}")
         on_hosts = HostCommands(self._machines, self._commands, self.jobs_at_work, self._report)
         return self._proof_of(host.id, image, partial(on_hosts.run, host))
 
+    def _prove_in_group(self, image: PushedImage) -> GoldenCheck:
+        """An instance that is idle may leave while it is asked, and AWS may take one back: then another is asked, once."""
+        for is_last in (False, True):
+            instance = instance_in_service(self._group, self._commands, self._report)
+            still_on = partial(self._is_on, instance)
+            try:
+                return self._proof_of(instance, image, partial(self._commands.run, instance, report=self._report, still_on=still_on))
+            except (CommandError, NotProvenError):
+                what = f"looking whether {instance} has ended"
+                if is_last or wait_until(still_on, lambda on: not on, NOTICED_S, what=what, report=self._report):
+                    raise
+            self._report(f"{instance} has ended meanwhile: another one is asked")
+        raise AssertionError("the last proof was returned or has raised")
+
+    def _is_on(self, instance: str) -> bool:
+        found = self._machines.look(instance)
+        return found is not None and found.state in ("pending", "running")
+
     def _proof_of(self, host: str, image: PushedImage, run: Callable[..., CommandResult]) -> GoldenCheck:
         self._report(f"host {host} is asked to answer the golden study with {label(image)}")
         script = f"systemctl start docker\n{AGENT_PROGRAM} prove --image {image.reference}"
-        seconds = PULL_SECONDS + _RUNS_OF_A_PROOF * self._settings.map_timeout_s
-        ended = run(script, seconds=seconds, comment="golden study")
+        ended = run(script, seconds=proof_seconds(self._settings), comment="golden study")
         proof = parse_golden_check(host, ended.exit_code, ended.stdout, ended.stderr)
         self._machines.tag(host, {TAG_PREPARED: image.digest})
         self._report(f"golden study on {host}: {proof.golden}, {len(proof.points)} points, {proof.seconds:.1f} s")

@@ -38,6 +38,15 @@ def test_whoever_waits_for_a_command_is_told_so_until_it_has_ended(ssm: Stubber)
     assert said == ["waiting for i-1: golden study"]
 
 
+def test_a_command_ends_with_its_machine_of_which_ssm_says_nothing(ssm: Stubber) -> None:
+    ssm.add_response("send_command", {"Command": {"CommandId": "c" * 36}})
+    ssm.add_response("get_command_invocation", {"Status": "InProgress"})
+    ssm.add_response("get_command_invocation", {"Status": "InProgress"})
+    on = iter((True, False))
+    with pytest.raises(CommandError, match="i-1 has ended, and a command on it with it"):
+        Commands(ssm.client).run("i-1", "true", still_on=lambda: next(on))
+
+
 @pytest.mark.parametrize(
     ("code", "expected", "said"),
     [

@@ -101,6 +101,14 @@ def test_a_group_never_launches_for_the_balance_of_its_zones_and_is_forbidden_no
     assert (free.suspend, free.resume, free.changed) == (("AZRebalance",), (), ("it is not forbidden AZRebalance",))
 
 
+def test_what_somebody_has_switched_off_is_switched_on_again() -> None:
+    aim = aim_of()
+    made = as_made(aim)
+    off = {BACKLOG: {**made.policies[BACKLOG], "Enabled": False}, JOB_AGE: made.policies[JOB_AGE]}
+    plan = plan_group(aim, as_made(aim, policies=off, alarm={**made.alarm, "ActionsEnabled": False}))
+    assert (plan.policies, plan.alarm) == ((BACKLOG,), True)
+
+
 def test_an_alarm_that_calls_another_policy_is_made_anew() -> None:
     aim = aim_of()
     assert plan_group(aim, as_made(aim, alarm={**as_made(aim).alarm, "AlarmActions": ["arn:gone"]})).alarm
@@ -226,8 +234,9 @@ class Asked:
     def cancel_refresh(self) -> None:
         self.calls.append("cancel_refresh")
 
-    def start_refresh(self, *_: object) -> None:
+    def start_refresh(self, *_: object) -> str:
         self.calls.append("start_refresh")
+        return "r"
 
     def put_pool(self, _: object) -> None:
         self.calls.append("put_pool")
@@ -259,11 +268,22 @@ def test_a_refresh_that_does_not_end_in_time_fails_the_run_and_goes_on(monkeypat
 
 
 def test_a_refresh_that_does_not_end_by_its_cancel_is_named_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_group, "GONE_SECONDS", 0.0)
+    waited: list[float] = []
+    monkeypatch.setattr(fleet_group, "wait_until", lambda look, done, seconds, **_: waited.append(seconds) or look())
     group = Asked(aim_of(version="4"), refresh("Cancelling", "3"))
     with pytest.raises(FleetError, match="has not ended"):
         fleet_of(group, [])._cancel_refresh()
     assert group.calls == ["cancel_refresh"]
+    assert waited[0] > load_settings().map_timeout_s, "a study that ends on the instance that is replaced takes its time"
+
+
+def test_the_refresh_before_is_not_taken_for_the_one_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_group, "wait_until", lambda look, done, *_, **__: next(each for each in iter(look, 0) if done(each)))
+    before, said = replace(refresh("Successful", "3"), id="before"), list[str]()
+    group = Asked(aim_of(version="4"), before, before, refresh("InProgress"), refresh("Failed"))
+    monkeypatch.setattr(group, "last_failure", lambda: "no room", raising=False)
+    with pytest.raises(FleetError, match="ended as Failed: no room"):
+        fleet_of(group, said)._refresh("why", aim_of(version="4"))
 
 
 def test_a_refresh_to_the_same_version_that_is_still_at_work_is_waited_for_and_no_other_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +330,10 @@ class Told:
 
     def has_alarm(self) -> bool:
         return True
+
+    def start_refresh(self, given: object, *_: object) -> str:
+        self.calls.append(("start_refresh", given))
+        return "r"
 
     def __getattr__(self, name: str) -> Any:
         return lambda given=None, *_: self.calls.append((name, given))

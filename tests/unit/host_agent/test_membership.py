@@ -291,14 +291,29 @@ def test_one_that_the_group_takes_back_into_service_begins_with_a_new_process(in
 def test_set_aside_by_a_person_it_waits_for_as_long_as_that_takes(instance: Instance) -> None:
     instance.pace = replace(instance.pace, finish=0.05)
     with closing(instance.in_service()) as member:
+        beats = instance.count("RecordLifecycleActionHeartbeat")
+        (group,) = instance.group.service._groups.values()
+        known = group.members[0].target
+        group.members[0].target = lambda _: "Standby"  # type: ignore[method-assign]
+        assert instance.leave.wait(10)
+        told: list[bool] = []
+        ends = begin(lambda: told.append(member.end()))
+        assert stays(lambda: not instance.stop.is_set() and not told, 0.5)
+        assert instance.count("RecordLifecycleActionHeartbeat") == beats, "no hook holds it"
+        group.members[0].target = known  # type: ignore[method-assign]
+        ends.join(10)
+        assert stays(lambda: not instance.stop.is_set(), 0.2), "the time for going counts no more"
+    assert told == [True]
+
+
+def test_one_that_is_taken_out_of_its_group_for_good_begins_as_a_named_host(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(instance.in_service()) as member:
         (group,) = instance.group.service._groups.values()
         group.members[0].target = lambda _: "Standby"  # type: ignore[method-assign]
         assert instance.leave.wait(10)
-        ends = begin(member.end)
-        assert stays(lambda: not instance.stop.is_set(), 0.5)
-        assert instance.count("RecordLifecycleActionHeartbeat") == 0, "no hook holds it"
-        instance.stop.set()
-        ends.join(10)
+        monkeypatch.setattr(member._instance, "state", lambda: "")
+        group.members[0].target = lambda _: "Detached"  # type: ignore[method-assign]
+        assert member.end()
 
 
 # ------------------------------------------------------------------------------------------------------------------- the whole agent

@@ -365,6 +365,31 @@ def test_a_forgotten_instance_of_a_group_leaves_it_and_is_not_just_stopped(
     assert group.desired() == 0, "a stopped one would be replaced"
 
 
+@pytest.mark.parametrize("state", ["Standby", "Terminating:Wait", "Detaching"])
+def test_an_instance_that_somebody_has_set_aside_is_no_forgotten_one(
+    cloud: SimpleNamespace, group: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    group.make(1)
+    monkeypatch.setattr(hosts, "FORGOTTEN", timedelta(seconds=-1))
+    found = boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    found[0]["Instances"][0]["LifecycleState"] = state  # type: ignore[typeddict-item]
+    monkeypatch.setattr(hosts.autoscaling(), "describe_auto_scaling_groups", lambda **_: {"AutoScalingGroups": found})
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert group.desired() == 1
+
+
+def test_a_host_may_be_on_for_as_long_as_the_settings_let_a_proof_take(cloud: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = cloud.launch()
+    cloud.ec2.start_instances(InstanceIds=[host])
+    monkeypatch.setattr(hosts.Hosts, "_find", lambda *_: [Host(host, "running", datetime.now(UTC) - timedelta(hours=4))])
+    monkeypatch.setenv("FORGOTTEN_MINUTES", "250")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(host) == "running"
+    monkeypatch.setenv("FORGOTTEN_MINUTES", "200")
+    wake.handler({"source": "monai-aws.schedule"}, CONTEXT)
+    assert cloud.state(host) == "stopped"
+
+
 ABANDONED = "Lifecycle Action with token 1c2b3a4d-1111-2222-3333-444455556666 of i-0123456789abcdef0 was abandoned: Heartbeat Timeout"
 
 
@@ -695,7 +720,7 @@ def aged(state: str = "running", hours: float = 5, name: str = "i-1") -> Host:
     ],
 )
 def test_a_host_that_runs_on_with_nothing_to_do_is_stopped_and_no_other(found: list[Host], at_work: int, stopped: tuple[str, ...]) -> None:
-    assert forgotten(found, at_work, NOW) == stopped
+    assert forgotten(found, at_work, NOW, hosts.FORGOTTEN) == stopped
 
 
 def test_the_schedule_stops_a_forgotten_host_and_tells_how_long_it_ran(

@@ -64,7 +64,7 @@ def used(host: Host) -> list[str]:
 
 
 def test_what_an_idle_host_cuts_off_by_stopping_is_run_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_commands, "_NOTICED_S", 0)
+    monkeypatch.setattr(host_commands, "NOTICED_S", 0)
 
     def run(host: Host, codes: list[int]) -> int:
         def command(*_: Any, **__: Any) -> CommandResult:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from monai_aws_pipeline.cli import cli
-from monai_aws_pipeline.cloud.errors import RegistryError
+from monai_aws_pipeline.cloud.errors import CommandError, RegistryError
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.registry import ImageParts, PushedImage, Registry
 from monai_aws_pipeline.cloud.run_command import ParameterVersion
@@ -24,6 +24,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.contract import TAG_FAILED_STARTS
 from monai_aws_pipeline.deployment.lineage import DATA_VERSION_TAG
 from monai_aws_pipeline.maps.spec.expectation import LABEL_STUDY
+from monai_aws_pipeline.operations import live_maps
 from monai_aws_pipeline.operations.golden_check import NotProvenError, choose_host, parse_golden_check
 from monai_aws_pipeline.operations.live_map_change import note
 from monai_aws_pipeline.operations.live_maps import LiveMaps
@@ -319,6 +320,33 @@ def test_a_missed_golden_study_changes_nothing_and_names_the_points(clients: Cli
     monkeypatch.setattr(LiveMaps, "_prove", lambda *_: parse_golden_check("i-1", 0, said("passed", points[1]), ""))
     change = live.promote(second, "test", "better")
     assert (live.live(), change.previous, change.proof and change.proof.golden) == (second, first, "passed")
+
+
+@pytest.mark.parametrize("others_end_too", [False, True])
+def test_where_an_instance_of_a_group_ends_while_it_is_asked_another_one_is_asked_once(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, others_end_too: bool
+):
+    push(clients, "1.0.0")
+    said_to_user, asked = list[str](), list[str]()
+    live = LiveMaps(clients, SETTINGS.model_copy(update={"fleet": "autoscaling"}), said_to_user.append)
+
+    def proof(_: LiveMaps, instance: str, *__: object) -> object:
+        asked.append(instance)
+        if instance == "i-1" or others_end_too:
+            raise CommandError("It has ended.", "")
+        return parse_golden_check(instance, 0, said("passed"), "")
+
+    monkeypatch.setattr(live_maps, "instance_in_service", lambda *_: f"i-{len(asked) + 1}")
+    monkeypatch.setattr(LiveMaps, "_is_on", lambda *_: False)
+    monkeypatch.setattr(LiveMaps, "_proof_of", proof)
+    image = next(each.image for each in live.maps())
+    if others_end_too:
+        with pytest.raises(CommandError):
+            live._prove(image)
+    else:
+        assert live._prove(image).host == "i-2"
+    assert asked == ["i-1", "i-2"]
+    assert said_to_user == ["i-1 has ended meanwhile: another one is asked"]
 
 
 def answering(golden: str, exit_code: int = 0):
