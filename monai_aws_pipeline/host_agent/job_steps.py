@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import threading
@@ -142,7 +143,7 @@ class StagedStudy:
     """A study in the folders that the MAP is given, and what takes identifiers out of the MAP's log.
 
     ``study``: its instances where they lie now. ``given``: those that the MAP was given, None before that was chosen (``give``).
-    ``runs``: how often the MAP was run on it before.
+    ``runs``: how often the MAP was run on it before. ``mark``: of this placing, so that no container has the name of another try's.
     """
 
     study: Study
@@ -153,6 +154,7 @@ class StagedStudy:
     given: Given | None = None
     repairs: tuple[str, ...] = ()
     runs: int = 0
+    mark: str = field(default_factory=lambda: secrets.token_hex(3), compare=False)
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -414,11 +416,12 @@ def run_staged(
 def _container(staged: StagedStudy, limits: Limits) -> tuple[str, Limits]:
     """Name of a study's container, and its limits with the label by which one that was left is found.
 
-    Each run has a name of its own: the engine may still be removing the container of the one before.
+    Each run has a name of its own, also where the job comes again: the engine may still have the container of the one before, and the end
+    that it tells of that would be taken for this one's.
     """
     job = staged.folder.parent.name
     again = f"-{staged.runs}" if staged.runs else ""
-    return f"monai-aws-{job[:12]}-{staged.folder.name}{again}", replace(limits, labels=((CONTAINER_LABEL, job),))
+    return f"monai-aws-{job[:12]}-{staged.folder.name}-{staged.mark}{again}", replace(limits, labels=((CONTAINER_LABEL, job),))
 
 
 def judge(limits: Limits, ready: ReadyMap, staged: StagedStudy, end: RunEnd) -> Inferred:

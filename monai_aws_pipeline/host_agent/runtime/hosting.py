@@ -21,6 +21,7 @@ from monai_aws_pipeline.host_agent.errors import InterruptedJobError
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd, RunningContainer
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.host_agent.runtime.network_namespace import Namespace, NoNetwork
+from monai_aws_pipeline.host_agent.runtime.output_comparison import has_files
 from monai_aws_pipeline.maps.spec.container import ContainerSpec
 from monai_aws_pipeline.maps.spec.run import Limits, effective_timeout, held_container, study_container
 
@@ -84,6 +85,7 @@ class PerStudy:
         self._engine = engine
         self._held: dict[str, _Held] = {}
         self._plain: set[str] = set()
+        self._shelled: set[str] = set()
         self._network = NoNetwork(engine)
 
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:  # noqa: ARG002 - as the protocol has it
@@ -121,13 +123,16 @@ class PerStudy:
         held = self._held.get(name)
         wanted = held and _held_container(ready, source, target, limits, name, held.namespace)
         if held and held.process.poll() is None and held.wanted == wanted and self._held.pop(name, None):
+            begins = ready.image in self._shelled
+            when_over = on_exit if begins else nothing  # where it may have to be started once more, its turn is not over yet
             try:
-                end = self._engine.run(held.wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held.process, on_exit=on_exit)
+                end = self._engine.run(held.wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held.process, on_exit=when_over)
             except BaseException:
                 self._network.end(held.namespace)  # nobody has said that the study's processes are gone
                 raise
             self._network.give_back(held.namespace)
-            if end.exit_code not in (126, 127):
+            if begins or end.exit_code not in (126, 127) or has_files(target):
+                self._shelled.add(ready.image)
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
         if held:  # it ended by itself, or another MAP is live by now

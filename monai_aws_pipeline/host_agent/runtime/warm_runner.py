@@ -134,7 +134,7 @@ class Warm:
         if verdict and verdict.hosting == WARM and digest not in self._given_up:
             try:
                 end = self._run_warm(ready, source, target, limits, stop)
-                self._begin(ready, limits, 1)  # one that was just ended has its imports made anew while the answer is uploaded
+                self._get_ready(ready, limits, 1)  # one that was just ended has its imports made anew while the answer is uploaded
                 return end  # noqa: TRY300
             except WarmRefusedError as why:
                 verdict = self._refused(digest, str(why))
@@ -198,12 +198,10 @@ class Warm:
         if verdict is None or number == 1:
             self._end(number)
             return number == 1
-        try:
-            self._begin(ready, limits, number)
-            self._end(number)
-            return self._ready(number)
-        except WarmRefusedError:
-            return False  # the study that runs then says it
+        if not self._get_ready(ready, limits, number):
+            return False
+        self._end(number)
+        return self._ready(number)
 
     def is_settled(self, ready: ReadyMap) -> bool:
         """Once it was proved, or given up until the agent starts again."""
@@ -240,11 +238,14 @@ class Warm:
 
     def _borrow(self, ready: ReadyMap, limits: Limits) -> WarmContainer:
         """A container for one study, of those whose imports are made first. Raises WarmRefusedError."""
-        self._begin(ready, limits, 1)
-        with self._lock:
-            self._idle.sort(key=lambda each: not each.is_ready())
-            container = self._idle.pop(0)
-            self._lent.append(container)
+        container: WarmContainer | None = None
+        while container is None:
+            self._begin(ready, limits, 1)
+            with self._lock:
+                self._idle.sort(key=lambda each: not each.is_ready())
+                if self._idle:  # another study that begins may have found the one that this one has begun
+                    container = self._idle.pop(0)
+                    self._lent.append(container)
         container.serves(ready.image, _of_warm(limits))  # a study that ended meanwhile may have given it the share that it had itself
         return container
 
@@ -275,6 +276,17 @@ class Warm:
                 self._made += 1
                 folder = self._folder / f"study-{self._made}"
                 self._idle.append(WarmContainer(self._engine, ready, python, limits, folder, self._leave(ready.facts.digest)))
+
+    def _get_ready(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
+        """``_begin`` for a study that is answered, or that waits: neither fails of what this host lacks for another container."""
+        try:
+            self._begin(ready, limits, number)
+        except WarmRefusedError:
+            return False  # the study that runs then says it
+        except (OSError, RuntimeError) as error:
+            log.warning("a warm container could not be started (%s)", error.__class__.__name__)
+            return False
+        return True
 
     def _end(self, number: int) -> None:
         """Leave so many, with those that studies are in; of more, those go whose imports are not made."""
@@ -351,12 +363,14 @@ class WarmContainer:
         if not isinstance(ended, dict):
             return self._without_an_answer(meter, time.monotonic() - started, silent=answer is None)
         meter.sample()
-        lines = self._log.until(str(ended["marker"]))
+        lines, is_whole = self._log.until(str(ended["marker"]))
         self._collect(target)
         self._now_kib = int(ended["anonymous_kib"])
         killed = meter.kills > 0
         if ended["signal"] or ended["timed_out"] or killed or ended["trouble"]:
             self._trouble = "; ".join(ended["trouble"]) or ("a study timed out" if ended["timed_out"] else "a study was killed")
+        elif not is_whole:  # what comes late would be the next study's
+            self._trouble = "a study's log did not come to its end in time"
         return self._end(int(ended["exit_code"]), meter, float(ended["seconds"]), lines, killed=killed, timed_out=bool(ended["timed_out"]))
 
     def worn(self) -> str:
@@ -493,17 +507,18 @@ class Lines:
         self._ended = False
         threading.Thread(target=self._read, args=(stream,), name="warm log", daemon=True).start()
 
-    def until(self, marker: str, seconds: float = 10.0) -> tuple[str, ...]:
-        """The lines before the marker, which ends a study's log."""
+    def until(self, marker: str, seconds: float = 10.0) -> tuple[tuple[str, ...], bool]:
+        """The lines before the marker, which ends a study's log; and whether it has come."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or marker in self._kept, seconds)
             lines = list(self._kept)
             self._kept.clear()
-        if marker in lines:
+        is_whole = marker in lines
+        if is_whole:
             lines = lines[: lines.index(marker)]
         if lines and not lines[-1]:
             lines.pop()
-        return tuple(lines[-LOG_LINES:])
+        return tuple(lines[-LOG_LINES:]), is_whole
 
     def take(self) -> tuple[str, ...]:
         """What there is now."""

@@ -13,9 +13,10 @@ import pytest
 
 from monai_aws_pipeline.contract import MapFacts
 from monai_aws_pipeline.host_agent.errors import InterruptedJobError
+from monai_aws_pipeline.host_agent.job_steps import StagedStudy, _container
 from monai_aws_pipeline.host_agent.runtime import network_namespace
 from monai_aws_pipeline.host_agent.runtime.engine import Engine, RunEnd
-from monai_aws_pipeline.host_agent.runtime.hosting import PerStudy
+from monai_aws_pipeline.host_agent.runtime.hosting import OnExit, PerStudy, nothing
 from monai_aws_pipeline.host_agent.runtime.live_map import ReadyMap
 from monai_aws_pipeline.maps.spec.run import Limits, RunSpec, held_container, study_container
 from tests.support import pretended_docker
@@ -40,10 +41,10 @@ class Host:
     def ahead(self, ready: ReadyMap = READY) -> None:
         self.hosting.ahead(ready, self.folder / "input", self.folder / "output", Limits(), name="one")
 
-    def run(self, ready: ReadyMap = READY, stop: threading.Event | None = None) -> RunEnd:
-        stop = stop or threading.Event()
+    def run(self, ready: ReadyMap = READY, stop: threading.Event | None = None, on_exit: OnExit = nothing) -> RunEnd:
+        stop, folders = stop or threading.Event(), (self.folder / "input", self.folder / "output")
         try:
-            return self.hosting.run(ready, self.folder / "input", self.folder / "output", Limits(), name="one", stop=stop)
+            return self.hosting.run(ready, *folders, Limits(), name="one", stop=stop, on_exit=on_exit)
         finally:
             self.engine.settle()  # the next study here has the same name
 
@@ -126,6 +127,35 @@ def test_an_image_without_a_shell_is_started_as_it_is_and_never_ahead_again(host
     assert host.run().exit_code == 7
     assert sum("/bin/sh" in call for call in host.calls()) <= 2
     assert host.containers() == []
+
+
+def test_the_turn_of_an_image_without_a_shell_is_over_when_its_own_command_has_ended(host: Host) -> None:
+    (host.folder / "docker" / "no shell").touch()
+    begun: list[int] = []
+    host.ahead()
+    host.run(on_exit=lambda: begun.append(len(host.calls())))
+    assert set(begun) == {2}
+
+
+def test_an_application_that_ends_like_a_missing_command_is_not_run_again(host: Host) -> None:
+    (host.folder / "docker" / "app" / "__main__.py").write_text(PROGRAM.replace("7", "127"))
+    host.ahead()
+    host.wait_held()
+    assert host.run().exit_code == 127
+    assert len(host.calls()) == 1, "it would find its own files of before, beside whoever's turn it is"
+    host.ahead()
+    assert host.run().exit_code == 127
+    assert len(host.calls()) == 2, "its shell is known by now, and it is held ahead as ever"
+
+
+def test_no_container_has_the_name_of_another_try_s(tmp_path: Path) -> None:
+    first, second = (
+        StagedStudy(None, tmp_path / "job" / "study-0", tmp_path, tmp_path, list)  # type: ignore[arg-type]
+        for _ in range(2)
+    )
+    names = [_container(each, Limits())[0] for each in (first, second, replace(first, runs=1), replace(first, repairs=("x",)))]
+    assert len(set(names[:3])) == 3
+    assert names[3] == names[0], "ahead and run mean the same one"
 
 
 def test_a_stopping_host_interrupts_a_study_that_was_started_ahead(host: Host) -> None:

@@ -5,6 +5,7 @@ The server is the real one in a process namespace; in the container's place stan
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -260,6 +261,29 @@ def test_a_container_is_replaced_when_it_is_worn(host: Host, monkeypatch: pytest
     monkeypatch.setattr(warm_runner, "_GROWTH_KIB", 1 << 20)
     host.study()
     assert host.servers() == 4
+
+
+def test_a_container_whose_study_has_not_told_all_of_its_log_is_replaced(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.study()
+    until = warm_runner.Lines.until
+    monkeypatch.setattr(warm_runner.Lines, "until", lambda lines, marker: (until(lines, marker)[0], False))
+    host.study()
+    monkeypatch.undo()
+    host.study()
+    assert host.servers() == 2
+
+
+def test_what_is_lacking_for_another_container_takes_no_study_its_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.study()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(warm_runner, "_STUDIES", 1)
+    monkeypatch.setattr(warm_runner.WarmContainer, "_make_folders", no_room)
+    assert host.study().hosting == "warm"
+    assert host.hosting._idle == []
+    assert not host.hosting.ready_for(READY, Limits(uid=os.geteuid(), gid=os.getegid(), timeout_s=20), 2)
 
 
 def test_another_digest_gets_another_container(host: Host) -> None:
