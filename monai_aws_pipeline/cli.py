@@ -312,7 +312,7 @@ def upload(paths: tuple[Path, ...], wait: bool, timeout: float | None, again: bo
         uploaded.append(done)
     if not wait:
         return
-    store, seconds = ResultsStore(clients.s3, bucket), timeout or 2 * settings.map_timeout_s + ANSWER_ALLOWANCE_SECONDS
+    store, seconds = ResultsStore(clients.s3, bucket), timeout or settings.study_seconds + ANSWER_ALLOWANCE_SECONDS
     failed = False
     for done in uploaded:
         for record in wait_answer(store, done.job, seconds, partial(where, clients, settings, [done.job]), _say):

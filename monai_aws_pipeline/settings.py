@@ -541,6 +541,11 @@ class Settings(BaseSettings):
         """Names of everything in this deployment."""
         return Names(self.deployment)
 
+    @property
+    def study_seconds(self) -> int:
+        """The longest that a study may take on a host: what fails beside others is run once more, alone."""
+        return 2 * self.map_timeout_s
+
     def require_bucket(self) -> str:
         """The bucket, or SettingsError where it is needed and not given."""
         if not self.bucket:

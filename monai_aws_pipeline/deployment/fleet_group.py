@@ -467,7 +467,7 @@ class Fleet:
             return not (found and found.refresh and found.refresh.is_open)
 
         # A study that ends, or a MAP that is pulled, on the instance that is being replaced is not cut short.
-        seconds = max(self._settings.map_timeout_s, PULL_SECONDS) + GONE_SECONDS
+        seconds = max(self._settings.study_seconds, PULL_SECONDS) + GONE_SECONDS
         if not wait_until(ended, bool, seconds, what="waiting until the instance refresh has ended", report=self._report):
             raise FleetError(
                 f"The instance refresh of {self._name} is cancelled and has not ended within {seconds / 60:.0f} minutes.",
@@ -544,7 +544,7 @@ class Fleet:
         wait_until(
             left,
             lambda number: not number,
-            float(self._settings.map_timeout_s) + GONE_SECONDS,
+            float(self._settings.study_seconds) + GONE_SECONDS,
             what=lambda number: f"{number} instances of {self._name} finish what they have in hand",
             report=self._report,
             pause=3.0,

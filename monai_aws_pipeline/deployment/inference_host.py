@@ -183,7 +183,7 @@ def _hand_over(
     """Let hosts of the other kind go, once nothing wakes them any more: whichever study comes meanwhile, its host stands and is woken."""
     switch_wake_function(clients, settings, report)
     if settings.fleet == "autoscaling":
-        return {"retired": MetadataValue.json(retire_hosts(clients, machines, former, settings.map_timeout_s, report))}
+        return {"retired": MetadataValue.json(retire_hosts(clients, machines, former, settings.study_seconds, report))}
     fleet.remove()
     return {}
 

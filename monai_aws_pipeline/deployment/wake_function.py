@@ -25,6 +25,8 @@ RUNTIME: Final = "python3.13"
 HANDLER: Final = "lambda_fn.wake.handler"
 GROUP: Final = "FLEET_GROUP"
 """The function's variable that names the Auto Scaling group to lift; without it named hosts are started."""
+FORGOTTEN: Final = "FORGOTTEN_MINUTES"
+"""Its variable that says for how long a host may be on with nothing to do."""
 
 
 def wake_function(clients: Clients, settings: Settings, jobs: Queue) -> FunctionSpec:
@@ -46,7 +48,7 @@ def wake_function(clients: Clients, settings: Settings, jobs: Queue) -> Function
             "JOBS_QUEUE_URL": jobs.url,
             "UPLOADS_BUCKET": settings.require_bucket(),
             "FOLDER_QUIET_MINUTES": f"{settings.folder_quiet_minutes:g}",
-            "FORGOTTEN_MINUTES": f"{forgotten_minutes(settings):g}",
+            FORGOTTEN: f"{forgotten_minutes(settings):g}",
             **_group(settings),
         },
     )
@@ -58,16 +60,21 @@ def forgotten_minutes(settings: Settings) -> float:
 
 
 def switch_wake_function(clients: Clients, settings: Settings, report: Report) -> bool:
-    """Have the function that there is wake hosts of the kind that the settings say; whether it woke others before.
+    """Have the function wake hosts of the kind that the settings say, and know how long they may be on; whether it woke others before.
 
     Where none is deployed yet nothing is done: ``s3_trigger`` makes one for this kind. Jobs that wait meanwhile are looked at once more at
     the end, because the host that was woken for them may be of the kind that goes.
     """
     trigger, name = Trigger(clients, {}, report), settings.names.wake_function
     now, jobs = trigger.function_environment(name), trigger.find_queue(settings.names.jobs_queue)
-    if now is None or jobs is None or now.get(GROUP, "") == _group(settings).get(GROUP, ""):
+    if now is None or jobs is None:
         return False
-    trigger.ensure_function(wake_function(clients, settings, jobs))
+    wanted = wake_function(clients, settings, jobs)
+    others = now.get(GROUP, "") != wanted.environment.get(GROUP, "")
+    if others or now.get(FORGOTTEN) != wanted.environment[FORGOTTEN]:
+        trigger.ensure_function(wanted)
+    if not others:
+        return False
     report(f"{name} wakes {settings.names.fleet_group if settings.fleet == 'autoscaling' else 'named hosts'} from now on")
     wake(clients, settings, "inference-host", report)
     return True

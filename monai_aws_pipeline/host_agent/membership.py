@@ -160,6 +160,7 @@ class GroupMember:
         self._asked, self._ask_again = 0, -math.inf
         self._held_by, self._beaten, self._told = "", 0.0, math.inf
         self._let_go = ""
+        self._aside = False
         self._over = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="group", daemon=True)
 
@@ -245,8 +246,11 @@ class GroupMember:
         return self._target in _AT_WORK and self._target != IN_SERVICE
 
     def _is_let_go(self) -> bool:
-        """Whether the group ends this instance: it said so, was asked to, or is now, by one that is to be replaced."""
-        if self._target not in _AT_WORK or self._left is Leaving.ACCEPTED:
+        """Whether the group decides about this instance: it said so, was asked to, or is now, by one that is to be replaced.
+
+        One that was set aside, and may be back already, waits for what it is wanted for.
+        """
+        if self._target not in _AT_WORK or self._left is Leaving.ACCEPTED or self._aside:
             return True
         return not self._is_alone and self._instance.leave(smaller=False) is Leaving.ACCEPTED
 
@@ -274,7 +278,7 @@ class GroupMember:
         while not self._over.wait(self._pace.look):
             self._look()
             now = time.monotonic()
-            if self._told < math.inf:
+            if self._around.leave.is_set():
                 self._around.sign_of_life()  # the loop that gives it has ended
             if now > self._told + self._pace.finish and self._target != _STANDBY:
                 self._around.stop.set()
@@ -299,7 +303,8 @@ class GroupMember:
     def _told_to_go(self) -> None:
         log.warning("nothing new is begun; what runs may end")
         self._told = time.monotonic()
-        if self._target != _STANDBY:
+        self._aside = self._target == _STANDBY
+        if not self._aside:
             self._hold(HOOK_FINISH)
         self._around.leave.set()
 

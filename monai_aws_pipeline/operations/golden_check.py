@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from monai_aws_pipeline.cloud.errors import CloudError
 from monai_aws_pipeline.cloud.instances import Machine
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.registry import PushedImage
-from monai_aws_pipeline.cloud.run_command import Commands, last_json
+from monai_aws_pipeline.cloud.run_command import last_json
 from monai_aws_pipeline.cloud.waiting import wait_until
 from monai_aws_pipeline.contract import AgentExit
 from monai_aws_pipeline.maps.spec.expectation import Point
@@ -111,34 +111,35 @@ def point_of(item: dict[str, Any]) -> Point:
     return Point(text("name"), text("expected"), text("found"), item.get("ok") is True)
 
 
-def instance_in_service(group: ScalingGroup, commands: Commands, report: Report, seconds: float = COMING_SECONDS) -> str:
-    """Id of an instance of a group that takes commands: one that no work keeps where there is one, else one more that is asked for.
+def instance_in_service(group: ScalingGroup, report: Report, seconds: float = COMING_SECONDS, but: Collection[str] = ()) -> str:
+    """Id of an instance of a group that is in service: one that no work keeps where there is one, else one more that is asked for.
 
-    Nobody sends it away afterwards: it leaves by itself when it is idle. What does not come is asked for no more. Raises NotProvenError.
+    Nobody sends it away afterwards: it leaves by itself when it is idle. What does not come is asked for no more. ``but``: not these, which
+    have ended, whatever the group says yet. Raises NotProvenError.
     """
     found = group.find()
     if found is None or found.is_going or not found.most:
         raise NotProvenError("There is no group of inference hosts to answer the golden study.", "Materialise inference_host first.")
     if found.in_service() or found.desired:
-        instance = _comes(group, report, seconds)
-    else:
-        report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
-        with _asked_for_one(group, report):
-            instance = _comes(group, report, seconds)
-    commands.wait_online(instance, report=report)
-    return instance
+        return _comes(group, report, seconds, but)
+    report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
+    with _asked_for_one(group, report):
+        return _comes(group, report, seconds, but)
 
 
-def _comes(group: ScalingGroup, report: Report, seconds: float) -> str:
+def _comes(group: ScalingGroup, report: Report, seconds: float, but: Collection[str]) -> str:
     unwanted = 0
+
+    def those_that_serve(now: Group | None) -> list[str]:
+        return [each.id for each in now.in_service() if each.id not in but] if now else []
 
     def is_over(now: Group | None) -> bool:
         nonlocal unwanted  # the first look after a wish may show what was before; a wish that somebody has taken back stays away
         unwanted = unwanted + 1 if now is not None and not now.desired else 0
-        return now is not None and (bool(now.in_service()) or unwanted >= _LOOKS)
+        return bool(those_that_serve(now)) or unwanted >= _LOOKS
 
     seen = wait_until(group.find, is_over, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
-    serving = seen.in_service() if seen else ()
+    serving = those_that_serve(seen)
     if not serving:
         why = group.last_failure().removesuffix(".") or (
             "it is still on its way" if seen and seen.desired else "none is asked for any more"
@@ -147,7 +148,7 @@ def _comes(group: ScalingGroup, report: Report, seconds: float) -> str:
             f"No instance of {group.name} came into service: {why}.",
             "Look at monai-aws status and at the group's activity history; then promote again.",
         )
-    return serving[0].id
+    return serving[0]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from monai_aws_pipeline.cloud.autoscaling import ScalingGroup
-from monai_aws_pipeline.cloud.errors import CommandError, code_of
+from monai_aws_pipeline.cloud.errors import AgentError, CommandError, code_of
 from monai_aws_pipeline.cloud.instances import Machines
 from monai_aws_pipeline.cloud.progress import Report
 from monai_aws_pipeline.cloud.queues import Queues
@@ -218,16 +218,19 @@ class LiveMaps:
 
     def _prove_in_group(self, image: PushedImage) -> GoldenCheck:
         """An instance that is idle may leave while it is asked, and AWS may take one back: then another is asked, once."""
+        ended: list[str] = []
         for is_last in (False, True):
-            instance = instance_in_service(self._group, self._commands, self._report)
+            instance = instance_in_service(self._group, self._report, but=ended)
             still_on = partial(self._is_on, instance)
             try:
+                self._commands.wait_online(instance, report=self._report, still_on=still_on)
                 return self._proof_of(instance, image, partial(self._commands.run, instance, report=self._report, still_on=still_on))
-            except (CommandError, NotProvenError):
+            except (AgentError, CommandError, NotProvenError):
                 what = f"looking whether {instance} has ended"
                 if is_last or wait_until(still_on, lambda on: not on, NOTICED_S, what=what, report=self._report):
                     raise
             self._report(f"{instance} has ended meanwhile: another one is asked")
+            ended.append(instance)
         raise AssertionError("the last proof was returned or has raised")
 
     def _is_on(self, instance: str) -> bool:

@@ -54,15 +54,25 @@ class Surroundings:
         return {each.job: (host, each.phase) for host, each in held if each.job in jobs}
 
 
-def look(clients: Clients, settings: Settings) -> Surroundings:
-    """Ask AWS and the hosts; a host that does not answer within 20 s is one of which nothing is known."""
+def look(clients: Clients, settings: Settings, *, and_group: bool = True) -> Surroundings:
+    """Ask AWS and the hosts; a host that does not answer within 20 s is one of which nothing is known. A group may not be seen.
+
+    ``and_group``: whether what the group of hosts does is wanted too, which takes several calls.
+    """
     return Surroundings(
         depth_of(clients, settings.names.uploads_queue),
         depth_of(clients, settings.names.jobs_queue),
         Watch(clients, settings).machines(Machines(clients.ec2, settings.deployment).find(ROLE_INFERENCE)),
         settings.wake_every_minutes,
-        fleet_of(clients, settings),
+        _group(clients, settings) if and_group else None,
     )
+
+
+def _group(clients: Clients, settings: Settings) -> FleetState | None:
+    try:
+        return fleet_of(clients, settings)
+    except (CloudError, ClientError, BotoCoreError):
+        return FleetState(settings.names.fleet_group, -1, -1, -1, -1)
 
 
 def where(clients: Clients, settings: Settings, jobs: Collection[str]) -> str:
@@ -119,6 +129,8 @@ def _hosts(seen: Surroundings, jobs: Collection[str]) -> str:
 
 def _to_come(group: FleetState, soon: str) -> list[str]:
     """What is known of instances that do not run yet. One that stops goes to the pool, or leaves: neither answers anything by itself."""
+    if group.desired < 0:
+        return ["what the group does cannot be seen"]
     said = (
         f"the group has {group.in_service} of {_counted(group.desired, 'instance')} in service"
         if group.desired

@@ -69,7 +69,8 @@ def serve(settings: Settings, report: Callable[[str], None], ask_again: AskAgain
     clients, bucket = Clients(settings.region), settings.require_bucket()
     clients.make_all(imaging=settings.archive == HEALTHIMAGING)
     files = StudyFiles(clients, bucket)
-    uploads, watcher = Uploads(clients, bucket, settings.upload_max_mib * MIB), Watcher(files.store, partial(look, clients, settings))
+    uploads = Uploads(clients, bucket, settings.upload_max_mib * MIB)
+    watcher = Watcher(files.store, partial(look, clients, settings, and_group=False))
     with viewer_of(settings, clients, files, report) as viewer:
         app = build_app(files, where, Portal(uploads, watcher, ask_again, balancer, viewer))
         _listen(app, settings, where, report)

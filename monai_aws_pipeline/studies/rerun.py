@@ -182,7 +182,7 @@ class Reruns:
     @property
     def bound(self) -> float:
         """Longest wait for one re-run, in seconds: what fails beside other studies is run once more, alone."""
-        return 2 * self._settings.map_timeout_s + QUEUE_ALLOWANCE_SECONDS
+        return self._settings.study_seconds + QUEUE_ALLOWANCE_SECONDS
 
     def progress(self, jobs: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Callable[[object], str]:
         """Says where jobs are, asking AWS anew every 10 s: ``jobs`` may change meanwhile."""

@@ -103,7 +103,7 @@ SERVICES = (
     Behaviour(
         "queue-12-hours",
         "a message is out of sight for 12 hours at most, whoever asks for more: `InvalidParameterValue`",
-        "no study may take longer than 10 hours; a job whose message can be kept no longer is answered all the same, once",
+        "no study may run longer than 5 hours, twice at most; a job whose message can be kept no longer is answered all the same, once",
         "SQS API Reference, ChangeMessageVisibility",
     ),
     Behaviour(

@@ -86,7 +86,7 @@ def test_a_job_goes_on_when_its_message_can_be_kept_no_longer_handled(
 @behaviour("queue-12-hours")
 def test_no_study_may_take_longer_than_its_message_is_kept_handled():
     hours = max(each.le for each in type(load_settings()).model_fields["map_timeout_s"].metadata if hasattr(each, "le")) / 3600
-    assert hours <= 10
+    assert 2 * hours <= 10, "it may run twice within one receipt"
 
 
 @behaviour("queue-in-flight")

@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 TOGETHER: Final = "several_at_once"
 ALONE: Final = "one_at_a_time"
+FOR_NOW: Final = "one_at_a_time_for_now"
+"""A run that fails is believed the second time: a full disk or a process that was killed passes, and the verdict would stay."""
 _READY_S: Final = 300.0
 """For the second container's imports, while nothing else is inferred. The first one's are made, so their files are in memory."""
 _LOOK_S: Final = 0.1
 _TOGETHER: Final = 0.25
 """Of the shorter run, so much must have been beside the other: both begin at once, and one may take a moment longer to begin."""
-_FAILURES: Final = 2
-"""A run that fails is believed the second time: a full disk or a process that was killed passes, and the verdict stays."""
 _TRIES: Final = 3
 """Each holds up the studies that wait: when so many have told nothing, the next start of the agent tries again."""
 
@@ -61,8 +61,8 @@ class SideBySide:
 
     def __init__(self, hosting: Hosting, verdicts: Path, folder: Path, may_share: MayShare, tell: Tell, shared_mib: int):
         self._hosting, self._folder, self._may_share, self._tell, self._share_mib = hosting, folder, may_share, tell, shared_mib // 2
-        self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE))
-        self._in_vain, self._failed = Counter[str](), Counter[str]()
+        self._verdicts = Verdicts(verdicts, (TOGETHER, ALONE, FOR_NOW))
+        self._in_vain = Counter[str]()
         shutil.rmtree(folder, ignore_errors=True)  # what an agent left that was killed in the middle of a proof
 
     def run(
@@ -73,7 +73,7 @@ class SideBySide:
         Where that may follow, another run must not begin before it.
         """
         digest = ready.facts.digest
-        may_follow = self._verdicts.read(digest) is None and self._in_vain[digest] < _TRIES and self._may_share(digest, None)
+        may_follow = self._verdict(digest) is None and self._in_vain[digest] < _TRIES and self._may_share(digest, None)
         end = self._hosting.run(ready, source, target, limits, name=name, stop=stop, on_exit=nothing if may_follow else on_exit)
         if may_follow and end.ended_well and has_files(target) and self._hosting.is_settled(ready) and self._may_share(digest, end):
             self._prove(ready, source, target, limits, name, stop)
@@ -89,9 +89,9 @@ class SideBySide:
 
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """Several only after the proof."""
-        verdict = self._verdicts.read(ready.facts.digest)
-        self._tell(ready.facts.digest, together=verdict.hosting == TOGETHER if verdict else None)
-        if number > 1 and (verdict is None or verdict.hosting != TOGETHER):
+        verdict = self._verdict(ready.facts.digest)
+        self._tell(ready.facts.digest, together=verdict == TOGETHER if verdict else None)
+        if number > 1 and verdict != TOGETHER:
             return False
         return self._hosting.ready_for(ready, limits, number)
 
@@ -102,6 +102,11 @@ class SideBySide:
     def close(self) -> None:
         """As the hosting behind it."""
         self._hosting.close()
+
+    def _verdict(self, digest: str) -> str | None:
+        """What was proved; None where that is open."""
+        found = self._verdicts.read(digest)
+        return found.hosting if found and found.hosting != FOR_NOW else None
 
     def _prove(self, ready: ReadyMap, source: Path, target: Path, limits: Limits, name: str, stop: threading.Event) -> None:
         digest = ready.facts.digest
@@ -146,8 +151,9 @@ class SideBySide:
         if not ran_together(*((at - end.seconds, at) for end, at in runs)) or (has_less and any(end.out_of_memory for end, _ in runs)):
             return None
         if not all(end.ended_well for end, _ in runs):
-            self._failed[ready.facts.digest] += 1
-            if self._failed[ready.facts.digest] < _FAILURES:
+            digest = ready.facts.digest
+            if self._verdicts.read(digest) is None:
+                self._verdicts.write(digest, FOR_NOW, "run twice at once, a study failed, maybe by chance: it is tried again")
                 return None
         unlike: list[str] = []
         for folder, (end, _) in zip(folders, runs, strict=True):

@@ -49,6 +49,8 @@ _READY_S: Final = 600.0
 _GRACE_S: Final = 30.0
 _CREATED_S: Final = 10.0
 _TICK_S: Final = 0.05
+_LACKING_S: Final = 30.0
+"""Until another container is tried where this host lacked what one takes, a full disk mostly."""
 
 
 class WarmRefusedError(Exception):
@@ -122,6 +124,7 @@ class Warm:
         self._idle: list[WarmContainer] = []
         self._lent: list[WarmContainer] = []
         self._made = 0
+        self._lacking_until = 0.0
         self._given_up: set[str] = set()
         self._left: dict[str, list[Any]] = {}
 
@@ -279,12 +282,15 @@ class Warm:
 
     def _get_ready(self, ready: ReadyMap, limits: Limits, number: int) -> bool:
         """``_begin`` for a study that is answered, or that waits: neither fails of what this host lacks for another container."""
+        if time.monotonic() < self._lacking_until:
+            return False
         try:
             self._begin(ready, limits, number)
         except WarmRefusedError:
             return False  # the study that runs then says it
         except (OSError, RuntimeError) as error:
-            log.warning("a warm container could not be started (%s)", error.__class__.__name__)
+            log.warning("a warm container could not be started (%s); again in %.0f s", error.__class__.__name__, _LACKING_S)
+            self._lacking_until = time.monotonic() + _LACKING_S
             return False
         return True
 

@@ -15,6 +15,7 @@ from monai_aws_pipeline.cloud.session import Clients
 from monai_aws_pipeline.cloud.trigger import Trigger
 from monai_aws_pipeline.deployment import inference_host, wake_function
 from monai_aws_pipeline.deployment.wake_function import switch_wake_function
+from monai_aws_pipeline.operations.live_maps import proof_seconds
 from monai_aws_pipeline.settings import Settings, load_settings
 
 
@@ -73,6 +74,17 @@ def test_a_function_that_wakes_that_kind_already_is_left_alone(clients: Clients,
     before = deployed(clients)
     assert not switch_wake_function(clients, settings_of(kind), woken.append)
     assert (deployed(clients), woken) == (before, [])
+
+
+def test_the_function_learns_how_long_a_host_may_be_on(clients: Clients, woken: list[str]) -> None:
+    deploy(clients, "hosts")
+    before = deployed(clients)["Environment"]["Variables"]
+    assert float(before["FORGOTTEN_MINUTES"]) * 60 > proof_seconds(settings_of("hosts"))
+    longer = settings_of("hosts").model_copy(update={"map_timeout_s": 18000})
+    assert not switch_wake_function(clients, longer, woken.append)
+    after = deployed(clients)["Environment"]["Variables"]
+    assert float(after["FORGOTTEN_MINUTES"]) > 1200
+    assert {**after, "FORGOTTEN_MINUTES": ""} == {**before, "FORGOTTEN_MINUTES": ""}
 
 
 def test_without_a_function_there_is_nothing_to_switch(clients: Clients, woken: list[str]) -> None:

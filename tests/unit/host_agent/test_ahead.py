@@ -129,12 +129,16 @@ def test_an_image_without_a_shell_is_started_as_it_is_and_never_ahead_again(host
     assert host.containers() == []
 
 
-def test_the_turn_of_an_image_without_a_shell_is_over_when_its_own_command_has_ended(host: Host) -> None:
-    (host.folder / "docker" / "no shell").touch()
-    begun: list[int] = []
+def test_a_turn_that_may_go_on_with_the_command_itself_is_not_over_before_that(host: Host) -> None:
+    (host.folder / "docker" / "app" / "__main__.py").write_text("import sys, time; time.sleep(0.5); sys.exit(127)")
+    slow, begun = host.folder / "docker" / "slow to end", list[int]()
+    slow.touch()
+    threading.Timer(4.0, slow.unlink).start()
     host.ahead()
-    host.run(on_exit=lambda: begun.append(len(host.calls())))
-    assert set(begun) == {2}
+    host.wait_held()
+    assert host.run(on_exit=lambda: begun.append(len(host.calls()))).exit_code == 127
+    assert set(begun) <= {2}, "its container ended long before the engine said how"
+    assert len(host.calls()) == 2
 
 
 def test_an_application_that_ends_like_a_missing_command_is_not_run_again(host: Host) -> None:

@@ -313,7 +313,9 @@ def test_one_that_is_taken_out_of_its_group_for_good_begins_as_a_named_host(inst
         assert instance.leave.wait(10)
         monkeypatch.setattr(member._instance, "state", lambda: "")
         group.members[0].target = lambda _: "Detached"  # type: ignore[method-assign]
+        until(lambda: member._target == "Detached", "it was not told")
         assert member.end()
+    assert instance.off == []
 
 
 # ------------------------------------------------------------------------------------------------------------------- the whole agent

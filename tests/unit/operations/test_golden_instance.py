@@ -36,13 +36,19 @@ class Group:
 
 
 def asked(group: Group) -> str:
-    commands: Any = SimpleNamespace(wait_online=lambda *_, **__: None)
-    return instance_in_service(group, commands, silently, seconds=0)  # type: ignore[arg-type]
+    return instance_in_service(group, silently, seconds=0)  # type: ignore[arg-type]
 
 
 def test_the_first_instance_that_comes_stays_until_it_is_idle() -> None:
     group = Group(comes=True)
     assert (asked(group), group.asked) == ("i-1", [1])
+
+
+def test_one_that_has_ended_is_not_asked_again_although_the_group_still_names_it() -> None:
+    group = Group(desired=1, comes=True)
+    with pytest.raises(NotProvenError):
+        instance_in_service(group, silently, seconds=0, but=["i-1"])  # type: ignore[arg-type]
+    assert asked(group) == "i-1"
 
 
 def test_a_first_instance_that_does_not_come_is_asked_for_no_more_and_that_is_said() -> None:

@@ -13,6 +13,7 @@ from tests.unit.studies.records import job_of
 
 JOB, NONE = job_of(1), Depth(0, 0)
 AT_ZERO = FleetState("monai-aws-t-inference-hosts", 0, 0, 0, 3)
+UNSEEN = FleetState("monai-aws-t-inference-hosts", -1, -1, -1, -1)
 WANTS_TWO = FleetState("monai-aws-t-inference-hosts", 2, 1, 0, 3)
 
 
@@ -43,6 +44,7 @@ def host(state: str, *jobs: JobAtWork, agent: str = "", number: int = 1, trouble
             "so none before it, 2 taken by hosts; host i-1 is at work on 1 other job",
         ),
         (Surroundings(NONE, Depth(1, 0), (), 7, AT_ZERO), "before it; the group is at zero; the wake function asks it for an"),
+        (Surroundings(NONE, NONE, (host("stopped"),), 5, UNSEEN), "in the queues; what the group does cannot be seen"),
         (Surroundings(NONE, NONE, (host("stopped"),), 5, AT_ZERO), "in the queues; the group is at zero"),
         (Surroundings(NONE, NONE, (host("stopping"),), 5, AT_ZERO), "in the queues; the group is at zero"),
         (Surroundings(NONE, NONE, (host("pending"),), 5, WANTS_TWO), "; host i-1 is starting, the group has 1 of 2 instances in service"),
