@@ -23,12 +23,12 @@ PHASES = itertools.cycle(("fetching", "pulling", "publishing"))
 """Each another state to a browser."""
 
 
-def played(clients: Clients, settings: Settings) -> Surroundings:
+def played(clients: Clients, settings: Settings, *, and_group: bool) -> Surroundings:
     """What AWS says, and one host that has all jobs in hand."""
     phase = next(PHASES)
     jobs = tuple(JobAtWork(job_of(number), phase, 1.0, 1.0) for number in range(FOLLOWED))
     host = MachineState("i-0123456789abcdef0", "inference", "running", "g4dn.xlarge", work=HostWork("running", jobs))
-    return replace(look(clients, settings), hosts=(host,))
+    return replace(look(clients, settings, and_group=and_group), hosts=(host,))
 
 
 if __name__ == "__main__":
