@@ -48,15 +48,10 @@ def wake_function(clients: Clients, settings: Settings, jobs: Queue) -> Function
             "JOBS_QUEUE_URL": jobs.url,
             "UPLOADS_BUCKET": settings.require_bucket(),
             "FOLDER_QUIET_MINUTES": f"{settings.folder_quiet_minutes:g}",
-            FORGOTTEN: f"{forgotten_minutes(settings):g}",
+            FORGOTTEN: _forgotten(settings),
             **_group(settings),
         },
     )
-
-
-def forgotten_minutes(settings: Settings) -> float:
-    """For so long a host may rightly be on with no job waiting or in hand: the longest proof of a MAP, or its idle time, and a margin."""
-    return max(proof_seconds(settings) / 60, settings.idle_stop_minutes) + 30
 
 
 def switch_wake_function(clients: Clients, settings: Settings, report: Report) -> bool:
@@ -69,10 +64,9 @@ def switch_wake_function(clients: Clients, settings: Settings, report: Report) -
     now, jobs = trigger.function_environment(name), trigger.find_queue(settings.names.jobs_queue)
     if now is None or jobs is None:
         return False
-    wanted = wake_function(clients, settings, jobs)
-    others = now.get(GROUP, "") != wanted.environment.get(GROUP, "")
-    if others or now.get(FORGOTTEN) != wanted.environment[FORGOTTEN]:
-        trigger.ensure_function(wanted)
+    others = now.get(GROUP, "") != _group(settings).get(GROUP, "")
+    if others or now.get(FORGOTTEN) != _forgotten(settings):
+        trigger.ensure_function(wake_function(clients, settings, jobs))
     if not others:
         return False
     report(f"{name} wakes {settings.names.fleet_group if settings.fleet == 'autoscaling' else 'named hosts'} from now on")
@@ -82,3 +76,8 @@ def switch_wake_function(clients: Clients, settings: Settings, report: Report) -
 
 def _group(settings: Settings) -> Mapping[str, str]:
     return {GROUP: settings.names.fleet_group} if settings.fleet == "autoscaling" else {}
+
+
+def _forgotten(settings: Settings) -> str:
+    """Minutes that a host may rightly be on with no job waiting or in hand: the longest proof of a MAP, or its idle time, and a margin."""
+    return f"{max(proof_seconds(settings) / 60, settings.idle_stop_minutes) + 30:g}"

@@ -253,7 +253,7 @@ class AtOnce:
     def proved(self, digest: str, *, together: bool | None) -> None:
         """Whether studies of this digest are answered beside each other as alone; None where that is not known yet.
 
-        Where they are not, or it is not, one runs and has all that is allowed. It is kept by who proved it.
+        Where they are not, or that is open, one runs alone and has all that is allowed. It is kept by who proved it.
         """
         with self._lock:
             known, number = self._of(digest), self.number(digest)

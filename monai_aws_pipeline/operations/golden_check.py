@@ -120,26 +120,27 @@ def instance_in_service(group: ScalingGroup, report: Report, seconds: float = CO
     found = group.find()
     if found is None or found.is_going or not found.most:
         raise NotProvenError("There is no group of inference hosts to answer the golden study.", "Materialise inference_host first.")
-    if found.in_service() or found.desired:
+    if _serving(found, but) or found.desired:
         return _comes(group, report, seconds, but)
     report(f"the group {group.name} has no instance: one is asked for, and leaves by itself when it is idle")
     with _asked_for_one(group, report):
         return _comes(group, report, seconds, but)
 
 
+def _serving(group: Group | None, but: Collection[str]) -> list[str]:
+    return [each.id for each in group.in_service() if each.id not in but] if group else []
+
+
 def _comes(group: ScalingGroup, report: Report, seconds: float, but: Collection[str]) -> str:
     unwanted = 0
-
-    def those_that_serve(now: Group | None) -> list[str]:
-        return [each.id for each in now.in_service() if each.id not in but] if now else []
 
     def is_over(now: Group | None) -> bool:
         nonlocal unwanted  # the first look after a wish may show what was before; a wish that somebody has taken back stays away
         unwanted = unwanted + 1 if now is not None and not now.desired else 0
-        return bool(those_that_serve(now)) or unwanted >= _LOOKS
+        return bool(_serving(now, but)) or unwanted >= _LOOKS
 
     seen = wait_until(group.find, is_over, seconds, what=f"waiting for an instance of {group.name}", report=report, pause=3.0)
-    serving = those_that_serve(seen)
+    serving = _serving(seen, but)
     if not serving:
         why = group.last_failure().removesuffix(".") or (
             "it is still on its way" if seen and seen.desired else "none is asked for any more"

@@ -85,7 +85,7 @@ class PerStudy:
         self._engine = engine
         self._held: dict[str, _Held] = {}
         self._plain: set[str] = set()
-        self._shelled: set[str] = set()
+        self._with_shell: set[str] = set()
         self._network = NoNetwork(engine)
 
     def ready_for(self, ready: ReadyMap, limits: Limits, number: int) -> bool:  # noqa: ARG002 - as the protocol has it
@@ -123,16 +123,16 @@ class PerStudy:
         held = self._held.get(name)
         wanted = held and _held_container(ready, source, target, limits, name, held.namespace)
         if held and held.process.poll() is None and held.wanted == wanted and self._held.pop(name, None):
-            begins = ready.image in self._shelled
-            when_over = on_exit if begins else nothing  # where it may have to be started once more, its turn is not over yet
+            has_shell = ready.image in self._with_shell
+            when_over = on_exit if has_shell else nothing  # where it may have to be started once more, its turn is not over yet
             try:
                 end = self._engine.run(held.wanted, timeout_s=timeout, stop=stop, gpu=gpu, held=held.process, on_exit=when_over)
             except BaseException:
                 self._network.end(held.namespace)  # nobody has said that the study's processes are gone
                 raise
             self._network.give_back(held.namespace)
-            if begins or end.exit_code not in (126, 127) or has_files(target):
-                self._shelled.add(ready.image)
+            if has_shell or end.exit_code not in (126, 127) or has_files(target):
+                self._with_shell.add(ready.image)
                 return end
             self._plain.add(ready.image)  # perhaps it has no shell: what is wrong is told by starting its own command
         if held:  # it ended by itself, or another MAP is live by now

@@ -49,6 +49,11 @@ def test_one_that_has_ended_is_not_asked_again_although_the_group_still_names_it
     with pytest.raises(NotProvenError):
         instance_in_service(group, silently, seconds=0, but=["i-1"])  # type: ignore[arg-type]
     assert asked(group) == "i-1"
+    left = Group(comes=True)
+    left.find = lambda: SimpleNamespace(is_going=False, most=3, desired=0, in_service=lambda: (SimpleNamespace(id="i-1"),))  # type: ignore[method-assign]
+    with pytest.raises(NotProvenError):
+        instance_in_service(left, silently, seconds=0, but=["i-1"])  # type: ignore[arg-type]
+    assert left.asked[:1] == [1], "it has left with its place, so another one is asked for"
 
 
 def test_a_first_instance_that_does_not_come_is_asked_for_no_more_and_that_is_said() -> None:
